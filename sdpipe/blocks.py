@@ -1,0 +1,95 @@
+"""How work is cut: blocks of ``training.zarr`` with its template, and stacks of networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sdpipe import problem, store
+from sdpipe.config import Config
+from sdpipe.samples import is_validation
+from sdpipe.spectra import RNG_BLOCK
+
+
+@dataclass(frozen=True)
+class Block:
+    """A contiguous range of samples at one Nb: the unit of work of ``generate``."""
+
+    name: str
+    row: int
+    Nb: int
+    start: int
+    stop: int
+
+
+def chunk_samples(config: Config) -> int:
+    """Return the samples in a chunk: a multiple of RNG_BLOCK, about 16 MiB, at least four chunks a set."""
+    bytes_per_sample = 4 * len(config.smearing.sigma) * config.energies.count
+    largest = max(store.CHUNK_BYTES // bytes_per_sample // RNG_BLOCK, 1)
+    quarter = -(-config.spectra.Nrho // (4 * RNG_BLOCK))
+    return RNG_BLOCK * min(largest, quarter)
+
+
+def training_blocks(config: Config) -> list[Block]:
+    """Return every block of ``training.zarr``."""
+    step, total = chunk_samples(config), config.spectra.Nrho
+    return [
+        Block(f"generate-Nb{Nb}-{i:04d}", row, Nb, start, min(start + step, total))
+        for row, Nb in enumerate(config.spectra.Nb)
+        for i, start in enumerate(range(0, total, step))
+    ]
+
+
+def training_template(config: Config) -> tuple[dict[str, Any], dict[str, store.Variable]]:
+    """Return coordinates and arrays of ``training.zarr``."""
+    chunk, n_t, n_E = chunk_samples(config), len(config.lattice.slices), config.energies.count
+    n_sigma, copies, units = len(config.smearing.sigma), config.noise.copies, problem.kernel(config).units
+    sample = np.arange(config.spectra.Nrho)
+    coords = {
+        "Nb": ("Nb", np.array(config.spectra.Nb), {"long_name": "size of the Chebyshev basis"}),
+        "sample": ("sample", sample),
+        "t": ("t", np.array(config.lattice.slices), {"units": "lattice units"}),
+        "sigma": ("sigma", np.array(config.smearing.sigma), {"units": "GeV"}),
+        "E": ("E", np.array(problem.energies(config)), {"units": "GeV"}),
+        "validation": ("sample", is_validation(sample), {"long_name": "sample validates; the others train"}),
+    }
+    variables = {
+        "correlator": store.Variable(("Nb", "sample", "t"), (1, chunk, n_t), "float32", units, "clean correlator"),
+        "smeared": store.Variable(
+            ("Nb", "sample", "sigma", "E"), (1, chunk, n_sigma, n_E), "float32", "1", "smeared spectral density"
+        ),
+        "threshold": store.Variable(("Nb", "sample"), (1, chunk), "float64", "GeV", "threshold E0"),
+    }
+    if copies:
+        coords["copy"] = ("copy", np.arange(copies))
+        variables["noisy"] = store.Variable(
+            ("Nb", "sample", "copy", "t"), (1, chunk, copies, n_t), "float32", units, "correlator with lattice noise"
+        )
+    return coords, variables
+
+
+@dataclass(frozen=True)
+class StackTask:
+    """Networks of one ensemble and sigma that train side by side."""
+
+    ensemble: str
+    sigma_index: int
+    sigma: float
+    replicas: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """Name on the dashboard, such as train-Nmax-0.44-r0-2."""
+        first, last = self.replicas[0], self.replicas[-1]
+        return f"train-{self.ensemble}-{self.sigma:g}-r{first}" + (f"-{last}" if last != first else "")
+
+
+def network_name(ensemble: str, sigma: float, replica: int) -> str:
+    """Return the name of one network in messages.
+
+    >>> network_name("Nmax", 0.44, 3)
+    'train-Nmax-0.44-r3'
+    """
+    return f"train-{ensemble}-{sigma:g}-r{replica}"

@@ -1,0 +1,119 @@
+"""The error budget of arXiv:2307.00808, sec. 5, as reductions over ensemble, replica and boot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+from scipy.special import erf
+
+from sdpipe.errors import UserError
+
+STATISTICAL = ("latt", "net")
+
+
+def central_value(rho: xr.DataArray) -> xr.DataArray:
+    """Return rho(E, N) = mean over boot and replica."""
+    return rho.mean(("boot", "replica"), skipna=False)
+
+
+def lattice_error(rho: xr.DataArray) -> xr.DataArray:
+    """Return Delta_latt = std over boot of the mean over replica."""
+    return rho.mean("replica", skipna=False).std("boot", skipna=False)
+
+
+def network_error(rho: xr.DataArray) -> xr.DataArray:
+    """Return Delta_net = std over replica (ddof 1) of the mean over boot."""
+    return rho.mean("boot", skipna=False).std("replica", ddof=1, skipna=False)
+
+
+def significance(difference: xr.DataArray, error: xr.DataArray) -> xr.DataArray:
+    """Return P = |difference| / error; 0 where the difference is 0, infinite where only the error is."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.abs(difference) / error
+    return ratio.where(difference != 0, 0.0)
+
+
+def _covariance(deviation: xr.DataArray, over: str, ddof: int) -> xr.DataArray:
+    count = deviation.sizes[over] - ddof
+    return xr.dot(deviation, deviation.rename(E="E2"), dim=over) / count
+
+
+def error_budget(
+    rho: xr.DataArray, central: str, references: Mapping[str, str], truth: xr.DataArray | None = None
+) -> xr.Dataset:
+    """Return the central value with its statistical and systematic errors.
+
+        rho(E)     = mean of rho(Nmax) over boot and replica
+        Delta_latt = std over boot of the mean over replica
+        Delta_net  = std over replica (ddof 1) of the mean over boot
+        P_X        = |rho(Nmax) - rho(Nref_X)| / sqrt(Delta_stat(Nmax)^2 + Delta_stat(Nref_X)^2)
+        Delta_X    = |rho(Nmax) - rho(Nref_X)| erf(P_X / sqrt 2)
+        Delta_tot^2 = Delta_latt^2 + Delta_net^2 + sum_X Delta_X^2
+
+    Parameters
+    ----------
+    rho
+        (sigma, ensemble, replica, boot, E), dimensionless.
+    central
+        Name of the ensemble Nmax.
+    references
+        Source X -> name of the ensemble Nref_X.
+    truth
+        (sigma, E), where it is known: adds ``truth`` and ``pull`` = (rho - truth) / Delta_tot.
+
+    Returns
+    -------
+    ``central (sigma, E)``, ``error (source, sigma, E)``, ``total (sigma, E)`` and
+    ``covariance (sigma, E, E2)``, whose diagonal is total^2: each systematic shift counts as fully
+    correlated between energies, with its sign.
+
+    Raises
+    ------
+    UserError
+        When an ensemble is missing, when there is one replica only, or a prediction is not finite.
+    """
+    there = [str(e) for e in rho.ensemble.values]
+    absent = [e for e in (central, *references.values()) if e not in there]
+    if absent:
+        raise UserError(f"budget: there is no ensemble {', '.join(absent)}; those there: {', '.join(there)}")
+    if rho.sizes["replica"] < 2:
+        raise UserError("budget: the spread over replicas needs at least 2 of them")
+    rho = rho.astype(float)
+    if not bool(np.isfinite(rho).all()):
+        raise UserError("budget: the predictions hold values that are not finite")
+    value, latt, net = central_value(rho), lattice_error(rho), network_error(rho)
+    stat = np.hypot(latt, net)
+
+    def pick(x: xr.DataArray, ensemble: str) -> xr.DataArray:
+        return x.sel(ensemble=ensemble, drop=True)
+
+    errors = {"latt": pick(latt, central), "net": pick(net, central)}
+    best = pick(rho, central)
+    mean_boot, mean_replica = best.mean("boot"), best.mean("replica")
+    covariance = _covariance(mean_replica - mean_replica.mean("boot"), "boot", 0)
+    covariance = covariance + _covariance(mean_boot - mean_boot.mean("replica"), "replica", 1)
+    for source, name in references.items():
+        shift = pick(value, central) - pick(value, name)
+        signed = shift * erf(significance(shift, np.hypot(pick(stat, central), pick(stat, name))) / np.sqrt(2))
+        errors[source] = np.abs(signed)
+        covariance = covariance + signed * signed.rename(E="E2")
+    error = xr.concat(errors.values(), dim="source").assign_coords(source=np.array(list(errors), object))
+    total = np.sqrt((error**2).sum("source"))
+    budget = xr.Dataset(
+        {
+            "central": pick(value, central).assign_attrs(units="1", long_name="smeared spectral density"),
+            "error": error.transpose("source", "sigma", "E").assign_attrs(units="1", long_name="error by source"),
+            "total": total.assign_attrs(units="1", long_name="total error"),
+            "covariance": covariance.transpose("sigma", "E", "E2").assign_attrs(
+                units="1", long_name="covariance between energies"
+            ),
+        }
+    )
+    budget["E2"] = ("E2", rho.E.values, {"units": "GeV"})
+    if truth is not None:
+        budget["truth"] = truth.astype(float).assign_attrs(units="1", long_name="true smeared spectral density")
+        pull = (budget.central - budget.truth) / budget.total
+        budget["pull"] = pull.assign_attrs(units="1", long_name="(central - truth) / total error")
+    return budget

@@ -1,0 +1,112 @@
+"""The command line: stages, overrides, exit codes; no physics."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from sdpipe import __version__
+from sdpipe.errors import RunError, UserError
+
+HELP = {
+    "generate": "draw mock spectral densities; write training.zarr",
+    "train": "train the networks; write networks/ and history.zarr",
+    "predict": "send every target through every network; write predictions.zarr",
+    "analyze": "write the error budget and its figures; print its tables",
+    "report": "write report.html",
+    "run": "generate, train, predict, analyze and report in one go",
+    "status": "print what is done, missing or stale",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sdpipe",
+        description="Smeared spectral densities from lattice correlators, with a full error budget.",
+        epilog="Exit status: 0 done; 2 a fault that you can mend; 1 anything else; 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"sdpipe {__version__}")
+    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
+    for stage, text in HELP.items():
+        example = f"sdpipe {stage} runs/quickstart"
+        if stage in ("generate", "run"):
+            example = f"sdpipe {stage} configs/quickstart.yaml training.replicas=5 --run runs/mine"
+        sub = stages.add_parser(stage, help=text, description=text, epilog=f"Example: {example}")
+        sub.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
+        sub.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="override a dotted key of the config")
+        sub.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
+        if stage != "status":
+            sub.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        volume = sub.add_mutually_exclusive_group()
+        volume.add_argument("-q", "--quiet", dest="level", action="store_const", const=-1, default=0)
+        volume.add_argument("-v", "--verbose", dest="level", action="store_const", const=1)
+    return parser
+
+
+def _execute(arguments: argparse.Namespace) -> None:
+    from sdpipe import stages
+    from sdpipe.configfile import load_config
+    from sdpipe.console import Console
+    from sdpipe.layout import Layout
+
+    config = load_config(arguments.config, arguments.overrides)
+    root = arguments.run or (arguments.config if arguments.config.is_dir() else Path("runs") / config.name)
+    layout, console = Layout(root.absolute()), Console(arguments.level)
+    if arguments.stage == "status":
+        from sdpipe.status import status_rows
+        from sdpipe.tables import table
+
+        layout.require()
+        stages.check_inputs(config, layout, ["run"])
+        print(table(*status_rows(config, layout)))
+        return
+    names = list(stages.STAGES) if arguments.stage == "run" else [arguments.stage]
+    if arguments.dry_run:
+        from sdpipe.plan import plan
+
+        stages.check_inputs(config, layout, names)
+        print(plan(config, layout, names))
+        return
+    run = stages.prepare(config, layout.root, console, names)
+    worked = [name for name in names if stages.STAGES[name](run)]
+    for name in names:
+        if name not in worked:
+            console.detail(f"{name}: nothing to do")
+    if not worked:
+        console.say(f"{layout.root}: everything is done; nothing to do")
+    if "analyze" in worked or names == ["analyze"]:
+        from sdpipe import store
+        from sdpipe.tables import budget_table
+
+        print("\n\n".join(budget_table(t, store.read(layout.budget / t).load()) for t in config.targets))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    arguments = _parser().parse_args(argv)
+    try:
+        _execute(arguments)
+    except UserError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is safe; the same command goes on from there", file=sys.stderr)
+        return 130
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if arguments.level > 0:
+            raise
+        reason = str(error).splitlines()[0] if str(error) else ""
+        print(f"error: {type(error).__name__}: {reason} (-v shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,229 @@
+"""Read a config file: YAML, overrides, and every fault at once with its file and line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from sdpipe.config import Budget, Config, Ensemble, Lattice, Spectra
+from sdpipe.errors import UserError
+
+Location = tuple[str | int, ...]
+Fault = tuple[Location, str]
+
+
+def _check_times(lattice: Lattice, kernel: str, spectra: Spectra) -> Iterable[Fault]:
+    first, last = lattice.times
+    divergent = [t for t in (0, lattice.period) if t in (first, last) and (t == 0 or kernel != "exponential")]
+    if divergent and spectra.omega_max is None:
+        yield (
+            ("lattice", "times"),
+            f"C(t) diverges at t = {divergent[0]} for kernel {kernel}: "
+            f"keep to 1..{lattice.period - 1}, or give a finite spectra.omega_max",
+        )
+
+
+def _check_ensembles(spectra: Spectra, ensembles: dict[str, Ensemble]) -> Iterable[Fault]:
+    for name, ensemble in ensembles.items():
+        if ensemble.Nb not in spectra.Nb:
+            yield ("ensembles", name, "Nb"), f"{ensemble.Nb} is not in spectra.Nb; allowed: {spectra.Nb}"
+        if ensemble.Nrho > spectra.Nrho:
+            yield ("ensembles", name, "Nrho"), f"{ensemble.Nrho} is more than spectra.Nrho ({spectra.Nrho})"
+
+
+def _check_budget(ensembles: dict[str, Ensemble], budget: Budget) -> Iterable[Fault]:
+    allowed = f"allowed: {', '.join(ensembles)}"
+    if budget.central not in ensembles:
+        yield ("budget", "central"), f"there is no ensemble {budget.central}; {allowed}"
+    for source, name in budget.references.items():
+        where = ("budget", "references", source)
+        if source in ("latt", "net"):
+            yield where, f"{source} is the name of a statistical error; choose another"
+        if name not in ensembles:
+            yield where, f"there is no ensemble {name}; {allowed}"
+        elif name == budget.central:
+            yield where, f"{name} is the central ensemble; a reference must be another one"
+
+
+CHECKS: tuple[Callable[..., Iterable[Fault]], ...] = (_check_times, _check_ensembles, _check_budget)
+"""Rules between sections; each runs when the sections named by its arguments are valid by themselves."""
+
+
+def _cross_checks(valid: dict[str, Any]) -> list[Fault]:
+    faults: list[Fault] = []
+    for check in CHECKS:
+        needed = check.__code__.co_varnames[: check.__code__.co_argcount]
+        if all(n in valid for n in needed):
+            faults += check(**{n: valid[n] for n in needed})
+    return faults
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[Fault]]:
+    """Return the config, or every fault in it."""
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        faults = [(tuple(e["loc"]), _words(e)) for e in error.errors(include_url=False)]
+    else:
+        faults = _cross_checks({n: getattr(config, n) for n in Config.model_fields})
+        return (None, faults) if faults else (config, [])
+    valid = {}
+    for name, info in Config.model_fields.items():
+        if name in raw:
+            adapter = TypeAdapter(Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation)
+            try:
+                valid[name] = adapter.validate_python(raw[name])
+            except ValidationError:
+                continue
+        elif not info.is_required():
+            valid[name] = info.default
+    return None, faults + _cross_checks(valid)
+
+
+def _words(error: Any) -> str:
+    """Say in one line what is wrong and what is allowed."""
+    kind, given = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        return "unknown key"
+    if kind == "missing":
+        return "this key is missing"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tags = error["ctx"].get("expected_tags", "'kind'")
+        return f"kind: must be one of {tags}" if kind == "union_tag_invalid" else "kind: this key is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if isinstance(given, (str, int, float, bool)) or given is None:
+        return f"{message} (given: {str(given)[:60]!r})" if given is not None else f"{message} (given: null)"
+    return message
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key may appear once."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+        if key is not None and key in seen and key != "<<":
+            raise yaml.MarkedYAMLError(problem=f"key {key!r} appears twice", problem_mark=key_node.start_mark)
+        seen.add(key)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+def _construct(loader: _Loader, node: yaml.MappingNode) -> Any:
+    data: dict[Any, Any] = {}
+    yield data
+    loader.flatten_mapping(node)
+    data.update(_unique_mapping(loader, node))
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct)
+
+
+def _parse(text: str, where: str) -> tuple[dict[str, Any], yaml.Node | None]:
+    try:
+        raw, node = yaml.load(text, _Loader), yaml.compose(text, yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise UserError(f"{where}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{where}:1: not valid YAML: {reason}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{where}:1: the file must hold KEY: VALUE sections; needed: {', '.join(Config.model_fields)}")
+    return raw, node
+
+
+def _keys(raw: Any, loc: Location) -> Location:
+    """Return the part of pydantic's ``loc`` that is a path of keys: it also holds the tags of unions."""
+    keys: list[str | int] = []
+    for i, part in enumerate(loc):
+        try:
+            raw = raw[part]
+        except (KeyError, IndexError, TypeError):
+            if i < len(loc) - 1:
+                continue
+        keys.append(part)
+    return tuple(keys)
+
+
+def _line(node: yaml.Node | None, keys: Location) -> int:
+    """Return the line of ``keys`` in the file, or that of the closest section above it."""
+    line = 1
+    for part in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = [(k, v) for k, v in node.value if getattr(k, "value", None) == str(part)]
+            if not found:
+                break
+            key, node = found[0]
+            line = key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line
+
+
+def _override(raw: dict[str, Any], text: str) -> Location:
+    key, equals, value = text.partition("=")
+    parts = tuple(key.split("."))
+    if not equals or not all(parts):
+        raise UserError(f"command line: {text}: an override is written KEY=VALUE, KEY being a dotted path")
+    try:
+        parsed = yaml.load(value, _Loader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        raise UserError(f"command line: {key}: {value[:60]!r} is not valid YAML") from None
+    section = raw
+    for i, part in enumerate(parts[:-1]):
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"command line: {key}: {'.'.join(parts[: i + 1])} holds a value, not a section")
+        section = inner
+    section[parts[-1]] = parsed
+    return parts
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
+    """Read, override and check a config.
+
+    Parameters
+    ----------
+    path
+        A YAML file, or a run directory, whose resolved ``config.yaml`` is then used.
+    overrides
+        ``KEY=VALUE`` strings with a dotted key; VALUE is parsed as YAML.
+
+    Raises
+    ------
+    UserError
+        With every fault of the file: ``FILE:LINE: key: what is wrong and what is allowed``.
+    """
+    file = path / "config.yaml" if path.is_dir() else path
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        what = "not a run directory: config.yaml is missing in it" if path.is_dir() else "no such file or run directory"
+        raise UserError(f"{path}: {what}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}:1: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    raw, node = _parse(text, str(file))
+    overridden = [_override(raw, text) for text in overrides]
+    config, faults = _validate(raw)
+    if config is not None:
+        return config
+    lines = []
+    for loc, words in faults:
+        keys = _keys(raw, loc)
+        n = len(keys)
+        by_override = any(n and keys[: len(o)] == o[:n] for o in overridden)
+        where = "command line" if by_override else f"{file}:{_line(node, keys)}"
+        line = ": ".join(filter(None, [where, ".".join(map(str, keys)), words]))
+        lines.append("".join(c if c.isprintable() else "?" for c in line))
+    raise UserError(*dict.fromkeys(lines))

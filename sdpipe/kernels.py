@@ -1,0 +1,99 @@
+"""Kernels of the Laplace-like transform and of the smearing.
+
+All energies ``omega``, ``E``, ``sigma`` are in GeV, times ``t`` and the period ``T`` in lattice
+units, the lattice spacing ``a`` in 1/GeV. Equation numbers are those of arXiv:2307.00808.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+KernelName = Literal["vector", "periodic", "exponential"]
+UNITS: dict[str, str] = {"vector": "GeV^3", "periodic": "GeV", "exponential": "GeV"}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The kernel b_T(t, omega) in C(t) = int_0^inf d omega b_T(t, omega) rho(omega).
+
+    ========== ==================================================================
+    name       b_T(t, omega)
+    ========== ==================================================================
+    vector     omega^2 / (12 pi^2) [exp(-a omega t) + exp(-a omega (T - t))]  (32)
+    periodic   exp(-a omega t) + exp(-a omega (T - t))
+    exponential exp(-a omega t)
+    ========== ==================================================================
+    """
+
+    name: KernelName
+    period: int
+    spacing: float = 1.0
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether C(t) = C(T - t), so that data are folded."""
+        return self.name != "exponential"
+
+    @property
+    def units(self) -> str:
+        """Units of C(t) for a dimensionless rho."""
+        return UNITS[self.name]
+
+    def slowest_decay(self, times: ArrayLike) -> float:
+        """Return the smallest exponent d in exp(-a omega d) among ``times`` (lattice units)."""
+        times = np.asarray(times)
+        return float(min(times.min(), (self.period - times).min()) if self.symmetric else times.min())
+
+    def __call__(self, t: ArrayLike, omega: ArrayLike) -> NDArray[np.float64]:
+        """Return b_T(t, omega), broadcast over ``t`` and ``omega``."""
+        t, omega = np.asarray(t, float), np.asarray(omega, float)
+        value = np.exp(-self.spacing * omega * t)
+        if self.symmetric:
+            value = value + np.exp(-self.spacing * omega * (self.period - t))
+        if self.name == "vector":
+            value = omega**2 / (12 * np.pi**2) * value
+        return value
+
+
+def gaussian(E: ArrayLike, omega: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:
+    """Return G_sigma(E - omega) = exp(-(E - omega)^2 / (2 sigma^2)) / (sqrt(2 pi) sigma), in 1/GeV.
+
+    Normalised on the whole line (arXiv:2307.00808, eq. 4). Arguments broadcast.
+    """
+    E, omega, sigma = np.asarray(E, float), np.asarray(omega, float), np.asarray(sigma, float)
+    return np.exp(-((E - omega) ** 2) / (2 * sigma**2)) / (np.sqrt(2 * np.pi) * sigma)
+
+
+@dataclass(frozen=True)
+class Observables:
+    """Every linear functional of rho that a data set holds: C(t) at ``times``, then rho_sigma(E).
+
+    ``columns(omega)`` stacks b_T(t, omega) and G_sigma(E - omega) as functions of omega, so that one
+    quadrature serves them all.
+    """
+
+    kernel: Kernel
+    times: tuple[int, ...]
+    sigma: tuple[float, ...]
+    energies: tuple[float, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of columns: n_t + n_sigma n_E."""
+        return len(self.times) + len(self.sigma) * len(self.energies)
+
+    def columns(self, omega: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the integration kernels, shape (omega, n_t + n_sigma n_E)."""
+        b = self.kernel(np.array(self.times), omega[:, None])
+        smear = gaussian(np.array(self.energies), omega[:, None, None], np.array(self.sigma)[:, None])
+        return np.concatenate([b, smear.reshape(omega.size, -1)], axis=1)
+
+    def split(self, integrals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Split integrals (..., column) into C (..., t) and rho_sigma (..., sigma, E)."""
+        n = len(self.times)
+        shape = (*integrals.shape[:-1], len(self.sigma), len(self.energies))
+        return integrals[..., :n], integrals[..., n:].reshape(shape)

@@ -1,0 +1,91 @@
+"""The arc networks, several replicas side by side as one batched model.
+
+Every tensor carries the replica as its first axis and every layer is one batched matrix product, so
+replicas share the arithmetic and nothing else: replica r of a stack computes what it computes alone.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+NetworkName = Literal["arcS", "arcM", "arcL"]
+
+FEATURE_MAPS: dict[str, tuple[int, int]] = {"arcS": (16, 32), "arcM": (32, 64), "arcL": (64, 128)}
+"""Feature maps of the two convolutions (kernel 3, stride 2, padding 1), arXiv:2307.00808, Tab. 1."""
+
+HIDDEN = 256
+NEGATIVE_SLOPE = 0.2
+INITIAL_SCALE = 0.05
+
+Parameters = dict[str, Tensor]
+
+
+def _convolved(length: int) -> int:
+    return (length - 1) // 2 + 1
+
+
+def shapes(network: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every parameter of one replica.
+
+    Convolution weights are (3 c_in, c_out) with the kernel position as the slower row index; the
+    flattened maps are ordered (position, map).
+    """
+    first, second = FEATURE_MAPS[network]
+    length = _convolved(_convolved(inputs))
+    return {
+        "conv1.weight": (3, first),
+        "conv1.bias": (1, first),
+        "conv2.weight": (3 * first, second),
+        "conv2.bias": (1, second),
+        "dense.weight": (length * second, HIDDEN),
+        "dense.bias": (1, HIDDEN),
+        "output.weight": (HIDDEN, outputs),
+        "output.bias": (1, outputs),
+    }
+
+
+def parameter_count(network: str, inputs: int, outputs: int) -> int:
+    """Return the number of trainable parameters of one replica.
+
+    >>> parameter_count("arcS", 32, 47), parameter_count("arcL", 32, 47)
+    (79503, 299439)
+    """
+    return sum(prod(shape) for shape in shapes(network, inputs, outputs).values())
+
+
+def initialise(network: str, inputs: int, outputs: int, seed: int) -> Parameters:
+    """Draw one replica: weights N(0, 0.05), biases 0; float64, a function of ``seed`` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: INITIAL_SCALE * torch.randn(shape, generator=generator, dtype=torch.float64)
+        if name.endswith("weight")
+        else torch.zeros(shape, dtype=torch.float64)
+        for name, shape in shapes(network, inputs, outputs).items()
+    }
+
+
+def stack(replicas: list[Parameters]) -> Parameters:
+    """Stack single replicas along a new first axis."""
+    return {name: torch.stack([r[name] for r in replicas]) for name in replicas[0]}
+
+
+def _convolve(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve (replica, batch, position, map) with kernel 3, stride 2, padding 1."""
+    replicas, batch, length, _ = h.shape
+    last = 2 * _convolved(length) - 1
+    padded = F.pad(h, (0, 0, 1, 1))
+    taps = torch.cat([padded[:, :, k : k + last : 2] for k in range(3)], dim=-1)
+    return torch.baddbmm(bias, taps.flatten(1, 2), weight).view(replicas, batch, _convolved(length), -1)
+
+
+def forward(p: Parameters, x: Tensor) -> Tensor:
+    """Return the outputs (replica, batch, E) for inputs x (replica, batch, t)."""
+    h = F.leaky_relu(_convolve(x.unsqueeze(-1), p["conv1.weight"], p["conv1.bias"]), NEGATIVE_SLOPE)
+    h = F.leaky_relu(_convolve(h, p["conv2.weight"], p["conv2.bias"]), NEGATIVE_SLOPE)
+    h = F.leaky_relu(torch.baddbmm(p["dense.bias"], h.flatten(2), p["dense.weight"]), NEGATIVE_SLOPE)
+    return torch.baddbmm(p["output.bias"], h, p["output.weight"])

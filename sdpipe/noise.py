@@ -1,0 +1,133 @@
+"""Lattice noise: C_noisy = C + s L z with L L^T = Cov_latt and s = C(t_ref) / C_latt(t_ref).  (44)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpipe.errors import UserError
+
+Array = NDArray[np.float64]
+Treatment = Literal["full", "shrink", "diagonal"]
+
+
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Mean C_latt(t) and covariance Cov_latt(t, t') of one lattice correlator.
+
+    Parameters
+    ----------
+    times
+        Time slices in lattice units.
+    mean
+        C_latt, shape (t,).
+    covariance
+        Cov_latt of that mean, shape (t, t), symmetric and positive definite.
+    source
+        Where the numbers come from, named in every fault.
+
+    Raises
+    ------
+    UserError
+        When the covariance has the wrong shape, is not symmetric or not positive definite, or when
+        C_latt(t_ref) is zero.
+    """
+
+    times: tuple[int, ...]
+    mean: Array
+    covariance: Array
+    source: str
+
+    def __post_init__(self) -> None:
+        n = len(self.times)
+        if self.mean.shape != (n,) or self.covariance.shape != (n, n):
+            raise UserError(f"{self.source}: covariance {self.covariance.shape} does not fit {n} times")
+        variance = np.diag(self.covariance)
+        if variance.min() <= 0:
+            t = self.times[int(np.argmin(variance))]
+            raise UserError(f"{self.source}: variance {variance.min():.3g} at t = {t}; it must be positive")
+        error = np.sqrt(variance)
+        correlation = self.covariance / np.outer(error, error)
+        if np.abs(correlation - correlation.T).max() > 1e-8:
+            raise UserError(f"{self.source}: the covariance is not symmetric")
+        lowest = np.linalg.eigvalsh(correlation)[0]
+        if lowest <= n * np.finfo(float).eps:
+            raise UserError(
+                f"{self.source}: the covariance is not positive definite (lowest eigenvalue of the correlation "
+                f"matrix {lowest:.3g}); allowed remedies: noise.covariance=shrink (needs samples) or diagonal"
+            )
+        if self.mean[self.reference] == 0:
+            raise UserError(f"{self.source}: C_latt is zero at t_ref = {self.times[self.reference]}")
+
+    @property
+    def reference(self) -> int:
+        """Index of t_ref: t = 1, or the first slice where 1 is not among them."""
+        return self.times.index(1) if 1 in self.times else 0
+
+    @cached_property
+    def cholesky(self) -> Array:
+        """L with L L^T = Cov_latt, lower triangular; computed on the scale of the correlation matrix."""
+        error = np.sqrt(np.diag(self.covariance))
+        return error[:, None] * np.linalg.cholesky(self.covariance / np.outer(error, error))
+
+    def scale(self, C: Array) -> Array:
+        """Return s = C(t_ref) / C_latt(t_ref), shape (...), for C (..., t)."""
+        return C[..., self.reference] / self.mean[self.reference]
+
+    def draw(self, C: Array, count: int, generator: np.random.Generator) -> Array:
+        """Return ``count`` noisy copies of each correlator: C (..., t) -> (..., count, t)."""
+        z = generator.standard_normal((*C.shape[:-1], count, C.shape[-1]))
+        return C[..., None, :] + self.scale(C)[..., None, None] * (z @ self.cholesky.T)
+
+
+def treat(covariance: Array, treatment: Treatment, source: str, samples: Array | None = None) -> Array:
+    """Return the covariance as it is, its diagonal, or its Ledoit-Wolf shrinkage.
+
+    ``samples`` (cfg, t) are what ``covariance``, that of their mean, was estimated from.
+
+    Raises UserError when the full covariance has fewer samples than times, or when a shrinkage is asked
+    for without samples.
+    """
+    if treatment == "diagonal":
+        return np.diag(np.diag(covariance))
+    if treatment == "shrink":
+        if samples is None:
+            raise UserError(f"{source}: noise.covariance=shrink needs samples; a covariance alone cannot be shrunk")
+        error = samples.std(axis=0, ddof=1)
+        intensity = ledoit_wolf((samples - samples.mean(axis=0)) / error)
+        return (1 - intensity) * covariance + intensity * np.diag(np.diag(covariance))
+    if samples is not None and len(samples) <= samples.shape[1]:
+        raise UserError(
+            f"{source}: {len(samples)} samples do not determine a covariance of {samples.shape[1]} times; "
+            "allowed remedies: noise.covariance=shrink or diagonal, or fewer times"
+        )
+    return covariance
+
+
+def ledoit_wolf(x: Array) -> float:
+    """Return the optimal shrinkage intensity of the covariance of centred samples x (n, t) to a multiple of 1.
+
+    O. Ledoit and M. Wolf, J. Multivariate Anal. 88 (2004) 365, eqs. (8)-(14).
+    """
+    n, p = x.shape
+    covariance = x.T @ x / n
+    distance = np.sum((covariance - np.trace(covariance) / p * np.eye(p)) ** 2)
+    fourth = np.sum((x**2).T @ (x**2)) / n - np.sum(covariance**2)
+    return float(np.clip(fourth / n / distance, 0, 1))
+
+
+def covariance_of_mean(samples: Array) -> Array:
+    """Return the covariance (t, t) of the mean of independent samples (cfg, t)."""
+    return np.atleast_2d(np.cov(samples, rowvar=False, ddof=1)) / len(samples)
+
+
+def synthetic(times: tuple[int, ...], mean: Array, r1: float, delta: float, tau: float) -> Noise:
+    """Return noise of relative error r1 exp(delta (t - 1)) and correlation exp(-|t - t'| / tau) around ``mean``."""
+    t = np.array(times, float)
+    error = r1 * np.exp(delta * (t - 1)) * np.abs(mean)
+    correlation = np.exp(-np.abs(t[:, None] - t) / tau)
+    return Noise(times, mean, correlation * np.outer(error, error), "synthetic noise")

@@ -1,0 +1,45 @@
+"""What a command would do: blocks, bytes, networks to train."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+from sdpipe import pending
+from sdpipe.blocks import training_blocks, training_template
+from sdpipe.config import Config
+from sdpipe.layout import Layout
+from sdpipe.networks import parameter_count
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def plan(config: Config, layout: Layout, names: list[str]) -> str:
+    """Return a text that says what the stages ``names`` would do in a run directory."""
+    lines = [f"run directory: {layout.root}"]
+    if "generate" in names:
+        blocks, missing = training_blocks(config), len(pending.blocks(config, layout))
+        coords, variables = training_template(config)
+        sizes = {dim: np.size(values[1]) for dim, values in coords.items()}
+        size = sum(prod(sizes[d] for d in v.dims) * np.dtype(v.dtype).itemsize for v in variables.values())
+        lines.append(f"generate: {missing} of {len(blocks)} blocks to write, {_bytes(size)} in all before compression")
+    if "train" in names:
+        stacks = pending.stacks(config, layout)
+        count = sum(len(s.replicas) for s in stacks)
+        lines.append(f"train: {count} networks to train in {len(stacks)} tasks")
+        inputs, outputs = len(config.lattice.slices), config.energies.count
+        for name, e in config.ensembles.items():
+            weights = parameter_count(e.network, inputs, outputs)
+            lines.append(f"  {name}: Nb {e.Nb}, Nrho {e.Nrho}, {e.network} with {weights} parameters")
+    if "predict" in names:
+        lines.append(f"predict: {len(pending.predictions(config, layout))} of {len(config.targets)} targets")
+    if "analyze" in names:
+        lines.append(f"analyze: {len(pending.budgets(config, layout))} of {len(config.targets)} targets")
+    return "\n".join(lines)
