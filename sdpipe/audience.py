@@ -5,6 +5,7 @@ Tasks are idempotent, write their marker last, and return small dicts.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ def protocol_for(config: Config) -> training.Protocol:
 def train_stack(config: Config, root: Path, task: StackTask, threads: int, report: Report) -> dict[str, Any]:
     """Train one stack and write a checkpoint for each network as it stops."""
     torch.set_num_threads(threads)
+    device = training.device_for(config.training.device)
+    report(device=device.type, host=socket.gethostname())
     layout, ensemble = Layout(root), config.ensembles[task.ensemble]
     lattice, protocol = problem.lattice_noise(config), protocol_for(config)
     fitted = dataset.load(
@@ -100,7 +103,7 @@ def train_stack(config: Config, root: Path, task: StackTask, threads: int, repor
         state=layout.state("train") / f"{digest(identity, task.sigma_index, task.replicas)}.pt",
         identity=identity,
         on_epoch=on_epoch,
-        device=training.device_for(config.training.device),
+        device=device,
     )
     return {"diverged": diverged}
 

@@ -21,28 +21,44 @@ HELP = {
 }
 
 
-def _parser() -> argparse.ArgumentParser:
+def _overview() -> argparse.ArgumentParser:
+    width = max(map(len, HELP))
     parser = argparse.ArgumentParser(
         prog="sdpipe",
-        description="Smeared spectral densities from lattice correlators, with a full error budget.",
-        epilog="Exit status: 0 done; 2 a fault that you can mend; 1 anything else; 130 interrupted.",
+        usage="sdpipe STAGE CONFIG [KEY=VALUE ...] [--run DIR] [--dry-run] [-q | -v]",
+        description="Smeared spectral densities from lattice correlators, with a full error budget.\n\nstages:\n"
+        + "\n".join(f"  {stage:{width}}  {text}" for stage, text in HELP.items()),
+        epilog="Exit status: 0 done; 2 a fault that you can mend; 1 anything else; 130 interrupted.\n"
+        "sdpipe STAGE --help says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"sdpipe {__version__}")
-    stages = parser.add_subparsers(dest="stage", metavar="STAGE", required=True)
-    for stage, text in HELP.items():
-        example = f"sdpipe {stage} runs/quickstart"
-        if stage in ("generate", "run"):
-            example = f"sdpipe {stage} configs/quickstart.yaml training.replicas=5 --run runs/mine"
-        sub = stages.add_parser(stage, help=text, description=text, epilog=f"Example: {example}")
-        sub.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
-        sub.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="override a dotted key of the config")
-        sub.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
-        if stage != "status":
-            sub.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-        volume = sub.add_mutually_exclusive_group()
-        volume.add_argument("-q", "--quiet", dest="level", action="store_const", const=-1, default=0)
-        volume.add_argument("-v", "--verbose", dest="level", action="store_const", const=1)
+    parser.add_argument("stage", metavar="STAGE", choices=HELP, help=argparse.SUPPRESS)
     return parser
+
+
+def _stage_parser(stage: str) -> argparse.ArgumentParser:
+    example = f"sdpipe {stage} runs/quickstart"
+    if stage in ("generate", "run"):
+        example = f"sdpipe {stage} configs/quickstart.yaml training.replicas=5 --run runs/mine"
+    parser = argparse.ArgumentParser(
+        prog=f"sdpipe {stage}", description=HELP[stage], epilog=f"Example: {example}", allow_abbrev=False
+    )
+    parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="override a dotted key of the config")
+    parser.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    volume = parser.add_mutually_exclusive_group()
+    volume.add_argument("-q", "--quiet", dest="level", action="store_const", const=-1, default=0)
+    volume.add_argument("-v", "--verbose", dest="level", action="store_const", const=1)
+    parser.set_defaults(stage=stage)
+    return parser
+
+
+def _arguments(argv: list[str]) -> argparse.Namespace:
+    if not argv or argv[0] not in HELP:
+        _overview().parse_args(argv)
+    return _stage_parser(argv[0]).parse_intermixed_args(argv[1:])
 
 
 def _execute(arguments: argparse.Namespace) -> None:
@@ -67,7 +83,7 @@ def _execute(arguments: argparse.Namespace) -> None:
         from sdpipe.plan import plan
 
         stages.check_inputs(config, layout, names)
-        print(plan(config, layout, names))
+        print("\n\n".join([plan(config, layout, names), *stages.check_pools(config, layout, names)]))
         return
     run = stages.prepare(config, layout.root, console, names)
     worked = [name for name in names if stages.STAGES[name](run)]
@@ -86,7 +102,7 @@ def _execute(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     signal.signal(signal.SIGTERM, _terminate)
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(sys.argv[1:] if argv is None else argv)
     try:
         _execute(arguments)
     except UserError as error:

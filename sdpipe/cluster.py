@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import os
+import queue
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, as_completed, get_worker, performance_report
+from distributed import Client, Future, LocalCluster, get_worker, performance_report
 
 TOPIC = "sdpipe"
+TEND_EVERY = 3.0
+"""Seconds between two looks at the jobs of a pool."""
+
+LOOK_EVERY = 0.5
+"""Seconds between two looks at how many workers are connected."""
 
 SETTINGS = {
     # The default returns freed memory to the system at once: half the time of training went into page faults.
@@ -21,7 +30,6 @@ SETTINGS = {
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**30,
     "distributed.scheduler.allowed-failures": 20,
     "distributed.worker.daemon": True,
-    "distributed.admin.log-format": "%(name)s: %(message)s",
     "distributed.diagnostics.nvml": False,
 }
 
@@ -45,15 +53,21 @@ def report(**message: Any) -> None:
 
 
 class Pool:
-    """A Dask client with a window of submitted tasks."""
+    """A Dask client, a window of submitted tasks, and a hook that keeps the workers alive.
 
-    def __init__(self, client: Client, workers: int, resources: dict[str, int] | None = None) -> None:
-        self.client, self.workers, self.resources = client, workers, resources
+    ``threads`` is how many processors a task may use. With ``resources``, a worker takes one task at a time.
+    """
 
-    @property
-    def dashboard(self) -> str:
-        """Address of the dashboard."""
-        return self.client.dashboard_link
+    def __init__(self, client: Client, threads: int, resources: dict[str, int] | None = None) -> None:
+        self.client, self.threads, self.resources = client, threads, resources
+
+    def _window(self) -> int:
+        """Return how many tasks may be submitted: all that connected workers can run, and one to be ready."""
+        capacity = sum(self.client.nthreads().values())
+        return max(1, capacity if self.resources else capacity + 1)
+
+    def tend(self, unfinished: int, waiting: int) -> None:
+        """Look after the workers: called every few seconds while tasks run."""
 
     def map(
         self,
@@ -61,45 +75,60 @@ class Pool:
         tasks: list[Task],
         on_message: Callable[[dict[str, Any]], None] | None = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Yield (name, result) as tasks finish; a few more than there are workers are submitted at a time.
+        """Yield (name, result) as tasks finish; no more are submitted at a time than the workers can run.
 
         Tasks must be idempotent: one that was on a lost worker runs again. An exception of a task is raised
         here, and the others are cancelled.
         """
         if on_message:
             self.client.subscribe_topic(TOPIC, lambda event: on_message(event[1]))
-        waiting = list(reversed(tasks))
-        running = as_completed([])
-        names = {}
-
-        def submit() -> None:
-            task = waiting.pop()
-            future = self.client.submit(
-                function, *task.args, key=task.name, pure=False, resources=self.resources, priority=len(waiting)
-            )
-            names[future] = task.name
-            running.add(future)
-
-        for _ in range(min(self.workers + 1, len(waiting))):
-            submit()
+        waiting, finished, running = list(reversed(tasks)), queue.SimpleQueue[Future](), {}
+        tended = time.monotonic()
         try:
-            for future in running:
-                name, result = names.pop(future), future.result()
+            while waiting or running:
+                window = self._window()
+                while waiting and len(running) < window:
+                    task = waiting.pop()
+                    future = self.client.submit(
+                        function, *task.args, key=task.name, pure=False, resources=self.resources, priority=len(waiting)
+                    )
+                    running[future] = task.name
+                    future.add_done_callback(finished.put)
+                if time.monotonic() - tended > TEND_EVERY:
+                    self.tend(len(running), len(waiting))
+                    tended = time.monotonic()
+                try:
+                    future = finished.get(timeout=LOOK_EVERY)
+                except queue.Empty:
+                    continue
+                name, result = running.pop(future), future.result()
                 future.release()
-                if waiting:
-                    submit()
                 yield name, result
         finally:
-            if names:
-                self.client.cancel(list(names), force=True)
+            if running:
+                self.client.cancel(list(running), force=True)
             if on_message:
                 self.client.unsubscribe_topic(TOPIC)
 
 
 @contextmanager
-def local_pool(workers: int, log: Path, say: Callable[[str], None]) -> Iterator[Pool]:
-    """Start ``workers`` processes on this machine, reached through 127.0.0.1 only."""
-    logging.getLogger("distributed").setLevel(logging.ERROR)
+def recorded(client: Client, log: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Say where the dashboard is, and write a Dask performance report to ``log``."""
+    port = client.scheduler_info()["services"]["dashboard"]
+    say(
+        f"dashboard: http://127.0.0.1:{port}/status  (from elsewhere: ssh -N -L {port}:127.0.0.1:{port} "
+        f"{getpass.getuser()}@{socket.gethostname()})"
+    )
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with performance_report(filename=str(log)):
+        yield
+
+
+@contextmanager
+def local_pool(tasks: int, log: Path, say: Callable[[str], None]) -> Iterator[Pool]:
+    """Start a process for each core of this machine, no more than ``tasks``, reached through 127.0.0.1 only."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    workers = min(cores(), tasks)
     with (
         dask.config.set(SETTINGS),
         LocalCluster(
@@ -108,12 +137,9 @@ def local_pool(workers: int, log: Path, say: Callable[[str], None]) -> Iterator[
             processes=True,
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
+        recorded(client, log, say),
     ):
-        pool = Pool(client, workers)
-        say(f"dashboard: {pool.dashboard}")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with performance_report(filename=str(log)):
-            yield pool
+        yield Pool(client, cores() // workers)

@@ -38,9 +38,22 @@ def _pool(run: Context, stage: str, tasks: int) -> Iterator[Pool]:
     """Start the pool of a stage, never more workers than tasks."""
     from sdpipe import cluster
 
-    workers = min(cluster.cores(), tasks)
-    with cluster.local_pool(workers, run.layout.logs / f"dask-{stage}.html", run.console.say) as pool:
+    section, log = pools(run.config)[stage], run.layout.logs / f"dask-{stage}.html"
+    if section == "local":
+        with cluster.local_pool(tasks, log, run.console.say) as pool:
+            yield pool
+        return
+    from sdpipe import slurm
+
+    gpu, key = stage == "train", "gpu" if stage == "train" else "cpu"
+    settings, tls = slurm.read_section(section, key, gpu, run.layout.logs), run.layout.state("tls")
+    with slurm.slurm_pool(settings, tasks, run.config.cluster.jobs, gpu, tls, log, run.console.say) as pool:
         yield pool
+
+
+def pools(config: Config) -> dict[str, str]:
+    """Return the pool that each stage with workers uses: local, or a section of jobqueue.yaml."""
+    return {"generate": config.cluster.cpu, "train": config.cluster.gpu, "predict": config.cluster.cpu}
 
 
 def generate(run: Context) -> bool:
@@ -94,12 +107,17 @@ def _train_stacks(run: Context, train_stack: Callable[..., Any], stacks: list[An
     stale = sum(layout.network(s.ensemble, s.sigma_index, r).exists() for s in stacks for r in s.replicas)
     if stale:
         run.console.say(f"train: the inputs have changed; training {stale} networks anew")
-    threads = max(1, cluster.cores() // len(stacks))
-    tasks = [cluster.Task(s.name, (config, layout.root, s, threads, cluster.report)) for s in stacks]
     diverged: dict[str, int] = {}
-    with _pool(run, "train", len(tasks)) as pool, run.console.progress("train", len(tasks)) as progress:
+    devices: set[str] = set()
+    with _pool(run, "train", len(stacks)) as pool, run.console.progress("train", len(stacks)) as progress:
+        tasks = [cluster.Task(s.name, (config, layout.root, s, pool.threads, cluster.report)) for s in stacks]
 
         def show(message: dict[str, Any]) -> None:
+            if "device" in message:
+                if message["device"] == "cpu" and not devices and config.training.device == "auto":
+                    run.console.say(f"train: no GPU on {message['host']}; training on the CPU")
+                devices.add(message["device"])
+                return
             note = f"val loss {message['val_loss']:.5f} (linear {message['linear_loss']:.5f})"
             progress.row(message["task"], message["epoch"], message["epochs"], note)
 
@@ -191,6 +209,7 @@ def prepare(config: Config, root: Path, console: Console, stages: list[str]) -> 
     check_inputs(config, layout, stages)
     if stages[0] in NEEDS:
         NEEDS[stages[0]](config, layout)
+    check_pools(config, layout, stages)
     layout.claim(config)
     return Context(config, layout, console)
 
@@ -201,3 +220,22 @@ def check_inputs(config: Config, layout: Layout, stages: list[str]) -> None:
     problem.lattice_noise(config)
     if stages != ["generate"] and stages != ["train"]:
         problem.check_targets(config)
+
+
+def check_pools(config: Config, layout: Layout, stages: list[str]) -> list[str]:
+    """Let Slurm check the job scripts of the pools that ``stages`` use; return them.
+
+    Raises UserError with Slurm's own words where it refuses one.
+    """
+    scripts: dict[str, str] = {}
+    for stage in stages:
+        section = pools(config).get(stage, "local")
+        if section == "local" or section in scripts:
+            continue
+        from sdpipe import slurm
+
+        key = "gpu" if stage == "train" else "cpu"
+        settings = slurm.read_section(section, key, stage == "train", layout.logs)
+        slurm.preflight(settings, key)
+        scripts[section] = slurm.job_script(settings)
+    return list(scripts.values())
