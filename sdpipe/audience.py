@@ -5,6 +5,7 @@ Tasks are idempotent, write their marker last, and return small dicts.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -88,10 +89,22 @@ def train_stack(config: Config, root: Path, task: StackTask, threads: int, repor
         sha256 = checkpoint.save(path, network)
         markers.add(path.stem, sha256=sha256, val_loss=min(outcome.val_loss), linear_loss=fitted.linear_loss)
 
+    progress = layout.progress(task.name)
+
     def on_epoch(epoch: int, losses: list[tuple[int, float]]) -> None:
-        for i, loss in losses:
-            name = network_name(task.ensemble, task.sigma, task.replicas[i])
-            report(task=name, epoch=epoch, epochs=protocol.epochs, val_loss=loss, linear_loss=fitted.linear_loss)
+        rows = [
+            {
+                "task": network_name(task.ensemble, task.sigma, task.replicas[i]),
+                "epoch": epoch,
+                "epochs": protocol.epochs,
+                "val_loss": loss,
+                "linear_loss": fitted.linear_loss,
+            }
+            for i, loss in losses
+        ]
+        store.write_text(progress, json.dumps(rows))
+        for row in rows:
+            report(**row)
 
     training.train(
         ensemble.network,
@@ -105,6 +118,7 @@ def train_stack(config: Config, root: Path, task: StackTask, threads: int, repor
         on_epoch=on_epoch,
         device=device,
     )
+    progress.unlink(missing_ok=True)
     return {"diverged": diverged}
 
 

@@ -71,12 +71,15 @@ def _execute(arguments: argparse.Namespace) -> None:
     root = arguments.run or (arguments.config if arguments.config.is_dir() else Path("runs") / config.name)
     layout, console = Layout(root.absolute()), Console(arguments.level)
     if arguments.stage == "status":
-        from sdpipe.status import status_rows
+        from sdpipe.status import running_rows, status_rows
         from sdpipe.tables import table
 
         layout.require()
         stages.check_inputs(config, layout, ["run"])
         print(table(*status_rows(config, layout)))
+        header, rows = running_rows(layout)
+        if rows:
+            print("\n" + table(header, rows))
         return
     names = list(stages.STAGES) if arguments.stage == "run" else [arguments.stage]
     if arguments.dry_run:

@@ -99,9 +99,13 @@ class Pool:
                     tended = time.monotonic()
                 try:
                     future = finished.get(timeout=LOOK_EVERY)
+                    result = future.result(timeout=LOOK_EVERY)
                 except queue.Empty:
                     continue
-                name, result = running.pop(future), future.result()
+                except TimeoutError:  # its worker was lost with the result: it runs again
+                    finished.put(future)
+                    continue
+                name = running.pop(future)
                 future.release()
                 yield name, result
         finally:

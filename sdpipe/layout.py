@@ -71,6 +71,10 @@ class Layout:
         """Return the directory of markers and unfinished work of one stage."""
         return self.root / STATE / stage
 
+    def progress(self, task: str) -> Path:
+        """Return the file in which a running stack notes epoch and losses of its networks."""
+        return self.state("train") / "running" / f"{task}.json"
+
     def markers(self, stage: str, config_hash: str) -> Markers:
         """Return the done-markers of one stage for work made from ``config_hash``."""
         return Markers(self.state(stage), config_hash)

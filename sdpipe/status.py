@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sdpipe import pending
 from sdpipe.blocks import training_blocks
 from sdpipe.config import Config
@@ -14,6 +16,16 @@ def _state(done: int, total: int, there: bool) -> str:
     if not there:
         return "missing"
     return "unfinished" if done else "stale or not begun"
+
+
+def running_rows(layout: Layout) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the networks that are being trained: epoch, validation loss, the linear one."""
+    rows = []
+    for file in sorted(layout.progress("").parent.glob("*.json")):
+        for r in json.loads(file.read_text(encoding="utf-8")):
+            epoch = f"{r['epoch']}/{r['epochs']}"
+            rows.append([r["task"].removeprefix("train-"), epoch, f"{r['val_loss']:.5f}", f"{r['linear_loss']:.5f}"])
+    return ["in training", "epoch", "val MAE", "linear MAE"], rows
 
 
 def status_rows(config: Config, layout: Layout) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,228 @@
+"""The pipeline on a real Slurm: same results, healing, no orphans, nobody let in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.slurm.conftest import Bench, Slurm, chunks, config_text, wait_for
+
+pytestmark = pytest.mark.slurm
+
+LONG = 400_000
+"""Samples a set that keep three workers busy for some seconds."""
+
+
+@pytest.fixture(scope="module")
+def long_chunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The chunks that a local ``generate`` of ``LONG`` samples writes."""
+    directory = tmp_path_factory.mktemp("local")
+    (directory / "config.yaml").write_text(config_text(LONG))
+    arguments = ["generate", "config.yaml", "cluster.cpu=local", "--run", "a"]
+    subprocess.run([sys.executable, "-m", "sdpipe", *arguments], cwd=directory, check=True, timeout=120)
+    return chunks(directory / "a")
+
+
+def test_whole_pipeline_on_two_pools_equals_a_local_generate(bench: Bench) -> None:
+    code, out, err = bench.run("run", "config.yaml", "--run", "a")
+    assert code == 0, err
+    assert "o3, sigma = 0.44 GeV" in out
+    assert re.search(r"dashboard: http://127\.0\.0\.1:\d+/status .*ssh -N -L", err)
+    assert "training on the CPU" in err
+    code, _, err = bench.run("generate", "config.yaml", "cluster.cpu=local", "--run", "local")
+    assert code == 0, err
+    assert chunks(bench.directory / "a") == chunks(bench.directory / "local")
+    assert len(list((bench.directory / "a/networks").glob("*.pt"))) == 4
+    logs = [f.name for f in (bench.directory / "a/logs").iterdir()]
+    assert any(re.fullmatch(r"cpu-\d+\.err", n) for n in logs)
+    assert any(re.fullmatch(r"gpu-\d+\.err", n) for n in logs)
+    assert {"dask-generate.html", "dask-train.html", "dask-predict.html"} <= set(logs)
+    assert xr.open_zarr(bench.directory / "a/predictions.zarr/o3", consolidated=False).rho.notnull().all()
+    assert not bench.slurm.jobs()
+    assert not list((bench.directory / "a/.sdpipe/tls").iterdir())
+
+
+def test_generate_survives_cancelled_jobs_and_a_crashed_node(
+    bench: Bench, slurm: Slurm, long_chunks: dict[str, bytes]
+) -> None:
+    bench.write(Nrho=LONG)
+    process = bench.start("generate", "config.yaml", "--run", "a")
+    wait_for(lambda: len(slurm.jobs("R")) == 3 and bench.done_blocks("a") >= 1, "three jobs at work")
+    slurm.command("scancel", slurm.jobs("R")[0])
+    done = bench.done_blocks("a")
+    wait_for(lambda: bench.done_blocks("a") > done, "work after the cancelled job")
+    node = slurm.command("squeue", "-h", "-t", "R", "-o", "%N").split()[0]
+    slurm.crash_node(node)
+    try:
+        code, _, err = bench.finish(process)
+    finally:
+        slurm.start_node(node)
+    assert code == 0, err
+    assert chunks(bench.directory / "a") == long_chunks
+    wait_for(slurm.idle, "the crashed node back", 90)
+
+
+def test_a_cancelled_pending_job_is_replaced(bench: Bench, slurm: Slurm) -> None:
+    slurm.command("scontrol", "update", "PartitionName=cpu", "State=DOWN")
+    try:
+        process = bench.start("generate", "config.yaml", "--run", "a")
+        wait_for(lambda: len(slurm.jobs("PD")) == 3, "three pending jobs")
+        before = set(slurm.jobs("PD"))
+        slurm.command("scancel", *before)
+        wait_for(lambda: len(set(slurm.jobs("PD")) - before) == 3, "their replacements")
+    finally:
+        slurm.command("scontrol", "update", "PartitionName=cpu", "State=UP")
+    code, _, err = bench.finish(process)
+    assert code == 0, err
+
+
+def test_walltime_shorter_than_the_work_takes_several_generations_of_workers(
+    bench: Bench, long_chunks: dict[str, bytes]
+) -> None:
+    def short_lives(text: str) -> str:
+        return text.replace("death-timeout: 15", 'death-timeout: 15\n    worker-extra-args: ["--lifetime", "6s"]', 1)
+
+    bench.write(Nrho=LONG, jobs=1, edit=short_lives)
+    code, _, err = bench.run("generate", "config.yaml", "--run", "a")
+    assert code == 0, err
+    jobs = {f.stem for f in (bench.directory / "a/logs").glob("cpu-*.err")}
+    assert len(jobs) > 1
+    assert chunks(bench.directory / "a") == long_chunks
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_driver_that_ends_leaves_no_job_and_the_next_run_goes_on(
+    bench: Bench, slurm: Slurm, long_chunks: dict[str, bytes], how: signal.Signals
+) -> None:
+    bench.write(Nrho=LONG)
+    process = bench.start("generate", "config.yaml", "--run", "a")
+    wait_for(lambda: bench.done_blocks("a") >= 2, "two blocks done")
+    os.kill(process.pid, how)
+    code, _, err = bench.finish(process)
+    assert code == (-9 if how == signal.SIGKILL else 130), err
+    wait_for(lambda: not slurm.jobs(), "an empty queue", 40)
+    kept = bench.done_blocks("a")
+    markers = {f: f.stat().st_mtime_ns for f in (bench.directory / "a/.sdpipe/generate").glob("*.json")}
+    code, _, err = bench.run("generate", "config.yaml", "--run", "a")
+    assert code == 0, err
+    assert kept >= 2
+    assert all(f.stat().st_mtime_ns == before for f, before in markers.items()), "a finished block was made twice"
+    assert chunks(bench.directory / "a") == long_chunks
+
+
+def test_a_job_that_slurm_refuses_is_a_fault_in_its_own_words_and_nothing_is_written(bench: Bench) -> None:
+    bench.write(edit=lambda text: text.replace("queue: cpu", "queue: nowhere"))
+    code, _, err = bench.run("generate", "config.yaml", "--run", "a", timeout=30)
+    assert code == 2
+    assert "invalid partition" in err.lower()
+    assert err.count("error: cluster.cpu") == 1
+    assert "Traceback" not in err
+    assert not (bench.directory / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("directive", "words"),
+    [("--gres=gpu:7", "gpu"), ("--mem=900G", "memory"), ("--cpus-per-task=64", "configuration is not available")],
+)
+def test_resources_that_no_node_has_are_refused(bench: Bench, directive: str, words: str) -> None:
+    bench.write(edit=lambda text: text.replace('["--gres=gpu:1"]', f'["--gres=gpu:1", "{directive}"]'))
+    code, _, err = bench.run("run", "config.yaml", "--run", "a", timeout=30)
+    assert code == 2, err
+    assert err.startswith("error: cluster.gpu: jobqueue.yaml: slurm-gpu: Slurm refuses the job:")
+    assert words in err.lower() or "not available" in err
+    assert not (bench.directory / "a").exists()
+
+
+def test_a_failing_prologue_gives_up_with_the_end_of_the_log(bench: Bench) -> None:
+    def fail(text: str) -> str:
+        line = "job-script-prologue: ['echo module cuda not found >&2; exit 1']"
+        return text.replace("death-timeout: 15", f"death-timeout: 15\n    {line}", 1)
+
+    bench.write(jobs=1, edit=fail)
+    code, _, err = bench.run("generate", "config.yaml", "--run", "a", timeout=30)
+    assert code == 1
+    assert "module cuda not found" in err
+    assert "Traceback" not in err
+
+
+def test_dry_run_prints_the_job_script_and_writes_nothing(bench: Bench) -> None:
+    code, out, err = bench.run("run", "config.yaml", "--run", "a", "--dry-run")
+    assert code == 0, err
+    assert "#SBATCH -p cpu" in out
+    assert "#SBATCH --gres=gpu:1" in out
+    assert "--lifetime" in out
+    assert not (bench.directory / "a").exists()
+
+
+def test_unknown_section_and_unknown_key_are_named(bench: Bench) -> None:
+    code, _, err = bench.run("generate", "config.yaml", "cluster.cpu=nowhere")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "allowed: local, slurm" in err
+    bench.write(edit=lambda text: text.replace("queue: cpu", "quueue: cpu"))
+    code, _, err = bench.run("generate", "config.yaml")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "quueue" in err
+
+
+INTRUDER = """
+import os, sys
+from distributed import Client
+try:
+    with Client(sys.argv[1], timeout=5) as client:
+        print("IN", client.run_on_scheduler(os.getpid))
+except Exception as error:
+    print("OUT", type(error).__name__)
+"""
+
+
+def test_without_the_certificate_nobody_runs_code_on_the_scheduler(bench: Bench) -> None:
+    bench.write(Nrho=LONG)
+    process = bench.start("generate", "config.yaml", "--run", "a")
+    wait_for(lambda: bench.done_blocks("a") >= 1, "a block done")
+    certificates = list((bench.directory / "a/.sdpipe/tls").glob("*/*.pem"))
+    assert len(certificates) == 3
+    assert all(stat.S_IMODE(f.stat().st_mode) == 0o600 for f in certificates)
+    assert all(stat.S_IMODE(f.parent.stat().st_mode) == 0o700 for f in certificates)
+    address = _scheduler(bench.directory / "a/logs")
+    for protocol in ("tcp", "tls"):
+        done = subprocess.run(
+            [sys.executable, "-c", INTRUDER, re.sub("^tls", protocol, address)],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.stdout.startswith("OUT"), done.stdout + done.stderr
+    os.kill(process.pid, signal.SIGINT)
+    bench.finish(process)
+
+
+def _scheduler(logs: Path) -> str:
+    text = "".join(f.read_text() for f in logs.glob("cpu-*.err"))
+    return re.search(r"Registered to:\s+(tls://\S+)", text).group(1)
+
+
+def test_training_goes_on_after_its_worker_is_cancelled(bench: Bench, slurm: Slurm) -> None:
+    bench.write(jobs=1)
+    epochs = "training.epochs=10"
+    code, _, err = bench.run("generate", "config.yaml", epochs, "cluster.cpu=local", "--run", "a")
+    assert code == 0, err
+    shutil.copytree(bench.directory / "a", bench.directory / "local")
+    process = bench.start("train", "config.yaml", epochs, "--run", "a")
+    state = bench.directory / "a/.sdpipe/train"
+    wait_for(lambda: bool(list(state.glob("*.pt"))), "an unfinished stack on disk")
+    slurm.command("scancel", slurm.jobs("R")[0])
+    code, _, err = bench.finish(process)
+    assert code == 0, err
+    code, _, err = bench.run("train", "config.yaml", epochs, "cluster.gpu=local", "--run", "local")
+    assert code == 0, err
+    histories = [xr.open_zarr(bench.directory / r / "history.zarr", consolidated=False).load() for r in ("local", "a")]
+    np.testing.assert_allclose(histories[0].val_loss, histories[1].val_loss, rtol=2e-2)
+    assert histories[1].val_loss.notnull().all()
