@@ -112,16 +112,17 @@ class Outcome:
     diverged: int | None = None
 
 
+def _tensor(data: list[Data], name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Stack one array of several data sets on the device."""
+    return torch.stack([torch.as_tensor(getattr(d, name), dtype=dtype) for d in data]).to(device)
+
+
 class _Stream:
     """The shuffled, noisy inputs of each member, one epoch at a time, on the device."""
 
     def __init__(self, data: list[Data], protocol: Protocol, seed: int, device: torch.device, dtype: torch.dtype):
-        def tensor(name: str) -> Tensor:
-            return torch.stack([torch.as_tensor(getattr(d, name), dtype=dtype) for d in data]).to(device)
-
-        self.x, self.s, self.noise = tensor("x"), tensor("s"), tensor("noise")
-        self.y = tensor("y")
-        self.stored = tensor("stored").flatten(1, 2) if data[0].stored is not None else None
+        self.x, self.s, self.y, self.noise = (_tensor(data, name, device, dtype) for name in ("x", "s", "y", "noise"))
+        self.stored = None if data[0].stored is None else _tensor(data, "stored", device, dtype).flatten(1, 2)
         self.copies = data[0].stored.shape[1] if data[0].stored is not None else protocol.copies
         self.fresh, self.seed = protocol.fresh and self.stored is None, seed
         self.pairs = self.x.shape[1] * self.copies
@@ -160,12 +161,9 @@ class _Estimator:
     """offset + x @ weight + scale * network(x) for every member at once."""
 
     def __init__(self, data: list[Data], members: list[Member], device: torch.device, dtype: torch.dtype):
-        def tensor(name: str) -> Tensor:
-            values = [torch.as_tensor(getattr(data[m.data], name), dtype=dtype) for m in members]
-            return torch.stack(values).to(device)
-
-        self.weight = tensor("weight")
-        self.offset, self.scale = tensor("offset").unsqueeze(1), tensor("scale").unsqueeze(1)
+        mine = [data[m.data] for m in members]
+        self.weight, offset, scale = (_tensor(mine, name, device, dtype) for name in ("weight", "offset", "scale"))
+        self.offset, self.scale = offset.unsqueeze(1), scale.unsqueeze(1)
 
     def loss(self, p: Parameters, x: Tensor, y: Tensor) -> Tensor:
         """Return the mean absolute error (member,) of x (member, pair, t) against y (member, pair, E)."""
@@ -236,10 +234,7 @@ def train(
     stack = stack or _new_stack(network, data, members, seed, device, dtype)
     stream = _Stream(data, protocol, seed, device, dtype)
     targets = stream.y.flatten(0, 1)
-    validation = [
-        torch.stack([torch.as_tensor(getattr(d, name), dtype=dtype) for d in data]).to(device)
-        for name in ("x_val", "y_val")
-    ]
+    validation = [_tensor(data, name, device, dtype) for name in ("x_val", "y_val")]
     steps = -(-stream.pairs // protocol.batch)
     while stack.progress:
         living = [members[p.row] for p in stack.progress]
