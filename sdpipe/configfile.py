@@ -67,7 +67,7 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[Fault]]:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        faults = [(tuple(e["loc"]), _words(e)) for e in error.errors(include_url=False)]
+        faults = [_fault(raw, e) for e in error.errors(include_url=False)]
     else:
         faults = _cross_checks({n: getattr(config, n) for n in Config.model_fields})
         return (None, faults) if faults else (config, [])
@@ -84,6 +84,18 @@ def _validate(raw: dict[str, Any]) -> tuple[Config | None, list[Fault]]:
     return None, faults + _cross_checks(valid)
 
 
+def _fault(raw: dict[str, Any], error: Any) -> Fault:
+    """Return the path of keys of one of pydantic's errors, and what is wrong there.
+
+    A rule between the keys of a section is reported at the key that its message begins with.
+    """
+    keys, words = _keys(raw, error["loc"], missing=error["type"] == "missing"), _words(error)
+    key, colon, rest = words.partition(": ")
+    if error["type"] == "value_error" and colon and isinstance(error["input"], dict) and key in error["input"]:
+        return (*keys, key), rest
+    return keys, words
+
+
 def _words(error: Any) -> str:
     """Say in one line what is wrong and what is allowed."""
     kind, given = error["type"], error["input"]
@@ -94,7 +106,9 @@ def _words(error: Any) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tags = error["ctx"].get("expected_tags", "'kind'")
         return f"kind: must be one of {tags}" if kind == "union_tag_invalid" else "kind: this key is missing"
-    message = error["msg"].removeprefix("Value error, ")
+    message = error["msg"]
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if isinstance(given, (str, int, float, bool)) or given is None:
         return f"{message} (given: {str(given)[:60]!r})" if given is not None else f"{message} (given: null)"
@@ -140,17 +154,19 @@ def _parse(text: str, where: str) -> tuple[dict[str, Any], yaml.Node | None]:
     return raw, node
 
 
-def _keys(raw: Any, loc: Location) -> Location:
-    """Return the part of pydantic's ``loc`` that is a path of keys: it also holds the tags of unions."""
+def _keys(raw: Any, loc: Location, missing: bool) -> Location:
+    """Return the part of pydantic's ``loc`` that is a path of keys: it also holds the tags of unions.
+
+    ``missing`` says that the last part is a key that is not there.
+    """
     keys: list[str | int] = []
-    for i, part in enumerate(loc):
+    for part in loc[:-1] if missing else loc:
         try:
             raw = raw[part]
         except (KeyError, IndexError, TypeError):
-            if i < len(loc) - 1:
-                continue
+            continue
         keys.append(part)
-    return tuple(keys)
+    return (*keys, loc[-1]) if missing else tuple(keys)
 
 
 def _line(node: yaml.Node | None, keys: Location) -> int:
@@ -219,8 +235,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     if config is not None:
         return config
     lines = []
-    for loc, words in faults:
-        keys = _keys(raw, loc)
+    for keys, words in faults:
         n = len(keys)
         by_override = any(n and keys[: len(o)] == o[:n] for o in overridden)
         where = "command line" if by_override else f"{file}:{_line(node, keys)}"

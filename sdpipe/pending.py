@@ -1,11 +1,11 @@
-"""What is still to do in a run directory: reads markers and attributes only, imports nothing heavy."""
+"""What is still to do in a run directory: reads markers, attributes and file names only, imports nothing heavy."""
 
 from __future__ import annotations
 
 from itertools import product
 
 from sdpipe import problem, store
-from sdpipe.blocks import Block, StackTask, training_blocks
+from sdpipe.blocks import Block, StackTask, chunk_samples, training_blocks, training_template
 from sdpipe.config import Config
 from sdpipe.errors import UserError
 from sdpipe.layout import Layout
@@ -14,12 +14,22 @@ COST = {"arcS": 1, "arcM": 2, "arcL": 4}
 
 
 def blocks(config: Config, layout: Layout) -> list[Block]:
-    """Return the blocks of ``training.zarr`` that are missing; all of them where it was made from other inputs."""
+    """Return the blocks of ``training.zarr`` that are missing; all of them where it was made from other inputs.
+
+    A block is there when its marker is, and each of its chunks: a lost chunk would read as zeros.
+    """
     every = training_blocks(config)
     if not training_is_current(config, layout):
         return every
     missing = set(layout.markers("generate", problem.training_hash(config)).missing([b.name for b in every]))
-    return [b for b in every if b.name in missing]
+    _, variables = training_template(config)
+
+    def whole(block: Block) -> bool:
+        at = (block.row, block.start // chunk_samples(config))
+        files = (store.chunk(layout.training, name, at, len(v.dims)) for name, v in variables.items())
+        return all(file.exists() for file in files)
+
+    return [b for b in every if b.name in missing or not whole(b)]
 
 
 def training_is_current(config: Config, layout: Layout) -> bool:
@@ -42,6 +52,12 @@ def stacks(config: Config, layout: Layout) -> list[StackTask]:
             if together:
                 todo.append(StackTask(name, i, sigma, together))
     return sorted(todo, key=lambda s: -config.ensembles[s.ensemble].Nrho * COST[config.ensembles[s.ensemble].network])
+
+
+def history_is_current(config: Config, layout: Layout) -> bool:
+    """Return whether ``history.zarr`` is there and holds these networks, no more and no fewer."""
+    there = layout.history.exists()
+    return there and store.read_attributes(layout.history).get("config_hash") == problem.audience_hash(config)
 
 
 def predictions(config: Config, layout: Layout) -> list[str]:

@@ -75,7 +75,8 @@ def lattice_noise(config: Config) -> Noise:
     """
     section, times = config.noise, config.lattice.slices
     if isinstance(section, cfg.SyntheticNoise):
-        mean = observables(config).split(spectrum(section.model).integrals(observables(config)))[0]
+        grid = observables(config)
+        mean = grid.split(spectrum(section.model).integrals(grid, config.spectra.omega_max))[0]
         made = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
         return Noise(times, mean, noise.treat(made.covariance, section.covariance, made.source), made.source)
     if isinstance(section, cfg.CorrelatorNoise):
@@ -134,7 +135,8 @@ def check_targets(config: Config) -> None:
 
 
 def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """Return the hash of a file; a file that is not there has one too, so that a moved run can be looked at."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
 
 
 def _with_content(section: cfg.Section) -> dict[str, object]:

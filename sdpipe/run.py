@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,12 @@ class Run:
 
     @cached_property
     def networks(self) -> list[Network]:
-        """Every trained network of the config."""
-        from sdpipe.audience import load_networks
+        """Every trained network of the config. Their files are enough: data files need not be there."""
+        from sdpipe import checkpoint
 
-        return load_networks(self.config, self.layout)
+        c, sigmas = self.config, range(len(self.config.smearing.sigma))
+        every = product(c.ensembles, sigmas, range(c.training.replicas))
+        return [checkpoint.load(self.layout.network(*which)) for which in every]
 
     def _groups(self, path: Path) -> dict[str, xr.Dataset]:
         return {name: store.read(path / name) for name in self.config.targets if (path / name).exists()}
@@ -87,7 +90,7 @@ def predict(run: Run, samples: xr.DataArray | NDArray) -> xr.DataArray:
     Raises
     ------
     UserError
-        When the time slices are not those of the networks, or a value is not finite.
+        When the time slices are not those of the networks, a value is not finite, or the mean at t_ref is zero.
     """
     from sdpipe import inference
 
@@ -103,5 +106,8 @@ def predict(run: Run, samples: xr.DataArray | NDArray) -> xr.DataArray:
         raise UserError(f"samples of shape {values.shape}; needed (boot, {len(times)}), t = {times[0]}..{times[-1]}")
     central = next(n for n in run.networks if n.ensemble == run.config.budget.central)
     reference = times.index(1) if 1 in times else 0
-    scale = central.typical / abs(values.mean(axis=0)[reference])
+    size = abs(values.mean(axis=0)[reference])
+    if not np.isfinite(values).all() or size == 0:
+        raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
+    scale = central.typical / size
     return (inference.predict(run.networks, values * scale) / np.float32(scale)).assign_attrs(units="1")

@@ -87,7 +87,7 @@ def train(run: Context) -> bool:
     config, layout = run.config, run.layout
     pending.require_training(config, layout)
     stacks = pending.stacks(config, layout)
-    if not stacks and layout.history.exists():
+    if not stacks and pending.history_is_current(config, layout):
         return False
     from sdpipe import history
     from sdpipe.audience import load_networks, train_stack

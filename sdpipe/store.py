@@ -110,6 +110,15 @@ def write_block(path: Path, name: str, region: tuple[slice | int, ...], values: 
         array[region] = values
 
 
+def chunk(path: Path, name: str, index: tuple[int, ...], dims: int) -> Path:
+    """Return the file of one chunk of array ``name``, of ``dims`` dimensions; ``index`` is zero past its end.
+
+    >>> chunk(Path("a.zarr"), "rho", (1, 4), 3).as_posix()
+    'a.zarr/rho/c/1/4/0'
+    """
+    return path.joinpath(name, "c", *map(str, index), *["0"] * (dims - len(index)))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a small file in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,200 +1,364 @@
-"""Training: replicas are independent, runs resume exactly, the best epoch is kept."""
-
-from __future__ import annotations
+"""Stacks of replicas on tiny data in float64: independence, resuming, stopping, and the published protocol."""
 
 import math
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import torch
 
 from sdpipe import networks
-from sdpipe.training import PROTOCOLS, Data, Member, Outcome, Protocol, one_cycle_rate, published_rate, train
+from sdpipe.stacks import Progress
+from sdpipe.training import PROTOCOLS, Data, Member, Outcome, Protocol, device_for, one_cycle_rate, published_rate, train
 
-T, E, N, M = 8, 5, 60, 40
+T, E = 4, 3
 
 
-def make_data(seed: int, residual: bool = True, **changes: np.ndarray) -> Data:
-    """Return a small smooth problem: y is a nonlinear function of x."""
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Steps this small are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_data(seed=0, n=40, m=16, **changes) -> Data:
+    """A noisy linear problem with a bend: y = tanh(x A)."""
     rng = np.random.default_rng(seed)
-    mix = rng.normal(size=(T, E))
-    x, x_val = rng.normal(size=(N, T)), rng.normal(size=(M, T))
-    data = Data(
+    A = rng.standard_normal((T, E))
+    x, x_val = rng.standard_normal((n, T)), rng.standard_normal((m, T))
+    made = Data(
         x=x,
-        s=rng.uniform(0.5, 1.5, N),
-        y=np.tanh(x @ mix),
-        noise=0.01 * np.eye(T),
+        s=rng.uniform(0.5, 1.5, n),
+        y=np.tanh(x @ A),
+        noise=0.05 * rng.standard_normal((T, T)),
         x_val=x_val,
-        y_val=np.tanh(x_val @ mix),
-        weight=0.1 * mix if residual else np.zeros((T, E)),
-        offset=np.zeros(E),
-        scale=np.full(E, 0.5) if residual else np.ones(E),
+        y_val=np.tanh(x_val @ A),
+        weight=0.3 * A,
+        offset=0.1 * rng.standard_normal(E),
+        scale=rng.uniform(0.2, 0.6, E),
     )
-    return replace(data, **changes)
+    return replace(made, **changes)
 
 
-def run(
-    data: list[Data], members: list[Member], protocol: Protocol, seed: int = 1, **options: object
-) -> dict[Member, Outcome]:
-    """Train in float64 and return the outcome of each member."""
-    outcomes: dict[Member, Outcome] = {}
-
-    def finished(i: int, outcome: Outcome) -> None:
-        outcomes[members[i]] = outcome
-
-    train("arcS", data, members, protocol, seed, finished, dtype=torch.float64, **options)
-    return outcomes
+def constant(rate):
+    return lambda _done, _epochs: rate
 
 
-def members_of(count: int, data: int = 0) -> list[Member]:
-    """Return ``count`` members with streams of their own."""
+DEFAULT = replace(PROTOCOLS["default"], batch=8, epochs=30)
+PUBLISHED = replace(PROTOCOLS["published"], batch=8, epochs=8, copies=4)
+
+
+@dataclass
+class Trained:
+    """Everything that training reported."""
+
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    epochs: list[tuple[int, list[tuple[int, float]]]] = field(default_factory=list)
+
+
+def run(data, members, protocol, *, seed=1, on_epoch=None, into=None, **options) -> Trained:
+    """Train arcS in float64, and note into ``into`` what was reported until the end or an interruption."""
+    trained = into or Trained()
+
+    def note(epoch, losses):
+        trained.epochs.append((epoch, losses))
+        if on_epoch:
+            on_epoch(epoch, losses)
+
+    data = data if isinstance(data, list) else [data]
+    options = {"dtype": torch.float64} | options
+    train("arcS", data, members, protocol, seed, trained.outcomes.__setitem__, on_epoch=note, **options)
+    return trained
+
+
+def same(a: Outcome, b: Outcome, tolerance: float) -> None:
+    """Assert that two networks went the same way and ended with the same weights."""
+    assert a.best_epoch == b.best_epoch
+    assert a.diverged == b.diverged
+    assert len(a.val_loss) == len(b.val_loss)
+    assert a.val_loss == pytest.approx(b.val_loss, abs=tolerance)
+    assert a.train_loss == pytest.approx(b.train_loss, abs=tolerance)
+    for name, weights in a.parameters.items():
+        torch.testing.assert_close(weights, b.parameters[name], rtol=0, atol=tolerance, msg=name)
+
+
+def members_of(count, data=0):
     return [Member(data, ("Nmax", 0, r)) for r in range(count)]
 
 
-def assert_same(one: Outcome, other: Outcome, tolerance: float) -> None:
-    """Assert that two outcomes have the same weights, histories and stopping epoch."""
-    assert len(one.val_loss) == len(other.val_loss)
-    assert one.best_epoch == other.best_epoch
-    np.testing.assert_allclose(one.val_loss, other.val_loss, rtol=0, atol=tolerance)
-    np.testing.assert_allclose(one.train_loss, other.train_loss, rtol=0, atol=tolerance)
-    for name in one.parameters:
-        torch.testing.assert_close(one.parameters[name], other.parameters[name], rtol=0, atol=tolerance)
-
-
-SHORT = {
-    "default": replace(PROTOCOLS["default"], epochs=40, batch=16, rate=lambda *_: 1e-2, patience=3),
-    "published": replace(PROTOCOLS["published"], epochs=12, batch=32, copies=3, rate=lambda *_: 1e-2, patience=2),
-}
-"""Each protocol at a size of some hundred steps, with a patience that stops some replicas early."""
-
-
-@pytest.mark.parametrize("name", SHORT)
-@pytest.mark.parametrize("seed", [1, 2])
-def test_every_replica_of_a_stack_follows_the_trajectory_that_it_has_alone(name: str, seed: int) -> None:
-    data = [make_data(seed, residual=name == "default"), make_data(seed + 10, residual=name == "default")]
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        replace(DEFAULT, rate=constant(5e-3), batch=4, patience=3),
+        replace(PUBLISHED, rate=constant(5e-3), epochs=12, copies=3, patience=2),
+    ],
+    ids=["default", "published"],
+)
+def test_each_replica_of_a_stack_is_what_it_is_alone(protocol):
+    """Weights, history and stopping epoch, over more than a hundred steps and past early stops of others."""
+    data = [make_data(0), make_data(1)]
     members = [*members_of(3), Member(1, ("Nref", 1, 0))]
-    together = run(data, members, SHORT[name], seed)
-    lengths = {len(o.val_loss) for o in together.values()}
-    assert len(lengths) > 1, "the test needs a replica that stops before another"
-    for member in members:
-        assert_same(together[member], run(data, [member], SHORT[name], seed)[member], 1e-9)
-    pair = run(data, members[1:3], SHORT[name], seed)
-    assert_same(together[members[2]], pair[members[2]], 1e-9)
+    together = run(data, members, protocol)
+    lengths = {i: len(o.val_loss) for i, o in together.outcomes.items()}
+    assert sorted(lengths) == [0, 1, 2, 3]
+    assert min(lengths.values()) < max(lengths.values())
+    pairs = 40 * protocol.copies
+    assert max(lengths.values()) * math.ceil(pairs / protocol.batch) > 100
+    assert min(lengths.values()) < protocol.epochs
+    for i, member in enumerate(members):
+        same(together.outcomes[i], run(data, [member], protocol).outcomes[0], 1e-9)
 
 
-def test_replicas_differ_in_weights_order_and_noise() -> None:
-    a, b = run([make_data(1)], members_of(2), SHORT["default"]).values()
-    assert any(not torch.equal(a.parameters[k], b.parameters[k]) for k in a.parameters)
-    assert a.train_loss != b.train_loss
+def test_replicas_differ_from_each_other():
+    outcomes = run(make_data(), members_of(3), replace(DEFAULT, epochs=3)).outcomes
+    assert len({o.val_loss[-1] for o in outcomes.values()}) == 3
+    assert len({o.parameters["conv1.weight"].numpy().tobytes() for o in outcomes.values()}) == 3
 
 
-class Interrupted(Exception):
-    """Stands for a killed training."""
+def test_the_seed_decides():
+    protocol = replace(DEFAULT, epochs=3)
+    first, again, other = (run(make_data(), members_of(1), protocol, seed=s).outcomes[0] for s in (1, 1, 2))
+    same(first, again, 0)
+    assert first.val_loss != other.val_loss
 
 
-@pytest.mark.parametrize("name", SHORT)
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, name: str) -> None:
-    data, members, state = [make_data(3)], members_of(3), tmp_path / "stack.pt"
-    expected = run(data, members, SHORT[name])
+@pytest.mark.parametrize(
+    "protocol", [replace(DEFAULT, epochs=8), replace(PUBLISHED, epochs=6)], ids=["default", "published"]
+)
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, protocol, stop_at):
+    data, members, state = make_data(), members_of(2), tmp_path / "deep" / "state.pt"
+    whole = run(data, members, protocol)
 
-    def kill(epoch: int, _: object) -> None:
-        if epoch == 4:
-            raise Interrupted
+    def interrupt(epoch, _losses):
+        if epoch == stop_at + 1:
+            raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted):
-        run(data, members, SHORT[name], state=state, identity="a", on_epoch=kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, members, protocol, state=state, identity="a", on_epoch=interrupt)
     assert state.exists()
-    resumed = run(data, members, SHORT[name], state=state, identity="a")
-    for member, outcome in resumed.items():
-        assert_same(outcome, expected[member], 0)
-    assert not state.exists()
+    resumed = run(data, members, protocol, state=state, identity="a")
+    assert resumed.epochs[0][0] == stop_at + 1
+    for i in range(2):
+        same(resumed.outcomes[i], whole.outcomes[i], 0)
+    assert not list(state.parent.iterdir())
 
 
-def test_a_state_of_another_identity_is_not_resumed(tmp_path: Path) -> None:
-    data, members, state = [make_data(3)], members_of(1), tmp_path / "stack.pt"
-    epochs: list[int] = []
+def test_an_interruption_after_a_member_has_left_resumes_to_the_same_weights(tmp_path):
+    data, members, state = make_data(), members_of(3), tmp_path / "state.pt"
+    protocol = replace(DEFAULT, rate=constant(5e-3), batch=4, patience=3)
+    whole = run(data, members, protocol)
+    lengths = sorted(len(o.val_loss) for o in whole.outcomes.values())
+    assert lengths[0] + 1 < lengths[-1]
 
-    def kill(epoch: int, _: object) -> None:
+    def interrupt(epoch, _losses):
+        if epoch == lengths[0] + 2:
+            raise KeyboardInterrupt
+
+    partly = Trained()
+    with pytest.raises(KeyboardInterrupt):
+        run(data, members, protocol, state=state, identity="a", on_epoch=interrupt, into=partly)
+    resumed = run(data, members, protocol, state=state, identity="a")
+    assert 0 < len(partly.outcomes) < 3
+    outcomes = partly.outcomes | resumed.outcomes
+    assert sorted(outcomes) == [0, 1, 2]
+    for i, outcome in outcomes.items():
+        same(outcome, whole.outcomes[i], 0)
+
+
+def test_the_state_of_another_training_is_not_taken_up(tmp_path):
+    data, members, state = make_data(), members_of(1), tmp_path / "state.pt"
+    protocol = replace(DEFAULT, epochs=4)
+
+    def interrupt(epoch, _losses):
         if epoch == 3:
-            raise Interrupted
+            raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted):
-        run(data, members, SHORT["default"], state=state, identity="a", on_epoch=kill)
-    run(data, members, SHORT["default"], state=state, identity="b", on_epoch=lambda e, _: epochs.append(e))
-    assert epochs[0] == 1
-
-
-def test_the_weights_of_the_best_epoch_are_kept() -> None:
-    data, member = make_data(5), members_of(1)[0]
-    protocol = replace(SHORT["default"], rate=lambda done, _: 3e-3 if done < 6 else 0.5, epochs=9, patience=20)
-    outcome = run([data], [member], protocol)[member]
-    assert outcome.best_epoch == int(np.argmin(outcome.val_loss)) < 8
-    p = {k: v[None] for k, v in outcome.parameters.items()}
-    x = torch.as_tensor(data.x_val)[None]
-    estimate = x @ torch.as_tensor(data.weight) + torch.as_tensor(data.scale) * networks.forward(p, x)
-    loss = float((torch.as_tensor(data.y_val) - estimate).abs().mean())
-    assert loss == pytest.approx(min(outcome.val_loss), abs=1e-12)
+    with pytest.raises(KeyboardInterrupt):
+        run(make_data(5), members, protocol, state=state, identity="old", on_epoch=interrupt)
+    fresh = run(data, members, protocol, state=state, identity="new")
+    same(fresh.outcomes[0], run(data, members, protocol).outcomes[0], 0)
 
 
-def test_early_stopping_counts_falls_of_at_least_1e_5() -> None:
-    protocol = replace(SHORT["default"], rate=lambda *_: 1e-9, epochs=30, patience=3)
-    outcome = run([make_data(1)], members_of(1), protocol)[members_of(1)[0]]
-    assert len(outcome.val_loss) == 4
-    assert outcome.val_loss[-1] <= outcome.val_loss[0]
+def validation_loss(data: Data, outcome: Outcome) -> float:
+    x, y = torch.as_tensor(data.x_val), torch.as_tensor(data.y_val)
+    net = networks.forward({k: v[None] for k, v in outcome.parameters.items()}, x[None])[0].detach()
+    estimate = torch.as_tensor(data.offset) + x @ torch.as_tensor(data.weight) + torch.as_tensor(data.scale) * net
+    return float((estimate - y).abs().mean())
 
 
-def test_a_member_whose_loss_is_not_finite_leaves_and_the_others_are_untouched() -> None:
-    good, bad = make_data(1), make_data(2)
-    bad.y[0, 0] = math.inf
-    members = [Member(0, ("a", 0, 0)), Member(1, ("b", 0, 0)), Member(0, ("a", 0, 1))]
-    outcomes = run([good, bad], members, SHORT["default"])
-    assert outcomes[members[1]].diverged == 0
-    for member in (members[0], members[2]):
-        assert outcomes[member].diverged is None
-        assert_same(outcomes[member], run([good], [member], SHORT["default"])[member], 1e-9)
+def test_the_weights_of_the_best_epoch_are_kept():
+    data = make_data()
+    protocol = replace(DEFAULT, rate=constant(3e-2), patience=5)
+    outcomes = run(data, members_of(3), protocol).outcomes
+    assert any(o.best_epoch < len(o.val_loss) - 1 for o in outcomes.values())
+    for outcome in outcomes.values():
+        assert outcome.best_epoch == int(np.argmin(outcome.val_loss))
+        assert validation_loss(data, outcome) == pytest.approx(min(outcome.val_loss), rel=1e-12)
 
 
-def test_training_does_not_depend_on_the_validation_samples() -> None:
-    data, member = make_data(1), members_of(1)[0]
-    protocol = replace(SHORT["default"], epochs=4, patience=9)
-    other = replace(data, x_val=data.x_val * 3, y_val=data.y_val - 2)
-    one, two = run([data], [member], protocol)[member], run([other], [member], protocol)[member]
-    assert one.train_loss == two.train_loss
-    assert one.val_loss != two.val_loss
+def test_training_stops_when_the_validation_loss_no_longer_falls():
+    outcome = run(make_data(), members_of(1), replace(DEFAULT, rate=constant(0.0), patience=4)).outcomes[0]
+    assert len(outcome.val_loss) == 1 + 4
+    assert outcome.best_epoch == 0
 
 
-def test_training_learns() -> None:
-    outcome = run([make_data(1)], members_of(1), replace(SHORT["default"], patience=40))[members_of(1)[0]]
-    assert min(outcome.val_loss) < 0.7 * outcome.val_loss[0]
+@pytest.mark.parametrize(
+    ("losses", "since", "best"),
+    [
+        ([1.0, 0.9, 0.8], 0, 2),
+        ([1.0, 1.1, 1.2], 2, 0),
+        ([1.0, 1.0 - 0.6e-5], 1, 1),
+        ([1.0, 1.0 - 0.6e-5, 1.0 - 1.2e-5], 0, 2),
+        ([1.0, 0.5, 0.6, 0.4, 0.41, 0.42], 2, 3),
+        ([math.nan, 0.5], 0, 1),
+    ],
+)
+def test_a_fall_by_less_than_1e_5_is_no_progress_but_may_be_the_best_epoch(losses, since, best):
+    progress = Progress(0)
+    for loss in losses:
+        progress.add(loss, loss)
+    assert (progress.since, progress.best_epoch) == (since, best)
 
 
-def test_stored_copies_replace_drawn_noise() -> None:
-    data = make_data(1)
-    stored = np.repeat(data.x[:, None], 2, axis=1)
-    protocol = replace(SHORT["default"], epochs=2)
-    drawn = replace(data, noise=np.full((T, T), 1e3))
-    outcomes = [
-        run([replace(d, stored=stored)], members_of(1), protocol)[members_of(1)[0]].train_loss for d in (data, drawn)
-    ]
-    assert outcomes[0] == outcomes[1]
+def test_a_member_that_diverges_leaves_the_others_as_they_are():
+    bad = make_data(1)
+    bad.y[3, 1] = np.inf
+    data, members = [make_data(0), bad], [Member(0, ("a", 0)), Member(1, ("b", 0)), Member(0, ("a", 1))]
+    protocol = replace(DEFAULT, epochs=5)
+    outcomes = run(data, members, protocol).outcomes
+    assert outcomes[1].diverged == 0
+    assert [outcomes[i].diverged for i in (0, 2)] == [None, None]
+    for i in (0, 2):
+        same(outcomes[i], run(data[:1], [members[i]], protocol).outcomes[0], 1e-9)
+        assert all(torch.isfinite(w).all() for w in outcomes[i].parameters.values())
 
 
-def test_published_learning_rate() -> None:
-    assert published_rate(0.0, 200) == published_rate(24.99, 200) == 2e-4
-    assert published_rate(25.0, 200) == pytest.approx(2e-4 / (1 + 4e-4))
-    assert published_rate(199.5, 200) == pytest.approx(2e-4 / (1 + 4e-4 * 175))
-    published = PROTOCOLS["published"]
-    assert (published.epochs, published.batch, published.copies, published.patience) == (200, 32, 20, 15)
-    assert not published.fresh
-    assert not published.residual
+def test_a_member_may_diverge_on_its_way():
+    """A huge learning rate from epoch 2 on drives the loss to overflow."""
+    protocol = replace(DEFAULT, epochs=6, rate=lambda done, _: 1e-3 if done < 2 else 1e200)
+    outcome = run(make_data(), members_of(1), protocol).outcomes[0]
+    assert outcome.diverged == 2
+    assert outcome.best_epoch in (0, 1)
+    assert all(torch.isfinite(w).all() for w in outcome.parameters.values())
 
 
-def test_one_cycle_rate_rises_then_falls_to_zero() -> None:
-    rates = [one_cycle_rate(e, 20) for e in np.linspace(0, 20, 101)]
-    peak = int(np.argmax(rates))
-    assert peak == 30
-    assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
-    assert all(a > b for a, b in zip(rates[peak:-1], rates[peak + 1 :], strict=True))
-    assert rates[-1] == pytest.approx(0, abs=1e-12)
+def test_validation_data_never_enter_training():
+    protocol = replace(DEFAULT, epochs=5)
+    first = run(make_data(), members_of(2), protocol).outcomes
+    other = run(make_data(x_val=np.full((4, T), 9.0), y_val=np.zeros((4, E))), members_of(2), protocol).outcomes
+    for i in range(2):
+        assert first[i].train_loss == other[i].train_loss
+        assert first[i].val_loss != other[i].val_loss
+
+
+def test_every_pair_of_sample_and_noise_copy_counts_once_an_epoch():
+    """At rate zero the training loss is the mean over all stored pairs, also with a last batch that is not full."""
+    rng = np.random.default_rng(2)
+    stored = rng.standard_normal((40, 3, T)) * 10.0 ** rng.uniform(-1, 1, (40, 3, 1))
+    data = make_data(stored=stored, weight=np.zeros((T, E)), offset=np.zeros(E), scale=np.ones(E))
+    protocol = replace(PUBLISHED, rate=constant(0.0), batch=7, epochs=3)
+    outcome = run(data, members_of(1), protocol).outcomes[0]
+    net = networks.forward({k: v[None] for k, v in outcome.parameters.items()}, torch.as_tensor(stored.reshape(1, -1, T)))
+    expected = np.abs(net[0].detach().numpy().reshape(40, 3, E) - data.y[:, None]).mean()
+    assert outcome.train_loss == pytest.approx([expected] * 3, rel=1e-12)
+
+
+def test_fresh_noise_is_drawn_anew_in_every_epoch_and_fixed_copies_are_not():
+    still = replace(DEFAULT, rate=constant(0.0), epochs=3)
+    assert len(set(run(make_data(), members_of(1), still).outcomes[0].train_loss)) == 3
+    fixed = run(make_data(), members_of(1), replace(still, fresh=False)).outcomes[0].train_loss
+    assert fixed == pytest.approx([fixed[0]] * 3, rel=1e-12)
+    silent = run(make_data(noise=np.zeros((T, T))), members_of(1), still).outcomes[0].train_loss
+    assert silent == pytest.approx([silent[0]] * 3, rel=1e-12)
+
+
+def test_noise_has_the_scale_and_covariance_of_the_data():
+    """A linear estimate sees noise s z N: its mean absolute value is sqrt(2 / pi) s |N w|."""
+    n, w = 20_000, np.linspace(-1, 1, T)[:, None] * np.ones((T, E))
+    data = make_data(n=n, weight=w, scale=np.zeros(E), offset=np.zeros(E))
+    data = replace(data, y=data.x @ w)
+    loss = run(data, members_of(1), replace(DEFAULT, rate=constant(0.0), epochs=1, batch=5000)).outcomes[0].train_loss[0]
+    expected = math.sqrt(2 / math.pi) * data.s.mean() * np.linalg.norm(data.noise @ w[:, 0])
+    assert loss == pytest.approx(expected, rel=0.03)
+
+
+def test_training_lowers_the_loss_of_both_protocols():
+    for protocol, rate in ((DEFAULT, one_cycle_rate), (PUBLISHED, constant(2e-3))):
+        losses = run(make_data(n=160), members_of(1), replace(protocol, rate=rate, batch=16, epochs=10)).outcomes[0]
+        assert min(losses.val_loss) < 0.7 * losses.val_loss[0]
+        assert losses.train_loss[-1] < 0.7 * losses.train_loss[0]
+
+
+def test_a_single_step_is_one_of_adam():
+    """Weights move by the rate against the sign of their gradient, rate 1 epoch = 1 full batch."""
+    data, rate = make_data(), 1e-3
+    protocol = replace(DEFAULT, rate=constant(rate), batch=1000, epochs=1)
+    start = run(data, members_of(1), replace(protocol, rate=constant(0.0))).outcomes[0].parameters
+    moved = run(data, members_of(1), protocol).outcomes[0].parameters
+    for name, weights in moved.items():
+        step = (weights - start[name]).abs()
+        taken = step[step > 0]
+        assert taken.numel() > 0
+        assert taken.max().item() == pytest.approx(rate, rel=1e-3)
+        assert taken.median().item() == pytest.approx(rate, rel=1e-2)
+
+
+def test_epochs_are_reported_as_they_end():
+    trained = run(make_data(), members_of(2), replace(DEFAULT, epochs=3))
+    assert [epoch for epoch, _ in trained.epochs] == [1, 2, 3]
+    for epoch, losses in trained.epochs:
+        assert losses == [(i, trained.outcomes[i].val_loss[epoch - 1]) for i in range(2)]
+
+
+def test_single_precision_is_the_default_and_agrees_at_first():
+    protocol = replace(DEFAULT, epochs=1)
+    single = run(make_data(), members_of(1), protocol, dtype=torch.float32).outcomes[0]
+    assert single.parameters["conv1.weight"].dtype == torch.float32
+    assert single.val_loss != run(make_data(), members_of(1), protocol).outcomes[0].val_loss
+    assert validation_loss(make_data(), replace_weights(single)) == pytest.approx(single.val_loss[0], rel=1e-5)
+
+
+def replace_weights(outcome: Outcome) -> Outcome:
+    return replace(outcome, parameters={k: v.double() for k, v in outcome.parameters.items()})
+
+
+@pytest.mark.parametrize(
+    ("done", "rate"),
+    [
+        (0, 2e-4),
+        (24.99, 2e-4),
+        (25, 2e-4 / 1.0004),
+        (25.97, 2e-4 / 1.0004),
+        (49, 2e-4 / 1.01),
+        (199, 2e-4 / 1.07),
+    ],
+)
+def test_published_rate_is_flat_and_then_decays(done, rate):
+    assert published_rate(done, 200) == pytest.approx(rate, rel=1e-12)
+
+
+def test_published_protocol_is_that_of_the_paper():
+    assert PROTOCOLS["published"] == Protocol(
+        epochs=200, batch=32, rate=published_rate, copies=20, fresh=False, residual=False, patience=15
+    )
+    default = PROTOCOLS["default"]
+    assert default.fresh
+    assert default.residual
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
+    rate = [one_cycle_rate(done, 10, peak=1.0) for done in np.linspace(0, 10, 101)]
+    assert rate[0] == pytest.approx(0.1)
+    assert int(np.argmax(rate)) == 30
+    assert max(rate) == pytest.approx(1)
+    assert rate[-1] == pytest.approx(0, abs=1e-12)
+    assert np.all(np.diff(rate[:31]) > 0)
+    assert np.all(np.diff(rate[30:]) < 0)
+
+
+def test_auto_takes_a_gpu_where_there_is_one():
+    assert device_for("cpu") == torch.device("cpu")
+    assert device_for("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,327 @@
+"""Bad input: exit status 2, one clear line, no traceback, and nothing written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Finished, Outcome
+
+Cli = Callable[..., "Outcome"]
+Write = Callable[..., Path]
+Snapshot = Callable[[Path], dict[str, bytes]]
+
+PERIOD = 16
+TIMES = slice(1, 9)
+
+
+def covariance() -> np.ndarray:
+    """Return a sound covariance at t = 0 .. 15, of errors 1e-3 and correlation exp(-|t - t'| / 3)."""
+    t = np.arange(PERIOD)
+    return 1e-6 * np.exp(-np.abs(t[:, None] - t) / 3)
+
+
+def mean() -> np.ndarray:
+    """Return a sound mean at t = 0 .. 15."""
+    t = np.arange(PERIOD)
+    return np.exp(-0.5 * t) + np.exp(-0.5 * (PERIOD - t))
+
+
+def spoilt(values: np.ndarray, at: Any, value: float) -> np.ndarray:
+    values = values.copy()
+    values[at] = value
+    return values
+
+
+def refused(cli: Cli, config: Path, *overrides: str) -> str:
+    """Run the pipeline in a directory that must not appear; return the one fault."""
+    run = config.parent / "run"
+    before = sorted(config.parent.iterdir())
+    fault = cli("run", config, *overrides, "--run", run).fault
+    assert not run.exists()
+    assert sorted(config.parent.iterdir()) == before
+    return fault
+
+
+def test_the_sound_files_of_this_module_are_accepted(
+    cli: Cli, tiny_config: Path, write_hdf5: Write, configurations: np.ndarray
+) -> None:
+    noise = write_hdf5("noise.h5", {"octet(0)/mean": mean(), "octet(0)/cov": covariance()})
+    data = write_hdf5("data.h5", {"x": configurations})
+    for override in (
+        f"noise={{kind: hdf5, path: {noise}}}",
+        f"noise={{kind: correlator, path: {data}, dataset: x}}",
+        f"targets.mine={{kind: correlator, path: {data}, dataset: x}}",
+    ):
+        assert cli("run", tiny_config, override, "--dry-run").status == 0
+
+
+# --- the config ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("kernel: vector", "kernel: vector\ncolour: red", "colour"),
+        ("seed: 1", "seed: one", "seed"),
+        ("sigma: [0.44, 0.63]", "sigma: [0.44, 0]", "smearing.sigma.1"),
+        ("sigma: [0.44, 0.63]", "sigma: [-0.44, 0.63]", "smearing.sigma.0"),
+        ("times: [1, 8]", "times: [1, 17]", "lattice.times"),
+        ("times: [1, 8]", "times: [0, 8]", "lattice.times"),
+        ("{Nb: 8,", "{Nb: 32,", "ensembles.Nref_b.Nb"),
+        ("{Nb: 8,  Nrho: 1200, network: arcS}", "{Nb: 8, Nrho: 1200, network: arcX}", "ensembles.Nref_b.network"),
+        ("b: Nref_b,", "b: Nmax,", "budget.references.b"),
+        ("b: Nref_b,", "b: Nref_c,", "budget.references.b"),
+    ],
+)
+def test_a_fault_of_the_config_names_file_line_and_key(
+    cli: Cli, write_config: Write, old: str, new: str, key: str
+) -> None:
+    config = write_config((old, new))
+    piece = new.splitlines()[-1]
+    line = next(i for i, text in enumerate(config.read_text().splitlines(), 1) if piece in text)
+    assert refused(cli, config).startswith(f"error: {config}:{line}: {key}: ")
+
+
+def test_every_fault_of_a_config_has_its_line(cli: Cli, write_config: Write, tmp_path: Path) -> None:
+    config = write_config(("seed: 1", "seed: one"), ("kernel: vector", "kernel: 3"), ("b: Nref_b,", "b: Nmax,"))
+    outcome = cli("run", config, "training.epoch=3", "--run", tmp_path / "run")
+    keys = [line.split(": ")[2] for line in outcome.faults]
+    assert sorted(keys) == ["budget.references.b", "kernel", "seed", "training.epoch"]
+    assert not (tmp_path / "run").exists()
+
+
+# --- noise from mean and covariance --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("datasets", "words"),
+    [
+        (
+            {"octet(1)/mean": mean(), "octet(1)/cov": covariance()},
+            "there is no group 'octet(0)'; those there: octet(1)",
+        ),
+        ({"octet(0)": mean()}, "there is no group 'octet(0)'; those there: none"),
+        ({"octet(0)/mean": mean()}, "there is no dataset 'octet(0)/cov'"),
+        ({"octet(0)/mean": mean(), "octet(0)/cov": covariance()[:-1, :-1]}, "needed (T,) and (T, T)"),
+        ({"octet(0)/mean": mean(), "octet(0)/cov": covariance()[:, :-1]}, "needed (T,) and (T, T)"),
+        ({"octet(0)/mean": mean()[:5], "octet(0)/cov": covariance()[:5, :5]}, "5 time slices"),
+        ({"octet(0)/mean": mean(), "octet(0)/cov": spoilt(covariance(), (2, 3), 0)}, "not symmetric"),
+        ({"octet(0)/mean": mean(), "octet(0)/cov": np.full((16, 16), 1e-6)}, "not positive definite"),
+        ({"octet(0)/mean": mean(), "octet(0)/cov": -covariance()}, "must be positive"),
+        ({"octet(0)/mean": mean(), "octet(0)/cov": spoilt(covariance(), (4, 4), np.nan)}, "value nan at index (4, 4)"),
+        ({"octet(0)/mean": spoilt(mean(), 3, np.inf), "octet(0)/cov": covariance()}, "value inf at index (3,)"),
+        ({"octet(0)/mean": 1j * mean(), "octet(0)/cov": covariance()}, "real numbers"),
+        ({"octet(0)/mean": 0 * mean(), "octet(0)/cov": covariance()}, "zero at t_ref = 1"),
+    ],
+    ids=[
+        "another group",
+        "a dataset for a group",
+        "no covariance",
+        "covariance of the wrong size",
+        "covariance not square",
+        "too few times",
+        "not symmetric",
+        "singular",
+        "negative",
+        "NaN in the covariance",
+        "infinity in the mean",
+        "complex",
+        "zero",
+    ],
+)
+def test_a_covariance_that_cannot_be_used(
+    cli: Cli, tiny_config: Path, write_hdf5: Write, datasets: dict[str, Any], words: str
+) -> None:
+    path = write_hdf5("noise.h5", datasets)
+    fault = refused(cli, tiny_config, f"noise={{kind: hdf5, path: {path}}}")
+    assert fault.startswith(f"error: {path}: ")
+    assert words in fault
+
+
+def test_a_covariance_alone_cannot_be_shrunk(cli: Cli, tiny_config: Path, write_hdf5: Write) -> None:
+    path = write_hdf5("noise.h5", {"octet(0)/mean": mean(), "octet(0)/cov": covariance()})
+    fault = refused(cli, tiny_config, f"noise={{kind: hdf5, path: {path}, covariance: shrink}}")
+    assert "needs samples" in fault
+
+
+# --- correlators, as the noise and as a target ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["noise", "targets.mine"])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda x: spoilt(x, (3, 5), np.nan), "value nan at index (3, 5)"),
+        (lambda x: spoilt(x, (0, 1), -np.inf), "value -inf at index (0, 1)"),
+        (lambda x: x[:1], "one configuration"),
+        (lambda x: x[:0], "empty"),
+        (lambda x: x[0], "(configurations, times)"),
+        (lambda x: x[:, :5], "5 time slices"),
+        (lambda x: spoilt(x, (slice(None), 2), 1.0), "column t = 2"),
+        (lambda x: x.astype(complex), "real numbers"),
+    ],
+    ids=["NaN", "infinity", "one row", "empty", "one dimension", "too few times", "constant", "complex"],
+)
+def test_a_correlator_that_cannot_be_used(
+    cli: Cli,
+    tiny_config: Path,
+    write_hdf5: Write,
+    configurations: np.ndarray,
+    spoil: Callable[[np.ndarray], np.ndarray],
+    words: str,
+    role: str,
+) -> None:
+    path = write_hdf5("data.h5", {"x": spoil(configurations)})
+    fault = refused(cli, tiny_config, f"{role}={{kind: correlator, path: {path}, dataset: x}}")
+    assert str(path) in fault
+    assert words in fault
+    assert ("targets.mine" in fault) == (role == "targets.mine")
+
+
+@pytest.mark.parametrize("role", ["noise", "targets.mine"])
+def test_a_correlator_that_is_not_there(
+    cli: Cli, tiny_config: Path, write_hdf5: Write, configurations: np.ndarray, role: str
+) -> None:
+    path = write_hdf5("data.h5", {"group/x": configurations})
+    missing, text = path.with_name("none.h5"), path.with_name("text.h5")
+    text.write_text("no HDF5 at all")
+    (directory := path.with_name("directory.h5")).mkdir()
+    for file, dataset, words in (
+        (missing, "x", "no such file"),
+        (text, "x", "not a readable HDF5 file"),
+        (directory, "x", "not a readable HDF5 file"),
+        (path, "y", "there is no dataset 'y'; those there: group/x"),
+        (path, "group", "there is no dataset 'group'"),
+    ):
+        fault = refused(cli, tiny_config, f"{role}={{kind: correlator, path: {file}, dataset: {dataset}}}")
+        assert str(file) in fault
+        assert words in fault
+
+
+def test_noise_from_fewer_configurations_than_times_needs_a_remedy(
+    cli: Cli, tiny_config: Path, write_hdf5: Write, configurations: np.ndarray
+) -> None:
+    path = write_hdf5("data.h5", {"x": configurations[:6]})
+    noise = f"noise={{kind: correlator, path: {path}, dataset: x, covariance: %s}}"
+    fault = refused(cli, tiny_config, noise % "full")
+    assert "6 samples" in fault
+    assert "shrink" in fault
+    for remedy in ("shrink", "diagonal"):
+        assert cli("run", tiny_config, noise % remedy, "--dry-run").status == 0
+
+
+def test_every_target_that_cannot_be_used_is_named(
+    cli: Cli, tiny_config: Path, write_hdf5: Write, configurations: np.ndarray, tmp_path: Path
+) -> None:
+    path = write_hdf5("data.h5", {"x": spoilt(configurations, (3, 5), np.nan)})
+    outcome = cli(
+        "run",
+        tiny_config,
+        f"targets.mine={{kind: correlator, path: {path}, dataset: x}}",
+        f"targets.other={{kind: correlator, path: {path}, dataset: y}}",
+        "--run",
+        tmp_path / "run",
+    )
+    assert len(outcome.faults) == 2
+    assert all(name in fault for name, fault in zip(("targets.mine", "targets.other"), outcome.faults, strict=True))
+    assert not (tmp_path / "run").exists()
+
+
+# --- run directories -----------------------------------------------------------------------------------------
+
+
+def refused_in(cli: Cli, snapshot: Snapshot, run: Path, *arguments: str | Path) -> str:
+    """Run a command that must leave the run directory ``run`` as it is; return the one fault."""
+    before = snapshot(run)
+    fault = cli(*arguments).fault
+    assert snapshot(run) == before
+    return fault
+
+
+def test_a_run_directory_of_another_config(
+    cli: Cli, tiny_config: Path, finished_copy: Path, snapshot: Snapshot
+) -> None:
+    for stage in ("generate", "train", "predict", "analyze", "report", "run", "status"):
+        fault = refused_in(cli, snapshot, finished_copy, stage, tiny_config, "seed=2", "--run", finished_copy)
+        assert f"{finished_copy}: made from another config: seed was 1, is 2" in fault
+    before = snapshot(finished_copy)
+    both = cli("run", tiny_config, "seed=2", "kernel=periodic", "--run", finished_copy)
+    assert len(both.faults) == 2
+    assert snapshot(finished_copy) == before
+
+
+def test_a_directory_of_something_else_is_left_alone(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "thesis.tex").write_text("three years of work")
+    assert "not empty and not a run directory" in cli("run", tiny_config, "--run", run).fault
+    assert [p.name for p in run.iterdir()] == ["thesis.tex"]
+    assert "not a run directory" in cli("run", tiny_config, "--run", run / "thesis.tex").fault
+
+
+def test_a_run_directory_with_a_damaged_config(cli: Cli, finished_copy: Path, snapshot: Snapshot) -> None:
+    (finished_copy / "config.yaml").write_text("name: [")
+    assert f"{finished_copy / 'config.yaml'}:" in refused_in(cli, snapshot, finished_copy, "run", finished_copy)
+
+
+@pytest.mark.parametrize(
+    ("stage", "lost", "words"),
+    [
+        ("train", "training.zarr", "sdpipe generate"),
+        ("predict", "networks", "sdpipe train"),
+        ("analyze", "predictions.zarr", "sdpipe predict"),
+        ("report", "budget.zarr", "sdpipe analyze"),
+    ],
+)
+def test_a_missing_earlier_stage(
+    cli: Cli, tiny_config: Path, finished_copy: Path, snapshot: Snapshot, stage: str, lost: str, words: str
+) -> None:
+    shutil.rmtree(finished_copy / lost)
+    fault = refused_in(cli, snapshot, finished_copy, stage, finished_copy)
+    assert str(finished_copy / lost) in fault
+    assert "missing" in fault
+    assert words in fault
+    empty = tiny_config.parent / "empty"
+    assert "missing" in cli(stage, tiny_config, "--run", empty).fault
+    assert not empty.exists()
+
+
+def test_a_store_with_missing_blocks(cli: Cli, finished_copy: Path, snapshot: Snapshot) -> None:
+    (finished_copy / ".sdpipe" / "generate" / "generate-Nb16-0001.json").unlink()
+    fault = refused_in(cli, snapshot, finished_copy, "train", finished_copy)
+    assert f"{finished_copy / 'training.zarr'}: 1 blocks missing (generate-Nb16-0001)" in fault
+    assert f"run: sdpipe generate {finished_copy}" in fault
+
+
+def test_a_store_that_has_lost_a_chunk(cli: Cli, finished: Finished, finished_copy: Path, snapshot: Snapshot) -> None:
+    """A chunk that is not there reads as fill values: training on them would go unnoticed."""
+    lost = "smeared/c/1/1/0/0"
+    (finished_copy / "training.zarr" / lost).unlink()
+    (finished_copy / ".sdpipe" / "train" / "Nmax-sigma0-replica000.json").unlink()
+    fault = refused_in(cli, snapshot, finished_copy, "train", finished_copy)
+    assert "generate-Nb16-0001" in fault
+    assert cli("generate", finished_copy).status == 0
+    repaired = (finished_copy / "training.zarr" / lost).read_bytes()
+    assert repaired == (finished.root / "training.zarr" / lost).read_bytes()
+
+
+def test_a_missing_network_is_named(cli: Cli, finished_copy: Path, snapshot: Snapshot) -> None:
+    (finished_copy / "networks" / "Nmax-sigma1-replica001.pt").unlink()
+    fault = refused_in(cli, snapshot, finished_copy, "predict", finished_copy)
+    assert "1 networks missing or stale (Nmax-sigma1-replica001)" in fault
+
+
+def test_a_damaged_network_is_named(cli: Cli, finished_copy: Path) -> None:
+    path = finished_copy / "networks" / "Nmax-sigma1-replica001.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    shutil.rmtree(finished_copy / "predictions.zarr")
+    fault = cli("predict", finished_copy).err.splitlines()[-1]
+    assert fault.startswith(f"error: {path}: damaged")
+    assert not (finished_copy / "predictions.zarr").exists()

@@ -1,0 +1,249 @@
+"""The command line: help, exit status, what goes to stdout and to stderr, dry runs, status."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sdpipe import __version__, store
+from sdpipe.cli import HELP
+from sdpipe.configfile import load_config
+
+if TYPE_CHECKING:
+    from tests.conftest import Finished, Outcome, SerialPool
+
+Cli = Callable[..., "Outcome"]
+
+HEAVY = ("torch", "dask", "distributed", "xarray", "zarr", "matplotlib", "h5py", "scipy", "pydantic")
+
+PROBE = """
+import sys
+from sdpipe.cli import main
+try:
+    status = main()
+except SystemExit as exit_:
+    status = exit_.code
+print("imported:", *sorted({name.split(".")[0] for name in sys.modules}))
+sys.exit(status)
+"""
+"""Runs a command and says which packages it has imported."""
+
+
+def imported(outcome: Outcome) -> set[str]:
+    return set(outcome.out.splitlines()[-1].removeprefix("imported: ").split())
+
+
+# --- help ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", [None, *HELP])
+def test_help_names_its_stage_and_imports_nothing_heavy(stage: str | None, shell: Cli, tmp_path: Path) -> None:
+    outcome = shell("-c", PROBE, *([stage] if stage else []), "--help", cwd=tmp_path)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert imported(outcome).isdisjoint(HEAVY)
+    if stage is None:
+        assert all(text in outcome.out for text in HELP)
+    else:
+        assert f"usage: sdpipe {stage}" in outcome.out
+        assert f"Example: sdpipe {stage} " in outcome.out
+
+
+def test_version(cli: Cli) -> None:
+    outcome = cli("--version")
+    assert (outcome.status, outcome.out, outcome.err) == (0, f"sdpipe {__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("fly",), ("run",), ("run", "a.yaml", "--fast"), ("run", "a.yaml", "--run")])
+def test_a_wrong_command_line_is_a_fault_of_the_user(cli: Cli, arguments: tuple[str, ...]) -> None:
+    outcome = cli(*arguments)
+    assert outcome.status == 2
+    assert "error: " in outcome.err.splitlines()[-1]
+    assert outcome.out == ""
+
+
+# --- exit status ---------------------------------------------------------------------------------------------
+
+
+def test_a_fault_of_the_user_is_one_line_and_no_traceback(shell: Cli, tmp_path: Path) -> None:
+    outcome = shell("-m", "sdpipe", "run", tmp_path / "none.yaml", cwd=tmp_path)
+    assert outcome.fault == f"error: {tmp_path / 'none.yaml'}: no such file or run directory"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_other_fault_is_exit_status_1_in_one_line(
+    cli: Cli, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: Any, **_options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "create", full)
+    outcome = cli("generate", tiny_config, "--run", tmp_path / "run")
+    assert outcome.status == 1
+    assert outcome.err.splitlines()[-1].startswith("error: OSError: [Errno 28] No space left on device")
+    assert "Traceback" not in outcome.err
+    with pytest.raises(OSError, match="No space left"):
+        cli("generate", tiny_config, "--run", tmp_path / "run", "-v")
+
+
+def test_an_interruption_is_exit_status_130_and_loses_nothing(
+    cli: Cli, serial: SerialPool, tiny_config: Path, tmp_path: Path
+) -> None:
+    serial.fail_after = 2
+    outcome = cli("generate", tiny_config, "--run", tmp_path / "run")
+    assert (outcome.status, outcome.out) == (130, "")
+    assert outcome.err.splitlines()[-1].startswith("interrupted: ")
+    serial.fail_after = None
+    assert cli("generate", tiny_config, "--run", tmp_path / "run").status == 0
+    assert len(serial.done) == len(set(serial.done)) == 6
+
+
+# --- stdout and stderr ---------------------------------------------------------------------------------------
+
+
+def test_stdout_carries_the_tables_and_stderr_the_rest(finished: Finished) -> None:
+    config, outcome = load_config(finished.root), finished.outcome
+    headings = [f"{target}, sigma = {sigma:g} GeV" for target in config.targets for sigma in config.smearing.sigma]
+    assert [line for line in outcome.out.splitlines() if "sigma" in line] == headings
+    assert "Traceback" not in outcome.err
+    assert "Warning" not in outcome.err
+    assert "\x1b" not in outcome.out + outcome.err
+    assert not any(heading in outcome.err for heading in headings)
+    assert "generate: 6/6" in outcome.err
+
+
+def test_quiet_says_nothing_and_verbose_says_more(cli: Cli, finished_copy: Path) -> None:
+    quiet = cli("run", finished_copy, "-q")
+    assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
+    verbose = cli("run", finished_copy, "-v")
+    assert [f"{stage}: nothing to do" in verbose.err for stage in HELP if stage not in ("run", "status")] == [True] * 5
+    assert verbose.out == ""
+
+
+def test_analyze_prints_its_tables_again_without_doing_the_work_again(
+    cli: Cli, finished: Finished, finished_copy: Path, snapshot: Callable[[Path], dict[str, bytes]]
+) -> None:
+    before = snapshot(finished_copy)
+    assert cli("analyze", finished_copy).out == finished.outcome.out
+    assert snapshot(finished_copy) == before
+
+
+# --- a second run --------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing_says_so_and_imports_no_torch(
+    shell: Cli, finished: Finished, snapshot: Callable[[Path], dict[str, bytes]]
+) -> None:
+    before = snapshot(finished.root)
+    outcome = shell("-c", PROBE, "run", finished.config, cwd=finished.config.parent)
+    assert outcome.status == 0
+    assert "nothing to do" in outcome.err
+    assert len(outcome.err.splitlines()) == 1
+    assert len(outcome.out.splitlines()) == 1
+    assert imported(outcome).isdisjoint({"torch", "distributed", "matplotlib"})
+    assert snapshot(finished.root) == before
+
+
+# --- dry runs ------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_names_blocks_bytes_and_networks_and_writes_nothing(
+    cli: Cli, tiny_config: Path, tmp_path: Path
+) -> None:
+    outcome = cli("run", tiny_config, "--run", tmp_path / "run", "--dry-run")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "6 of 6 blocks" in outcome.out
+    assert "kB" in outcome.out
+    assert "12 networks to train in 6 tasks" in outcome.out
+    assert "4 of 4 targets" in outcome.out
+    assert str(tmp_path / "run") in outcome.out
+    assert list(tmp_path.iterdir()) == [tiny_config]
+
+
+def test_a_dry_run_of_a_finished_run_has_nothing_left(
+    cli: Cli, finished_copy: Path, snapshot: Callable[[Path], dict[str, bytes]]
+) -> None:
+    before = snapshot(finished_copy)
+    outcome = cli("run", finished_copy, "--dry-run")
+    assert "0 of 6 blocks" in outcome.out
+    assert "0 networks to train" in outcome.out
+    assert "4 networks to train" not in outcome.out
+    more = cli("train", finished_copy, "training.replicas=3", "--dry-run")
+    assert "6 networks to train" in more.out
+    assert snapshot(finished_copy) == before
+
+
+SHIPPED = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_config_can_be_tried_without_a_file_to_bring(cli: Cli, path: Path, tmp_path: Path) -> None:
+    without = ["noise={kind: synthetic, r1: 1.0e-3}", "targets={o3: {kind: o3}}", "cluster={}"]
+    outcome = cli("run", path, *without, "--run", tmp_path / "run", "--dry-run")
+    assert outcome.status == 0, outcome.err
+    assert "networks to train" in outcome.out
+
+
+def test_a_dry_run_reports_the_faults_of_the_config(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
+    assert "kernel" in cli("run", tiny_config, "kernel=scalar", "--run", tmp_path / "run", "--dry-run").fault
+
+
+# --- overrides and run directories ---------------------------------------------------------------------------
+
+
+def test_the_run_directory_is_named_after_the_config(
+    cli: Cli, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli("generate", tiny_config, "name=other", "training.epochs=1").status == 0
+    resolved = load_config(tmp_path / "runs" / "other")
+    assert (resolved.name, resolved.training.epochs) == ("other", 1)
+    assert resolved == load_config(tiny_config, ["name=other", "training.epochs=1"])
+
+
+@pytest.mark.parametrize("order", [(1, 2, 0), (0, 1, 2), (1, 0, 2)])
+def test_overrides_may_stand_before_and_after_options(
+    cli: Cli, tiny_config: Path, tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    parts = [["seed=2"], ["--run", str(tmp_path / "run")], ["--dry-run"]]
+    outcome = cli("generate", tiny_config, *(piece for i in order for piece in parts[i]))
+    assert outcome.status == 0, outcome.err
+    assert str(tmp_path / "run") in outcome.out
+
+
+# --- status --------------------------------------------------------------------------------------------------
+
+
+def states(outcome: Outcome) -> dict[str, str]:
+    """Return stage -> the rest of its row of the status table."""
+    assert (outcome.status, outcome.err) == (0, "")
+    rows = [line.split(maxsplit=1) for line in outcome.out.splitlines()[1:]]
+    return {stage: " ".join(rest.split()) for stage, rest in rows}
+
+
+def test_status_says_what_is_done_missing_and_stale(cli: Cli, finished_copy: Path) -> None:
+    assert states(cli("status", finished_copy)) == {
+        "generate": "done 6/6 blocks",
+        "train": "done 12/12 networks",
+        "predict": "done 4/4 targets",
+        "analyze": "done 4/4 targets",
+        "report": "done 1/1 page",
+    }
+    next((finished_copy / "networks").iterdir()).unlink()
+    shutil.rmtree(finished_copy / "budget.zarr")
+    (finished_copy / "report.html").unlink()
+    after = states(cli("status", finished_copy))
+    assert after["train"] == "unfinished 11/12 networks"
+    assert after["analyze"] == "missing 0/4 targets"
+    assert after["report"] == "missing 0/1 page"
+    changed = states(cli("status", finished_copy, "bootstrap=51"))
+    assert changed["predict"].startswith("stale")
+    assert changed["predict"].endswith("0/4 targets")
+
+
+def test_status_of_what_is_no_run_directory_is_a_fault(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
+    assert "not a run directory" in cli("status", tmp_path).fault
+    assert "not a run directory" in cli("status", tiny_config, "--run", tmp_path / "none").fault
