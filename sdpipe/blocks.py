@@ -9,7 +9,7 @@ import numpy as np
 
 from sdpipe import problem, store
 from sdpipe.config import Config
-from sdpipe.samples import is_validation
+from sdpipe.samples import BATCH, is_validation
 from sdpipe.spectra import RNG_BLOCK
 
 
@@ -25,11 +25,11 @@ class Block:
 
 
 def chunk_samples(config: Config) -> int:
-    """Return the samples in a chunk: a multiple of RNG_BLOCK, about 16 MiB, at least four chunks a set."""
-    bytes_per_sample = 4 * len(config.smearing.sigma) * config.energies.count
-    largest = max(store.CHUNK_BYTES // bytes_per_sample // RNG_BLOCK, 1)
-    quarter = -(-config.spectra.Nrho // (4 * RNG_BLOCK))
-    return RNG_BLOCK * min(largest, quarter)
+    """Return the samples in a chunk: about 16 MiB, at least four chunks a set, whole batches where there is one."""
+    largest = store.CHUNK_BYTES // (4 * len(config.smearing.sigma) * config.energies.count)
+    wanted = min(largest, config.spectra.Nrho // 4)
+    unit = BATCH if wanted >= BATCH else RNG_BLOCK
+    return max(wanted // unit, 1) * unit
 
 
 def training_blocks(config: Config) -> list[Block]:

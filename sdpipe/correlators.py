@@ -52,8 +52,9 @@ def read_configurations(path: Path, dataset: str) -> Array:
         raise UserError(f"{path}: {dataset}: shape {values.shape}; it must be (configurations, times)")
     if len(values) < 2:
         raise UserError(f"{path}: {dataset}: one configuration has no statistical error; at least 2 are needed")
-    if np.any(values.std(axis=0) == 0):
-        t = int(np.flatnonzero(values.std(axis=0) == 0)[0])
+    constant = np.flatnonzero(np.ptp(values, axis=0) == 0)
+    if constant.size:
+        t = int(constant[0])
         raise UserError(f"{path}: {dataset}: column t = {t} is the same on every configuration (zero variance)")
     return values
 

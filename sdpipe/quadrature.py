@@ -21,6 +21,9 @@ Array = NDArray[np.float64]
 ORDER = 32
 """Gauss-Legendre nodes in a panel."""
 
+TINY = 1e-280
+"""Values so small that floating-point numbers no longer resolve them."""
+
 _x, _w = legendre.leggauss(ORDER)
 # l_i(s) = sum_k w_i (2k+1)/2 P_k(x_i) P_k(s): the interpolant through the nodes, in Legendre form.
 _LAGRANGE = (legendre.legvander(_x, ORDER - 1) * (np.arange(ORDER) + 0.5)).T * _w
@@ -74,7 +77,8 @@ def refine(f: Callable[[Array], Array], edges: Array, tolerance: float, floor: f
         at_nodes, at_check = f(middle + half * _x), f(middle + half * _CHECK)
         error = np.abs(_TO_CHECK @ at_nodes - at_check).max(axis=0)
         local = np.abs(at_check).max(axis=0)
-        if np.all(error <= np.maximum(tolerance * local, floor * scale * span / (high - low))):
+        scale = np.maximum(scale, local)
+        if np.all(error <= np.maximum(tolerance * local, floor * scale * span / (high - low) + TINY)):
             done.append(low)
         elif high - low < span * 2.0**-60:
             raise RuntimeError(f"quadrature: the integrand is not resolved at {middle}")
@@ -83,12 +87,23 @@ def refine(f: Callable[[Array], Array], edges: Array, tolerance: float, floor: f
     return np.array([*sorted(done), edges[-1]])
 
 
-def cutoff(observables: Observables) -> float:
-    """Return the energy in GeV above which every column contributes less than 1e-17 of its integral."""
+def cutoff(observables: Observables, threshold: float) -> float:
+    """Return the energy in GeV above which a spectral density from ``threshold`` up contributes nothing.
+
+    What is left out is below 1e-17 of the integral, for every column.
+    """
     rate = observables.kernel.spacing * observables.kernel.slowest_decay(observables.times)
     tail_of_kernel = (40 + 2 * np.log(1 + 40 / rate)) / rate
-    tail_of_smearing = max(observables.energies) + 9 * max(observables.sigma)
-    return float(max(tail_of_kernel, tail_of_smearing))
+    return float(max(threshold + tail_of_kernel, max(observables.energies) + 9 * max(observables.sigma)))
+
+
+def _first_edges(observables: Observables, *bounds: float) -> Array:
+    """Return edges so close, where the smearing lives, that no Gaussian falls between the nodes of a panel."""
+    low, high = min(bounds), max(bounds)
+    width = 4 * min(observables.sigma)
+    first = max(low, min(observables.energies) - 9 * max(observables.sigma))
+    last = min(high, max(observables.energies) + 9 * max(observables.sigma))
+    return np.unique([*bounds, *np.arange(first, last, width)])
 
 
 def integrate(
@@ -98,7 +113,7 @@ def integrate(
 
     ``rho`` maps energies (n,) to values (n,); ``breaks`` are energies where it is not smooth.
     """
-    edges = np.array(sorted({low, high, *(b for b in breaks if low < b < high)}))
+    edges = _first_edges(observables, low, high, *(b for b in breaks if low < b < high))
 
     def f(omega: Array) -> Array:
         return rho(omega)[:, None] * observables.columns(omega)
@@ -142,15 +157,14 @@ class ThresholdQuadrature:
         tolerance: float = 1e-11,
     ) -> None:
         low, high = E0
-        end = cutoff(observables) if omega_max is None else omega_max
+        end = cutoff(observables, high) if omega_max is None else omega_max
 
         def hardest(omega: Array) -> Array:
             modes = basis(omega)[-2:]
             return (modes[:, :, None] * observables.columns(omega)).transpose(1, 0, 2).reshape(omega.size, -1)
 
         self.E0 = E0
-        start = np.unique([low, high, max(high, end)])
-        self.edges = refine(hardest, start, tolerance, floor=1e-18)
+        self.edges = refine(hardest, _first_edges(observables, low, high, end), tolerance, floor=1e-40)
         nodes, weights = nodes_and_weights(self.edges)
         kernels = observables.columns(nodes.ravel()).reshape(*nodes.shape, -1)
         with_threshold = int(np.searchsorted(self.edges, high))

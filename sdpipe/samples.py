@@ -16,8 +16,8 @@ from sdpipe.spectra import RNG_BLOCK, ChebyshevPrior
 
 Array = NDArray[np.float64]
 
-BATCH = 16 * RNG_BLOCK
-"""Samples integrated at once: bounds the memory of a block of any length."""
+BATCH = 8 * RNG_BLOCK
+"""Samples integrated at once: bounds the memory, and fixes the rounding whatever the block they are asked in."""
 
 VALIDATION_EVERY = 5
 """One sample in five validates, four train: 80/20, by sample, the same at every Nrho."""
@@ -43,11 +43,12 @@ def generate(
     """Return samples start..stop-1 of ``stream``, a function of the arguments alone."""
     quadrature = _quadrature(prior, observables)
     integrals, thresholds = np.empty((stop - start, observables.count)), np.empty(stop - start)
-    for low in range(start, stop, BATCH):
-        high = min(low + BATCH, stop)
-        c, E0 = prior.draw(seed, stream, low, high)
-        integrals[low - start : high - start] = quadrature(c, E0)
-        thresholds[low - start : high - start] = E0
+    for low in range(start // BATCH * BATCH, stop, BATCH):
+        c, E0 = prior.draw(seed, stream, low, low + BATCH)
+        wanted = slice(max(start - low, 0), min(stop - low, BATCH))
+        rows = slice(low + wanted.start - start, low + wanted.stop - start)
+        integrals[rows] = quadrature(c, E0)[wanted]
+        thresholds[rows] = E0[wanted]
     return Samples(*observables.split(integrals), thresholds)
 
 

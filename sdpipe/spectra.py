@@ -89,13 +89,14 @@ class Spectrum:
 
     def integrals(self, observables: Observables, omega_max: float | None = None) -> Array:
         """Return int d omega rho(omega) K_j(omega) for every column j of ``observables``."""
-        high = cutoff(observables) if omega_max is None else omega_max
+        start = max([self.threshold, *(M for _, M in self.peaks)])
+        high = cutoff(observables, start) if omega_max is None else omega_max
         total = np.zeros(observables.count)
         inside = [(A, M) for A, M in self.peaks if high >= M]
         if inside:
             A, M = np.array(inside).T
             total += A @ observables.columns(M)
-        if self.continuum is not None:
+        if self.continuum is not None and self.threshold < high:
             total += integrate(self.continuum, observables, self.threshold, high, self.breaks)
         return total
 

@@ -170,7 +170,7 @@ class Intruder:
         return (open, (str(self.path), "w"))
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
+@pytest.mark.parametrize("write", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x, protocol=2))])
 def test_a_file_with_code_in_it_is_refused_and_not_executed(tmp_path, write):
     write({"schema": 1, "ensemble": Intruder(tmp_path / "executed")}, tmp_path / "a.pt")
     with pytest.raises(UserError, match="not a readable checkpoint"):

@@ -1,5 +1,6 @@
 """The arc networks against PyTorch's own layers, and a stack against its members one by one."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ MAPS = {"arcS": (16, 32), "arcM": (32, 64), "arcL": (64, 128)}
 def reference(name: str, p: networks.Parameters, inputs: int, outputs: int) -> torch.nn.Module:
     """The network of arXiv:2307.00808, Tab. 1, from ``torch.nn`` layers with the weights ``p``."""
     first, second = MAPS[name]
-    length = -(-(-(-inputs // 2)) // 2)
+    length = math.ceil(math.ceil(inputs / 2) / 2)
     conv = {"kernel_size": 3, "stride": 2, "padding": 1, "dtype": torch.float64}
     net = torch.nn.Sequential(
         torch.nn.Conv1d(1, first, **conv),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import mpmath
 import numpy as np
@@ -72,7 +73,7 @@ class Reference:
         nodes, phase = rule
         edges = panels(float(E0), end, len(c), phase)
         omega, weight = [], []
-        for low, high in zip(edges, edges[1:], strict=False):
+        for low, high in pairwise(edges):
             half, middle = (mp.mpf(high) - mp.mpf(low)) / 2, (mp.mpf(high) + mp.mpf(low)) / 2
             omega += [middle + half * x for x, _ in gauss_legendre(nodes)]
             weight += [half * w for _, w in gauss_legendre(nodes)]

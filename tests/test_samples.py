@@ -1,5 +1,7 @@
 """Blocks of mock data: any block regenerates bit for bit, and the split is by sample."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 
 from sdpipe.kernels import Kernel, Observables
 from sdpipe.noise import synthetic
+from sdpipe.quadrature import nodes_and_weights
 from sdpipe.samples import generate, is_validation, noisy_copies
 from sdpipe.spectra import RNG_BLOCK, ChebyshevPrior
 
@@ -26,7 +29,7 @@ def whole():
 def test_samples_do_not_depend_on_block_boundaries(whole, cuts):
     """Bit for bit, also where a boundary cuts a random stream or leaves one sample alone."""
     edges = [0, *sorted(cuts), N]
-    blocks = [generate(PRIOR, GRID, 1, low, high) for low, high in zip(edges, edges[1:], strict=False)]
+    blocks = [generate(PRIOR, GRID, 1, low, high) for low, high in pairwise(edges)]
     for name in ("correlator", "smeared", "threshold"):
         assert np.array_equal(np.concatenate([getattr(b, name) for b in blocks]), getattr(whole, name)), name
 
@@ -48,8 +51,7 @@ def test_samples_are_the_integrals_of_the_drawn_densities(whole):
     c, E0 = PRIOR.draw(1, "generate", 0, 3)
     assert np.array_equal(whole.threshold[:3], E0)
     for i in range(3):
-        nodes, weights = np.polynomial.legendre.leggauss(400)
-        omega, weights = E0[i] + 25 * (1 + nodes), 25 * weights
+        omega, weights = (a.ravel() for a in nodes_and_weights(np.linspace(E0[i], 51, 101)))
         rho = PRIOR.rho(omega, c[i : i + 1], E0[i : i + 1])[0]
         C, smeared = GRID.split((weights * rho) @ GRID.columns(omega))
         assert whole.correlator[i] == pytest.approx(C, rel=1e-9, abs=1e-12)

@@ -38,8 +38,8 @@ def path(tmp_path):
 def filled(path, values):
     """A complete store."""
     for row, rows in BLOCKS:
-        store.write_block(path, "correlator", (row, rows), values[row : row + 1, rows])
-        store.write_block(path, "threshold", (row, rows), values[row : row + 1, rows, 0])
+        store.write_block(path, "correlator", (row, rows), values[row, rows])
+        store.write_block(path, "threshold", (row, rows), values[row, rows, 0])
     return path
 
 
@@ -60,6 +60,14 @@ def test_a_template_has_its_coordinates_attributes_and_chunks(path):
     for name in ("sdpipe_version", "schema", "config_hash", "seed", "numpy_version", "created"):
         assert name in data.attrs
     assert (data.attrs["config_hash"], data.attrs["seed"]) == ("abc", 7)
+
+
+def test_what_an_interruption_left_does_not_stand_in_the_way(tmp_path):
+    (tmp_path / "a.zarr.partial").mkdir()
+    (tmp_path / "a.zarr.partial" / "zarr.json").write_text("{")
+    store.create(tmp_path / "a.zarr", COORDS, VARIABLES, store.attributes("abc", 7))
+    assert store.read(tmp_path / "a.zarr").sizes == {"Nb": 2, "sample": 10, "t": 3}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def test_chunks_are_never_longer_than_their_dimension(tmp_path):
@@ -93,7 +101,7 @@ def test_plain_xarray_reads_what_was_written(filled, values):
 
 def test_blocks_may_be_written_in_any_order(path, values):
     for row, rows in reversed(BLOCKS):
-        store.write_block(path, "correlator", (row, rows), values[row : row + 1, rows])
+        store.write_block(path, "correlator", (row, rows), values[row, rows])
     assert np.array_equal(store.read(path).correlator, values)
 
 
@@ -122,12 +130,12 @@ def test_regions_of_several_whole_chunks_are_taken(path, values):
 
 def test_values_that_do_not_fit_the_region_are_refused(path):
     with pytest.raises(ValueError, match="shape"):
-        store.write_block(path, "correlator", (0, slice(0, 4)), np.zeros((1, 3, 3), np.float32))
+        store.write_block(path, "correlator", (0, slice(0, 4)), np.zeros((3, 3), np.float32))
 
 
 def test_blocks_of_zeros_are_written_too(path):
     """A chunk that is not there must always mean one that was not written."""
-    store.write_block(path, "correlator", (0, slice(0, 4)), np.zeros((1, 4, 3), np.float32))
+    store.write_block(path, "correlator", (0, slice(0, 4)), np.zeros((4, 3), np.float32))
     assert len([p for p in (path / "correlator" / "c").rglob("*") if p.is_file()]) == 1
 
 

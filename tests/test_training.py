@@ -9,7 +9,17 @@ import torch
 
 from sdpipe import networks
 from sdpipe.stacks import Progress
-from sdpipe.training import PROTOCOLS, Data, Member, Outcome, Protocol, device_for, one_cycle_rate, published_rate, train
+from sdpipe.training import (
+    PROTOCOLS,
+    Data,
+    Member,
+    Outcome,
+    Protocol,
+    device_for,
+    one_cycle_rate,
+    published_rate,
+    train,
+)
 
 T, E = 4, 3
 
@@ -109,6 +119,9 @@ def test_each_replica_of_a_stack_is_what_it_is_alone(protocol):
     assert min(lengths.values()) < protocol.epochs
     for i, member in enumerate(members):
         same(together.outcomes[i], run(data, [member], protocol).outcomes[0], 1e-9)
+    pair = run(data, [members[3], members[1]], protocol)
+    same(pair.outcomes[0], together.outcomes[3], 1e-9)
+    same(pair.outcomes[1], together.outcomes[1], 1e-9)
 
 
 def test_replicas_differ_from_each_other():
@@ -261,7 +274,9 @@ def test_every_pair_of_sample_and_noise_copy_counts_once_an_epoch():
     data = make_data(stored=stored, weight=np.zeros((T, E)), offset=np.zeros(E), scale=np.ones(E))
     protocol = replace(PUBLISHED, rate=constant(0.0), batch=7, epochs=3)
     outcome = run(data, members_of(1), protocol).outcomes[0]
-    net = networks.forward({k: v[None] for k, v in outcome.parameters.items()}, torch.as_tensor(stored.reshape(1, -1, T)))
+    net = networks.forward(
+        {k: v[None] for k, v in outcome.parameters.items()}, torch.as_tensor(stored.reshape(1, -1, T))
+    )
     expected = np.abs(net[0].detach().numpy().reshape(40, 3, E) - data.y[:, None]).mean()
     assert outcome.train_loss == pytest.approx([expected] * 3, rel=1e-12)
 
@@ -280,7 +295,9 @@ def test_noise_has_the_scale_and_covariance_of_the_data():
     n, w = 20_000, np.linspace(-1, 1, T)[:, None] * np.ones((T, E))
     data = make_data(n=n, weight=w, scale=np.zeros(E), offset=np.zeros(E))
     data = replace(data, y=data.x @ w)
-    loss = run(data, members_of(1), replace(DEFAULT, rate=constant(0.0), epochs=1, batch=5000)).outcomes[0].train_loss[0]
+    loss = (
+        run(data, members_of(1), replace(DEFAULT, rate=constant(0.0), epochs=1, batch=5000)).outcomes[0].train_loss[0]
+    )
     expected = math.sqrt(2 / math.pi) * data.s.mean() * np.linalg.norm(data.noise @ w[:, 0])
     assert loss == pytest.approx(expected, rel=0.03)
 
