@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from sdpipe import __version__
 from sdpipe.errors import RunError, UserError
@@ -21,9 +22,16 @@ HELP = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose faults are reported like all others: one line, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"command line: {message}; {self.prog} --help says what is allowed")
+
+
 def _overview() -> argparse.ArgumentParser:
     width = max(map(len, HELP))
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sdpipe",
         usage="sdpipe STAGE CONFIG [KEY=VALUE ...] [--run DIR] [--dry-run] [-q | -v]",
         description="Smeared spectral densities from lattice correlators, with a full error budget.\n\nstages:\n"
@@ -41,9 +49,7 @@ def _stage_parser(stage: str) -> argparse.ArgumentParser:
     example = f"sdpipe {stage} runs/quickstart"
     if stage in ("generate", "run"):
         example = f"sdpipe {stage} configs/quickstart.yaml training.replicas=5 --run runs/mine"
-    parser = argparse.ArgumentParser(
-        prog=f"sdpipe {stage}", description=HELP[stage], epilog=f"Example: {example}", allow_abbrev=False
-    )
+    parser = _Parser(prog=f"sdpipe {stage}", description=HELP[stage], epilog=f"Example: {example}", allow_abbrev=False)
     parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="override a dotted key of the config")
     parser.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
@@ -105,9 +111,9 @@ def _execute(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     signal.signal(signal.SIGTERM, _terminate)
-    arguments = _arguments(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        _execute(arguments)
+        _execute(_arguments(argv))
     except UserError as error:
         for fault in error.faults:
             print(f"error: {fault}", file=sys.stderr)
@@ -119,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        if arguments.level > 0:
+        if {"-v", "--verbose"} & set(argv):
             raise
         reason = str(error).splitlines()[0] if str(error) else ""
         print(f"error: {type(error).__name__}: {reason} (-v shows where)", file=sys.stderr)

@@ -87,13 +87,18 @@ def report(config: Config, layout: Layout) -> bool:
     return facts is None or not layout.report.exists()
 
 
+def _remedy(stage: str, layout: Layout) -> str:
+    """Return the command that makes what is missing."""
+    return f"run: sdpipe {stage} " + (str(layout.root) if layout.config.exists() else f"CONFIG --run {layout.root}")
+
+
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def require_training(config: Config, layout: Layout) -> None:
     """Raise UserError where ``training.zarr`` is missing, stale or not complete."""
-    remedy = f"run: sdpipe generate {layout.root}"
+    remedy = _remedy("generate", layout)
     if not layout.training.exists():
         raise UserError(f"{layout.training}: missing; {remedy}")
     if not training_is_current(config, layout):
@@ -109,7 +114,7 @@ def require_networks(config: Config, layout: Layout) -> None:
     if missing:
         raise UserError(
             f"{layout.networks}: {len(missing)} networks missing or stale ({_few(missing)}); "
-            f"run: sdpipe train {layout.root}"
+            + _remedy("train", layout)
         )
 
 
@@ -117,11 +122,11 @@ def require_predictions(config: Config, layout: Layout) -> None:
     """Raise UserError where predictions are missing or stale."""
     late = predictions(config, layout)
     if late:
-        raise UserError(f"{layout.predictions}: missing or stale: {_few(late)}; run: sdpipe predict {layout.root}")
+        raise UserError(f"{layout.predictions}: missing or stale: {_few(late)}; {_remedy('predict', layout)}")
 
 
 def require_budgets(config: Config, layout: Layout) -> None:
     """Raise UserError where budgets are missing or stale."""
     late = budgets(config, layout)
     if late:
-        raise UserError(f"{layout.budget}: missing or stale: {_few(late)}; run: sdpipe analyze {layout.root}")
+        raise UserError(f"{layout.budget}: missing or stale: {_few(late)}; {_remedy('analyze', layout)}")

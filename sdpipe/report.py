@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import platform
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def render(config: Config, layout: Layout) -> str:
         version=__version__,
         config=config,
         config_text=to_yaml(config),
-        command=f"python -m sdpipe run config.yaml --run {layout.root.name}",
+        command=f"python -m sdpipe run config.yaml --run {shlex.quote(layout.root.name)}",
         targets=[_target(t, store.read(layout.budget / t).load(), config) for t in config.targets],
         history=svg(figures.panels(figures.histories, history)),
         training={"header": header, "rows": rows},

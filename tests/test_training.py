@@ -130,6 +130,49 @@ def test_replicas_differ_from_each_other():
     assert len({o.parameters["conv1.weight"].numpy().tobytes() for o in outcomes.values()}) == 3
 
 
+def test_replicas_differ_in_data_order_and_in_noise(monkeypatch):
+    """Two replicas that start from the same weights: order matters in small batches, noise in a full one too."""
+    initialise = networks.initialise
+    monkeypatch.setattr(
+        networks, "initialise", lambda name, inputs, outputs, _seed: initialise(name, inputs, outputs, 0)
+    )
+
+    def histories(batch, **changes):
+        protocol = replace(DEFAULT, rate=constant(1e-3), batch=batch, epochs=3)
+        outcomes = run(make_data(**changes), members_of(2), protocol).outcomes
+        return [np.array(outcomes[i].val_loss) for i in range(2)]
+
+    first, second = histories(4, noise=np.zeros((T, T)))
+    assert np.abs(first - second).min() > 1e-6
+    first, second = histories(40, noise=np.zeros((T, T)))
+    assert first == pytest.approx(second, rel=1e-12)
+    first, second = histories(40)
+    assert np.abs(first - second).min() > 1e-8
+
+
+def test_every_sample_comes_once_an_epoch_in_an_order_of_its_own(monkeypatch):
+    """What the networks are shown while they train, for two members over three epochs, without noise."""
+    shown, forward = [], networks.forward
+
+    def spy(p, x):
+        if torch.is_grad_enabled():
+            shown.append(x.detach().numpy().copy())
+        return forward(p, x)
+
+    monkeypatch.setattr(networks, "forward", spy)
+    data = make_data(noise=np.zeros((T, T)))
+    run(data, members_of(2), replace(DEFAULT, epochs=3, batch=7))
+    assert [x.shape[1] for x in shown] == 3 * [7, 7, 7, 7, 7, 5]
+    orders = []
+    for epoch in range(3):
+        for member in range(2):
+            rows = np.concatenate([x[member] for x in shown[6 * epoch : 6 * epoch + 6]])
+            orders.append([int(np.argmin(np.abs(data.x - row).sum(axis=1))) for row in rows])
+            assert np.array_equal(rows, data.x[orders[-1]])
+    assert all(sorted(order) == list(range(40)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 6
+
+
 def test_the_seed_decides():
     protocol = replace(DEFAULT, epochs=3)
     first, again, other = (run(make_data(), members_of(1), protocol, seed=s).outcomes[0] for s in (1, 1, 2))
@@ -294,7 +337,7 @@ def test_noise_has_the_scale_and_covariance_of_the_data():
     """A linear estimate sees noise s z N: its mean absolute value is sqrt(2 / pi) s |N w|."""
     n, w = 20_000, np.linspace(-1, 1, T)[:, None] * np.ones((T, E))
     data = make_data(n=n, weight=w, scale=np.zeros(E), offset=np.zeros(E))
-    data = replace(data, y=data.x @ w)
+    data = replace(data, y=data.x @ w, s=np.random.default_rng(1).uniform(2, 4, n))
     loss = (
         run(data, members_of(1), replace(DEFAULT, rate=constant(0.0), epochs=1, batch=5000)).outcomes[0].train_loss[0]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -90,25 +91,28 @@ class Slurm:
         (self.directory / f"spool-{node}").mkdir(exist_ok=True)
         self.command("slurmd", "-N", node)
 
-    def crash_node(self, node: str) -> None:
-        """Kill a node's slurmd with -9, and every process of the jobs that run there."""
-        jobs = [
-            line.split()[0]
-            for line in self.command("squeue", "-h", "-t", "R", "-o", "%A %N").splitlines()
-            if line.split()[1] == node
-        ]
-        victims = [int((self.directory / f"slurmd-{node}.pid").read_text())]
+    def _processes_of(self, jobs: list[str]) -> list[int]:
+        found = []
         for process in psutil.process_iter():
             try:
                 if process.environ().get("SLURM_JOB_ID") in jobs:
-                    victims.append(process.pid)
+                    found.append(process.pid)
             except psutil.Error:
                 continue
-        for pid in victims:
-            try:
+        return found
+
+    def signal_job(self, job: str, number: signal.Signals) -> None:
+        """Send a signal to every process of a job."""
+        for pid in self._processes_of([job]):
+            os.kill(pid, number)
+
+    def crash_node(self, node: str) -> None:
+        """Kill a node's slurmd with -9, and every process of the jobs that run there."""
+        lines = self.command("squeue", "-h", "-t", "R", "-o", "%A %N").splitlines()
+        jobs = [line.split()[0] for line in lines if line.split()[1] == node]
+        for pid in [int((self.directory / f"slurmd-{node}.pid").read_text()), *self._processes_of(jobs)]:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
 
     def idle(self) -> bool:
         """Return whether every node is up and the queue is empty."""

@@ -72,6 +72,18 @@ def test_generate_survives_cancelled_jobs_and_a_crashed_node(
     wait_for(slurm.idle, "the crashed node back", 90)
 
 
+def test_a_hung_worker_is_dropped_and_replaced(bench: Bench, slurm: Slurm, long_chunks: dict[str, bytes]) -> None:
+    bench.write(Nrho=LONG, jobs=1, edit=lambda text: text + "distributed.scheduler.worker-ttl: 6s\n")
+    process = bench.start("generate", "config.yaml", "--run", "a")
+    wait_for(lambda: bench.done_blocks("a") >= 1, "a block done")
+    hung = slurm.jobs("R")[0]
+    slurm.signal_job(hung, signal.SIGSTOP)
+    code, _, err = bench.finish(process)
+    assert code == 0, err
+    assert chunks(bench.directory / "a") == long_chunks
+    assert len(list((bench.directory / "a/logs").glob("cpu-*.err"))) > 1
+
+
 def test_a_cancelled_pending_job_is_replaced(bench: Bench, slurm: Slurm) -> None:
     slurm.command("scontrol", "update", "PartitionName=cpu", "State=DOWN")
     try:
@@ -218,6 +230,9 @@ def test_training_goes_on_after_its_worker_is_cancelled(bench: Bench, slurm: Slu
     process = bench.start("train", "config.yaml", epochs, "--run", "a")
     state = bench.directory / "a/.sdpipe/train"
     wait_for(lambda: bool(list(state.glob("*.pt"))), "an unfinished stack on disk")
+    _, table, _ = bench.run("status", "a")
+    assert "in training" in table
+    assert re.search(r"Nmax-0\.44-r\d +\d+/10 ", table) or re.search(r"Nref_b-0\.44-r\d +\d+/10 ", table)
     slurm.command("scancel", slurm.jobs("R")[0])
     code, _, err = bench.finish(process)
     assert code == 0, err
