@@ -27,9 +27,9 @@ class Block:
 def chunk_samples(config: Config) -> int:
     """Return the samples in a chunk: about 16 MiB, at least four chunks a set, whole batches where there is one."""
     largest = store.CHUNK_BYTES // (4 * len(config.smearing.sigma) * config.energies.count)
-    wanted = min(largest, config.spectra.Nrho // 4)
-    unit = BATCH if wanted >= BATCH else RNG_BLOCK
-    return max(wanted // unit, 1) * unit
+    quarter = -(-config.spectra.Nrho // 4)
+    unit = BATCH if min(largest, quarter) >= BATCH else RNG_BLOCK
+    return unit * max(min(largest // unit, -(-quarter // unit)), 1)
 
 
 def training_blocks(config: Config) -> list[Block]:

@@ -110,7 +110,8 @@ def _execute(arguments: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     argv = sys.argv[1:] if argv is None else argv
     try:
         _execute(_arguments(argv))
@@ -133,5 +134,5 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _terminate(_signal: int, _frame: object) -> None:
+def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt

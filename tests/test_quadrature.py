@@ -214,7 +214,7 @@ def test_nodes_follow_the_size_of_the_basis():
     grid = Observables(Kernel("vector", 32), tuple(range(1, 17)), SIGMA, ENERGIES)
     nodes = [ChebyshevPrior(Nb).quadrature(grid).nodes for Nb in (16, 64, 256, 1024)]
     assert nodes == sorted(set(nodes))
-    assert nodes[-1] > 8 * nodes[0]
+    assert nodes[-1] > 4 * nodes[0]
 
 
 @pytest.mark.parametrize("E0", [0.19, 1.31, np.nan])
