@@ -82,6 +82,13 @@ class Observables:
     energies: tuple[float, ...]
 
     @property
+    def fastest_decay(self) -> float:
+        """The largest d in exp(-omega d) among the columns of C(t), in 1/GeV, not counting images."""
+        t = np.array(self.times)
+        nearest = np.minimum(t, self.kernel.period - t) if self.kernel.symmetric else t
+        return float(self.kernel.spacing * nearest.max())
+
+    @property
     def count(self) -> int:
         """Number of columns: n_t + n_sigma n_E."""
         return len(self.times) + len(self.sigma) * len(self.energies)

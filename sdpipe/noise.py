@@ -46,6 +46,8 @@ class Noise:
         n = len(self.times)
         if self.mean.shape != (n,) or self.covariance.shape != (n, n):
             raise UserError(f"{self.source}: covariance {self.covariance.shape} does not fit {n} times")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
+            raise UserError(f"{self.source}: mean and covariance must be finite")
         variance = np.diag(self.covariance)
         if variance.min() <= 0:
             t = self.times[int(np.argmin(variance))]

@@ -21,6 +21,12 @@ Array = NDArray[np.float64]
 ORDER = 32
 """Gauss-Legendre nodes in a panel."""
 
+LARGEST_FALL = 6.0
+"""Largest exponent by which C(t) may fall over a panel that can hold a threshold.
+
+The interpolant is as accurate as its largest value in the panel; above a high threshold only the smallest count.
+"""
+
 TINY = 1e-280
 """Values so small that floating-point numbers no longer resolve them."""
 
@@ -164,7 +170,9 @@ class ThresholdQuadrature:
             return (modes[:, :, None] * observables.columns(omega)).transpose(1, 0, 2).reshape(omega.size, -1)
 
         self.E0 = E0
-        self.edges = refine(hardest, _first_edges(observables, low, high, end), tolerance, floor=1e-40)
+        steps = max(1, int(np.ceil((high - low) * observables.fastest_decay / LARGEST_FALL)))
+        bounds = _first_edges(observables, *np.linspace(low, high, steps + 1), end)
+        self.edges = refine(hardest, bounds, tolerance, floor=1e-40)
         nodes, weights = nodes_and_weights(self.edges)
         kernels = observables.columns(nodes.ravel()).reshape(*nodes.shape, -1)
         with_threshold = int(np.searchsorted(self.edges, high))

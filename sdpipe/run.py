@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xarray as xr
@@ -81,11 +81,13 @@ def open_run(path: str | Path) -> Run:
     return Run(path)
 
 
-def predict(run: Run, samples: xr.DataArray | NDArray) -> xr.DataArray:
+def predict(run: Run, samples: xr.DataArray | NDArray, scale: float | Literal["auto"] = "auto") -> xr.DataArray:
     """Return rho (sigma, ensemble, replica, boot, E) for correlators ``samples`` (boot, t) of any normalisation.
 
-    The samples are scaled together so that their mean |C(t_ref)| is typical of the training set, and the
-    prediction is scaled back, which the linearity of the problem allows.
+    With ``scale="auto"`` the samples are scaled together so that their mean |C(t_ref)| is typical of the training
+    set, and the prediction is scaled back, which the linearity of the problem allows. Networks are not exactly
+    linear: with the ``scale`` that ``predictions.zarr`` records for a target, its stored samples give the stored
+    prediction. The result carries ``scale`` as an attribute.
 
     Raises
     ------
@@ -100,7 +102,9 @@ def predict(run: Run, samples: xr.DataArray | NDArray) -> xr.DataArray:
             raise UserError(f"samples have dimensions {samples.dims}; needed (boot, t)")
         samples = samples.transpose("boot", "t")
         if "t" in samples.coords and list(samples.t.values) != times:
-            raise UserError(f"samples are at t = {list(samples.t.values)}; the networks take {times[0]}..{times[-1]}")
+            raise UserError(
+                f"samples are at t = {samples.t.values.tolist()}; the networks take {times[0]}..{times[-1]}"
+            )
     values = np.asarray(samples, float)
     if values.ndim != 2 or values.shape[1] != len(times):
         raise UserError(f"samples of shape {values.shape}; needed (boot, {len(times)}), t = {times[0]}..{times[-1]}")
@@ -109,5 +113,6 @@ def predict(run: Run, samples: xr.DataArray | NDArray) -> xr.DataArray:
     size = abs(values.mean(axis=0)[reference])
     if not np.isfinite(values).all() or size == 0:
         raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
-    scale = central.typical / size
-    return (inference.predict(run.networks, values * scale) / np.float32(scale)).assign_attrs(units="1")
+    factor = central.typical / size if scale == "auto" else float(scale)
+    rho = inference.predict(run.networks, values * factor) / np.float32(factor)
+    return rho.assign_attrs(units="1", long_name="smeared spectral density", scale=factor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,13 +16,18 @@ from typing import Any
 
 import dask
 import yaml
-from dask_jobqueue import SLURMCluster
-from dask_jobqueue.slurm import SLURMJob
 from distributed import Client
 from distributed.security import Security
 
 from sdpipe.cluster import SETTINGS, Pool, recorded
 from sdpipe.errors import RunError, UserError
+
+_on_interrupt = signal.getsignal(signal.SIGINT)
+
+from dask_jobqueue import SLURMCluster  # noqa: E402
+from dask_jobqueue.slurm import SLURMJob  # noqa: E402
+
+signal.signal(signal.SIGINT, _on_interrupt)  # importing dask-jobqueue makes Ctrl-C a silent exit with status 0
 
 FILE = Path("jobqueue.yaml")
 FAILURES = 3

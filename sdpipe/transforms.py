@@ -70,6 +70,7 @@ class InputTransform:
         if inputs == "standardise":
             return cls(moments.mean, np.diag(1 / gamma))
         eigenvalues, vectors = np.linalg.eigh((moments.covariance + moments.noise) / np.outer(gamma, gamma))
+        eigenvalues = np.maximum(eigenvalues, gamma.size * np.finfo(float).eps * eigenvalues[-1])
         return cls(moments.mean, vectors / np.sqrt(eigenvalues) / gamma[:, None])
 
     def __call__(self, correlator: NDArray) -> Array:

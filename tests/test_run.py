@@ -265,3 +265,10 @@ def test_a_run_predicts_where_its_noise_file_is_not_there(
     assert bool(np.isfinite(rho).all())
     assert moved.history.sizes["replica"] == 2
     assert "moved" in repr(moved)
+
+
+def test_the_recorded_scale_gives_the_stored_prediction(run: sdpipe.run.Run) -> None:
+    stored = run.predictions["o3"]
+    again = sdpipe.predict(run, stored.correlator, scale=stored.attrs["scale"])
+    np.testing.assert_allclose(again, stored.rho, rtol=0, atol=1e-6)
+    assert again.attrs["scale"] == stored.attrs["scale"]
