@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.optimize import approx_fprime, least_squares
 
 import sdpipe
-from sdpipe import correlators, figures, noise, problem
+from sdpipe import figures
 from sdpipe.kernels import gaussian
 
 STATES = 3
@@ -58,10 +58,9 @@ def main() -> None:
     arguments = parser.parse_args()
     run = sdpipe.open_run(arguments.run)
     section, lattice = run.config.targets[arguments.target], run.config.lattice
-    data = correlators.read_configurations(section.path, section.dataset)
-    times = tuple(t for t in lattice.slices if t >= arguments.tmin)
-    samples = data @ correlators.select(data.shape[1], problem.kernel(run.config), times, "data").T
-    p, errors, chi2 = fit(np.array(times), samples.mean(axis=0), noise.covariance_of_mean(samples), lattice.period)
+    times = (max(arguments.tmin, lattice.times[0]), lattice.times[1])
+    data = sdpipe.read_correlator(section.path, section.dataset, period=lattice.period, times=times)
+    p, errors, chi2 = fit(data.t.values, data["mean"].values, data.covariance.values, lattice.period)
     A, E = amplitudes_and_energies(p)
     print(f"t >= {arguments.tmin}: chi2/dof {chi2:.2f}; E = {np.round(E, 4)}, A = {np.round(A, 5)}")
     budget = run.budget[arguments.target].sel(E=slice(None, SHOWN)).load()

@@ -7,9 +7,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {"open_run": "sdpipe.run", "predict": "sdpipe.run", "error_budget": "sdpipe.budget"}
+_HOMES = {
+    "open_run": "sdpipe.run",
+    "predict": "sdpipe.run",
+    "read_correlator": "sdpipe.labelled",
+    "error_budget": "sdpipe.budget",
+    "integral": "sdpipe.integrals",
+}
 
-__all__ = ["__version__", "error_budget", "open_run", "predict"]
+__all__ = ["__version__", "error_budget", "integral", "open_run", "predict", "read_correlator"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 
-from sdpipe import checkpoint, dataset, inference, problem, store, training
-from sdpipe.blocks import StackTask, network_name
+from sdpipe import checkpoint, dataset, feeds, files, memory, problem, training
+from sdpipe.blocks import StackTask, chunk_samples, network_name
 from sdpipe.config import Config, digest
 from sdpipe.layout import Layout
 
@@ -30,13 +29,48 @@ def protocol_for(config: Config) -> training.Protocol:
     return replace(protocol, epochs=chosen.epochs or protocol.epochs, batch=chosen.batch or protocol.batch)
 
 
-def train_stack(config: Config, root: Path, task: StackTask, threads: int, report: Report) -> dict[str, Any]:
-    """Train one stack and write a checkpoint for each network as it stops."""
+def stack_need(config: Config, task: StackTask) -> memory.Need:
+    """Return what training the networks of a task takes."""
+    ensemble, protocol, copies = config.ensembles[task.ensemble], protocol_for(config), config.noise.copies
+    return memory.Need(
+        network=ensemble.network,
+        inputs=len(config.lattice.slices),
+        outputs=config.energies.count,
+        samples=ensemble.Nrho,
+        chunk=chunk_samples(config),
+        copies=copies or protocol.copies,
+        batch=protocol.batch,
+        kept=not protocol.fresh,
+        stored=copies > 0,
+    )
+
+
+def train_stack(
+    config: Config, root: Path, task: StackTask, threads: int, worker_memory: Callable[[], int], report: Report
+) -> dict[str, Any]:
+    """Train one stack and write a checkpoint for each network as it stops.
+
+    A stack that does not fit the memory of its device trains in parts, one after another; data that do not
+    fit are streamed from disk. Both are reported.
+    """
     torch.set_num_threads(threads)
     device = training.device_for(config.training.device)
     report(device=device.type, host=socket.gethostname())
     layout, ensemble = Layout(root), config.ensembles[task.ensemble]
     lattice, protocol = problem.lattice_noise(config), protocol_for(config)
+    host = memory.available(torch.device("cpu"), worker_memory())
+    room = memory.available(device, worker_memory())
+    stream, together = memory.cut(stack_need(config, task), len(task.replicas), host, room)
+    if stream:
+        report(
+            note=f"{task.name}: Nrho = {ensemble.Nrho} does not fit {min(host, room) / 1e9:.2g} GB of memory; "
+            "streaming it from training.zarr, shuffled a few chunks at a time"
+        )
+    if together < len(task.replicas):
+        report(
+            note=f"{task.name}: {len(task.replicas)} networks do not fit {room / 1e9:.2g} GB of memory side by side; "
+            f"training {together} at a time"
+        )
     fitted = dataset.load(
         layout.training,
         ensemble.Nb,
@@ -47,16 +81,24 @@ def train_stack(config: Config, root: Path, task: StackTask, threads: int, repor
         protocol,
         config.seed,
         task.ensemble,
+        stream,
     )
     identity = problem.network_hash(config, task.ensemble)
     markers = layout.markers("train", identity)
-    members = [training.Member(0, (task.ensemble, task.sigma_index, r)) for r in task.replicas]
-    diverged = {}
+    members = [feeds.Member(0, (task.ensemble, task.sigma_index, r)) for r in task.replicas]
+    diverged: dict[str, str] = {}
 
     def finished(i: int, outcome: training.Outcome) -> None:
         replica = task.replicas[i]
+        if replica not in task.wanted:
+            return
+        why, best = None, min(outcome.val_loss)
         if outcome.diverged is not None:
-            diverged[network_name(task.ensemble, task.sigma, replica)] = outcome.diverged
+            why = f"at epoch {outcome.diverged}"
+        elif not best <= fitted.mean_loss:
+            why = f"to a validation loss of {best:.3g}, above that of predicting the mean ({fitted.mean_loss:.3g})"
+        if why:
+            diverged[network_name(task.ensemble, task.sigma, replica)] = f"{why}, seed {config.seed}"
             return
         network = checkpoint.Network(
             ensemble=task.ensemble,
@@ -75,7 +117,11 @@ def train_stack(config: Config, root: Path, task: StackTask, threads: int, repor
             weight=np.asarray(fitted.data.weight),
             offset=np.asarray(fitted.data.offset),
             scale=np.asarray(fitted.data.scale),
+            linear_weight=fitted.linear.weight,
+            linear_offset=fitted.linear.offset,
+            linear_unresolved=fitted.linear.unresolved,
             typical=fitted.typical,
+            signal=fitted.moments.covariance,
             lattice_mean=lattice.mean,
             covariance=lattice.covariance,
             linear_loss=fitted.linear_loss,
@@ -87,7 +133,13 @@ def train_stack(config: Config, root: Path, task: StackTask, threads: int, repor
         )
         path = layout.network(task.ensemble, task.sigma_index, replica)
         sha256 = checkpoint.save(path, network)
-        markers.add(path.stem, sha256=sha256, val_loss=min(outcome.val_loss), linear_loss=fitted.linear_loss)
+        markers.add(
+            path.stem,
+            sha256=sha256,
+            val_loss=min(outcome.val_loss),
+            linear_loss=fitted.linear_loss,
+            together=task.replicas[i - i % together :][:together],
+        )
 
     progress = layout.progress(task.name)
 
@@ -102,22 +154,25 @@ def train_stack(config: Config, root: Path, task: StackTask, threads: int, repor
             }
             for i, loss in losses
         ]
-        store.write_text(progress, json.dumps(rows))
+        files.write_text(progress, json.dumps(rows))
         for row in rows:
             report(**row)
 
-    training.train(
-        ensemble.network,
-        [fitted.data],
-        members,
-        protocol,
-        config.seed,
-        finished,
-        state=layout.state("train") / f"{digest(identity, task.sigma_index, task.replicas)}.pt",
-        identity=identity,
-        on_epoch=on_epoch,
-        device=device,
-    )
+    for low in range(0, len(members), together):
+        part = slice(low, low + together)
+        key = (identity, task.sigma_index, task.replicas[part], *(["streamed"] if stream else []))
+        training.train(
+            ensemble.network,
+            [fitted.data],
+            members[part],
+            protocol,
+            config.seed,
+            lambda i, outcome, low=low: finished(low + i, outcome),
+            state=layout.state("train") / f"{digest(*key)}.pt",
+            identity=identity,
+            on_epoch=lambda epoch, losses, low=low: on_epoch(epoch, [(low + i, loss) for i, loss in losses]),
+            device=device,
+        )
     progress.unlink(missing_ok=True)
     return {"diverged": diverged}
 
@@ -133,28 +188,3 @@ def load_networks(config: Config, layout: Layout) -> list[checkpoint.Network]:
                 facts = markers.facts(path.stem) or {}
                 networks.append(checkpoint.load(path, facts.get("sha256")))
     return networks
-
-
-def predict_target(config: Config, root: Path, name: str) -> dict[str, Any]:
-    """Write the predictions of every network for one target."""
-    layout = Layout(root)
-    networks, lattice = load_networks(config, layout), problem.lattice_noise(config)
-    typical = next(n.typical for n in networks if n.ensemble == config.budget.central)
-    target = problem.target(config, name, lattice, typical)
-    rho = inference.predict(networks, target.samples) / np.float32(target.scale)
-    rho.attrs = {"units": "1", "long_name": "smeared spectral density"}
-    grid = problem.observables(config)
-    predictions = xr.Dataset({"rho": rho}, attrs={"target": name, "scale": target.scale})
-    predictions["correlator"] = (
-        ("boot", "t"),
-        target.samples / target.scale,
-        {"units": grid.kernel.units, "long_name": "bootstrap samples of C(t)"},
-    )
-    predictions["t"] = ("t", list(grid.times), {"units": "lattice units"})
-    if target.truth is not None:
-        predictions["truth"] = (("sigma", "E"), target.truth, {"units": "1", "long_name": "true smeared density"})
-    identity = problem.prediction_hash(config, name)
-    attrs = store.attributes(identity, config.seed)
-    store.write_group(layout.predictions, name, predictions, attrs)
-    layout.markers("predict", identity).add(name)
-    return {"boot": rho.sizes["boot"]}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sdpipe import problem, store
+from sdpipe import mocks, problem, store
 from sdpipe.config import Config
 from sdpipe.samples import BATCH, is_validation
 from sdpipe.spectra import RNG_BLOCK
@@ -70,14 +70,78 @@ def training_template(config: Config) -> tuple[dict[str, Any], dict[str, store.V
     return coords, variables
 
 
+VALIDATION_BLOCK = 500
+"""Draws of one family that one task takes."""
+
+
+@dataclass(frozen=True)
+class ValidationBlock:
+    """A contiguous range of draws of one validation family: the unit of work of ``validate``."""
+
+    name: str
+    family: str
+    row: int
+    start: int
+    stop: int
+
+
+def validation_blocks(config: Config) -> list[ValidationBlock]:
+    """Return every block of draws that ``validate`` predicts."""
+    total = config.validation.samples
+    return [
+        ValidationBlock(f"validate-{family}-{i:04d}", family, row, start, min(start + VALIDATION_BLOCK, total))
+        for row, family in enumerate(mocks.families_of(config))
+        for i, start in enumerate(range(0, total, VALIDATION_BLOCK))
+    ]
+
+
+def validation_template(config: Config) -> tuple[dict[str, Any], dict[str, store.Variable]]:
+    """Return coordinates and arrays of the store of predicted draws."""
+    sources = ["latt", "net", *config.budget.references]
+    n_sigma, n_E = len(config.smearing.sigma), config.energies.count
+    coords = {
+        "family": np.array(list(mocks.families_of(config)), object),
+        "sample": np.arange(config.validation.samples),
+        "source": np.array(sources, object),
+        "sigma": ("sigma", np.array(config.smearing.sigma), {"units": "GeV"}),
+        "E": ("E", np.array(problem.energies(config)), {"units": "GeV"}),
+    }
+    dims, chunks = ("family", "sample", "sigma", "E"), (1, VALIDATION_BLOCK, n_sigma, n_E)
+
+    def per_energy(long_name: str) -> store.Variable:
+        return store.Variable(dims, chunks, "float32", "1", long_name)
+
+    def per_sample(long_name: str) -> store.Variable:
+        return store.Variable(dims[:2], chunks[:2], "float64", "1", long_name)
+
+    return coords, {
+        "truth": per_energy("true smeared spectral density"),
+        "central": per_energy("central value"),
+        "error": store.Variable(
+            ("family", "sample", "source", "sigma", "E"),
+            (1, VALIDATION_BLOCK, len(sources), n_sigma, n_E),
+            "float32",
+            "1",
+            "error by source",
+        ),
+        "linear": per_energy("estimate of the best linear estimator"),
+        "linear_error": per_energy("its posterior error"),
+        "noise_scale": per_sample("noise scale C(t_ref) / C_latt(t_ref)"),
+        "distance": per_sample("squared Mahalanobis distance of C(t) from the prior"),
+        "spread": per_sample("standard deviation over networks, mean over sigma and E"),
+        "back_check": per_sample("p-value of the nearest correlator in the span of the kernel"),
+    }
+
+
 @dataclass(frozen=True)
 class StackTask:
-    """Networks of one ensemble and sigma that train side by side."""
+    """Networks of one ensemble and sigma that train side by side; those of ``wanted`` are kept."""
 
     ensemble: str
     sigma_index: int
     sigma: float
     replicas: tuple[int, ...]
+    wanted: tuple[int, ...]
 
     @property
     def name(self) -> str:

@@ -10,7 +10,11 @@ from scipy.special import erf
 
 from sdpipe.errors import UserError
 
-STATISTICAL = ("latt", "net")
+LINEAR = "linear"
+"""Name of the pseudo-ensemble that is no network: the best linear estimator."""
+
+RESOLUTION = "resolution"
+"""Source of the width that the data cannot resolve."""
 
 
 def central_value(rho: xr.DataArray) -> xr.DataArray:
@@ -28,11 +32,53 @@ def network_error(rho: xr.DataArray) -> xr.DataArray:
     return rho.mean("boot", skipna=False).std("replica", ddof=1, skipna=False)
 
 
+def spread(rho: xr.DataArray) -> xr.DataArray:
+    """Return the standard deviation over all networks of their mean over boot, averaged over sigma and E."""
+    mean = rho.drop_sel(ensemble=LINEAR).mean("boot").astype(float)
+    return mean.std(("ensemble", "replica")).mean(("sigma", "E"))
+
+
 def significance(difference: xr.DataArray, error: xr.DataArray) -> xr.DataArray:
     """Return P = |difference| / error; 0 where the difference is 0, infinite where only the error is."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.abs(difference) / error
     return ratio.where(difference != 0, 0.0)
+
+
+def signed_errors(rho: xr.DataArray, central: str, references: Mapping[str, str]) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return rho(E, Nmax) and its errors (source, ...), those of the references with the sign of their shift.
+
+    rho (..., sigma, ensemble, replica, boot, E): further dimensions, such as samples, stay.
+
+    Raises UserError when an ensemble is missing, when there is one replica only, or a prediction is not finite.
+    """
+    there = [str(e) for e in rho.ensemble.values]
+    absent = [e for e in (central, *references.values()) if e not in there]
+    if absent:
+        raise UserError(f"budget: there is no ensemble {', '.join(absent)}; those there: {', '.join(there)}")
+    if rho.sizes["replica"] < 2:
+        raise UserError("budget: the spread over replicas needs at least 2 of them")
+    rho = rho.sel(ensemble=list(dict.fromkeys([central, *references.values()]))).astype(float)
+    if not bool(np.isfinite(rho).all()):
+        raise UserError("budget: the predictions hold values that are not finite")
+    value, latt, net = central_value(rho), lattice_error(rho), network_error(rho)
+    stat = np.hypot(latt, net)
+
+    def pick(x: xr.DataArray, ensemble: str) -> xr.DataArray:
+        return x.sel(ensemble=ensemble, drop=True)
+
+    errors = {"latt": pick(latt, central), "net": pick(net, central)}
+    for source, name in references.items():
+        shift = pick(value, central) - pick(value, name)
+        P = significance(shift, np.hypot(pick(stat, central), pick(stat, name)))
+        errors[source] = shift * erf(P / np.sqrt(2))
+    joined = xr.concat(errors.values(), dim="source").assign_coords(source=np.array(list(errors), object))
+    return pick(value, central), joined
+
+
+def total_error(error: xr.DataArray) -> xr.DataArray:
+    """Return Delta_tot = sqrt(sum over sources of Delta^2)."""
+    return np.sqrt((error**2).sum("source", skipna=False))
 
 
 def _covariance(deviation: xr.DataArray, over: str, ddof: int) -> xr.DataArray:
@@ -41,7 +87,11 @@ def _covariance(deviation: xr.DataArray, over: str, ddof: int) -> xr.DataArray:
 
 
 def error_budget(
-    rho: xr.DataArray, central: str, references: Mapping[str, str], truth: xr.DataArray | None = None
+    rho: xr.DataArray,
+    central: str,
+    references: Mapping[str, str],
+    truth: xr.DataArray | None = None,
+    resolution: xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Return the central value with its statistical and systematic errors.
 
@@ -50,7 +100,7 @@ def error_budget(
         Delta_net  = std over replica (ddof 1) of the mean over boot
         P_X        = |rho(Nmax) - rho(Nref_X)| / sqrt(Delta_stat(Nmax)^2 + Delta_stat(Nref_X)^2)
         Delta_X    = |rho(Nmax) - rho(Nref_X)| erf(P_X / sqrt 2)
-        Delta_tot^2 = Delta_latt^2 + Delta_net^2 + sum_X Delta_X^2
+        Delta_tot^2 = Delta_latt^2 + Delta_net^2 + sum_X Delta_X^2 + Delta_resolution^2
 
     Parameters
     ----------
@@ -62,6 +112,9 @@ def error_budget(
         Source X -> name of the ensemble Nref_X.
     truth
         (sigma, E), where it is known: adds ``truth`` and ``pull`` = (rho - truth) / Delta_tot.
+    resolution
+        Covariance (sigma, E, E2) of what the data cannot resolve: adds the source ``resolution``, the roots of its
+        diagonal. Without it the budget is the published one.
 
     Returns
     -------
@@ -74,38 +127,25 @@ def error_budget(
     UserError
         When an ensemble is missing, when there is one replica only, or a prediction is not finite.
     """
-    there = [str(e) for e in rho.ensemble.values]
-    absent = [e for e in (central, *references.values()) if e not in there]
-    if absent:
-        raise UserError(f"budget: there is no ensemble {', '.join(absent)}; those there: {', '.join(there)}")
-    if rho.sizes["replica"] < 2:
-        raise UserError("budget: the spread over replicas needs at least 2 of them")
-    rho = rho.astype(float)
-    if not bool(np.isfinite(rho).all()):
-        raise UserError("budget: the predictions hold values that are not finite")
-    value, latt, net = central_value(rho), lattice_error(rho), network_error(rho)
-    stat = np.hypot(latt, net)
-
-    def pick(x: xr.DataArray, ensemble: str) -> xr.DataArray:
-        return x.sel(ensemble=ensemble, drop=True)
-
-    errors = {"latt": pick(latt, central), "net": pick(net, central)}
-    best = pick(rho, central)
+    value, signed = signed_errors(rho, central, references)
+    best = rho.sel(ensemble=central, drop=True).astype(float)
     mean_boot, mean_replica = best.mean("boot"), best.mean("replica")
     covariance = _covariance(mean_replica - mean_replica.mean("boot"), "boot", 0)
     covariance = covariance + _covariance(mean_boot - mean_boot.mean("replica"), "replica", 1)
-    for source, name in references.items():
-        shift = pick(value, central) - pick(value, name)
-        signed = shift * erf(significance(shift, np.hypot(pick(stat, central), pick(stat, name))) / np.sqrt(2))
-        errors[source] = np.abs(signed)
-        covariance = covariance + signed * signed.rename(E="E2")
-    error = xr.concat(errors.values(), dim="source").assign_coords(source=np.array(list(errors), object))
-    total = np.sqrt((error**2).sum("source"))
+    for source in references:
+        shift = signed.sel(source=source, drop=True)
+        covariance = covariance + shift * shift.rename(E="E2")
+    error = np.abs(signed)
+    if resolution is not None:
+        width = np.sqrt(np.diagonal(resolution.transpose("sigma", "E", "E2").values, axis1=1, axis2=2))
+        width = xr.DataArray(width, dims=("sigma", "E"), coords={"sigma": rho.sigma, "E": rho.E})
+        error = xr.concat([error, width.expand_dims(source=np.array([RESOLUTION], object))], dim="source")
+        covariance = covariance + resolution.drop_vars("E2", errors="ignore")
     budget = xr.Dataset(
         {
-            "central": pick(value, central).assign_attrs(units="1", long_name="smeared spectral density"),
+            "central": value.assign_attrs(units="1", long_name="smeared spectral density"),
             "error": error.transpose("source", "sigma", "E").assign_attrs(units="1", long_name="error by source"),
-            "total": total.assign_attrs(units="1", long_name="total error"),
+            "total": total_error(error).assign_attrs(units="1", long_name="total error"),
             "covariance": covariance.transpose("sigma", "E", "E2").assign_attrs(
                 units="1", long_name="covariance between energies"
             ),

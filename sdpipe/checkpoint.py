@@ -6,13 +6,13 @@ import hashlib
 import io
 from dataclasses import dataclass, fields
 from pathlib import Path
-from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdpipe.errors import UserError
+from sdpipe.errors import DamageError, UserError
+from sdpipe.files import write_bytes
 from sdpipe.networks import Parameters
 from sdpipe.store import SCHEMA
 
@@ -28,8 +28,10 @@ class Network:
         rho_sigma(E) = offset + x @ weight + scale * network(x),
 
     shapes mean (t,), matrix (t, t), weight (t, E), offset (E,), scale (E,). ``typical`` is the median of
-    |C(t_ref)| over the training samples, ``covariance`` (t, t) and ``lattice_mean`` (t,) are those of the
-    noise it was trained with; the losses are mean absolute errors.
+    |C(t_ref)| over the training samples, ``signal`` (t, t) the covariance of their clean C; ``covariance`` (t, t) and
+    ``lattice_mean`` (t,) are those of the noise it was trained with; the losses are mean absolute errors. The best
+    linear estimator of its ensemble is linear_offset + x @ linear_weight, its covariance without noise
+    linear_unresolved (E, E).
     """
 
     ensemble: str
@@ -48,7 +50,11 @@ class Network:
     weight: Array
     offset: Array
     scale: Array
+    linear_weight: Array
+    linear_offset: Array
+    linear_unresolved: Array
     typical: float
+    signal: Array
     lattice_mean: Array
     covariance: Array
     linear_loss: float
@@ -67,29 +73,30 @@ def save(path: Path, network: Network) -> str:
     }
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, **content}, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(buffer.getvalue())
-    partial.replace(path)
+    write_bytes(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def load(path: Path, sha256: str | None = None) -> Network:
     """Read a checkpoint.
 
-    Raises UserError where the file is missing, damaged (its bytes do not have the hash ``sha256``), or of
-    another schema.
+    Raises DamageError where the file is missing, damaged (its bytes do not have the hash ``sha256``) or not a
+    checkpoint, UserError where it is of another schema.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: missing") from None
+        raise DamageError(path, "missing") from None
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{path}: damaged (its SHA-256 is not the recorded one); delete it and train again")
+        raise DamageError(path, "damaged (its SHA-256 is not the recorded one)")
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, UnpicklingError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: not a readable checkpoint ({type(error).__name__})") from None
+    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        raise DamageError(path, f"not a readable checkpoint ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise DamageError(path, "not a checkpoint")
     if content.pop("schema", None) != SCHEMA:
         raise UserError(f"{path}: written with another schema than {SCHEMA}; train again")
+    if content.keys() != {f.name for f in fields(Network)}:
+        raise DamageError(path, "not a checkpoint of a network")
     return Network(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items()})

@@ -9,13 +9,14 @@ import queue
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client, Future, LocalCluster, get_worker, performance_report
+from distributed.system import MEMORY_LIMIT
 
 TOPIC = "sdpipe"
 TEND_EVERY = 3.0
@@ -28,6 +29,8 @@ SETTINGS = {
     # The default returns freed memory to the system at once: half the time of training went into page faults.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
     "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**30,
+    # Without it the last bits of a product depend on how many threads take part; costs a tenth of the time.
+    "distributed.nanny.pre-spawn-environ.MKL_CBWR": "AUTO,STRICT",
     "distributed.scheduler.allowed-failures": 20,
     "distributed.worker.daemon": True,
     "distributed.diagnostics.nvml": False,
@@ -50,6 +53,11 @@ def cores() -> int:
 def report(**message: Any) -> None:
     """Send a message from inside a task to the driver."""
     get_worker().log_event(TOPIC, message)
+
+
+def memory() -> int:
+    """Return the bytes of memory that the worker of a task may use."""
+    return get_worker().memory_manager.memory_limit or MEMORY_LIMIT
 
 
 class Pool:
@@ -83,10 +91,11 @@ class Pool:
         if on_message:
             self.client.subscribe_topic(TOPIC, lambda event: on_message(event[1]))
         waiting, finished, running = list(reversed(tasks)), queue.SimpleQueue[Future](), {}
-        tended = time.monotonic()
+        tended, looked, window = time.monotonic(), -LOOK_EVERY, 0
         try:
             while waiting or running:
-                window = self._window()
+                if time.monotonic() - looked > LOOK_EVERY:  # a question to the scheduler, not for every task
+                    window, looked = self._window(), time.monotonic()
                 while waiting and len(running) < window:
                     task = waiting.pop()
                     future = self.client.submit(
@@ -115,35 +124,67 @@ class Pool:
                 self.client.unsubscribe_topic(TOPIC)
 
 
-@contextmanager
-def recorded(client: Client, log: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """Say where the dashboard is, and write a Dask performance report to ``log``."""
+def announce(client: Client, say: Callable[[str], None]) -> None:
+    """Say where the dashboard of the scheduler is."""
     port = client.scheduler_info()["services"]["dashboard"]
     say(
         f"dashboard: http://127.0.0.1:{port}/status  (from elsewhere: ssh -N -L {port}:127.0.0.1:{port} "
         f"{getpass.getuser()}@{socket.gethostname()})"
     )
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with performance_report(filename=str(log)):
-        yield
 
 
 @contextmanager
-def local_pool(tasks: int, log: Path, say: Callable[[str], None]) -> Iterator[Pool]:
-    """Start a process for each core of this machine, no more than ``tasks``, reached through 127.0.0.1 only."""
+def recorded(log: Path) -> Iterator[None]:
+    """Write what the pool just started does meanwhile to ``log``, a Dask performance report."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    report = performance_report(filename=str(log))
+    report.__enter__()
+    yield  # after an interruption or a failure there is no time for it
+    report.__exit__(None, None, None)
+
+
+@contextmanager
+def local_workers(count: int, say: Callable[[str], None]) -> Iterator[Client]:
+    """Start ``count`` worker processes on this machine, reached over TLS at 127.0.0.1 only."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    workers = min(cores(), tasks)
     with (
         dask.config.set(SETTINGS),
         LocalCluster(
-            n_workers=workers,
+            n_workers=count,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
+            security=True,  # temporary certificates, in memory: other users of this machine reach 127.0.0.1 too
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
-        recorded(client, log, say),
     ):
-        yield Pool(client, cores() // workers)
+        announce(client, say)
+        yield client
+
+
+class LocalMachine(ExitStack):
+    """Pools of processes of this machine; a pool takes over the processes of the one before if it wants as many."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say, self._count = say, 0
+
+    @contextmanager
+    def pool(self, tasks: int, log: Path) -> Iterator[Pool]:
+        """Offer a process for each core, no more than ``tasks``, which share the memory and the cores evenly."""
+        count = min(cores(), tasks)
+        if count != self._count:
+            self.close()
+            self._client = self.enter_context(local_workers(count, self._say))
+            self._count = count
+        with recorded(log):
+            yield Pool(self._client, cores() // count)
+
+
+@contextmanager
+def local_pool(tasks: int, log: Path, say: Callable[[str], None]) -> Iterator[Pool]:
+    """Start a pool of processes of this machine and end it again."""
+    with LocalMachine(say) as machine, machine.pool(tasks, log) as pool:
+        yield pool

@@ -1,45 +1,26 @@
-"""Every section of the YAML file, with all defaults in one place."""
+"""Every section of the YAML file, with all defaults in one place; those of data and spectral densities: sections.py."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
-DataPath = Annotated[Path, AfterValidator(lambda p: p.expanduser().absolute())]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    if len(set(values)) != len(values):
-        raise ValueError("values must differ from each other")
-    return values
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from sdpipe.sections import Family, Level, Name, Noise, Section, Target, distinct
 
 
 class Lattice(Section):
     """T and t in lattice units, a in 1/GeV."""
 
     period: Annotated[int, Field(ge=2, le=100_000)]
+    """T, the number of time slices."""
     times: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+    """First and last time slice that the networks see; up to T/2 where C(t) = C(T - t)."""
     spacing: PositiveFloat = 1.0
+    """a in 1/GeV (1 fm = 5.0677/GeV); 1 leaves everything in units of 1/a."""
 
     @model_validator(mode="after")
     def _inside(self) -> Lattice:
@@ -55,14 +36,23 @@ class Lattice(Section):
 
 
 class Smearing(Section):
+    """Width of the Gaussian G_sigma."""
+
     kind: Literal["gaussian"] = "gaussian"
-    sigma: Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(_distinct)]
+    """Shape of the smearing."""
+    sigma: Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(distinct)]
+    """Widths in GeV; networks are trained for each."""
 
 
 class Energies(Section):
+    """Evenly spaced energies E at which rho_sigma(E) is given."""
+
     min: NonNegativeFloat
+    """Lowest E in GeV."""
     max: PositiveFloat
+    """Highest E in GeV."""
     count: Annotated[int, Field(ge=2, le=100_000)]
+    """How many energies."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Energies:
@@ -72,11 +62,18 @@ class Energies(Section):
 
 
 class Spectra(Section):
-    Nb: Annotated[list[Annotated[int, Field(ge=2, le=4096)]], Field(min_length=1), AfterValidator(_distinct)]
+    """The prior: random spectral densities on a Chebyshev basis, arXiv:2307.00808 eqs. (38, 39)."""
+
+    Nb: Annotated[list[Annotated[int, Field(ge=2, le=4096)]], Field(min_length=1), AfterValidator(distinct)]
+    """Basis sizes, one training set each."""
     Nrho: Annotated[int, Field(ge=100)]
+    """Samples in each training set; an ensemble may use fewer, the first ones."""
     E0: tuple[PositiveFloat, PositiveFloat] = (0.2, 1.3)
+    """Range of the threshold E0 in GeV; your spectrum should begin inside it."""
     epsilon: NonNegativeFloat = 1e-7
+    """Coefficients fall like 1/n^(1 + epsilon)."""
     omega_max: PositiveFloat | None = None
+    """Cutoff of the integrals over omega in GeV; null is none."""
 
     @model_validator(mode="after")
     def _ranges(self) -> Spectra:
@@ -88,133 +85,110 @@ class Spectra(Section):
         return self
 
 
-class O3(Section):
-    kind: Literal["o3"]
-    threshold: PositiveFloat = 1.0
-
-
-class DeltaTanh(Section):
-    kind: Literal["delta_tanh"]
-    amplitude: Finite = 1.5
-    mass: PositiveFloat = 0.8
-    height: Finite = 1.4730869020785
-    position: PositiveFloat = 1.2744910285
-    width: PositiveFloat = 1 / 17.08883512531
-
-
-class Peaks(Section):
-    kind: Literal["peaks"]
-    amplitudes: Annotated[list[Finite], Field(min_length=1)]
-    masses: Annotated[list[PositiveFloat], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _paired(self) -> Peaks:
-        if len(self.amplitudes) != len(self.masses):
-            raise ValueError(f"amplitudes: {len(self.amplitudes)} values, but masses has {len(self.masses)}")
-        return self
-
-
-class Chebyshev(Section):
-    """Draw number ``sample`` of the prior, from a stream that no training set uses."""
-
-    kind: Literal["chebyshev"]
-    Nb: Annotated[int, Field(ge=2, le=4096)]
-    sample: Annotated[int, Field(ge=0)] = 0
-
-
-class Correlator(Section):
-    """Real data, one row a gauge configuration; no truth is known."""
-
-    kind: Literal["correlator"]
-    path: DataPath
-    dataset: str
-    scale: Literal["auto"] | PositiveFloat = "auto"
-
-
-Mock = O3 | DeltaTanh | Peaks | Chebyshev
-Target = Annotated[Mock | Correlator, Field(discriminator="kind")]
-
-
-class NoiseSection(Section):
-    copies: Annotated[int, Field(ge=0, le=1000)] = 0
-    covariance: Literal["full", "shrink", "diagonal"] = "full"
-
-
-class HDF5Noise(NoiseSection):
-    """``mean (T,)`` and ``cov (T, T)`` in one group."""
-
-    kind: Literal["hdf5"]
-    path: DataPath
-    group: str = "octet(0)"
-
-
-class CorrelatorNoise(NoiseSection):
-    """One row a gauge configuration: the covariance of the mean."""
-
-    kind: Literal["correlator"]
-    path: DataPath
-    dataset: str
-
-
-class SyntheticNoise(NoiseSection):
-    """Relative error r1 exp(delta (t - 1)), correlation exp(-|t - t'| / tau), around C(t) of ``model``."""
-
-    kind: Literal["synthetic"]
-    r1: PositiveFloat = 1e-3
-    delta: Finite = 0.0
-    tau: PositiveFloat = 4.0
-    model: Annotated[O3 | DeltaTanh | Peaks, Field(discriminator="kind")] = O3(kind="o3")
-
-
-Noise = Annotated[HDF5Noise | CorrelatorNoise | SyntheticNoise, Field(discriminator="kind")]
+NetworkName = Literal["arcS", "arcM", "arcL"]
+"""Architectures, from small to large."""
 
 
 class Ensemble(Section):
+    """Networks of one size, taught with one training set."""
+
     Nb: PositiveInt
+    """Basis size; one of `spectra.Nb`."""
     Nrho: Annotated[int, Field(ge=100)]
-    network: Literal["arcS", "arcM", "arcL"]
+    """Samples that it is taught with; at most `spectra.Nrho`."""
+    network: NetworkName
+    """Size of the network, from small to large."""
 
 
 class Budget(Section):
+    """Which ensembles the error budget compares, and whether it is calibrated."""
+
     central: Name
+    """The ensemble whose prediction is the result."""
     references: dict[Name, Name]
+    """Source of systematic error: the ensemble that the central one is compared with for it."""
+    calibration: Literal["conformal", "none"] = "conformal"
+    """Conformal adds the resolution and scales the total error to `level`; none is the published budget."""
+    level: Level = 0.683
+    """Coverage to which the total error is calibrated."""
+
+
+class Validation(Section):
+    """Mock spectra with known truth, predicted as if they were data, to calibrate and to test the error bars."""
+
+    samples: Annotated[int, Field(ge=20, le=1_000_000)] = 2000
+    """Draws of each family; half of those of the prior calibrate, all others test."""
+    bootstrap: Annotated[int, Field(ge=2, le=100_000)] = 100
+    """Bootstrap samples of each draw."""
+    levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(distinct)] = (0.683, 0.954, 0.997)
+    """Coverages that are tested."""
+    families: dict[Name, Family] | None = None
+    """Families beside the prior; null is the standard set, see [error-budget.md](error-budget.md#families)."""
 
 
 class Training(Section):
+    """How every network is trained."""
+
     replicas: Annotated[int, Field(ge=2, le=1000)] = 5
+    """Networks of each ensemble and sigma, with other initial weights, data order and noise."""
     protocol: Literal["default", "published"] = "default"
+    """Ours, or that of arXiv:2307.00808."""
     inputs: Literal["whiten", "standardise"] = "whiten"
+    """Rotated to unit covariance, or standardised time by time."""
     epochs: PositiveInt | None = None
+    """Passes through the samples, at most; null is the protocol's."""
     batch: PositiveInt | None = None
+    """Samples in a batch; null is the protocol's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
     replicas_per_task: PositiveInt | None = None
+    """Replicas that train side by side in one task; null is all."""
 
 
 class Cluster(Section):
     """``local``, or the name of a section in jobqueue.yaml; ``jobs`` is the most that run at once."""
 
     cpu: Name = "local"
+    """Pool of generate and predict."""
     gpu: Name = "local"
+    """Pool of train."""
     jobs: Annotated[int, Field(ge=1, le=10_000)] = 4
+    """The most jobs of a pool at once."""
 
 
 class Config(Section):
     """A whole run. Every key that has a default here may be left out of the file."""
 
     name: Name
+    """Name of the run; its directory is `runs/NAME`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Of every random number."""
     lattice: Lattice
+    """Grid of times."""
     kernel: Literal["vector", "periodic", "exponential"]
+    """b_T(t, omega), see [method.md](method.md#problem)."""
     smearing: Smearing
+    """What is asked for: widths."""
     energies: Energies
+    """What is asked for: energies."""
     spectra: Spectra
+    """The prior."""
     noise: Noise
+    """Covariance of the lattice data, which the networks learn to live with."""
     ensembles: Annotated[dict[Name, Ensemble], Field(min_length=1)]
+    """The broad audience."""
     budget: Budget
+    """The error budget."""
     training: Training = Training()
+    """How networks are trained."""
+    validation: Validation = Validation()
+    """How the error bars are tested."""
     targets: Annotated[dict[Name, Target], Field(min_length=1)]
+    """Correlators whose spectral density is wanted."""
     bootstrap: Annotated[int, Field(ge=2, le=100_000)] = 800
+    """Bootstrap samples of each target."""
     cluster: Cluster = Cluster()
+    """Where the work runs: `local`, or a section of jobqueue.yaml."""
 
 
 def plain(config: BaseModel) -> dict[str, Any]:

@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from sdpipe.config import Budget, Config, Ensemble, Lattice, Spectra
+from sdpipe.config import Config
+from sdpipe.crosschecks import CHECKS, Fault, Location
 from sdpipe.errors import UserError
-
-Location = tuple[str | int, ...]
-Fault = tuple[Location, str]
-
-
-def _check_times(lattice: Lattice, kernel: str, spectra: Spectra) -> Iterable[Fault]:
-    first, last = lattice.times
-    divergent = [t for t in (0, lattice.period) if t in (first, last) and (t == 0 or kernel != "exponential")]
-    if divergent and spectra.omega_max is None:
-        yield (
-            ("lattice", "times"),
-            f"C(t) diverges at t = {divergent[0]} for kernel {kernel}: "
-            f"keep to 1..{lattice.period - 1}, or give a finite spectra.omega_max",
-        )
-
-
-def _check_ensembles(spectra: Spectra, ensembles: dict[str, Ensemble]) -> Iterable[Fault]:
-    for name, ensemble in ensembles.items():
-        if ensemble.Nb not in spectra.Nb:
-            yield ("ensembles", name, "Nb"), f"{ensemble.Nb} is not in spectra.Nb; allowed: {spectra.Nb}"
-        if ensemble.Nrho > spectra.Nrho:
-            yield ("ensembles", name, "Nrho"), f"{ensemble.Nrho} is more than spectra.Nrho ({spectra.Nrho})"
-
-
-def _check_budget(ensembles: dict[str, Ensemble], budget: Budget) -> Iterable[Fault]:
-    allowed = f"allowed: {', '.join(ensembles)}"
-    if budget.central not in ensembles:
-        yield ("budget", "central"), f"there is no ensemble {budget.central}; {allowed}"
-    for source, name in budget.references.items():
-        where = ("budget", "references", source)
-        if source in ("latt", "net"):
-            yield where, f"{source} is the name of a statistical error; choose another"
-        if name not in ensembles:
-            yield where, f"there is no ensemble {name}; {allowed}"
-        elif name == budget.central:
-            yield where, f"{name} is the central ensemble; a reference must be another one"
-
-
-CHECKS: tuple[Callable[..., Iterable[Fault]], ...] = (_check_times, _check_ensembles, _check_budget)
-"""Rules between sections; each runs when the sections named by its arguments are valid by themselves."""
 
 
 def _cross_checks(valid: dict[str, Any]) -> list[Fault]:
@@ -90,6 +52,8 @@ def _fault(raw: dict[str, Any], error: Any) -> Fault:
     A rule between the keys of a section is reported at the key that its message begins with.
     """
     keys, words = _keys(raw, error["loc"], missing=error["type"] == "missing"), _words(error)
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return (*keys, "kind"), words
     key, colon, rest = words.partition(": ")
     if error["type"] == "value_error" and colon and isinstance(error["input"], dict) and key in error["input"]:
         return (*keys, key), rest
@@ -103,13 +67,16 @@ def _words(error: Any) -> str:
         return "unknown key"
     if kind == "missing":
         return "this key is missing"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tags = error["ctx"].get("expected_tags", "'kind'")
-        return f"kind: must be one of {tags}" if kind == "union_tag_invalid" else "kind: this key is missing"
+    if kind == "union_tag_not_found":
+        return "this key is missing"
+    if kind == "union_tag_invalid":
+        return f"must be one of {error['ctx']['expected_tags']} (given: {error['ctx']['tag'][:60]!r})"
     message = error["msg"]
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    if kind in ("list_type", "tuple_type") and isinstance(given, (int, float)):
+        message += f", such as [{given}]" if kind == "list_type" else f", such as [{given}, {given}]"
     if isinstance(given, (str, int, float, bool)) or given is None:
         return f"{message} (given: {str(given)[:60]!r})" if given is not None else f"{message} (given: null)"
     return message
@@ -169,20 +136,20 @@ def _keys(raw: Any, loc: Location, missing: bool) -> Location:
     return (*keys, loc[-1]) if missing else tuple(keys)
 
 
-def _line(node: yaml.Node | None, keys: Location) -> int:
-    """Return the line of ``keys`` in the file, or that of the closest section above it."""
+def _line(node: yaml.Node | None, keys: Location) -> tuple[int, int]:
+    """Return the line of ``keys`` in the file, or of the closest section above, and how many of ``keys`` led there."""
     line = 1
-    for part in keys:
+    for depth, part in enumerate(keys):
         if isinstance(node, yaml.MappingNode):
             found = [(k, v) for k, v in node.value if getattr(k, "value", None) == str(part)]
             if not found:
-                break
+                return line, depth
             key, node = found[0]
             line = key.start_mark.line + 1
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
             line = node.start_mark.line + 1
-    return line
+    return line, len(keys)
 
 
 def _override(raw: dict[str, Any], text: str) -> Location:
@@ -204,8 +171,35 @@ def _override(raw: dict[str, Any], text: str) -> Location:
     return parts
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where each key of a config comes from: a line of ``file``, or an override on the command line."""
+
+    file: Path
+    node: yaml.Node | None
+    overridden: list[Location]
+
+    def describe(self, faults: Iterable[Fault]) -> list[str]:
+        """Return ``FILE:LINE: key: words`` or ``command line: key: words`` for every fault, each on one line."""
+        lines = []
+        for keys, words in faults:
+            n, (line, depth) = len(keys), _line(self.node, keys)
+            overridden = any(
+                n and (keys[: len(o)] == o[:n] or keys[: depth + 1] == o[: depth + 1]) for o in self.overridden
+            )
+            where = "command line" if overridden else f"{self.file}:{line}"
+            fault = ": ".join(filter(None, [where, ".".join(map(str, keys)), words]))
+            lines.append("".join(c if c.isprintable() else "?" for c in fault))
+        return list(dict.fromkeys(lines))
+
+
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
-    """Read, override and check a config.
+    """Read, override and check a config: the first half of :func:`read_config`."""
+    return read_config(path, overrides)[0]
+
+
+def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Origin]:
+    """Read, override and check a config; return it with where its keys come from.
 
     Parameters
     ----------
@@ -230,15 +224,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     raw, node = _parse(text, str(file))
-    overridden = [_override(raw, text) for text in overrides]
+    origin = Origin(file, node, [_override(raw, text) for text in overrides])
     config, faults = _validate(raw)
     if config is not None:
-        return config
-    lines = []
-    for keys, words in faults:
-        n = len(keys)
-        by_override = any(n and keys[: len(o)] == o[:n] for o in overridden)
-        where = "command line" if by_override else f"{file}:{_line(node, keys)}"
-        line = ": ".join(filter(None, [where, ".".join(map(str, keys)), words]))
-        lines.append("".join(c if c.isprintable() else "?" for c in line))
-    raise UserError(*dict.fromkeys(lines))
+        return config, origin
+    raise UserError(*origin.describe(faults))

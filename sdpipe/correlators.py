@@ -1,108 +1,216 @@
-"""Correlators from files, on the time slices that the networks see."""
+"""Correlators from files, with their statistics, on the time slices that the networks see."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, get_args
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe import rng
+from sdpipe import folding, readers, resampling, rng
 from sdpipe.errors import UserError
-from sdpipe.kernels import Kernel
+from sdpipe.noise import Noise, Treatment, check_covariance, treat
+from sdpipe.records import Record
 
 Array = NDArray[np.float64]
+Resampling = Literal["configurations", "bootstrap", "jackknife"]
+ErrorOf = Literal["mean", "sample"]
 
 
-def _dataset(file: h5py.File, path: Path, name: str) -> Array:
-    node = file.get(name)
-    if not isinstance(node, h5py.Dataset):
-        names: list[str] = []
-        file.visititems(lambda n, o: names.append(n) if isinstance(o, h5py.Dataset) else None)
-        raise UserError(f"{path}: there is no dataset {name!r}; those there: {', '.join(names[:20]) or 'none'}")
-    if node.dtype.kind not in "fiu":
-        raise UserError(f"{path}: {name}: values must be real numbers, not {node.dtype}")
-    values = np.asarray(node[()], float)
-    if values.size == 0:
-        raise UserError(f"{path}: {name}: the dataset is empty")
-    if not np.isfinite(values).all():
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-        raise UserError(f"{path}: {name}: value {values[first]} at index {first}; all values must be finite")
-    return values
+@dataclass(frozen=True)
+class Source:
+    """Where a correlator is and how its numbers are to be understood.
 
-
-def _open(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: not a readable HDF5 file ({str(error).splitlines()[0][:80]})") from None
-
-
-def read_configurations(path: Path, dataset: str) -> Array:
-    """Read ``dataset``, one row a gauge configuration, shape (cfg, T).
-
-    Raises UserError for a file or dataset that is missing, not real, not finite, or has one row only.
+    Parameters
+    ----------
+    path, dataset
+        The file, and the name in it where it can hold several correlators.
+    resampling
+        What the samples are: configurations (the default), bootstrap or jackknife. A file that says so itself
+        needs no word; one that says otherwise is refused.
+    error
+        For files with errors or a covariance instead of samples: whether they are those of the ``mean`` or those
+        of one configuration, ``sample``, sqrt(n) larger. Needed where the file does not say.
+    configurations
+        n, for ``error: sample``.
+    bin
+        Consecutive configurations that are averaged into one.
+    covariance
+        full; shrink (Ledoit-Wolf, for few configurations); diagonal.
     """
-    with _open(path) as file:
-        values = _dataset(file, path, dataset)
-    if values.ndim != 2:
-        raise UserError(f"{path}: {dataset}: shape {values.shape}; it must be (configurations, times)")
-    if len(values) < 2:
-        raise UserError(f"{path}: {dataset}: one configuration has no statistical error; at least 2 are needed")
-    constant = np.flatnonzero(np.ptp(values, axis=0) == 0)
+
+    path: Path
+    dataset: str | None = None
+    resampling: Resampling | None = None
+    error: ErrorOf | None = None
+    configurations: int | None = None
+    bin: int = 1
+    covariance: Treatment = "full"
+
+
+@dataclass(frozen=True, eq=False)
+class Correlator:
+    """C(t) and the covariance of that mean.
+
+    ``samples`` are configurations (cfg, t), binned, where ``dim`` is "cfg", bootstrap means (boot, t) where it is
+    "boot"; None where the file holds a mean and its covariance. ``facts`` say where it comes from, ``flags`` what
+    is doubtful about it.
+    """
+
+    times: tuple[int, ...]
+    mean: Array
+    covariance: Array
+    samples: Array | None
+    dim: str
+    where: str
+    facts: dict[str, Any]
+    flags: tuple[str, ...] = ()
+
+    @property
+    def estimated_from(self) -> int | None:
+        """How many configurations, binned, the full covariance comes from; None where it does not come from any."""
+        counts = self.dim == "cfg" and self.samples is not None and self.facts["covariance"] == "full"
+        return len(self.samples) if counts else None
+
+    def bootstrap(self, count: int, seed: int, stream: str) -> Array:
+        """Return bootstrap means (boot, t): those of the file where it holds any, otherwise ``count`` of them.
+
+        They are drawn from the configurations with replacement or, where there are none, from a Gaussian with
+        the covariance of the mean.
+        """
+        if self.samples is None:
+            noise = Noise(self.times, self.mean, self.covariance, self.where)
+            return noise.draw(self.mean, count, rng.generator(seed, "bootstrap", stream))
+        if self.dim == "boot":
+            return self.samples
+        return resampling.bootstrap(self.samples, count, seed, stream)
+
+
+def load(source: Source, period: int | None = None, times: tuple[int, ...] | None = None) -> Correlator:
+    """Read a correlator and take it to the slices ``times`` (default: those of the file).
+
+    With ``period`` T, data over a whole period are folded, [C(t) + C(T - t)] / 2.
+
+    Raises UserError, with the ``key`` of the config that mends it, where the file cannot be read
+    (:mod:`sdpipe.readers`), does not hold these times, contradicts ``source``, or does not determine the
+    covariance that is asked for.
+    """
+    record = readers.read(source.path, source.dataset)
+    where = record.where
+    size = (record.samples if record.samples is not None else record.mean).shape[-1]
+    there = tuple(range(size)) if record.times is None else tuple(int(t) for t in record.times)
+    if len(there) != size:
+        raise UserError(f"{where}: {size} values a sample, but {len(there)} time slices")
+    if times is None:
+        times = tuple(t for t in there if period is None or t <= period // 2)
+        if not times:
+            raise UserError(
+                f"{where}: its first time slice, {there[0]}, is beyond half the period {period}", key="period"
+            )
+    matrix = folding.select(there, period, times, where, named=record.times is not None)
+    facts = {"path": str(source.path), "dataset": source.dataset or "", "sha256": readers.sha256(source.path)}
+    if record.samples is None:
+        mean, covariance, known = _given(source, record, there)
+        samples, dim, folded, flags = None, "", None, []
+    else:
+        samples, known, flags = _independent(source, record, there, matrix, times)
+        dim = "boot" if known["resampling"] == "bootstrap" else "cfg"
+        mean, folded = samples.mean(axis=0), samples @ matrix.T
+        spread = resampling.covariance_of_bootstrap if dim == "boot" else resampling.covariance_of_mean
+        covariance = spread(samples)
+    flags = [*flags, *folding.asymmetry(mean, covariance, matrix, times, where)]
+    covariance = treat(matrix @ covariance @ matrix.T, source.covariance, where, folded)
+    facts |= known | {"covariance": source.covariance}
+    return Correlator(times, matrix @ mean, covariance, folded, dim, where, facts, tuple(flags))
+
+
+def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Array, Array, dict[str, Any]]:
+    """Return mean, covariance of the mean and facts of a file without samples."""
+    where = record.where
+    for key in ("resampling", "bin"):
+        if getattr(source, key) not in (None, 1):
+            raise UserError(f"{where}: {key} is for samples, and this file holds a mean with its errors", key=key)
+    error = _agreed(where, "error", source.error, record.said, ("mean", "sample"))
+    n = _agreed(where, "configurations", source.configurations, record.said)
+    if error is None:
+        raise UserError(
+            f"{where}: are these errors those of the mean, or those of one configuration (sqrt(n) larger)? "
+            "say error: mean, or error: sample and configurations: n",
+            key="error",
+        )
+    if error == "sample" and not n:
+        raise UserError(f"{where}: error: sample needs configurations: n, how many there were", key="configurations")
+    if record.covariance is None and source.covariance != "diagonal":
+        raise UserError(
+            f"{where}: errors without their correlation between times; allowed: covariance: diagonal, or a file "
+            "with samples or a covariance",
+            key="covariance",
+        )
+    covariance = np.diag(record.errors**2) if record.covariance is None else record.covariance
+    if source.covariance != "diagonal":
+        check_covariance(covariance, there, where, definite=False)
+    facts = {"resampling": "none", "bin": 1, **({"configurations": n} if n else {})}
+    return record.mean, covariance / (n if error == "sample" else 1), facts
+
+
+def _independent(
+    source: Source, record: Record, there: tuple[int, ...], matrix: Array, times: tuple[int, ...]
+) -> tuple[Array, dict[str, Any], list[str]]:
+    """Return bootstrap means or binned configurations (n, T), facts and flags of a file with samples."""
+    where, samples = record.where, record.samples
+    if source.error or source.configurations:
+        key = "error" if source.error else "configurations"
+        raise UserError(f"{where}: {key} is for a mean with its errors, and these are samples", key=key)
+    kind = _agreed(where, "resampling", source.resampling, record.said, get_args(Resampling)) or "configurations"
+    if len(samples) < 2:
+        raise UserError(f"{where}: one configuration has no statistical error; at least 2 are needed")
+    _check_rows(samples, there, matrix, where, kind)
+    if kind == "bootstrap":
+        for key, plain in (("bin", 1), ("covariance", "full")):
+            if (value := getattr(source, key)) not in (plain, "diagonal"):
+                raise UserError(f"{where}: {key}: {value} needs configurations, not bootstrap samples", key=key)
+        return samples, {"resampling": kind, "bin": 1, "samples": len(samples)}, []
+    if kind == "jackknife":
+        samples = resampling.from_jackknife(samples)
+    n, size = len(samples), source.bin
+    if n // size < 2:
+        raise UserError(f"{where}: bin: {size} leaves {n // size} of {n} configurations; needed: 2 or more", key="bin")
+    tau, error = resampling.autocorrelation_time(samples @ matrix.T)
+    i = int(np.argmax(tau - 2 * error))
+    facts = {"resampling": kind, "configurations": n, "bin": size, "samples": n // size}
+    facts |= {"dropped": n % size, "tau_int": float(tau[i]), "tau_int_error": float(error[i])}
+    flags = []
+    if 2 * (tau[i] - 2 * error[i]) > size:
+        flags = [
+            f"{where}: bin {size} is shorter than 2 tau_int = {2 * tau[i]:.1f} +- {2 * error[i]:.1f} configurations "
+            f"(t = {times[i]}), so that the errors are too small; choose bin: {int(np.ceil(2 * tau[i]))} or more"
+        ]
+    return resampling.binned(samples, size), facts, flags
+
+
+def _check_rows(samples: Array, there: tuple[int, ...], matrix: Array, where: str, kind: str) -> None:
+    """Raise UserError where a time slice in use never changes, or where a sample is there twice."""
+    constant = np.flatnonzero((np.ptp(samples, axis=0) == 0) & matrix.any(axis=0))
     if constant.size:
-        t = int(constant[0])
-        raise UserError(f"{path}: {dataset}: column t = {t} is the same on every configuration (zero variance)")
-    return values
+        raise UserError(f"{where}: t = {there[constant[0]]} is the same in every sample (zero variance)")
+    _, first, count = np.unique(samples, axis=0, return_index=True, return_counts=True)
+    if kind != "bootstrap" and (count > 1).any():
+        row = int(first[np.argmax(count > 1)])
+        again = np.flatnonzero((samples == samples[row]).all(axis=1))[1]
+        raise UserError(f"{where}: rows {row} and {again} are the same; each configuration counts once")
 
 
-def read_mean_and_covariance(path: Path, group: str) -> tuple[Array, Array]:
-    """Read ``mean (T,)`` and ``cov (T, T)`` from one group of an HDF5 file.
+def _agreed(where: str, key: str, asked: Any, said: dict[str, Any], allowed: tuple[str, ...] = ()) -> Any:
+    """Return what the user or the file says about ``key``.
 
-    Raises UserError where the group is missing or the two do not fit each other.
+    Raises UserError where they contradict each other, or where the file's word is not among those allowed.
     """
-    with _open(path) as file:
-        if not isinstance(file.get(group), h5py.Group):
-            groups = ", ".join(k for k, v in file.items() if isinstance(v, h5py.Group))
-            raise UserError(f"{path}: there is no group {group!r}; those there: {groups or 'none'}")
-        mean, cov = _dataset(file, path, f"{group}/mean"), _dataset(file, path, f"{group}/cov")
-    if mean.ndim != 1 or cov.shape != (mean.size, mean.size):
-        raise UserError(f"{path}: {group}: mean has shape {mean.shape} and cov {cov.shape}; needed (T,) and (T, T)")
-    return mean, cov
-
-
-def select(length: int, kernel: Kernel, times: tuple[int, ...], where: str) -> Array:
-    """Return the matrix (t, length) that takes data at t = 0 .. length-1 to the slices ``times``.
-
-    For a kernel with C(t) = C(T - t), data over a whole period are folded, [C(t) + C(T - t)] / 2, unless
-    ``times`` reaches beyond T/2.
-
-    Raises UserError when the data do not hold these times.
-    """
-    folds = kernel.symmetric and length == kernel.period and max(times) <= kernel.period // 2
-    half = kernel.symmetric and length == kernel.period // 2 + 1
-    whole = not kernel.symmetric or length == kernel.period or max(times) > kernel.period // 2
-    if not (half or whole) or max(times) >= length:
-        allowed = f"{kernel.period} (a period), or {kernel.period // 2 + 1} (folded)"
-        if not kernel.symmetric or max(times) > kernel.period // 2:
-            allowed = f"at least {max(times) + 1}"
-        raise UserError(f"{where}: {length} time slices, but lattice.period {kernel.period} and times need {allowed}")
-    matrix = np.zeros((len(times), length))
-    for row, t in enumerate(times):
-        if folds and t > 0:
-            matrix[row, t] += 0.5
-            matrix[row, kernel.period - t] += 0.5
-        else:
-            matrix[row, t] = 1.0
-    return matrix
-
-
-def bootstrap(configurations: Array, count: int, seed: int, stream: str) -> Array:
-    """Return ``count`` bootstrap means (boot, t) of configurations (cfg, t), drawn with replacement."""
-    n = len(configurations)
-    drawn = rng.generator(seed, "bootstrap", stream).integers(n, size=(count, n))
-    weights = np.stack([np.bincount(row, minlength=n) for row in drawn]) / n
-    return weights @ configurations
+    told = said.get(key)
+    for value, who in ((told, "the file says "), (asked, "")):
+        if value is not None and allowed and value not in allowed:
+            raise UserError(f"{where}: {who}{key}: {value}; allowed: {', '.join(allowed)}", key=key)
+    if None not in (asked, told) and asked != told:
+        raise UserError(f"{where}: {key}: {asked}, but the file itself says {told}", key=key)
+    return told if asked is None else asked

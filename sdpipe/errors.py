@@ -1,14 +1,46 @@
-"""The two kinds of failure that the command line reports in one line each."""
+"""The kinds of failure that the command line reports in one line each."""
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 
 class UserError(Exception):
-    """Faults that the user can mend: one line each, exit status 2, nothing written."""
+    """Faults that the user can mend: one line each, exit status 2, nothing written.
 
-    def __init__(self, *faults: str) -> None:
+    ``key`` is the key, within its section of the config, that mends it, where the one who raises it knows.
+    """
+
+    def __init__(self, *faults: str, key: str | None = None) -> None:
         super().__init__("\n".join(faults))
-        self.faults = faults
+        self.faults, self.key = faults, key
+
+    def __reduce__(self) -> Any:
+        return partial(type(self), key=self.key), self.faults
+
+
+class ConfigError(UserError):
+    """Faults that belong to keys of the config: ``places`` are pairs (path of keys, what is wrong and allowed)."""
+
+    def __init__(self, *places: tuple[tuple[str | int, ...], str]) -> None:
+        super().__init__(*(f"{'.'.join(map(str, keys))}: {words}" for keys, words in places))
+        self.places = places
+
+    def __reduce__(self) -> Any:
+        return type(self), self.places
+
+
+class DamageError(UserError):
+    """A file of a run directory that is damaged or lost, found on reading; what was made in it is made anew."""
+
+    def __init__(self, file: Path, what: str) -> None:
+        super().__init__(f"{file}: {what}; sdpipe status RUN --verify lists all damage, sdpipe run RUN then mends it")
+        self.file, self.what = file, what
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.file, self.what)
 
 
 class RunError(Exception):

@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -24,7 +25,10 @@ STYLE = {
     "svg.hashsalt": "sdpipe",
 }
 WIDTH, HEIGHT = 6.4, 4.0
-SOURCES = {"latt": "lattice data", "net": "networks"}
+MARGINS = {"left": 0.9, "right": 0.15, "bottom": 0.55, "top": 0.35}
+"""Inches around the axes of a panel. A layout engine would draw every figure three times to find them."""
+
+SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution"}
 
 
 def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
@@ -35,6 +39,12 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
     ax.fill_between(E, central - total, central + total, color=COLOURS[5], alpha=0.45, lw=0, label="total error")
     ax.fill_between(E, central - stat, central + stat, color=COLOURS[0], alpha=0.55, lw=0, label="statistical error")
     ax.plot(E, central, color=COLOURS[0], label="central value")
+    if "calibrated" in budget:
+        for sign in (-1, 1):
+            edge = central + sign * budget.calibrated.values
+            ax.plot(E, edge, color=COLOURS[0], lw=0.8, label="calibrated error" if sign > 0 else None)
+    if "linear" in budget:
+        ax.plot(E, budget.linear, color=COLOURS[1], ls=":", label="linear estimator")
     if "truth" in budget:
         ax.plot(E, budget.truth, color=COLOURS[6], ls="--", label="truth")
     ax.set(xlabel=r"$E$ [GeV]", ylabel=r"$\hat\rho_\sigma(E)$", xlim=(E[0], E[-1]))
@@ -63,6 +73,18 @@ def histories(history: xr.Dataset, ax: Axes) -> Axes:
         ax.axhline(float(one.linear_loss), color=colour, ls=":", lw=1)
     ax.plot([], [], color=COLOURS[6], ls=":", label="linear baseline")
     ax.set(xlabel="epoch", ylabel="validation MAE", yscale="log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.yaxis.set(major_locator=MaxNLocator(5), major_formatter=ScalarFormatter(), minor_locator=NullLocator())
+    ax.legend()
+    return ax
+
+
+def samples(training: xr.Dataset, ax: Axes) -> Axes:
+    """Draw every smeared density of a few samples at one sigma, in one colour for each basis size."""
+    for Nb, colour in zip(training.Nb.values, COLOURS * len(training.Nb), strict=False):
+        ax.plot(training.E, training.smeared.sel(Nb=Nb).transpose("E", "sample"), color=colour, lw=1, alpha=0.8)
+        ax.plot([], [], color=colour, label=rf"$N_b = {Nb}$")
+    ax.set(xlabel=r"$E$ [GeV]", ylabel=r"$\hat\rho_\sigma(E)$", xlim=(float(training.E[0]), float(training.E[-1])))
     ax.legend()
     return ax
 
@@ -70,8 +92,13 @@ def histories(history: xr.Dataset, ax: Axes) -> Axes:
 def panels(draw: Callable[[xr.Dataset, Axes], Axes], data: xr.Dataset, title: str = "") -> Figure:
     """Return a figure with one panel for each sigma."""
     with mpl.rc_context(STYLE):
-        sigmas = data.sigma.values
-        figure = Figure(figsize=(WIDTH * len(sigmas) * 0.85, HEIGHT), layout="constrained")
+        sigmas, one = data.sigma.values, WIDTH * 0.85
+        width, between = one * len(sigmas), MARGINS["left"] + MARGINS["right"]
+        figure = Figure(figsize=(width, HEIGHT))
+        figure.subplots_adjust(
+            left=MARGINS["left"] / width, right=1 - MARGINS["right"] / width, wspace=between / (one - between),
+            bottom=MARGINS["bottom"] / HEIGHT, top=1 - MARGINS["top"] / HEIGHT,
+        )  # fmt: skip
         for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
             draw(data.sel(sigma=sigma), ax)
             ax.set_title(f"{title}  σ = {sigma:g} GeV".strip(), fontsize=10, loc="left")
@@ -88,10 +115,11 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def draw_target(directory: Path, name: str, budget: xr.Dataset) -> list[Path]:
-    """Draw reconstruction and budget of one target; return the files."""
+    """Draw reconstruction and budget of one target, the title saying whether it is flagged; return the files."""
+    title = f"{name} (flagged)" if budget.attrs.get("flags") else name
     return [
-        save(panels(reconstruction, budget, name), directory / f"{name}-reconstruction.png"),
-        save(panels(by_source, budget, name), directory / f"{name}-budget.png"),
+        save(panels(reconstruction, budget, title), directory / f"{name}-reconstruction.png"),
+        save(panels(by_source, budget, title), directory / f"{name}-budget.png"),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -10,8 +11,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe import networks
+from sdpipe.budget import LINEAR
 from sdpipe.checkpoint import Network
 from sdpipe.errors import UserError
+from sdpipe.noise import Noise
+from sdpipe.typicality import PriorOfData
 
 PAIRS = 8192
 """Pairs (network, correlator) in one forward pass: bounds the memory."""
@@ -23,10 +27,11 @@ def _grid(members: list[Network]) -> tuple[list[float], list[str], list[int]]:
     return list(dict.fromkeys(sigma)), list(dict.fromkeys(ensembles)), replicas
 
 
-def predict(members: list[Network], correlators: NDArray) -> xr.DataArray:
+def predict(members: list[Network], correlators: NDArray, central: str | None = None) -> xr.DataArray:
     """Return rho (sigma, ensemble, replica, boot, E) for correlators (boot, t).
 
-    C has the units of the kernel with rho dimensionless; networks of one architecture share each pass.
+    C has the units of the kernel with rho dimensionless; networks of one architecture share each pass. With
+    ``central`` a last ensemble, ``linear``, is the best linear estimator of that ensemble, the same for every replica.
 
     Raises UserError when a network of the grid ensemble x sigma x replica is missing, when a correlator has
     another number of times than the networks, or holds a value that is not finite.
@@ -47,17 +52,21 @@ def predict(members: list[Network], correlators: NDArray) -> xr.DataArray:
     ]
     if missing:
         raise UserError(f"networks missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
-    rho = np.empty((len(sigma), len(ensembles), len(replicas), len(correlators), len(first.energies)), np.float32)
+    names = ensembles + ([] if central is None else [LINEAR])
+    rho = np.empty((len(sigma), len(names), len(replicas), len(correlators), len(first.energies)), np.float32)
     for architecture in dict.fromkeys(m.architecture for m in members):
         group = [m for m in members if m.architecture == architecture]
         for m, values in zip(group, _forward(group, correlators), strict=True):
             rho[sigma.index(m.sigma), ensembles.index(m.ensemble), replicas.index(m.replica)] = values
+    if central is not None:
+        for at, m in zip(rho, of_ensemble(members, central), strict=True):
+            at[-1] = (correlators - m.mean) @ m.matrix @ m.linear_weight + m.linear_offset
     return xr.DataArray(
         rho,
         dims=("sigma", "ensemble", "replica", "boot", "E"),
         coords={
             "sigma": ("sigma", sigma, {"units": "GeV"}),
-            "ensemble": np.array(ensembles, object),
+            "ensemble": np.array(names, object),
             "replica": replicas,
             "boot": np.arange(len(correlators)),
             "E": ("E", first.energies, {"units": "GeV"}),
@@ -65,6 +74,36 @@ def predict(members: list[Network], correlators: NDArray) -> xr.DataArray:
         name="rho",
         attrs={"units": "1", "long_name": "smeared spectral density"},
     )
+
+
+def of_ensemble(members: list[Network], name: str) -> list[Network]:
+    """Return the networks of one ensemble, one for each sigma, in the order of sigma: those of replica 0."""
+    return sorted((m for m in members if m.ensemble == name and m.replica == 0), key=lambda m: m.sigma_index)
+
+
+def linear_covariance(members: list[Network], central: str) -> tuple[NDArray, NDArray]:
+    """Return U and V (sigma, E, E): the posterior covariance of the linear estimator at noise scale s is U + s^2 V.
+
+    U is what C(t) without noise does not resolve, V = A Cov_latt A^T; see
+    :class:`~sdpipe.transforms.LinearEstimator`.
+    """
+    central_members = of_ensemble(members, central)
+    to_rho = [m.matrix @ m.linear_weight for m in central_members]
+    noise = [A.T @ m.covariance @ A for A, m in zip(to_rho, central_members, strict=True)]
+    return np.stack([m.linear_unresolved for m in central_members]), np.stack(noise)
+
+
+def prior_of_data(members: list[Network], central: str) -> PriorOfData:
+    """Return the prior of C(t) that the central networks were trained on, with their noise."""
+    m = of_ensemble(members, central)[0]
+    noise = Noise(tuple(m.times), m.lattice_mean, m.covariance, "networks")
+    return PriorOfData(m.mean, m.signal, noise)
+
+
+def amplitude_rule(members: list[Network], central: str) -> Callable[[NDArray], float]:
+    """Return C (t,) -> the factor that makes it most likely under the prior of the central networks."""
+    prior, typical = prior_of_data(members, central), of_ensemble(members, central)[0].typical
+    return lambda correlator: prior.amplitude(correlator, typical)
 
 
 def _forward(group: list[Network], correlators: NDArray) -> NDArray:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sdpipe import store
 from sdpipe.config import Config, plain, to_yaml
 from sdpipe.configfile import load_config
 from sdpipe.errors import UserError
-from sdpipe.store import STATE, Markers, write_text
+from sdpipe.files import OLD, PARTIAL, STATE, Markers, delete, put_back, sweep, write_text
 
 FIXED = ("seed", "lattice", "kernel", "smearing", "energies", "spectra", "noise")
 """Sections that a run directory keeps for life: its samples and networks are made from them."""
@@ -56,6 +61,15 @@ class Layout:
         return self.root / "budget.zarr"
 
     @property
+    def validation(self) -> Path:
+        return self.root / "validation.zarr"
+
+    @property
+    def draws(self) -> Path:
+        """Predictions for the draws of all families, of which ``validation.zarr`` is made."""
+        return self.state("validate") / "draws.zarr"
+
+    @property
     def figures(self) -> Path:
         return self.root / "figures"
 
@@ -67,17 +81,60 @@ class Layout:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    def stores(self) -> list[Path]:
+        """Return every store that is there; of those with groups, each group."""
+        groups = [*self._groups(self.predictions), *self._groups(self.budget)]
+        return [p for p in (self.training, self.history, self.validation, self.draws, *groups) if p.exists()]
+
+    @staticmethod
+    def _groups(path: Path) -> list[Path]:
+        return sorted(p for p in path.glob("*") if p.is_dir() and not p.name.endswith(OLD))
+
+    @property
+    def drivers(self) -> Path:
+        return self.root / STATE / "drivers"
+
+    def sweep(self) -> None:
+        """Remove what killed drivers and workers left behind. Call it as the one driver."""
+        for aside in list(self.root.glob(f"*.zarr{OLD}")):
+            put_back(aside)
+        for rubbish in [*self.root.glob(f".*{PARTIAL}"), self.state("running"), self.state("tls")]:
+            delete(rubbish)
+        for place in (self.networks, self.figures, self.root / STATE, *self.root.glob("*.zarr")):
+            sweep(place)
+
     def state(self, stage: str) -> Path:
         """Return the directory of markers and unfinished work of one stage."""
         return self.root / STATE / stage
 
     def progress(self, task: str) -> Path:
         """Return the file in which a running stack notes epoch and losses of its networks."""
-        return self.state("train") / "running" / f"{task}.json"
+        return self.state("running") / f"{task}.json"
 
     def markers(self, stage: str, config_hash: str) -> Markers:
         """Return the done-markers of one stage for work made from ``config_hash``."""
         return Markers(self.state(stage), config_hash)
+
+    def note_sitting(self, stage: str, begun: datetime, seconds: float) -> None:
+        """Note how long a stage worked; one that was interrupted has several sittings."""
+        sitting = {
+            "stage": stage,
+            "begun": begun.isoformat(timespec="seconds"),
+            "seconds": seconds,
+            "host": socket.gethostname(),
+        }
+        path = self.state("sittings.jsonl")
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n" + json.dumps(sitting))  # on a line of its own, even after one that a kill cut short
+
+    def sittings(self) -> list[dict[str, Any]]:
+        """Return what :meth:`note_sitting` noted, in the order of time."""
+        path, found = self.state("sittings.jsonl"), []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            with suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return found
 
     def require(self) -> None:
         """Raise UserError where this is not a run directory."""
@@ -91,14 +148,22 @@ class Layout:
         what depends on them is made anew. Raises UserError where anything else differs.
         """
         self.check_owner(config)
-        text = to_yaml(config)
-        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
-            write_text(self.config, text)
+        if not self.owns(config):
+            write_text(self.config, to_yaml(config))
+
+    def owns(self, config: Config) -> bool:
+        """Return whether the directory was made, or last continued, with exactly this config."""
+        return self.config.exists() and self.config.read_text(encoding="utf-8") == to_yaml(config)
 
     def check_owner(self, config: Config) -> None:
-        """Raise UserError, naming every key that differs, where the directory belongs to another config."""
+        """Raise UserError, naming every key that differs, where the directory belongs to another config.
+
+        So does a store of another schema, which this version can neither read nor may replace.
+        """
+        for path in self.stores():
+            store.identity(path)
         if not self.config.exists():
-            if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            if self.root.exists() and (not self.root.is_dir() or {p.name for p in self.root.iterdir()} - {STATE}):
                 raise UserError(f"{self.root}: not empty and not a run directory; choose another with --run")
             return
         old, new = plain(load_config(self.root)), plain(config)

@@ -58,6 +58,18 @@ def parameter_count(network: str, inputs: int, outputs: int) -> int:
     return sum(prod(shape) for shape in shapes(network, inputs, outputs).values())
 
 
+def activations(network: str, inputs: int, outputs: int) -> int:
+    """Return how many numbers a forward pass of one replica keeps for each input, padding and taps included.
+
+    >>> activations("arcL", 16, 47)
+    3606
+    """
+    first, second = FEATURE_MAPS[network]
+    once, twice = _convolved(inputs), _convolved(_convolved(inputs))
+    maps = inputs + 5 * once + 2 * once * first + 2 * first + 3 * twice * first + 2 * twice * second
+    return maps + 2 * HIDDEN + 2 * outputs
+
+
 def initialise(network: str, inputs: int, outputs: int, seed: int) -> Parameters:
     """Draw one replica: weights N(0, 0.05), biases 0; float64, a function of ``seed`` alone."""
     generator = torch.Generator().manual_seed(seed)

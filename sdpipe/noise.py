@@ -29,6 +29,8 @@ class Noise:
         Cov_latt of that mean, shape (t, t), symmetric and positive definite.
     source
         Where the numbers come from, named in every fault.
+    flags
+        What is doubtful about them.
 
     Raises
     ------
@@ -41,6 +43,7 @@ class Noise:
     mean: Array
     covariance: Array
     source: str
+    flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.times)
@@ -48,20 +51,7 @@ class Noise:
             raise UserError(f"{self.source}: covariance {self.covariance.shape} does not fit {n} times")
         if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
             raise UserError(f"{self.source}: mean and covariance must be finite")
-        variance = np.diag(self.covariance)
-        if variance.min() <= 0:
-            t = self.times[int(np.argmin(variance))]
-            raise UserError(f"{self.source}: variance {variance.min():.3g} at t = {t}; it must be positive")
-        error = np.sqrt(variance)
-        correlation = self.covariance / np.outer(error, error)
-        if np.abs(correlation - correlation.T).max() > 1e-8:
-            raise UserError(f"{self.source}: the covariance is not symmetric")
-        lowest = np.linalg.eigvalsh(correlation)[0]
-        if lowest <= n * np.finfo(float).eps:
-            raise UserError(
-                f"{self.source}: the covariance is not positive definite (lowest eigenvalue of the correlation "
-                f"matrix {lowest:.3g}); allowed remedies: noise.covariance=shrink (needs samples) or diagonal"
-            )
+        check_covariance(self.covariance, self.times, self.source)
         if self.mean[self.reference] == 0:
             raise UserError(f"{self.source}: C_latt is zero at t_ref = {self.times[self.reference]}")
 
@@ -80,10 +70,37 @@ class Noise:
         """Return s = C(t_ref) / C_latt(t_ref), shape (...), for C (..., t)."""
         return C[..., self.reference] / self.mean[self.reference]
 
-    def draw(self, C: Array, count: int, generator: np.random.Generator) -> Array:
-        """Return ``count`` noisy copies of each correlator: C (..., t) -> (..., count, t)."""
-        z = generator.standard_normal((*C.shape[:-1], count, C.shape[-1]))
-        return C[..., None, :] + self.scale(C)[..., None, None] * (z @ self.cholesky.T)
+    def draw(
+        self, C: Array, count: int, generator: np.random.Generator, dtype: type[np.floating] = np.float64
+    ) -> NDArray:
+        """Return ``count`` noisy copies of each correlator: C (..., t) -> (..., count, t), computed in ``dtype``."""
+        z = generator.standard_normal((*C.shape[:-1], count, C.shape[-1]), dtype=dtype)
+        noisy = z @ self.cholesky.T.astype(dtype)
+        noisy *= self.scale(C)[..., None, None].astype(dtype)
+        noisy += C[..., None, :].astype(dtype)
+        return noisy
+
+
+def check_covariance(covariance: Array, times: tuple[int, ...], source: str, definite: bool = True) -> None:
+    """Raise UserError where a covariance is not symmetric or not positive definite.
+
+    With ``definite`` false, zero eigenvalues are allowed, as for data at t and T - t that were made equal.
+    """
+    variance, n = np.diag(covariance), len(covariance)
+    if variance.min() < 0 or (definite and variance.min() == 0):
+        t = times[int(np.argmin(variance))]
+        raise UserError(f"{source}: variance {variance.min():.3g} at t = {t}; it must be positive")
+    error = np.sqrt(np.where(variance > 0, variance, 1))
+    correlation = covariance / np.outer(error, error)
+    if np.abs(correlation - correlation.T).max() > 1e-8:
+        raise UserError(f"{source}: the covariance is not symmetric")
+    lowest = np.linalg.eigvalsh(correlation)[0]
+    if lowest <= (n * np.finfo(float).eps if definite else -1e-8 * n):
+        raise UserError(
+            f"{source}: the covariance is not positive {'' if definite else 'semi-'}definite (lowest eigenvalue of the "
+            f"correlation matrix {lowest:.3g}); allowed remedies: covariance: shrink (needs samples) or diagonal",
+            key="covariance",
+        )
 
 
 def treat(covariance: Array, treatment: Treatment, source: str, samples: Array | None = None) -> Array:
@@ -98,14 +115,17 @@ def treat(covariance: Array, treatment: Treatment, source: str, samples: Array |
         return np.diag(np.diag(covariance))
     if treatment == "shrink":
         if samples is None:
-            raise UserError(f"{source}: noise.covariance=shrink needs samples; a covariance alone cannot be shrunk")
+            raise UserError(
+                f"{source}: covariance: shrink needs samples; a covariance alone cannot be shrunk", key="covariance"
+            )
         error = samples.std(axis=0, ddof=1)
         intensity = ledoit_wolf((samples - samples.mean(axis=0)) / error)
         return (1 - intensity) * covariance + intensity * np.diag(np.diag(covariance))
     if samples is not None and len(samples) <= samples.shape[1]:
         raise UserError(
             f"{source}: {len(samples)} samples do not determine a covariance of {samples.shape[1]} times; "
-            "allowed remedies: noise.covariance=shrink or diagonal, or fewer times"
+            "allowed remedies: covariance: shrink or diagonal, or fewer times",
+            key="covariance",
         )
     return covariance
 
@@ -120,11 +140,6 @@ def ledoit_wolf(x: Array) -> float:
     distance = np.sum((covariance - np.trace(covariance) / p * np.eye(p)) ** 2)
     fourth = np.sum((x**2).T @ (x**2)) / n - np.sum(covariance**2)
     return float(np.clip(fourth / n / distance, 0, 1))
-
-
-def covariance_of_mean(samples: Array) -> Array:
-    """Return the covariance (t, t) of the mean of independent samples (cfg, t)."""
-    return np.atleast_2d(np.cov(samples, rowvar=False, ddof=1)) / len(samples)
 
 
 def synthetic(times: tuple[int, ...], mean: Array, r1: float, delta: float, tau: float) -> Noise:

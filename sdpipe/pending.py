@@ -5,7 +5,15 @@ from __future__ import annotations
 from itertools import product
 
 from sdpipe import problem, store
-from sdpipe.blocks import Block, StackTask, chunk_samples, training_blocks, training_template
+from sdpipe.blocks import (
+    Block,
+    StackTask,
+    ValidationBlock,
+    chunk_samples,
+    training_blocks,
+    training_template,
+    validation_blocks,
+)
 from sdpipe.config import Config
 from sdpipe.errors import UserError
 from sdpipe.layout import Layout
@@ -34,8 +42,21 @@ def blocks(config: Config, layout: Layout) -> list[Block]:
 
 def training_is_current(config: Config, layout: Layout) -> bool:
     """Return whether ``training.zarr`` is there and made from these inputs, complete or not."""
-    there = layout.training.exists()
-    return there and store.read_attributes(layout.training).get("config_hash") == problem.training_hash(config)
+    if not layout.training.exists():
+        return False
+    identity, wanted = store.identity(layout.training), problem.training_hash(config)
+    if identity is None:  # damaged: its blocks, whose markers know what they were made from, are not lost
+        markers = layout.markers("generate", wanted)
+        return len(markers.missing([b.name for b in training_blocks(config)])) < len(training_blocks(config))
+    return identity == wanted
+
+
+def template_is_current(config: Config, layout: Layout) -> bool:
+    """Return whether metadata and coordinates of ``training.zarr`` are there."""
+    coords, _ = training_template(config)
+    facts = layout.markers("generate", problem.training_hash(config)).facts("template")
+    sound = facts is not None and store.identity(layout.training) is not None
+    return sound and all(store.is_array_whole(layout.training / name) for name in coords)
 
 
 def stacks(config: Config, layout: Layout) -> list[StackTask]:
@@ -46,18 +67,22 @@ def stacks(config: Config, layout: Layout) -> list[StackTask]:
     for name, (i, sigma) in product(config.ensembles, enumerate(config.smearing.sigma)):
         markers = layout.markers("train", problem.network_hash(config, name))
         paths = [layout.network(name, i, r) for r in replicas]
-        missing = [r for r, path in enumerate(paths) if markers.facts(path.stem) is None or not path.exists()]
-        for low in range(0, len(replicas), per_task):
-            together = tuple(r for r in missing if low <= r < low + per_task)
-            if together:
-                todo.append(StackTask(name, i, sigma, together))
+        facts = [markers.facts(path.stem) if path.exists() else None for path in paths]
+        missing = [r for r in replicas if facts[r] is None]
+        # A network is trained again in the stack that it was in: its last bits depend on it.
+        before = {tuple(f.get("together", ())) for f in facts if f}
+        stack_of = {r: next((s for s in before if r in s), None) for r in missing}
+        alone = [r for r in missing if stack_of[r] is None]
+        new = [tuple(r for r in alone if low <= r < low + per_task) for low in range(0, len(replicas), per_task)]
+        for together in sorted({s for s in [*stack_of.values(), *new] if s}):
+            todo.append(StackTask(name, i, sigma, together, tuple(r for r in together if r in missing)))
     return sorted(todo, key=lambda s: -config.ensembles[s.ensemble].Nrho * COST[config.ensembles[s.ensemble].network])
 
 
 def history_is_current(config: Config, layout: Layout) -> bool:
     """Return whether ``history.zarr`` is there and holds these networks, no more and no fewer."""
-    there = layout.history.exists()
-    return there and store.read_attributes(layout.history).get("config_hash") == problem.audience_hash(config)
+    facts = layout.markers("train", problem.audience_hash(config)).facts("history")
+    return facts is not None and store.is_whole(layout.history)
 
 
 def predictions(config: Config, layout: Layout) -> list[str]:
@@ -65,9 +90,30 @@ def predictions(config: Config, layout: Layout) -> list[str]:
 
     def done(name: str) -> bool:
         markers = layout.markers("predict", problem.prediction_hash(config, name))
-        return markers.facts(name) is not None and (layout.predictions / name).exists()
+        return markers.facts(name) is not None and store.is_whole(layout.predictions / name)
 
     return [name for name in config.targets if not done(name)]
+
+
+def validation_draws(config: Config, layout: Layout) -> list[ValidationBlock]:
+    """Return the blocks of validation draws that are still to predict."""
+    every = validation_blocks(config)
+    if not draws_are_current(config, layout):
+        return every
+    missing = set(layout.markers("validate", problem.draws_hash(config)).missing([b.name for b in every]))
+    return [b for b in every if b.name in missing]
+
+
+def draws_are_current(config: Config, layout: Layout) -> bool:
+    """Return whether the store of predicted draws is there and made from these inputs, complete or not."""
+    return store.identity(layout.draws) == problem.draws_hash(config)
+
+
+def validation_is_current(config: Config, layout: Layout) -> bool:
+    """Return whether ``validation.zarr`` and its figures are there and made from these inputs."""
+    facts = layout.markers("validate", problem.validation_hash(config)).facts("validation")
+    drawn = [layout.root / f for f in (facts or {}).get("figures", [])]
+    return facts is not None and store.is_whole(layout.validation) and all(f.exists() for f in drawn)
 
 
 def budgets(config: Config, layout: Layout) -> list[str]:
@@ -75,21 +121,42 @@ def budgets(config: Config, layout: Layout) -> list[str]:
 
     def done(name: str) -> bool:
         facts = layout.markers("analyze", problem.budget_hash(config, name)).facts(name)
-        files = [layout.budget / name, *(layout.root / f for f in (facts or {}).get("figures", []))]
-        return facts is not None and all(f.exists() for f in files)
+        figures = [layout.root / f for f in (facts or {}).get("figures", [])]
+        return facts is not None and store.is_whole(layout.budget / name) and all(f.exists() for f in figures)
 
     return [name for name in config.targets if not done(name)]
+
+
+def report_sources(config: Config, layout: Layout) -> dict[str, str]:
+    """Return when each store that the report shows was made."""
+    stores = [layout.history, layout.validation, *(layout.budget / name for name in config.targets)]
+    return {str(s.relative_to(layout.root)): store.read_attributes(s)["created"] for s in stores if store.identity(s)}
 
 
 def report(config: Config, layout: Layout) -> bool:
     """Return whether the report is missing or stale."""
     facts = layout.markers("report", problem.report_hash(config)).facts("report")
-    return facts is None or not layout.report.exists()
+    return facts is None or not layout.report.exists() or facts.get("sources") != report_sources(config, layout)
 
 
-def _remedy(stage: str, layout: Layout) -> str:
+def anything(config: Config, layout: Layout, stages: list[str]) -> bool:
+    """Return whether one of ``stages`` has something to do."""
+    todo = {
+        "generate": lambda: blocks(config, layout) or not template_is_current(config, layout),
+        "train": lambda: stacks(config, layout) or not history_is_current(config, layout),
+        "predict": lambda: predictions(config, layout),
+        "validate": lambda: not validation_is_current(config, layout),
+        "analyze": lambda: budgets(config, layout),
+        "report": lambda: report(config, layout),
+    }
+    return any(todo[stage]() for stage in stages)
+
+
+def _remedy(stage: str, config: Config, layout: Layout) -> str:
     """Return the command that makes what is missing."""
-    return f"run: sdpipe {stage} " + (str(layout.root) if layout.config.exists() else f"CONFIG --run {layout.root}")
+    if not layout.config.exists():
+        return f"run: sdpipe {stage} CONFIG --run {layout.root}"
+    return f"run: sdpipe {stage} {layout.root}" + ("" if layout.owns(config) else " with the same config and overrides")
 
 
 def _few(names: list[str]) -> str:
@@ -98,11 +165,13 @@ def _few(names: list[str]) -> str:
 
 def require_training(config: Config, layout: Layout) -> None:
     """Raise UserError where ``training.zarr`` is missing, stale or not complete."""
-    remedy = _remedy("generate", layout)
+    remedy = _remedy("generate", config, layout)
     if not layout.training.exists():
         raise UserError(f"{layout.training}: missing; {remedy}")
     if not training_is_current(config, layout):
         raise UserError(f"{layout.training}: made from other inputs; {remedy}")
+    if not template_is_current(config, layout):
+        raise UserError(f"{layout.training}: metadata or coordinates are damaged; {remedy}")
     missing = [b.name for b in blocks(config, layout)]
     if missing:
         raise UserError(f"{layout.training}: {len(missing)} blocks missing ({_few(missing)}); {remedy}")
@@ -110,11 +179,11 @@ def require_training(config: Config, layout: Layout) -> None:
 
 def require_networks(config: Config, layout: Layout) -> None:
     """Raise UserError where a network of the config is missing or was trained on other inputs."""
-    missing = [layout.network(s.ensemble, s.sigma_index, r).stem for s in stacks(config, layout) for r in s.replicas]
+    missing = [layout.network(s.ensemble, s.sigma_index, r).stem for s in stacks(config, layout) for r in s.wanted]
     if missing:
         raise UserError(
             f"{layout.networks}: {len(missing)} networks missing or stale ({_few(missing)}); "
-            + _remedy("train", layout)
+            + _remedy("train", config, layout)
         )
 
 
@@ -122,11 +191,21 @@ def require_predictions(config: Config, layout: Layout) -> None:
     """Raise UserError where predictions are missing or stale."""
     late = predictions(config, layout)
     if late:
-        raise UserError(f"{layout.predictions}: missing or stale: {_few(late)}; {_remedy('predict', layout)}")
+        raise UserError(f"{layout.predictions}: missing or stale: {_few(late)}; {_remedy('predict', config, layout)}")
+
+
+def require_assessment(config: Config, layout: Layout) -> None:
+    """Raise UserError where predictions, or the ``validation.zarr`` that calibrates them, are missing or stale."""
+    require_predictions(config, layout)
+    if config.budget.calibration == "conformal" and not validation_is_current(config, layout):
+        raise UserError(
+            f"{layout.validation}: missing or stale, and budget.calibration=conformal needs it; "
+            f"{_remedy('validate', config, layout)}; or budget.calibration=none for the published budget"
+        )
 
 
 def require_budgets(config: Config, layout: Layout) -> None:
     """Raise UserError where budgets are missing or stale."""
     late = budgets(config, layout)
     if late:
-        raise UserError(f"{layout.budget}: missing or stale: {_few(late)}; {_remedy('analyze', layout)}")
+        raise UserError(f"{layout.budget}: missing or stale: {_few(late)}; {_remedy('analyze', config, layout)}")

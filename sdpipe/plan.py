@@ -7,18 +7,11 @@ from math import prod
 import numpy as np
 
 from sdpipe import pending
-from sdpipe.blocks import training_blocks, training_template
+from sdpipe.blocks import training_blocks, training_template, validation_blocks
 from sdpipe.config import Config
 from sdpipe.layout import Layout
 from sdpipe.networks import parameter_count
-
-
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+from sdpipe.tables import size
 
 
 def plan(config: Config, layout: Layout, names: list[str]) -> str:
@@ -28,11 +21,11 @@ def plan(config: Config, layout: Layout, names: list[str]) -> str:
         blocks, missing = training_blocks(config), len(pending.blocks(config, layout))
         coords, variables = training_template(config)
         sizes = {dim: np.size(values[1]) for dim, values in coords.items()}
-        size = sum(prod(sizes[d] for d in v.dims) * np.dtype(v.dtype).itemsize for v in variables.values())
-        lines.append(f"generate: {missing} of {len(blocks)} blocks to write, {_bytes(size)} in all before compression")
+        total = sum(prod(sizes[d] for d in v.dims) * np.dtype(v.dtype).itemsize for v in variables.values())
+        lines.append(f"generate: {missing} of {len(blocks)} blocks to write, {size(total)} in all before compression")
     if "train" in names:
         stacks = pending.stacks(config, layout)
-        count = sum(len(s.replicas) for s in stacks)
+        count = sum(len(s.wanted) for s in stacks)
         lines.append(f"train: {count} networks to train in {len(stacks)} tasks")
         inputs, outputs = len(config.lattice.slices), config.energies.count
         for name, e in config.ensembles.items():
@@ -40,6 +33,9 @@ def plan(config: Config, layout: Layout, names: list[str]) -> str:
             lines.append(f"  {name}: Nb {e.Nb}, Nrho {e.Nrho}, {e.network} with {weights} parameters")
     if "predict" in names:
         lines.append(f"predict: {len(pending.predictions(config, layout))} of {len(config.targets)} targets")
+    if "validate" in names:
+        late, every = pending.validation_draws(config, layout), validation_blocks(config)
+        lines.append(f"validate: {len(late)} of {len(every)} blocks, {config.validation.samples} draws a family")
     if "analyze" in names:
         lines.append(f"analyze: {len(pending.budgets(config, layout))} of {len(config.targets)} targets")
     return "\n".join(lines)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe import config as cfg
-from sdpipe import correlators, noise, rng, samples, spectra
+from sdpipe import correlators, noise, readers, rng, samples, sections, spectra
 from sdpipe.config import Config, digest, plain
-from sdpipe.errors import UserError
+from sdpipe.correlators import Correlator, Source
+from sdpipe.errors import ConfigError, UserError
 from sdpipe.kernels import Kernel, Observables
 from sdpipe.noise import Noise
 from sdpipe.store import SCHEMA
@@ -42,104 +42,134 @@ def prior(config: Config, Nb: int) -> spectra.ChebyshevPrior:
     return spectra.ChebyshevPrior(Nb, s.E0, s.epsilon, s.omega_max)
 
 
-def spectrum(section: cfg.Mock) -> spectra.Spectrum:
+def spectrum(section: sections.Mock) -> spectra.Spectrum:
     """Return the known spectral density of a mock target."""
-    if isinstance(section, cfg.O3):
+    if isinstance(section, sections.O3):
         return spectra.o3(section.threshold)
-    if isinstance(section, cfg.DeltaTanh):
+    if isinstance(section, sections.DeltaTanh):
         return spectra.delta_tanh(section.amplitude, section.mass, section.height, section.position, section.width)
-    if isinstance(section, cfg.Peaks):
+    if isinstance(section, sections.Peaks):
         return spectra.peaks(tuple(section.amplitudes), tuple(section.masses))
     raise TypeError(f"{section.kind} is not a single known spectral density")
 
 
-def _known(config: Config, section: cfg.Mock) -> tuple[Array, Array]:
+def _known(config: Config, section: sections.Mock) -> tuple[Array, Array]:
     """Return C (t,) and rho_sigma (sigma, E) of a mock target."""
     grid = observables(config)
-    if isinstance(section, cfg.Chebyshev):
+    if isinstance(section, sections.Chebyshev):
         i = section.sample
         draw = samples.generate(prior(config, section.Nb), grid, config.seed, i, i + 1, stream="target")
         return draw.correlator[0], draw.smeared[0]
     return grid.split(spectrum(section).integrals(grid, config.spectra.omega_max))
 
 
-def _on_slices(config: Config, data: Array, where: str) -> Array:
-    """Return the matrix product that takes data (..., T) to the run's time slices, folded where it must be."""
-    return data @ correlators.select(data.shape[-1], kernel(config), config.lattice.slices, where).T
+def _correlator(config: Config, section: sections.Data | sections.HDF5Noise, *keys: str) -> Correlator:
+    """Return the correlator of a section on the run's time slices, folded where the kernel is symmetric.
+
+    Raises ConfigError, with ``keys``, the section's place in the config, for a file that cannot be used.
+    """
+    if isinstance(section, sections.HDF5Noise):
+        source = Source(section.path, section.group, error="mean", covariance=section.covariance)
+    else:
+        source = Source(**{f.name: getattr(section, f.name) for f in fields(Source)})
+    k = kernel(config)
+    try:
+        return correlators.load(source, k.period if k.symmetric else None, config.lattice.slices)
+    except UserError as error:
+        raise _at(error, section, *keys) from None
+
+
+def _at(error: UserError, section: sections.Section, *keys: str) -> ConfigError:
+    """Return the fault of a data file as one of the section of the config at ``keys``."""
+    key = error.key or "path"
+    if key not in type(section).model_fields:
+        key = "group"
+    return ConfigError(*(((*keys, key), fault) for fault in error.faults))
 
 
 def lattice_noise(config: Config) -> Noise:
     """Return C_latt and Cov_latt of the run.
 
-    Raises UserError for a file that cannot be used, see :mod:`sdpipe.correlators` and :class:`Noise`.
+    Raises UserError for a file that cannot be used, see :func:`sdpipe.correlators.load` and :class:`Noise`.
     """
     section, times = config.noise, config.lattice.slices
-    if isinstance(section, cfg.SyntheticNoise):
+    if isinstance(section, sections.SyntheticNoise):
         grid = observables(config)
         mean = grid.split(spectrum(section.model).integrals(grid, config.spectra.omega_max))[0]
         made = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
         return Noise(times, mean, noise.treat(made.covariance, section.covariance, made.source), made.source)
-    if isinstance(section, cfg.CorrelatorNoise):
-        where = f"{section.path}: {section.dataset}"
-        data = _on_slices(config, correlators.read_configurations(section.path, section.dataset), where)
-        covariance = noise.treat(noise.covariance_of_mean(data), section.covariance, where, data)
-        return Noise(times, data.mean(axis=0), covariance, where)
-    where = f"{section.path}: {section.group}"
-    mean, cov = correlators.read_mean_and_covariance(section.path, section.group)
-    select = correlators.select(mean.size, kernel(config), times, where)
-    covariance = noise.treat(select @ cov @ select.T, section.covariance, where)
-    return Noise(times, select @ mean, covariance, where)
+    c = _correlator(config, section, "noise")
+    try:
+        return Noise(times, c.mean, c.covariance, c.where, c.flags)
+    except UserError as error:
+        raise _at(error, section, "noise") from None
 
 
 @dataclass(frozen=True, eq=False)
 class TargetData:
-    """What is predicted: samples (boot, t), the truth (sigma, E) where known, and what scaled them."""
+    """What is predicted: samples (boot, t), what scaled them, and the truth (sigma, E) or the data behind them."""
 
     samples: Array
-    truth: Array | None
     scale: float
+    truth: Array | None = None
+    correlator: Correlator | None = None
 
 
-def target(config: Config, name: str, lattice: Noise, typical: float) -> TargetData:
+def target(config: Config, name: str, lattice: Noise, amplitude: Callable[[Array], float]) -> TargetData:
     """Return the bootstrap samples of one target.
 
-    Mock targets: C + s L z, s = C(t_ref) / C_latt(t_ref) (44). Real data: bootstrap means over
-    configurations, multiplied by ``scale``; ``scale: auto`` makes |C(t_ref)| the training set's ``typical``
-    one, which the linearity of the problem allows; predictions are divided by it.
+    Mock targets: C + s L z, s = C(t_ref) / C_latt(t_ref) (44). Real data: bootstrap means, multiplied by
+    ``scale``; ``scale: auto`` takes ``amplitude`` of their mean, which the linearity of the problem allows;
+    predictions are divided by it.
     """
     section = config.targets[name]
-    if isinstance(section, cfg.Correlator):
-        where = f"{section.path}: {section.dataset}"
-        data = _on_slices(config, correlators.read_configurations(section.path, section.dataset), where)
-        reference = abs(data.mean(axis=0)[lattice.reference])
-        scale = typical / reference if section.scale == "auto" else section.scale
-        boots = correlators.bootstrap(data, config.bootstrap, config.seed, name)
-        return TargetData(boots * scale, None, scale)
+    if isinstance(section, sections.Correlator):
+        c = _real_target(config, name)
+        scale = amplitude(c.mean) if section.scale == "auto" else section.scale
+        return TargetData(c.bootstrap(config.bootstrap, config.seed, name) * scale, scale, correlator=c)
     correlator, truth = _known(config, section)
     boots = lattice.draw(correlator, config.bootstrap, rng.generator(config.seed, "target", name))
-    return TargetData(boots, truth, 1.0)
+    return TargetData(boots, 1.0, truth)
+
+
+def _real_target(config: Config, name: str) -> Correlator:
+    """Return the correlator of a target with real data; raise ConfigError where it cannot be used."""
+    c = _correlator(config, config.targets[name], "targets", name)
+    try:
+        Noise(c.times, c.mean, c.covariance, c.where)
+    except UserError as error:
+        raise _at(error, config.targets[name], "targets", name) from None
+    return c
 
 
 def check_targets(config: Config) -> None:
-    """Raise UserError, with every fault, when the file of a target cannot be used."""
-    faults: list[str] = []
+    """Raise ConfigError, with every fault, when the file of a target cannot be used."""
+    faults = []
     for name, section in config.targets.items():
-        if isinstance(section, cfg.Correlator):
+        if isinstance(section, sections.Correlator):
             try:
-                data = correlators.read_configurations(section.path, section.dataset)
-                _on_slices(config, data, f"{section.path}: {section.dataset}")
-            except UserError as error:
-                faults += [f"targets.{name}: {fault}" for fault in error.faults]
+                _real_target(config, name)
+            except ConfigError as error:
+                faults += error.places
     if faults:
-        raise UserError(*faults)
+        raise ConfigError(*faults)
+
+
+def data_keys(section: sections.Data) -> dict[str, object]:
+    """Return the keys that say which data these are, without defaults: noise and targets share them."""
+    return {
+        k: v
+        for k, v in section.model_dump(mode="json", exclude_defaults=True).items()
+        if k in sections.Data.model_fields
+    }
 
 
 def _file_hash(path: Path) -> str:
     """Return the hash of a file; a file that is not there has one too, so that a moved run can be looked at."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "missing"
+    return readers.sha256(path) if path.exists() else "missing"
 
 
-def _with_content(section: cfg.Section) -> dict[str, object]:
+def _with_content(section: sections.Section) -> dict[str, object]:
     """Return a section as plain data, with the hash of its file in place of the path."""
     data = plain(section)
     if "path" in data:
@@ -169,7 +199,19 @@ def prediction_hash(config: Config, name: str) -> str:
 
 def budget_hash(config: Config, name: str) -> str:
     """Return the hash of everything that the budget of one target depends on."""
-    return digest(prediction_hash(config, name), plain(config.budget))
+    calibration = validation_hash(config) if config.budget.calibration == "conformal" else None
+    return digest(prediction_hash(config, name), plain(config.budget), calibration)
+
+
+def draws_hash(config: Config) -> str:
+    """Return the hash of everything that the predictions of the validation draws depend on."""
+    drawn = {k: v for k, v in plain(config.validation).items() if k != "levels"}
+    return digest(audience_hash(config), drawn, config.budget.central, config.budget.references)
+
+
+def validation_hash(config: Config) -> str:
+    """Return the hash of everything that ``validation.zarr`` depends on."""
+    return digest(draws_hash(config), config.validation.levels, config.budget.level)
 
 
 def audience_hash(config: Config) -> str:

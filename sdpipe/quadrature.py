@@ -117,12 +117,14 @@ def integrate(
 ) -> Array:
     """Return int_low^high d omega rho(omega) K_j(omega) for every column j of ``observables``.
 
-    ``rho`` maps energies (n,) to values (n,); ``breaks`` are energies where it is not smooth.
+    ``rho`` maps energies (n,) to values (n,); ``breaks`` are energies where it is not smooth. The variable is
+    v = sqrt(omega - low), in which the square roots of a two-particle threshold at ``low`` are smooth.
     """
-    edges = _first_edges(observables, low, high, *(b for b in breaks if low < b < high))
+    edges = np.sqrt(_first_edges(observables, low, high, *(b for b in breaks if low < b < high)) - low)
 
-    def f(omega: Array) -> Array:
-        return rho(omega)[:, None] * observables.columns(omega)
+    def f(v: Array) -> Array:
+        omega = low + v**2
+        return (2 * v * rho(omega))[:, None] * observables.columns(omega)
 
     edges = refine(f, edges, tolerance=1e-12, floor=1e-14)
     nodes, weights = nodes_and_weights(edges)
@@ -200,14 +202,19 @@ class ThresholdQuadrature:
         if E0.size and not (self.E0[0] <= E0.min() and E0.max() <= self.E0[1]):
             raise ValueError(f"thresholds must lie in {self.E0} GeV")
         panel = np.clip(np.searchsorted(self.edges, E0, side="right") - 1, 0, len(self.panels) - 1)
+        half = np.diff(self.edges)[panel] / 2
+        lagrange, tail = _lagrange_tail((E0 - self.edges[panel]) / half - 1)
+        tail *= half[:, None]
         result = np.empty((len(c), self.panels[0][1].size))
         for p in np.unique(panel):
             matrix, constant, kernels = self.panels[p]
             rows = np.flatnonzero(panel == p)
-            half = (self.edges[p + 1] - self.edges[p]) / 2
-            lagrange, tail = _lagrange_tail((E0[rows] - self.edges[p]) / half - 1)
             products = c[rows] @ matrix
             inside, above = products[:, :ORDER], products[:, ORDER:]
-            at_E0 = np.einsum("ij,ij->i", lagrange, inside)[:, None]
-            result[rows] = above - at_E0 * constant + ((inside - at_E0) * tail * half) @ kernels
+            at_E0 = np.einsum("ij,ij->i", lagrange[rows], inside)[:, None]
+            above -= at_E0 * constant
+            inside -= at_E0
+            inside *= tail[rows]
+            above += inside @ kernels
+            result[rows] = above
         return result

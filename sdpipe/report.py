@@ -1,74 +1,229 @@
-"""report.html: one self-contained page of a run."""
+"""report.html: what was asked of a run, what came out, whether to trust it, and how to make it again."""
 
 from __future__ import annotations
 
-import io
-import platform
-import shlex
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
-import jinja2
-import matplotlib as mpl
+import numpy as np
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from sdpipe import __version__, figures, store, tables
-from sdpipe.config import Config, to_yaml
+from sdpipe import figures, glossary, mocks, provenance, store, tables, validation_figures
+from sdpipe.config import Config, plain
+from sdpipe.labelled import describe
 from sdpipe.layout import Layout
+from sdpipe.page import Facts, Gallery, Picture, Section, Table, Text, compose
 
-PACKAGES = ("numpy", "torch", "xarray", "zarr", "dask", "distributed")
-TEMPLATE = Path(__file__).with_name("report.html.j2")
-
-
-def svg(figure: Figure) -> Markup:
-    """Return a figure as inline SVG, without the XML prologue."""
-    buffer = io.StringIO()
-    with mpl.rc_context(figures.STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])
+DENSITY = Markup("ρ̂<sub>σ</sub>(E)")
+KERNELS = {
+    "vector": Markup("b<sub>T</sub>(t, ω) = ω²/(12π²) · [e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>]"),
+    "periodic": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>"),
+    "exponential": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup>"),
+}
 
 
-def _target(name: str, budget: xr.Dataset, config: Config) -> dict[str, Any]:
-    section = config.targets[name]
-    return {
-        "name": name,
-        "kind": section.kind,
-        "known": "truth" in budget,
-        "reconstruction": svg(figures.panels(figures.reconstruction, budget)),
-        "budget": svg(figures.panels(figures.by_source, budget)),
-        "tables": [
-            {"sigma": f"{s:g}", "header": h, "rows": r}
-            for s in budget.sigma.values
-            for h, r in [tables.budget_rows(budget.sel(sigma=s))]
-        ],
+@dataclass(frozen=True)
+class Source:
+    """What the page is made from, read once."""
+
+    config: Config
+    layout: Layout
+
+    @cached_property
+    def budgets(self) -> dict[str, xr.Dataset]:
+        return {name: store.load(self.layout.budget / name) for name in self.config.targets}
+
+    @cached_property
+    def history(self) -> xr.Dataset:
+        return store.load(self.layout.history)
+
+    def flags(self, target: str) -> list[str]:
+        """Return what the stages had to say against the result for one target."""
+        groups = (self.layout.predictions / target, self.layout.budget / target)
+        return list(dict.fromkeys(f for g in groups for f in store.read_attributes(g).get("flags", [])))
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:g} … {high:g}"
+
+
+def _question(source: Source) -> list[Section]:
+    """What was asked: problem, prior, noise, audience."""
+    c = source.config
+    noise = {k: v for k, v in plain(c.noise).items() if k not in ("kind", "model") and v is not None}
+    ensembles = [[name, f"{e.Nb}", f"{e.Nrho}", e.network] for name, e in c.ensembles.items()]
+    rows = [
+        ("Kernel", Markup("{} (<b>{}</b>)").format(KERNELS[c.kernel], c.kernel)),
+        ("Lattice", f"T = {c.lattice.period}, t = {_span(*c.lattice.times)}, a = {c.lattice.spacing:g} GeV⁻¹"),
+        ("Smearing", f"{c.smearing.kind}, σ = {', '.join(f'{s:g}' for s in c.smearing.sigma)} GeV"),
+        ("Energies", f"{c.energies.count} from {c.energies.min:g} to {c.energies.max:g} GeV"),
+        (
+            "Prior",
+            f"Chebyshev basis of size Nb = {', '.join(map(str, c.spectra.Nb))}; {c.spectra.Nrho} spectral densities "
+            f"each; threshold E0 in {_span(*c.spectra.E0)} GeV; ε = {c.spectra.epsilon:g}",
+        ),
+        ("Noise", f"{c.noise.kind}: " + ", ".join(f"{k} {v}" for k, v in noise.items())),
+        ("Training", f"protocol {c.training.protocol}, inputs {c.training.inputs}, {c.training.replicas} replicas"),
+        ("Targets", f"{', '.join(c.targets)}; {c.bootstrap} bootstrap samples each"),
+    ]
+    audience = Table("Broad audience", ["ensemble", "Nb", "Nρ", "network"], ensembles)
+    budget = ", ".join(f"{x}: {name}" for x, name in c.budget.references.items()) or "none"
+    words = f"Central ensemble {c.budget.central}; reference for each systematic error: {budget}."
+    return [Section("question", "What was asked", [Facts(rows), audience, Text(words, "note")])]
+
+
+def _quoted(budget: xr.Dataset) -> tuple[str, xr.DataArray]:
+    """Return name and values of the error to quote."""
+    name = "calibrated" if "calibrated" in budget else "total"
+    return name, budget[name]
+
+
+def _summary(source: Source) -> list[Section]:
+    """One row for each target and sigma, and every flag."""
+    flags = [Text(f"{name}: {flag}", "flag") for name in source.budgets for flag in source.flags(name)]
+    rows = []
+    for name, budget in source.budgets.items():
+        for sigma in budget.sigma.values:
+            one = budget.sel(sigma=sigma)
+            largest = str(one.source.values[int(one.error.mean("E").argmax("source"))])
+            quoted, error = _quoted(one)
+            ratio = float(error.mean() / np.abs(one.central).max())
+            inside = f"{float((np.abs(one.central - one.truth) <= error).mean()):.0%}" if "truth" in one else "unknown"
+            kind, count = source.config.targets[name].kind, len(source.flags(name))
+            rows.append([name, kind, f"{sigma:g}", quoted, f"{ratio:.2%}", largest, inside, str(count)])
+    header = ["target", "kind", "σ [GeV]", "error", "its mean / peak", "largest source", "truth inside it", "flags"]
+    none = [] if flags else [Text("No flags.", "note")]
+    return [Section("summary", "Summary", [*flags, *none, Table("Results", header, rows)])]
+
+
+def _target_facts(source: Source, name: str) -> Facts:
+    """What a target is, how its correlator was read and scaled, and what tests it."""
+    budget, kind = source.budgets[name], source.config.targets[name].kind
+    a = budget.attrs
+    read = store.read(source.layout.predictions / name).correlator.attrs
+    rows = [("Kind", f"{kind}; {'the truth is known' if 'truth' in budget else 'no truth is known'}")]
+    if "resampling" in read:
+        rows.append(("Correlator", describe(read)))
+    rows.append(("scale", f"{a['scale']:.4g}"))
+    if "calibrated" in budget:
+        rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.2g}")]
+    rows.append(("back_check", f"{a['back_check']:.2g}; χ²/dof = {a['chi2']:.1f}/{a['dof']}"))
+    return Facts(rows)
+
+
+def _target(source: Source, name: str) -> Section:
+    budget = source.budgets[name]
+    shown = ["total and statistical error (bands)"]
+    shown += ["calibrated error (thin lines)"] if "calibrated" in budget else []
+    shown += ["linear estimator (dotted)"]
+    shown += ["truth (dashed)"] if "truth" in budget else []
+    shapes, sources, listed = [], [], []
+    for sigma in budget.sigma.values:
+        one, at = budget.sel(sigma=sigma), f"of {name} at σ = {sigma:g} GeV"
+        top = one.isel(E=int(np.abs(one.central).argmax("E")))
+        quoted, error = _quoted(top)
+        words = f"Reconstructed density {at}: central value, {', '.join(shown)}; its largest value is "
+        words += f"{top.central:.3g} ± {error:.2g} ({quoted}) at E = {top.E:.3g} GeV"
+        shapes.append(Picture(figures.panels(figures.reconstruction, budget.sel(sigma=[sigma])), words))
+        errors = ", ".join(f"{s} {float(one.error.sel(source=s).max()):.2g}" for s in one.source.values)
+        words = f"Errors {at} by source against E; the largest of each: {errors}"
+        sources.append(Picture(figures.panels(figures.by_source, budget.sel(sigma=[sigma])), words))
+        listed.append(Table(f"Error budget {at}", *tables.budget_rows(one), folded=True))
+    caption = Markup("{}: central value, {}.").format(DENSITY, ", ".join(shown))
+    explained = "Error by source: latt, lattice data; net, spread of replicas; "
+    explained += "resolution, what the data cannot resolve; " if "resolution" in budget.source else ""
+    explained += "each other one, the shift to its reference; total, all of them in quadrature."
+    flags = [Text(flag, "flag") for flag in source.flags(name)]
+    blocks = [_target_facts(source, name), *flags, Gallery(shapes, caption), Gallery(sources, explained), *listed]
+    return Section(f"target-{name}", name, blocks)
+
+
+def _targets(source: Source) -> list[Section]:
+    """The reconstruction of every target with its error budget."""
+    return [_target(source, name) for name in source.budgets]
+
+
+def _training(source: Source) -> list[Section]:
+    """Training histories against the linear baseline."""
+    pictures = []
+    for sigma in source.history.sigma.values:
+        one = source.history.sel(sigma=[sigma])
+        best = float((one.val_loss.min("epoch").mean("replica") / one.linear_loss).min())
+        words = f"Validation error of every network at σ = {sigma:g} GeV against the epoch, with the linear baselines; "
+        words += f"the best ensemble ends at {best:.3g} of its baseline"
+        pictures.append(Picture(figures.panels(figures.histories, one), words))
+    caption = "Mean absolute error on validation samples; dotted: the best linear estimator on the same noise."
+    table = Table("Networks and the linear baseline", *tables.training_table(source.history))
+    return [Section("training", "Training", [Gallery(pictures, caption), table])]
+
+
+def _validation(source: Source) -> list[Section]:
+    """How often the truth is inside the error, where ``sdpipe validate`` has measured it."""
+    if not source.layout.validation.exists():
+        return []
+    found = store.load(source.layout.validation)
+    level = found.attrs["quoted"]
+    words = {
+        "pulls": "Histogram of (central − truth) / total error of each family, with the normal density",
+        "coverage": "Coverage of the calibrated error against its level, with the binomial band",
+        "coverage-energy": f"Coverage of the calibrated error at level {level:g} against E",
+        "width": "Mean half width of each error, and the bias, by family",
     }
+    sigmas = [(f" at σ = {sigma:g} GeV", found.sel(sigma=[sigma])) for sigma in found.sigma.values]
+    pictures = [
+        Picture(figures.panels(draw, one), words[name] + at)
+        for name, draw in validation_figures.PANELS.items()
+        for at, one in sigmas
+    ]
+    cases = [
+        Picture(validation_figures.cases(found, float(one.sigma[0])), f"Best and worst draw of each family{at}")
+        for at, one in sigmas
+    ]
+    calibrate = int((~found.tested.isel(family=0)).sum())
+    lead = (
+        f"{found.sizes['sample']} draws with known truth in each family, predicted as if they were data. {calibrate} "
+        "of the prior calibrate; all others test. Coverages are percentages of draws and energies within each error, "
+        f"widths mean half widths at level {level:.1%}."
+    )
+    families = [(name, type(family).__doc__ or "") for name, family in mocks.families_of(source.config).items()]
+    families[0] = (mocks.PRIOR, "The prior of the central ensemble.")
+    tested = [
+        Table(f"Coverage at {tested:.1%}", *tables.validation_rows(found, tested), folded=tested != level)
+        for tested in found.level.values
+    ]
+    blocks = [Text(lead, "note"), Facts(families), *tested, Gallery(pictures), Gallery(cases)]
+    return [Section("validation", "Validation", blocks)]
+
+
+def _terms(_source: Source) -> list[Section]:
+    """What the words of the page mean."""
+    return [glossary.section()]
+
+
+def _provenance(source: Source) -> list[Section]:
+    """Versions, seeds, hashes and timings, and how to make the run again."""
+    return [provenance.section(source.config, source.layout), provenance.recipe(source.config, source.layout)]
+
+
+SECTIONS: tuple[Callable[[Source], list[Section]], ...] = (
+    _question,
+    _summary,
+    _targets,
+    _training,
+    _validation,
+    _terms,
+    _provenance,
+)
+"""The page from top to bottom; each returns no section where it has nothing to say."""
 
 
 def render(config: Config, layout: Layout) -> str:
-    """Return the page; every string of the user's is escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    history = store.read(layout.history).load()
-    header, rows = tables.training_table(history)
-    stores = {
-        name: store.read_attributes(path)
-        for name, path in (("training.zarr", layout.training), ("history.zarr", layout.history))
-        if path.exists()
-    }
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=config.name,
-        version=__version__,
-        config=config,
-        config_text=to_yaml(config),
-        command=f"python -m sdpipe run config.yaml --run {shlex.quote(layout.root.name)}",
-        targets=[_target(t, store.read(layout.budget / t).load(), config) for t in config.targets],
-        history=svg(figures.panels(figures.histories, history)),
-        training={"header": header, "rows": rows},
-        stores=stores,
-        packages={"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-    )
+    """Return the page of a run whose budgets are done."""
+    source = Source(config, layout)
+    lead = Markup(
+        "Smeared spectral densities {} from Euclidean correlators, by a broad audience of neural networks "
+        "(arXiv:2307.00808), with statistical and systematic errors."
+    ).format(DENSITY)
+    return compose(config.name, lead, [section for make in SECTIONS for section in make(source)])

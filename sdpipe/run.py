@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cached_property
 from itertools import product
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,9 +18,15 @@ from sdpipe.config import Config
 from sdpipe.configfile import load_config
 from sdpipe.errors import UserError
 from sdpipe.layout import Layout
+from sdpipe.resampling import covariance_of_bootstrap
 
 if TYPE_CHECKING:
     from sdpipe.checkpoint import Network
+    from sdpipe.integrals import Weight
+    from sdpipe.plots import Plots
+
+STREAM = "predict"
+"""Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
 
 
 class Run:
@@ -49,6 +57,11 @@ class Run:
         """Target -> central, error, total, covariance, and truth and pull where known."""
         return self._groups(self.layout.budget)
 
+    @property
+    def validation(self) -> xr.Dataset:
+        """Draws with known truth, the coverage of every error on them, and the factors that calibrate it."""
+        return store.read(self.layout.validation)
+
     @cached_property
     def networks(self) -> list[Network]:
         """Every trained network of the config. Their files are enough: data files need not be there."""
@@ -56,18 +69,47 @@ class Run:
 
         c, sigmas = self.config, range(len(self.config.smearing.sigma))
         every = product(c.ensembles, sigmas, range(c.training.replicas))
-        return [checkpoint.load(self.layout.network(*which)) for which in every]
+        paths, markers = [self.layout.network(*which) for which in every], self.layout.markers("train", "")
+        return [checkpoint.load(path, (markers.noted(path.stem) or {}).get("sha256")) for path in paths]
 
     def _groups(self, path: Path) -> dict[str, xr.Dataset]:
         return {name: store.read(path / name) for name in self.config.targets if (path / name).exists()}
 
-    def __repr__(self) -> str:
-        from sdpipe.status import status_rows
-        from sdpipe.tables import table
+    @property
+    def plot(self) -> Plots:
+        """Figures on matplotlib axes: reconstruction, budget, history, samples."""
+        from sdpipe.plots import Plots
 
-        return f"sdpipe run {self.config.name!r} in {self.layout.root}\n" + table(
-            *status_rows(self.config, self.layout)
-        )
+        return Plots(self)
+
+    def integral(self, target: str, f: Weight, between: tuple[float, float] | None = None) -> xr.Dataset:
+        """Return I = ∫ f(E) rho_sigma(E) dE of one target with every error of the budget, see :func:`sdpipe.integral`.
+
+        Its attribute ``flags`` says what speaks against the result. Raises UserError where there is no prediction of
+        the target, and for an f or limits that cannot be used.
+        """
+        from sdpipe.assessment import assess, unresolved
+        from sdpipe.integrals import integral
+
+        there = self.predictions
+        if target not in there:
+            raise UserError(f"there is no prediction of {target}; those there: {', '.join(there) or 'none'}")
+        data, budget = there[target].load(), self.config.budget
+        validation = self.validation.load() if budget.calibration == "conformal" else None
+        resolution = None if validation is None else unresolved(data, validation)
+        result = integral(data.rho, f, budget.central, budget.references, data.get("truth"), between, resolution)
+        flags = assess(data, budget.central, budget.references, validation, budget.level).attrs["flags"]
+        return result.assign_attrs(flags=flags)
+
+    def __repr__(self) -> str:
+        from sdpipe.overview import as_text
+
+        return as_text(self.config, self.layout)
+
+    def _repr_html_(self) -> str:
+        from sdpipe.overview import as_html
+
+        return as_html(self.config, self.layout)
 
 
 def open_run(path: str | Path) -> Run:
@@ -81,38 +123,85 @@ def open_run(path: str | Path) -> Run:
     return Run(path)
 
 
-def predict(run: Run, samples: xr.DataArray | NDArray, scale: float | Literal["auto"] = "auto") -> xr.DataArray:
-    """Return rho (sigma, ensemble, replica, boot, E) for correlators ``samples`` (boot, t) of any normalisation.
+def predict(
+    run: Run | str | Path, samples: xr.Dataset | xr.DataArray | NDArray, scale: float | Literal["auto"] = "auto"
+) -> xr.DataArray:
+    """Return rho (sigma, ensemble, replica, boot, E) for a correlator of any normalisation.
 
-    With ``scale="auto"`` the samples are scaled together so that their mean |C(t_ref)| is typical of the training
-    set, and the prediction is scaled back, which the linearity of the problem allows. Networks are not exactly
+    ``run`` is an open run or its directory; ``samples`` are bootstrap means (boot, t), or what
+    :func:`sdpipe.read_correlator` returns at the time slices of the networks.
+
+    With ``scale="auto"`` the samples are scaled together to the amplitude that makes their mean most likely under the
+    prior, and the prediction is scaled back, which the linearity of the problem allows. Networks are not exactly
     linear: with the ``scale`` that ``predictions.zarr`` records for a target, its stored samples give the stored
-    prediction. The result carries ``scale`` as an attribute.
+    prediction. The result carries ``scale`` and ``flags`` as attributes; a flag, such as noise unlike that of the
+    training (:mod:`sdpipe.guard`; not compared where there are no more samples than times), is also a warning.
 
     Raises
     ------
     UserError
-        When the time slices are not those of the networks, a value is not finite, or the mean at t_ref is zero.
+        When ``run`` is not a run directory, ``samples`` or ``scale`` is none of these, the time slices are not those
+        of the networks, a value is not finite, or the mean at t_ref is zero.
     """
-    from sdpipe import inference
+    from sdpipe import guard, inference, labelled
 
-    times = list(run.config.lattice.slices)
+    if scale != "auto" and not (isinstance(scale, Real) and np.isfinite(scale) and scale):
+        raise UserError(f"scale: {scale!r} is not allowed; allowed: 'auto', or a finite number other than 0")
+    run = run if isinstance(run, Run) else open_run(run)
+    flags, data = [], {"path": "FILE"}
+    if isinstance(samples, xr.Dataset):
+        if not {"mean", "covariance"} <= samples.keys():
+            raise UserError(
+                f"samples: a Dataset of {', '.join(map(str, samples))}; allowed: what sdpipe.read_correlator returns, "
+                "or an array (boot, t) such as run.predictions[TARGET].correlator"
+            )
+        correlator = labelled.unlabelled(samples)
+        _check_times(run, correlator.times)
+        values = correlator.bootstrap(run.config.bootstrap, run.config.seed, STREAM)
+        mean, covariance, flags = correlator.mean, correlator.covariance, list(correlator.flags)
+        data = {key: correlator.facts[key] for key in ("path", "dataset") if correlator.facts[key]}
+    else:
+        values = _values(run, samples)
+        mean = values.mean(axis=0)
+        covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
+    every = [n for n in run.networks if n.ensemble == run.config.budget.central]
+    times = run.config.lattice.slices
+    reference = times.index(1) if 1 in times else 0
+    size = abs(mean[reference])
+    if not np.isfinite(values).all() or size == 0:
+        raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
+    central = run.config.budget.central
+    factor = inference.amplitude_rule(run.networks, central)(mean) if scale == "auto" else float(scale)
+    rho = inference.predict(run.networks, values * factor, central) / np.float32(factor)
+    wrong = None if covariance is None else guard.compare([n for n in every if n.replica == 0], mean, covariance)
+    if wrong:
+        remedy = guard.remedy(str(run.layout.root), "mine", data)
+        flags.append(f"{wrong}; {remedy} (with the keys by which the file was read)")
+        warnings.warn(flags[-1], stacklevel=2)
+    return rho.assign_attrs(units="1", long_name="smeared spectral density", scale=factor, flags=flags)
+
+
+def _values(run: Run, samples: xr.DataArray | NDArray) -> NDArray[np.float64]:
+    """Return samples as an array (boot, t); raise UserError where they are not at the times of the networks."""
     if isinstance(samples, xr.DataArray):
         if set(samples.dims) != {"boot", "t"}:
             raise UserError(f"samples have dimensions {samples.dims}; needed (boot, t)")
         samples = samples.transpose("boot", "t")
-        if "t" in samples.coords and list(samples.t.values) != times:
-            raise UserError(
-                f"samples are at t = {samples.t.values.tolist()}; the networks take {times[0]}..{times[-1]}"
-            )
-    values = np.asarray(samples, float)
+        if "t" in samples.coords:
+            _check_times(run, tuple(samples.t.values.tolist()))
+    times, values = run.config.lattice.slices, np.asarray(samples)
+    if values.dtype.kind not in "fiu":
+        raise UserError(f"samples must be real numbers, not {values.dtype}")
     if values.ndim != 2 or values.shape[1] != len(times):
         raise UserError(f"samples of shape {values.shape}; needed (boot, {len(times)}), t = {times[0]}..{times[-1]}")
-    central = next(n for n in run.networks if n.ensemble == run.config.budget.central)
-    reference = times.index(1) if 1 in times else 0
-    size = abs(values.mean(axis=0)[reference])
-    if not np.isfinite(values).all() or size == 0:
-        raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
-    factor = central.typical / size if scale == "auto" else float(scale)
-    rho = inference.predict(run.networks, values * factor) / np.float32(factor)
-    return rho.assign_attrs(units="1", long_name="smeared spectral density", scale=factor)
+    return values.astype(float)
+
+
+def _check_times(run: Run, times: tuple[int, ...]) -> None:
+    needed, symmetric = run.config.lattice.slices, run.config.kernel != "exponential"
+    if times != needed:
+        how = f"times=({needed[0]}, {needed[-1]})" + (f", period={run.config.lattice.period}" if symmetric else "")
+        raise UserError(
+            f"samples are at t = {', '.join(map(str, times))}; the networks take {needed[0]}..{needed[-1]}: "
+            f"sdpipe.read_correlator(..., {how})"
+        )

@@ -19,7 +19,7 @@ import yaml
 from distributed import Client
 from distributed.security import Security
 
-from sdpipe.cluster import SETTINGS, Pool, recorded
+from sdpipe.cluster import SETTINGS, Pool, announce, recorded
 from sdpipe.errors import RunError, UserError
 
 _on_interrupt = signal.getsignal(signal.SIGINT)
@@ -81,7 +81,8 @@ def read_section(name: str, key: str, gpu: bool, logs: Path) -> Section:
     own = {**known, **file.get("jobqueue", {})}
     if name not in own or not isinstance(own[name], dict):
         mine = sorted(set(file.get("jobqueue", {})) | {n for n in known if n.startswith("slurm")})
-        raise UserError(f"cluster.{key}: there is no section {name!r} in {FILE}; allowed: local, {', '.join(mine)}")
+        where = FILE if FILE.exists() else f"{FILE.absolute()}: this file is not there"
+        raise UserError(f"cluster.{key}: there is no section {name!r} in {where}; allowed: local, {', '.join(mine)}")
     defaults = known["slurm"]
     chosen = {k.replace("_", "-"): v for k, v in {**known.get(name, {}), **own[name]}.items()}
     unknown = sorted(set(chosen) - set(defaults))
@@ -264,7 +265,8 @@ def slurm_pool(
             Client(cluster) as client,
         ):
             cluster.scale(jobs=wanted)
-            with recorded(client, log, say):
+            announce(client, say)
+            with recorded(log):
                 yield SlurmPool(client, cluster, section, gpu)
     finally:
         shutil.rmtree(certificates, ignore_errors=True)

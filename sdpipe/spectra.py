@@ -60,9 +60,10 @@ class ChebyshevPrior:
             g.random(out=r[rows])
             E0[rows] = g.uniform(*self.E0, RNG_BLOCK)
         wanted = slice(start - first * RNG_BLOCK, stop - first * RNG_BLOCK)
-        decay = np.ones(self.Nb)
-        decay[1:] = np.arange(1, self.Nb) ** -(1 + self.epsilon)
-        return (2 * r[wanted] - 1) * decay, E0[wanted]
+        r *= 2
+        r -= 1
+        r[:, 1:] *= np.arange(1, self.Nb) ** -(1 + self.epsilon)
+        return r[wanted], E0[wanted]
 
     def rho(self, omega: Array, c: Array, E0: Array) -> Array:
         """Return rho(omega), shape (sample, omega)."""

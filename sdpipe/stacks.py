@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdpipe.files import read_sealed, write_sealed
 from sdpipe.networks import Parameters
 
 MIN_FALL = 1e-5
@@ -84,17 +86,19 @@ class Stack:
             "optimizer": self.optimizer.state_dict(),
             "progress": [asdict(p) for p in self.progress],
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_sealed(path, buffer.getvalue())
 
     @classmethod
     def load(cls, path: Path, identity: str, device: torch.device) -> Stack | None:
-        """Return the stack saved at ``path``, or None where there is none of this identity."""
+        """Return the stack saved at ``path``, or None where there is none of this identity.
+
+        Raises DamageError where the file is damaged.
+        """
         if not path.exists():
             return None
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(read_sealed(path)), map_location=device, weights_only=True)
         if state["identity"] != identity:
             return None
         stack = cls(state["parameters"], state["best"], [Progress(**p) for p in state["progress"]])

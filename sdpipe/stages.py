@@ -6,22 +6,26 @@ once there is work for them, so that a finished run answers at once.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdpipe import pending, problem, store
-from sdpipe.blocks import training_blocks, training_template
+from sdpipe import files, pending, problem, store
+from sdpipe.blocks import (
+    network_name,
+    training_blocks,
+    training_template,
+    validation_blocks,
+    validation_template,
+)
 from sdpipe.config import Config
 from sdpipe.console import Console
 from sdpipe.errors import RunError
 from sdpipe.layout import Layout
-
-if TYPE_CHECKING:
-    from sdpipe.cluster import Pool
+from sdpipe.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -31,54 +35,42 @@ class Context:
     config: Config
     layout: Layout
     console: Console
-
-
-@contextmanager
-def _pool(run: Context, stage: str, tasks: int) -> Iterator[Pool]:
-    """Start the pool of a stage, never more workers than tasks."""
-    from sdpipe import cluster
-
-    section, log = pools(run.config)[stage], run.layout.logs / f"dask-{stage}.html"
-    if section == "local":
-        with cluster.local_pool(tasks, log, run.console.say) as pool:
-            yield pool
-        return
-    from sdpipe import slurm
-
-    gpu, key = stage == "train", "gpu" if stage == "train" else "cpu"
-    settings, tls = slurm.read_section(section, key, gpu, run.layout.logs), run.layout.state("tls")
-    with slurm.slurm_pool(settings, tasks, run.config.cluster.jobs, gpu, tls, log, run.console.say) as pool:
-        yield pool
-
-
-def pools(config: Config) -> dict[str, str]:
-    """Return the pool that each stage with workers uses: local, or a section of jobqueue.yaml."""
-    return {"generate": config.cluster.cpu, "train": config.cluster.gpu, "predict": config.cluster.cpu}
+    workers: Workers
 
 
 def generate(run: Context) -> bool:
     """Write ``training.zarr``: mock correlators and smeared spectral densities, block by block."""
     config, layout = run.config, run.layout
     blocks = pending.blocks(config, layout)
-    if not blocks:
+    if not pending.anything(config, layout, ["generate"]):
         return False
     from sdpipe.cluster import Task
     from sdpipe.generation import generate_block
 
+    identity = problem.training_hash(config)
+    markers, attrs = layout.markers("generate", identity), store.attributes(identity, config.seed)
     if not pending.training_is_current(config, layout):
-        identity = problem.training_hash(config)
         if layout.training.exists():
             run.console.say("generate: the inputs have changed; making the training set anew")
-            shutil.rmtree(layout.training)
-        layout.markers("generate", identity).clear()
-        store.create(layout.training, *training_template(config), store.attributes(identity, config.seed))
+            files.remove(layout.training)
+        markers.clear()
+        store.create(layout.training, *training_template(config), attrs)
+        markers.add("template")
+    elif not pending.template_is_current(config, layout):
+        run.console.say("generate: metadata or coordinates of the training set are lost; writing them anew")
+        store.restore(layout.training, *training_template(config), attrs)
+        markers.add("template")
+    if not blocks:
+        return True
     tasks = [Task(b.name, (config, layout.root, b)) for b in blocks]
     with (
-        _pool(run, "generate", len(tasks)) as pool,
+        run.workers.pool("generate", len(tasks)) as pool,
         run.console.progress("generate", len(training_blocks(config)), len(tasks)) as progress,
     ):
+        samples = 0
         for _, result in pool.map(generate_block, tasks):
-            progress.advance(f"{result['samples'] / result['seconds']:,.0f} samples/s a worker")
+            samples += result["samples"]
+            progress.advance(f"{samples / progress.seconds:,.0f} samples/s")
     return True
 
 
@@ -95,8 +87,11 @@ def train(run: Context) -> bool:
     if stacks:
         _train_stacks(run, train_stack, stacks)
     networks = load_networks(config, layout)
-    attrs = store.attributes(problem.audience_hash(config), config.seed)
-    store.write_dataset(layout.history, history.collect(networks), attrs)
+    identity = problem.audience_hash(config)
+    store.write_dataset(layout.history, history.collect(networks), store.attributes(identity, config.seed))
+    layout.markers("train", identity).add("history")
+    for leftover in layout.state("train").glob("*.pt"):
+        leftover.unlink()
     return True
 
 
@@ -104,29 +99,48 @@ def _train_stacks(run: Context, train_stack: Callable[..., Any], stacks: list[An
     from sdpipe import cluster
 
     config, layout = run.config, run.layout
-    stale = sum(layout.network(s.ensemble, s.sigma_index, r).exists() for s in stacks for r in s.replicas)
+    stale = sum(layout.network(s.ensemble, s.sigma_index, r).exists() for s in stacks for r in s.wanted)
     if stale:
         run.console.say(f"train: the inputs have changed; training {stale} networks anew")
-    diverged: dict[str, int] = {}
+    for flag in problem.lattice_noise(config).flags:
+        run.console.warn(f"noise: {flag}")
+    diverged: dict[str, str] = {}
     devices: set[str] = set()
-    with _pool(run, "train", len(stacks)) as pool, run.console.progress("train", len(stacks)) as progress:
-        tasks = [cluster.Task(s.name, (config, layout.root, s, pool.threads, cluster.report)) for s in stacks]
+    with run.workers.pool("train", len(stacks)) as pool, run.console.progress("train", len(stacks)) as progress:
+        worker = (pool.threads, cluster.memory, cluster.report)
+        tasks = [cluster.Task(s.name, (config, layout.root, s, *worker)) for s in stacks]
+        networks = {s.name: [network_name(s.ensemble, s.sigma, r) for r in s.replicas] for s in stacks}
 
         def show(message: dict[str, Any]) -> None:
+            if "note" in message:
+                run.console.say(f"train: {message['note']}")
+                return
             if "device" in message:
                 if message["device"] == "cpu" and not devices and config.training.device == "auto":
                     run.console.say(f"train: no GPU on {message['host']}; training on the CPU")
                 devices.add(message["device"])
                 return
-            note = f"val loss {message['val_loss']:.5f} (linear {message['linear_loss']:.5f})"
-            progress.row(message["task"], message["epoch"], message["epochs"], note)
+            note = f"val {message['val_loss']:.5f}, linear {message['linear_loss']:.5f}"
+            progress.row(message["task"].removeprefix("train-"), message["epoch"], message["epochs"], note)
 
         for name, result in pool.map(train_stack, tasks, on_message=show):
             diverged |= result["diverged"]
+            for network in networks[name]:
+                progress.drop(network.removeprefix("train-"))
             progress.advance(name)
     if diverged:
-        lost = ", ".join(f"{name} at epoch {epoch}" for name, epoch in sorted(diverged.items()))
+        lost = "; ".join(f"{name} {why}" for name, why in sorted(diverged.items()))
         raise RunError(f"training diverged: {lost}; all other networks are safe in {layout.networks}")
+
+
+def _open_groups(run: Context, path: Path, stage: str) -> None:
+    """Make the store of one group a target, or take out of it the targets that the config no longer has."""
+    config, layout = run.config, run.layout
+    store.create_groups(path, store.attributes(problem.audience_hash(config), config.seed))
+    for name in sorted({p.name for p in path.iterdir() if p.is_dir()} - config.targets.keys()):
+        run.console.say(f"{stage}: {name} is no longer a target; removing it from {path.name}")
+        layout.markers(stage, "").forget(name)
+        files.remove(path / name)
 
 
 def predict(run: Context) -> bool:
@@ -136,36 +150,98 @@ def predict(run: Context) -> bool:
     late = pending.predictions(config, layout)
     if not late:
         return False
-    from sdpipe.audience import predict_target
     from sdpipe.cluster import Task
+    from sdpipe.prediction import predict_target
 
     for name in late:
         if (layout.predictions / name).exists():
             run.console.say(f"predict: inputs of {name} have changed; predicting it anew")
+    _open_groups(run, layout.predictions, "predict")
     tasks = [Task(f"predict-{name}", (config, layout.root, name)) for name in late]
-    with _pool(run, "predict", len(tasks)) as pool, run.console.progress("predict", len(tasks)) as progress:
-        for name, _ in pool.map(predict_target, tasks):
+    with run.workers.pool("predict", len(tasks)) as pool, run.console.progress("predict", len(tasks)) as progress:
+        results = {}
+        for name, result in pool.map(predict_target, tasks):
+            results[name.removeprefix("predict-")] = result
             progress.advance(name)
+    for name in late:
+        if results[name]["data"]:
+            run.console.say(f"{name}: {results[name]['data']}")
+        for flag in results[name]["flags"]:
+            run.console.warn(f"{name}: {flag}")
     return True
+
+
+def validate(run: Context) -> bool:
+    """Predict draws with known truth; write how well the error bars hold, and what calibrates them."""
+    config, layout = run.config, run.layout
+    pending.require_networks(config, layout)
+    if pending.validation_is_current(config, layout):
+        return False
+    from sdpipe import typicality, validation, validation_figures
+    from sdpipe.coverage import collect
+
+    identity = problem.validation_hash(config)
+    blocks = pending.validation_draws(config, layout)
+    if blocks:
+        _predict_draws(run, validation.validate_block, blocks)
+    levels = sorted({*config.validation.levels, config.budget.level})
+    made = collect(store.load(layout.draws), validation.residuals(config, layout), levels, config.budget.level)
+    store.write_dataset(layout.validation, made, store.attributes(identity, config.seed))
+    drawn = validation_figures.draw_all(layout.figures, made)
+    smallest = typicality.smallest_p_value(config.validation.samples // 2)
+    if smallest >= typicality.SUSPICIOUS:
+        run.console.warn(
+            f"validate: {config.validation.samples} draws a family are too few to flag what is out of distribution: "
+            f"no p-value is below {smallest:.2g}; from 1600 on they reach {typicality.SUSPICIOUS:g}"
+        )
+    files = [str(path.relative_to(layout.root)) for path in drawn]
+    layout.markers("validate", identity).add("validation", figures=files)
+    return True
+
+
+def _predict_draws(run: Context, validate_block: Callable[..., Any], blocks: list[Any]) -> None:
+    from sdpipe.cluster import Task
+
+    config, layout = run.config, run.layout
+    identity = problem.draws_hash(config)
+    if not pending.draws_are_current(config, layout):
+        files.remove(layout.draws)
+        layout.markers("validate", identity).clear()
+        layout.draws.parent.mkdir(parents=True, exist_ok=True)
+        store.create(layout.draws, *validation_template(config), store.attributes(identity, config.seed))
+    total = len(validation_blocks(config))
+    with (
+        run.workers.pool("validate", len(blocks)) as pool,
+        run.console.progress("validate", total, len(blocks)) as progress,
+    ):
+        tasks = [Task(b.name, (config, layout.root, b, pool.threads)) for b in blocks]
+        for name, _ in pool.map(validate_block, tasks):
+            progress.advance(name)
 
 
 def analyze(run: Context) -> bool:
     """Write the error budget of every target and draw its figures."""
     config, layout = run.config, run.layout
-    pending.require_predictions(config, layout)
+    pending.require_assessment(config, layout)
     late = pending.budgets(config, layout)
     if not late:
         return False
-    from sdpipe import figures
-    from sdpipe.budget import error_budget
+    from sdpipe import asymptotics, figures
+    from sdpipe.assessment import assess
 
-    histories = figures.draw_history(layout.figures, store.read(layout.history).load())
+    calibrates = config.budget.calibration == "conformal"
+    validation = store.load(layout.validation) if calibrates else None
+    _open_groups(run, layout.budget, "analyze")
+    histories = figures.draw_history(layout.figures, store.load(layout.history))
     for name in late:
-        data = store.read(layout.predictions / name).load()
-        budget = error_budget(data.rho, config.budget.central, config.budget.references, data.get("truth"))
+        data = store.load(layout.predictions / name)
+        budget = assess(data, config.budget.central, config.budget.references, validation, config.budget.level)
+        for flag in sorted(set(budget.attrs["flags"]) - set(data.attrs["flags"])):
+            run.console.warn(f"{name}: {flag}")
         identity = problem.budget_hash(config, name)
-        store.write_group(layout.budget, name, budget, store.attributes(identity, config.seed))
+        store.write_dataset(layout.budget / name, budget, store.attributes(identity, config.seed))
         drawn = figures.draw_target(layout.figures, name, budget) + histories
+        drawn += asymptotics.draw_target(layout.figures, name, data.rho, budget, config)
         files = [str(path.relative_to(layout.root)) for path in drawn]
         layout.markers("analyze", identity).add(name, figures=files)
         run.console.detail(f"analyze: {name}")
@@ -180,8 +256,8 @@ def report(run: Context) -> bool:
         return False
     from sdpipe.report import render
 
-    store.write_text(layout.report, render(config, layout))
-    layout.markers("report", problem.report_hash(config)).add("report")
+    files.write_text(layout.report, render(config, layout))
+    layout.markers("report", problem.report_hash(config)).add("report", sources=pending.report_sources(config, layout))
     return True
 
 
@@ -189,53 +265,34 @@ STAGES: dict[str, Callable[[Context], bool]] = {
     "generate": generate,
     "train": train,
     "predict": predict,
+    "validate": validate,
     "analyze": analyze,
     "report": report,
 }
 """Stages in the order in which ``run`` takes them."""
 
+
+def in_one_go(config: Config) -> list[str]:
+    """Return the stages of ``run``: ``validate`` only where it calibrates."""
+    return [name for name in STAGES if name != "validate" or config.budget.calibration == "conformal"]
+
+
 NEEDS: dict[str, Callable[[Config, Layout], None]] = {
     "train": pending.require_training,
     "predict": pending.require_networks,
-    "analyze": pending.require_predictions,
+    "validate": pending.require_networks,
+    "analyze": pending.require_assessment,
     "report": pending.require_budgets,
 }
 """What must be there before a stage, checked before anything is written."""
 
 
-def prepare(config: Config, root: Path, console: Console, stages: list[str]) -> Context:
-    """Check every input of ``stages`` before anything is written, then claim the run directory."""
-    layout = Layout(root)
-    check_inputs(config, layout, stages)
-    if stages[0] in NEEDS:
-        NEEDS[stages[0]](config, layout)
-    check_pools(config, layout, stages)
-    layout.claim(config)
-    return Context(config, layout, console)
-
-
-def check_inputs(config: Config, layout: Layout, stages: list[str]) -> None:
-    """Raise UserError when the run directory is another config's or a data file cannot be used."""
-    layout.check_owner(config)
-    problem.lattice_noise(config)
-    if stages != ["generate"] and stages != ["train"]:
-        problem.check_targets(config)
-
-
-def check_pools(config: Config, layout: Layout, stages: list[str]) -> list[str]:
-    """Let Slurm check the job scripts of the pools that ``stages`` use; return them.
-
-    Raises UserError with Slurm's own words where it refuses one.
-    """
-    scripts: dict[str, str] = {}
-    for stage in stages:
-        section = pools(config).get(stage, "local")
-        if section == "local" or section in scripts:
-            continue
-        from sdpipe import slurm
-
-        key = "gpu" if stage == "train" else "cpu"
-        settings = slurm.read_section(section, key, stage == "train", layout.logs)
-        slurm.preflight(settings, key)
-        scripts[section] = slurm.job_script(settings)
-    return list(scripts.values())
+def perform(name: str, run: Context) -> bool:
+    """Do one stage, note how long it took, and return whether it had anything to do."""
+    begun, start, worked = datetime.now(UTC), time.monotonic(), True
+    try:
+        worked = STAGES[name](run)
+    finally:
+        if worked:
+            run.layout.note_sitting(name, begun, time.monotonic() - start)
+    return worked

@@ -1,13 +1,11 @@
-"""Zarr v3 stores on disk: templates, whole-chunk block writes, done-markers, atomic replacement.
+"""Zarr v3 stores on disk: templates, whole-chunk block writes, atomic replacement, checked reading.
 
-A store is made under a temporary name and renamed. A block counts as done once its marker exists, which
-is written after its data, also by rename; readers open nothing while a marker is missing.
+A store is made under a temporary name and renamed. Every chunk ends in a checksum, and is written whatever its
+values: one that is not there is lost.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,16 +19,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from sdpipe import __version__
-from sdpipe.errors import UserError
+from sdpipe import __version__, checked
+from sdpipe.errors import DamageError, UserError
+from sdpipe.files import partial, replace
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout of every store; a reader refuses any other."""
 
-STATE = ".sdpipe"
-"""Directory of markers, stage records and unfinished work inside a run directory."""
-
-PARTIAL = ".partial"
 CHUNK_BYTES = 16 * 2**20
 
 
@@ -65,22 +60,44 @@ class Variable:
 def create(path: Path, coords: Mapping[str, Any], variables: Mapping[str, Variable], attrs: Mapping[str, Any]) -> None:
     """Create an empty store in one step: either all of it is there or nothing."""
     empty = xr.Dataset(coords=dict(coords), attrs=dict(attrs))
-    sizes = empty.sizes
-    partial = path.with_name(path.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    empty.to_zarr(partial, zarr_format=3, consolidated=False)
-    group = zarr.open_group(partial, mode="r+")
-    for name, v in variables.items():
-        array = group.create_array(
-            name,
-            shape=tuple(sizes[d] for d in v.dims),
-            chunks=tuple(min(c, sizes[d]) for c, d in zip(v.chunks, v.dims, strict=True)),
-            dtype=v.dtype,
-            compressors=compressors(),
-            dimension_names=v.dims,
-        )
-        array.attrs.update({"units": v.units, "long_name": v.long_name})
-    partial.rename(path)
+    with partial(path) as unfinished:
+        _write(unfinished, empty)
+        group = zarr.open_group(unfinished, mode="r+")
+        for name, v in variables.items():
+            array = group.create_array(
+                name,
+                shape=tuple(empty.sizes[d] for d in v.dims),
+                chunks=tuple(min(c, empty.sizes[d]) for c, d in zip(v.chunks, v.dims, strict=True)),
+                dtype=v.dtype,
+                fill_value=np.nan,  # what other readers see of a lost chunk
+                compressors=compressors(),
+                dimension_names=v.dims,
+            )
+            array.attrs.update({"units": v.units, "long_name": v.long_name})
+        seal(unfinished)
+        unfinished.rename(path)
+
+
+def restore(path: Path, coords: Mapping[str, Any], variables: Mapping[str, Variable], attrs: Mapping[str, Any]) -> None:
+    """Write metadata and coordinates of a store anew, and leave the chunks of its arrays as they are."""
+    with partial(path) as fresh:
+        create(fresh, coords, variables, attrs)
+        for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
+            (path / file.relative_to(fresh)).parent.mkdir(parents=True, exist_ok=True)
+            file.replace(path / file.relative_to(fresh))
+        shutil.rmtree(fresh)
+
+
+def _write(path: Path, dataset: xr.Dataset) -> None:
+    encoding = {name: {"compressors": compressors()} for name in dataset.variables}
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        dataset.to_zarr(path, zarr_format=3, consolidated=False, encoding=encoding)
+
+
+def seal(path: Path) -> None:
+    """Note the hash of the metadata in the attributes of a store, as the last thing that is written to it."""
+    group = zarr.open_group(path, mode="r+")
+    group.attrs[checked.METADATA] = checked.metadata_hash(path)
 
 
 def bounds(region: tuple[slice | int, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -119,76 +136,83 @@ def chunk(path: Path, name: str, index: tuple[int, ...], dims: int) -> Path:
     return path.joinpath(name, "c", *map(str, index), *["0"] * (dims - len(index)))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def write_dataset(path: Path, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> None:
     """Write a small dataset as a store or a group of one, replacing what is there."""
-    partial = path.with_name(path.name + PARTIAL)
-    shutil.rmtree(partial, ignore_errors=True)
-    encoding = {name: {"compressors": compressors()} for name in dataset.data_vars}
-    dataset.assign_attrs(dict(attrs)).to_zarr(partial, zarr_format=3, consolidated=False, encoding=encoding)
-    shutil.rmtree(path, ignore_errors=True)
-    partial.rename(path)
+    with partial(path) as unfinished:
+        _write(unfinished, dataset.assign_attrs(dict(attrs)))
+        seal(unfinished)
+        replace(unfinished, path)
 
 
-def write_group(store: Path, group: str, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> None:
-    """Write ``dataset`` as one group of ``store``, which is made where it is not there."""
-    if not (store / "zarr.json").exists():
-        store.mkdir(parents=True, exist_ok=True)
-        zarr.open_group(store, mode="a", zarr_format=3).attrs.update(dict(attrs))
-    write_dataset(store / group, dataset, attrs)
+def create_groups(path: Path, attrs: Mapping[str, Any]) -> None:
+    """Make an empty store for groups, where there is none; groups are written with :func:`write_dataset`."""
+    if not (path / "zarr.json").exists():
+        with partial(path) as unfinished:
+            zarr.open_group(unfinished, mode="w", zarr_format=3, attributes=dict(attrs))
+            path.mkdir(parents=True, exist_ok=True)
+            (unfinished / "zarr.json").replace(path / "zarr.json")
+            unfinished.rmdir()
 
 
 def read(path: Path) -> xr.Dataset:
     """Open a store lazily.
 
-    Raises UserError where it is missing or written with another schema.
+    Raises UserError where it is missing or written with another schema, and DamageError, on opening or when a
+    chunk is read, where a file of it is damaged or lost.
     """
-    schema = read_attributes(path).get("schema")
-    if schema != SCHEMA:
-        raise UserError(f"{path}: schema {schema}, but sdpipe {__version__} reads schema {SCHEMA}")
-    return xr.open_zarr(path, consolidated=False, chunks={})
+    return _open(path, chunks={})
+
+
+def load(path: Path) -> xr.Dataset:
+    """Read a small store into memory, without Dask; raises as :func:`read` does."""
+    return _open(path, chunks=None).load()
+
+
+def _open(path: Path, chunks: dict[str, int] | None) -> xr.Dataset:
+    read_attributes(path)
+    return xr.open_zarr(checked.CheckedStore(path), consolidated=False, chunks=chunks)
+
+
+def identity(path: Path) -> str | None:
+    """Return the hash of what a store was made from, or None where it is missing or damaged.
+
+    Raises UserError where it was written with another schema.
+    """
+    try:
+        return str(read_attributes(path)["config_hash"]) if path.exists() else None
+    except (DamageError, KeyError):
+        return None
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether metadata and every chunk of a store are there; reads the metadata only."""
+    try:
+        checked.check_metadata(path)
+    except DamageError:
+        return False
+    return all(is_array_whole(file.parent) for file in path.glob("*/zarr.json"))
+
+
+def is_array_whole(path: Path) -> bool:
+    """Return whether metadata and every chunk of one array are there."""
+    try:
+        return all(chunk.exists() for chunk in checked.chunks(path))
+    except DamageError:
+        return False
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Return the attributes of a store without reading its arrays."""
-    try:
-        return json.loads((path / "zarr.json").read_text())["attributes"]
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing") from None
-    except (json.JSONDecodeError, KeyError):
-        raise UserError(f"{path}: zarr.json is damaged") from None
+    """Return the attributes of a store without reading its arrays.
 
-
-@dataclass(frozen=True)
-class Markers:
-    """Done-markers of one stage: one small JSON file a block, holding the hash of what it was made from."""
-
-    directory: Path
-    config_hash: str
-
-    def add(self, block: str, **facts: Any) -> None:
-        """Say that ``block`` is done. Call it after its data are on disk."""
-        write_text(self.directory / f"{block}.json", json.dumps({"config_hash": self.config_hash, **facts}))
-
-    def facts(self, block: str) -> dict[str, Any] | None:
-        """Return what was noted with ``block``, or None where it is not done with this hash."""
-        try:
-            facts = json.loads((self.directory / f"{block}.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-        return facts if facts.get("config_hash") == self.config_hash else None
-
-    def missing(self, blocks: list[str]) -> list[str]:
-        """Return those of ``blocks`` that are not done."""
-        return [b for b in blocks if self.facts(b) is None]
-
-    def clear(self) -> None:
-        """Forget every block."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+    Raises UserError where it is missing or written with another schema, DamageError where it is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: missing")
+    found = checked.attributes(path)
+    if found.get("schema") != SCHEMA:
+        raise UserError(
+            f"{path}: written by sdpipe {found.get('sdpipe_version')} with schema {found.get('schema')}, but this is "
+            f"sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or another --run"
+        )
+    checked.check_metadata(path)
+    return found

@@ -6,8 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+
+from sdpipe.calibration import verdict
 
 SHOWN_ENERGIES = 12
+DECIMALS = 7
+"""Most decimals, and most digits before the point, of a column without powers of ten."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -27,19 +32,61 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def size(count: float) -> str:
+    """Return a number of bytes in the unit that suits it.
+
+    >>> size(812), size(15_400_000)
+    ('812 B', '15.4 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def age(seconds: float) -> str:
+    """Return how long ago something was.
+
+    >>> age(3.2), age(200), age(7300), age(400_000)
+    ('3 s ago', '3 min ago', '2 h ago', '5 d ago')
+    """
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
+
+
+def numbers(values: NDArray[np.float64], error: NDArray[np.float64]) -> list[str]:
+    """Return a column of numbers to the third digit of the median positive ``error``, with powers of ten if need be.
+
+    >>> numbers(np.array([1.5, 0.25]), np.array([0.003, 0.004]))
+    ['1.50000', '0.25000']
+    >>> numbers(np.array([1.5e-6, 2.5e-7]), np.array([3e-8, 4e-8]))
+    ['1.5000e-06', '2.5000e-07']
+    """
+    typical, largest = np.median(error[error > 0]) if (error > 0).any() else 1, np.abs(values).max(initial=0)
+    first, top = (int(np.floor(np.log10(x))) if x > 0 else 0 for x in (typical, largest))
+    decimals = max(2 - first, 0)
+    spec = f".{decimals}f" if max(decimals, top) <= DECIMALS else f".{max(2 - first + top, 2)}e"
+    return [format(v, spec) for v in values]
+
+
 def budget_rows(budget: xr.Dataset, every: int = 1) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the budget at one sigma: E, central value, each source, total, truth and pull."""
-    columns = {"E [GeV]": (budget.E.values, ".4f"), "central": (budget.central.values, ".5f")}
-    columns |= {str(s): (budget.error.sel(source=s).values, ".5f") for s in budget.source.values}
-    columns["total"] = budget.total.values, ".5f"
-    if "truth" in budget:
-        columns |= {"truth": (budget.truth.values, ".5f"), "pull": (budget.pull.values, "+.2f")}
-    cells = [[format(v, spec) for v in values[::every]] for values, spec in columns.values()]
-    return list(columns), [list(row) for row in zip(*cells, strict=True)]
+    """Return header and rows of the budget at one sigma: E, central value, each source, total and calibrated error, the
+    linear estimate, truth and pull."""
+    total = budget.total.values
+    columns = {"E [GeV]": [f"{E:.4f}" for E in budget.E.values], "central": numbers(budget.central.values, total)}
+    columns |= {str(s): numbers(one, one) for s, one in zip(budget.source.values, budget.error.values, strict=True)}
+    others = [name for name in ("total", "calibrated", "linear", "truth") if name in budget]
+    columns |= {name: numbers(budget[name].values, total) for name in others}
+    if "pull" in budget:
+        columns["pull"] = [f"{pull:+.2f}" for pull in budget.pull.values]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)][::every]
 
 
 def budget_table(name: str, budget: xr.Dataset) -> str:
-    """Return the budget of one target as text, a dozen energies for each sigma."""
+    """Return the budget of one target as text, a dozen energies for each sigma, then what is doubtful about it."""
     every = max(1, budget.sizes["E"] // SHOWN_ENERGIES)
     parts = []
     for sigma in budget.sigma.values:
@@ -51,7 +98,35 @@ def budget_table(name: str, budget: xr.Dataset) -> str:
                 f"\ntruth within 1 total error at {np.mean(pull <= 1):.0%} and within 2 at {np.mean(pull <= 2):.0%} "
                 f"of {pull.size} energies"
             )
-    return "\n\n".join(parts)
+    flags = "\n".join(f"flag: {flag}" for flag in budget.attrs.get("flags", []))
+    return "\n\n".join(filter(None, [*parts, flags]))
+
+
+def validation_rows(validation: xr.Dataset, level: float) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: each family and sigma at one level, how often the truth lies inside each error.
+
+    The verdict on the calibrated coverage, see :func:`~sdpipe.calibration.verdict`, is for the family as a whole.
+    """
+    at = validation[["coverage_of", "mae", "width", "flag_rate"]].assign(tested=validation.tested.sum("sample"))
+    at = at.sel(level=level).stack(row=("family", "sigma"))
+    columns = {"family": list(map(str, at.family.values)), "sigma [GeV]": [f"{s:g}" for s in at.sigma.values]}
+    for budget in ("published", "total", "calibrated"):
+        columns[f"coverage {budget} %"] = [f"{100 * c:.1f}" for c in at.coverage_of.sel(budget=budget).values]
+    for budget in ("total", "calibrated"):
+        pairs = zip(at.coverage_of.sel(budget=budget).values, at.tested.values, strict=True)
+        columns[f"verdict {budget}"] = [verdict(coverage, level, int(count)) for coverage, count in pairs]
+    scale = at.mae.sel(estimator="networks").values
+    columns |= {f"MAE {name}": numbers(at.mae.sel(estimator=name).values, scale) for name in ("networks", "linear")}
+    for budget in ("published", "calibrated", "linear"):
+        columns[f"width {budget}"] = numbers(at.width.sel(budget=budget).values, scale)
+    columns["flagged %"] = [f"{100 * rate:.1f}" for rate in at.flag_rate.values]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def validation_table(validation: xr.Dataset) -> str:
+    """Return the validation at the quoted level as text."""
+    level = float(validation.attrs["quoted"])
+    return f"validation, coverages and half widths at level {level:g}\n" + table(*validation_rows(validation, level))
 
 
 def training_table(history: xr.Dataset) -> tuple[list[str], list[list[str]]]:

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sdpipe import networks, rng
+from sdpipe.feeds import VALIDATION_ROWS, Data, Feed, Member, Streamed, feed, stacked
 from sdpipe.networks import Parameters
 from sdpipe.stacks import Progress, Stack
-
-VALIDATION_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -71,36 +69,6 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-@dataclass(frozen=True)
-class Data:
-    """What the networks of one ensemble and one sigma are trained on, as float64 or float32 arrays.
-
-    x (n, t) clean transformed inputs; s (n,) noise scales; y (n, E) targets; noise (t, t) takes white noise z
-    to transformed inputs, x + s z @ noise; x_val (m, t) noisy inputs and y_val (m, E) to validate on;
-    estimates are offset + x @ weight + scale * network(x). ``stored`` (n, copies, t) are noisy inputs that
-    replace the drawn ones.
-    """
-
-    x: NDArray
-    s: NDArray
-    y: NDArray
-    noise: NDArray
-    x_val: NDArray
-    y_val: NDArray
-    weight: NDArray
-    offset: NDArray
-    scale: NDArray
-    stored: NDArray | None = None
-
-
-@dataclass(frozen=True)
-class Member:
-    """One network of a stack: which entry of the data it is trained on, and its own random stream."""
-
-    data: int
-    stream: tuple[int | str, ...]
-
-
 @dataclass
 class Outcome:
     """A trained network: best-epoch weights, losses of every epoch, and the epoch it diverged at, if it did."""
@@ -112,57 +80,14 @@ class Outcome:
     diverged: int | None = None
 
 
-def _tensor(data: list[Data], name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Stack one array of several data sets on the device."""
-    return torch.stack([torch.as_tensor(getattr(d, name), dtype=dtype) for d in data]).to(device)
-
-
-class _Stream:
-    """The shuffled, noisy inputs of each member, one epoch at a time, on the device."""
-
-    def __init__(self, data: list[Data], protocol: Protocol, seed: int, device: torch.device, dtype: torch.dtype):
-        self.x, self.s, self.y, self.noise = (_tensor(data, name, device, dtype) for name in ("x", "s", "y", "noise"))
-        self.stored = None if data[0].stored is None else _tensor(data, "stored", device, dtype).flatten(1, 2)
-        self.copies = data[0].stored.shape[1] if data[0].stored is not None else protocol.copies
-        self.fresh, self.seed = protocol.fresh and self.stored is None, seed
-        self.pairs = self.x.shape[1] * self.copies
-        self._fixed: dict[Member, Tensor] = {}
-
-    def _generator(self, purpose: str, *key: int | str) -> torch.Generator:
-        return torch.Generator(self.x.device).manual_seed(rng.torch_seed(self.seed, purpose, *key))
-
-    def _noisy(self, member: Member, generator: torch.Generator) -> Tensor:
-        n, t = self.x.shape[1:]
-        z = torch.randn(n, self.copies, t, generator=generator, device=self.x.device, dtype=self.x.dtype)
-        d = member.data
-        return (self.x[d, :, None] + self.s[d, :, None, None] * (z @ self.noise[d])).flatten(0, 1)
-
-    def epoch(self, members: list[Member], epoch: int) -> tuple[Tensor, Tensor]:
-        """Return inputs (member, pair, t) in the order of this epoch, and the row of ``y`` of each."""
-        inputs, rows = [], []
-        for m in members:
-            order = torch.randperm(
-                self.pairs, generator=self._generator("order", *m.stream, epoch), device=self.x.device
-            )
-            if self.stored is not None:
-                noisy = self.stored[m.data]
-            elif self.fresh:
-                noisy = self._noisy(m, self._generator("noise", *m.stream, epoch))
-            else:
-                if m not in self._fixed:
-                    self._fixed[m] = self._noisy(m, self._generator("noise", *m.stream))
-                noisy = self._fixed[m]
-            inputs.append(noisy[order])
-            rows.append(m.data * self.x.shape[1] + order // self.copies)
-        return torch.stack(inputs), torch.stack(rows)
-
-
 class _Estimator:
     """offset + x @ weight + scale * network(x) for every member at once."""
 
-    def __init__(self, data: list[Data], members: list[Member], device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self, data: list[Data] | list[Streamed], members: list[Member], device: torch.device, dtype: torch.dtype
+    ) -> None:
         mine = [data[m.data] for m in members]
-        self.weight, offset, scale = (_tensor(mine, name, device, dtype) for name in ("weight", "offset", "scale"))
+        self.weight, offset, scale = (stacked(mine, name, device, dtype) for name in ("weight", "offset", "scale"))
         self.offset, self.scale = offset.unsqueeze(1), scale.unsqueeze(1)
 
     def loss(self, p: Parameters, x: Tensor, y: Tensor) -> Tensor:
@@ -172,9 +97,14 @@ class _Estimator:
 
 
 def _new_stack(
-    network: str, data: list[Data], members: list[Member], seed: int, device: torch.device, dtype: torch.dtype
+    network: str,
+    data: list[Data] | list[Streamed],
+    members: list[Member],
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Stack:
-    inputs, outputs = data[0].x.shape[1], data[0].y.shape[1]
+    inputs, outputs = data[0].weight.shape
     seeds = [rng.torch_seed(seed, "weights", *m.stream) for m in members]
     initial = networks.stack([networks.initialise(network, inputs, outputs, s) for s in seeds])
     parameters = {k: v.to(device, dtype) for k, v in initial.items()}
@@ -191,7 +121,7 @@ def device_for(wanted: str) -> torch.device:
 
 def train(
     network: str,
-    data: list[Data],
+    data: list[Data] | list[Streamed],
     members: list[Member],
     protocol: Protocol,
     seed: int,
@@ -210,7 +140,7 @@ def train(
     network
         Name of the architecture.
     data
-        Training sets, all of one size; ``Member.data`` points into this list.
+        Training sets, all of one size and all in memory or all streamed; ``Member.data`` points into this list.
     members
         Networks to train.
     protocol
@@ -232,21 +162,17 @@ def train(
     device = device or torch.device("cpu")
     stack = Stack.load(state, identity, device) if state else None
     stack = stack or _new_stack(network, data, members, seed, device, dtype)
-    stream = _Stream(data, protocol, seed, device, dtype)
-    targets = stream.y.flatten(0, 1)
-    validation = [_tensor(data, name, device, dtype) for name in ("x_val", "y_val")]
-    steps = -(-stream.pairs // protocol.batch)
+    source = feed(data, protocol.copies, protocol.fresh, seed, device, dtype)
     while stack.progress:
         living = [members[p.row] for p in stack.progress]
         estimator = _Estimator(data, living, device, dtype)
-        inputs, rows = stream.epoch(living, stack.epoch)
         total = torch.zeros(len(living), device=device, dtype=dtype)
-        for i in range(steps):
-            batch = slice(i * protocol.batch, (i + 1) * protocol.batch)
-            losses = estimator.loss(stack.parameters, inputs[:, batch], targets[rows[:, batch]])
+        steps = source.steps(stack.epoch, protocol.batch)
+        for i, (x, y) in enumerate(source.batches(living, stack.epoch, protocol.batch)):
+            losses = estimator.loss(stack.parameters, x, y)
             stack.step(losses, protocol.rate(stack.epoch + i / steps, protocol.epochs))
-            total += losses.detach() * (rows[:, batch].shape[1] / stream.pairs)
-        val = _validate(estimator, stack.parameters, validation, [m.data for m in living])
+            total += losses.detach() * (x.shape[1] / source.pairs)
+        val = _validate(estimator, stack.parameters, source, [m.data for m in living])
         stack.epoch += 1
         stack = _end_epoch(stack, total.tolist(), val.tolist(), protocol, finished, on_epoch)
         if state and stack.progress:
@@ -255,13 +181,13 @@ def train(
         state.unlink(missing_ok=True)
 
 
-def _validate(estimator: _Estimator, p: Parameters, validation: list[Tensor], rows: list[int]) -> Tensor:
-    x, y = validation
-    total = torch.zeros(len(rows), device=x.device, dtype=x.dtype)
+def _validate(estimator: _Estimator, p: Parameters, source: Feed, rows: list[int]) -> Tensor:
+    total = torch.zeros(len(rows), device=source.device, dtype=source.dtype)
     with torch.no_grad():
-        for low in range(0, x.shape[1], VALIDATION_ROWS):
-            part = slice(low, low + VALIDATION_ROWS)
-            total += estimator.loss(p, x[rows, part], y[rows, part]) * (x[0, part].shape[0] / x.shape[1])
+        for x, y in source.validation():
+            for low in range(0, x.shape[1], VALIDATION_ROWS):
+                part = slice(low, low + VALIDATION_ROWS)
+                total += estimator.loss(p, x[rows, part], y[rows, part]) * (x[0, part].shape[0] / source.validated)
     return total
 
 

@@ -5,6 +5,7 @@ Everything here is a function of first and second moments of the training sample
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ ROWS = 65_536
 class Moments:
     """Moments over training samples of clean C (t,) and targets y (E,), and the mean noise covariance.
 
-    ``noise`` = <s^2> Cov_latt (t, t), ``cross`` = Cov(C, y) (t, E), ``variance`` = Var(y) (E,).
+    ``noise`` = <s^2> Cov_latt (t, t), ``cross`` = Cov(C, y) (t, E), ``target_covariance`` = Cov(y) (E, E).
     """
 
     mean: Array
@@ -31,24 +32,37 @@ class Moments:
     noise: Array
     target_mean: Array
     cross: Array
-    variance: Array
+    target_covariance: Array
 
     @classmethod
     def of(cls, correlator: NDArray, target: NDArray, noise: Noise) -> Moments:
-        """Return the moments of correlator (sample, t) and target (sample, E), in float64, block by block."""
-        n = len(correlator)
-        blocks = [slice(low, low + ROWS) for low in range(0, n, ROWS)]
-        mean = sum(np.sum(correlator[b], axis=0, dtype=float) for b in blocks) / n
-        target_mean = sum(np.sum(target[b], axis=0, dtype=float) for b in blocks) / n
+        """Return the moments of correlator (sample, t) and target (sample, E), in float64."""
+        return cls.over(lambda: iter([(correlator, target)]), noise)
+
+    @classmethod
+    def over(cls, parts: Callable[[], Iterator[tuple[NDArray, NDArray]]], noise: Noise) -> Moments:
+        """Return the moments of all (correlator, target) that ``parts()`` yields; it is called twice."""
+        n, mean, target_mean = 0, np.float64(0), np.float64(0)
+        for c, y in _blocks(parts()):
+            n, mean, target_mean = n + len(c), mean + c.sum(axis=0), target_mean + y.sum(axis=0)
+        mean, target_mean = mean / n, target_mean / n
         covariance = np.zeros((mean.size, mean.size))
-        cross, variance, power = np.zeros((mean.size, target_mean.size)), np.zeros(target_mean.size), 0.0
-        for b in blocks:
-            c, y = correlator[b].astype(float) - mean, target[b].astype(float) - target_mean
+        cross, power = np.zeros((mean.size, target_mean.size)), 0.0
+        target_covariance = np.zeros((target_mean.size, target_mean.size))
+        for C, y in _blocks(parts()):
+            c, dy = C - mean, y - target_mean
             covariance += c.T @ c / n
-            cross += c.T @ y / n
-            variance += np.sum(y**2, axis=0) / n
-            power += np.sum(noise.scale(correlator[b].astype(float)) ** 2) / n
-        return cls(mean, covariance, power * noise.covariance, target_mean, cross, variance)
+            cross += c.T @ dy / n
+            target_covariance += dy.T @ dy / n
+            power += np.sum(noise.scale(C) ** 2) / n
+        return cls(mean, covariance, power * noise.covariance, target_mean, cross, target_covariance)
+
+
+def _blocks(parts: Iterator[tuple[NDArray, NDArray]]) -> Iterator[tuple[Array, Array]]:
+    """Cut parts into blocks of ROWS, in float64: bounds the memory."""
+    for correlator, target in parts:
+        for low in range(0, len(correlator), ROWS):
+            yield correlator[low : low + ROWS].astype(float), target[low : low + ROWS].astype(float)
 
 
 @dataclass(frozen=True)
@@ -82,12 +96,15 @@ class InputTransform:
 class LinearEstimator:
     """The linear minimum-mean-square-error estimator rho_lin = x @ weight + offset, on transformed inputs x.
 
-    ``residual`` (E,) is its standard deviation over training samples and noise.
+    ``residual`` (E,) is its standard deviation over training samples and noise, ``unresolved`` (E, E) the covariance
+    of y - rho_lin over noise-free training samples. Given the noise scale s its posterior covariance is
+    unresolved + s^2 A Cov_latt A^T, A = (matrix weight)^T.
     """
 
     weight: Array
     offset: Array
     residual: Array
+    unresolved: Array
 
     @classmethod
     def fit(cls, moments: Moments, transform: InputTransform) -> LinearEstimator:
@@ -95,8 +112,10 @@ class LinearEstimator:
         covariance = transform.matrix.T @ (moments.covariance + moments.noise) @ transform.matrix
         cross = transform.matrix.T @ moments.cross
         weight = np.linalg.solve(covariance, cross)
-        residual = np.sqrt(np.maximum(moments.variance - np.sum(weight * cross, axis=0), 0))
-        return cls(weight, moments.target_mean, residual)
+        posterior = moments.target_covariance - weight.T @ cross
+        to_rho = transform.matrix @ weight
+        unresolved = posterior - to_rho.T @ moments.noise @ to_rho
+        return cls(weight, moments.target_mean, np.sqrt(np.maximum(np.diag(posterior), 0)), unresolved)
 
     def __call__(self, x: Array) -> Array:
         """Return the estimate (..., E) for transformed inputs x (..., t)."""

@@ -26,6 +26,8 @@ import sdpipe
 from sdpipe import cli as command_line
 from sdpipe import cluster
 
+os.environ.update({"MKL_CBWR": "AUTO,STRICT"})  # as in a worker, so that networks are the same to the last bit
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 TINY = """\
@@ -54,6 +56,7 @@ targets:
   peaks: {kind: peaks, amplitudes: [0.5, 0.25], masses: [0.7, 1.4]}
   prior: {kind: chebyshev, Nb: 16}
 bootstrap: 50
+validation: {samples: 120, bootstrap: 4, levels: [0.683, 0.954], families: {o3: {kind: o3}}}
 """
 
 
@@ -87,10 +90,12 @@ class Outcome:
 class SerialPool:
     """Takes tasks one by one in this process; ``done`` and ``messages`` hold what went through it.
 
-    ``backwards`` reverses their order; ``fail_after`` raises KeyboardInterrupt after so many tasks.
+    ``memory`` is what a worker has, in bytes; ``backwards`` reverses their order; ``fail_after`` raises
+    KeyboardInterrupt after so many tasks.
     """
 
     threads: int = 1
+    memory: int = 10**10
     backwards: bool = False
     fail_after: int | None = None
     done: list[str] = field(default_factory=list)
@@ -192,16 +197,26 @@ def shell(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Outcome]
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: steps of tiny networks are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def serial(monkeypatch: pytest.MonkeyPatch) -> Iterator[SerialPool]:
     """Let stages run their tasks one by one in this process."""
     pool = SerialPool()
 
     @contextmanager
-    def local_pool(*_arguments: Any, **_options: Any) -> Iterator[SerialPool]:
+    def in_this_process(*_arguments: Any) -> Iterator[SerialPool]:
         yield pool
 
-    monkeypatch.setattr(cluster, "local_pool", local_pool)
+    monkeypatch.setattr(cluster.LocalMachine, "pool", in_this_process)
     monkeypatch.setattr(cluster, "report", pool.report)
+    monkeypatch.setattr(cluster, "memory", lambda: pool.memory)
     threads = torch.get_num_threads()
     yield pool
     torch.set_num_threads(threads)

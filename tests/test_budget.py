@@ -8,6 +8,7 @@ import xarray as xr
 
 from sdpipe.budget import error_budget
 from sdpipe.errors import UserError
+from sdpipe.tables import budget_rows
 
 ENSEMBLES = ["Nmax", "Nref_b", "Nref_n", "Nref_rho"]
 REFERENCES = {"b": "Nref_b", "n": "Nref_n", "rho": "Nref_rho"}
@@ -169,3 +170,16 @@ def test_variables_carry_units_and_names(rho, truth):
     for name, variable in budget.data_vars.items():
         assert variable.attrs["units"] == "1", name
         assert variable.attrs["long_name"], name
+
+
+def test_a_table_shows_as_many_digits_of_small_numbers_as_of_large_ones(rho, truth) -> None:
+    """Cells of a budget 10^-9 as large are the same numbers, to three digits of the error."""
+
+    def read(budget: xr.Dataset) -> np.ndarray:
+        budget["linear"] = budget.central
+        return np.array([row[1:-1] for row in budget_rows(budget.isel(sigma=0))[1]], float)
+
+    small, large = (read(error_budget(f * rho, "Nmax", REFERENCES, f * truth)) for f in (1e-9, 1.0))
+    total = large[:, -3]
+    np.testing.assert_allclose(1e9 * small, large, atol=0.01 * np.median(total))
+    assert (small[:, -3] > 0).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from sdpipe import __version__, store
-from sdpipe.cli import HELP
+from sdpipe import cli as command_line
+from sdpipe.cli import EXAMPLES, HELP
 from sdpipe.configfile import load_config
 
 if TYPE_CHECKING:
@@ -49,7 +50,15 @@ def test_help_names_its_stage_and_imports_nothing_heavy(stage: str | None, shell
         assert all(text in outcome.out for text in HELP)
     else:
         assert f"usage: sdpipe {stage}" in outcome.out
-        assert f"Example: sdpipe {stage} " in outcome.out
+        assert f"Example: {EXAMPLES[stage]}\n" in outcome.out
+
+
+@pytest.mark.parametrize("stage", HELP)
+def test_the_example_of_a_stage_can_be_typed(stage: str) -> None:
+    program, *words = shlex.split(EXAMPLES[stage].partition(" > ")[0])
+    arguments = command_line._arguments(words)
+    assert (program, arguments.stage) == ("sdpipe", stage)
+    assert all("=" in override for override in arguments.overrides)
 
 
 def test_version(cli: Cli) -> None:
@@ -77,15 +86,15 @@ def test_a_fault_of_the_user_is_one_line_and_no_traceback(shell: Cli, tmp_path: 
 def test_any_other_fault_is_exit_status_1_in_one_line(
     cli: Cli, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_arguments: Any, **_options: Any) -> None:
-        raise OSError(28, "No space left on device")
+    def strange(*_arguments: Any, **_options: Any) -> None:
+        raise RuntimeError("a strange fault")
 
-    monkeypatch.setattr(store, "create", full)
+    monkeypatch.setattr(store, "create", strange)
     outcome = cli("generate", tiny_config, "--run", tmp_path / "run")
     assert outcome.status == 1
-    assert outcome.err.splitlines()[-1].startswith("error: OSError: [Errno 28] No space left on device")
+    assert outcome.err.splitlines()[-1].startswith("error: RuntimeError: a strange fault")
     assert "Traceback" not in outcome.err
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(RuntimeError, match="a strange fault"):
         cli("generate", tiny_config, "--run", tmp_path / "run", "-v")
 
 
@@ -107,7 +116,7 @@ def test_an_interruption_is_exit_status_130_and_loses_nothing(
 def test_stdout_carries_the_tables_and_stderr_the_rest(finished: Finished) -> None:
     config, outcome = load_config(finished.root), finished.outcome
     headings = [f"{target}, sigma = {sigma:g} GeV" for target in config.targets for sigma in config.smearing.sigma]
-    assert [line for line in outcome.out.splitlines() if "sigma" in line] == headings
+    assert [line for line in outcome.out.splitlines() if "sigma = " in line] == headings
     assert "Traceback" not in outcome.err
     assert "Warning" not in outcome.err
     assert "\x1b" not in outcome.out + outcome.err
@@ -119,7 +128,7 @@ def test_quiet_says_nothing_and_verbose_says_more(cli: Cli, finished_copy: Path)
     quiet = cli("run", finished_copy, "-q")
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
     verbose = cli("run", finished_copy, "-v")
-    assert [f"{stage}: nothing to do" in verbose.err for stage in HELP if stage not in ("run", "status")] == [True] * 5
+    assert all(f"{stage}: nothing to do" in verbose.err for stage in HELP if stage not in ("run", "status"))
     assert verbose.out == ""
 
 
@@ -127,8 +136,32 @@ def test_analyze_prints_its_tables_again_without_doing_the_work_again(
     cli: Cli, finished: Finished, finished_copy: Path, snapshot: Callable[[Path], dict[str, bytes]]
 ) -> None:
     before = snapshot(finished_copy)
-    assert cli("analyze", finished_copy).out == finished.outcome.out
+    validation, analysis = cli("validate", finished_copy).out, cli("analyze", finished_copy).out
+    title, header, *_ = validation.splitlines()
+    assert title == "validation, coverages and half widths at level 0.683"
+    assert header.split("  ")[0] == "family"
+    assert f"{validation}\n{analysis}" == finished.outcome.out
     assert snapshot(finished_copy) == before
+
+
+def test_a_run_ends_with_the_path_of_its_report(finished: Finished) -> None:
+    assert finished.outcome.err.splitlines()[-1] == f"report: {finished.root / 'report.html'}"
+
+
+def test_a_stage_says_what_is_to_follow_and_nothing_once_all_is_done(cli: Cli, finished_copy: Path) -> None:
+    override = "targets.o3.threshold=0.8"
+    predicted = cli("predict", finished_copy, override)
+    assert predicted.err.splitlines()[-1] == f"next: sdpipe run {finished_copy} {override}"
+    assert cli("analyze", finished_copy).err.splitlines()[-1] == f"next: sdpipe report {finished_copy}"
+    assert cli("report", finished_copy).status == 0
+    assert "next" not in cli("analyze", finished_copy).err
+
+
+def test_a_reader_who_has_read_enough_is_no_fault(start: Callable[..., Any], finished: Finished) -> None:
+    with start(["-m", "sdpipe", "status", str(finished.root)], finished.root.parent) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 0
 
 
 # --- a second run --------------------------------------------------------------------------------------------
@@ -141,7 +174,7 @@ def test_a_second_run_does_nothing_says_so_and_imports_no_torch(
     outcome = shell("-c", PROBE, "run", finished.config, cwd=finished.config.parent)
     assert outcome.status == 0
     assert "nothing to do" in outcome.err
-    assert len(outcome.err.splitlines()) == 1
+    assert outcome.err.splitlines()[1:] == [f"report: {finished.root / 'report.html'}"]
     assert len(outcome.out.splitlines()) == 1
     assert imported(outcome).isdisjoint({"torch", "distributed", "matplotlib"})
     assert snapshot(finished.root) == before
@@ -212,38 +245,3 @@ def test_overrides_may_stand_before_and_after_options(
     outcome = cli("generate", tiny_config, *(piece for i in order for piece in parts[i]))
     assert outcome.status == 0, outcome.err
     assert str(tmp_path / "run") in outcome.out
-
-
-# --- status --------------------------------------------------------------------------------------------------
-
-
-def states(outcome: Outcome) -> dict[str, str]:
-    """Return stage -> the rest of its row of the status table."""
-    assert (outcome.status, outcome.err) == (0, "")
-    rows = [line.split(maxsplit=1) for line in outcome.out.splitlines()[1:]]
-    return {stage: " ".join(rest.split()) for stage, rest in rows}
-
-
-def test_status_says_what_is_done_missing_and_stale(cli: Cli, finished_copy: Path) -> None:
-    assert states(cli("status", finished_copy)) == {
-        "generate": "done 6/6 blocks",
-        "train": "done 12/12 networks",
-        "predict": "done 4/4 targets",
-        "analyze": "done 4/4 targets",
-        "report": "done 1/1 page",
-    }
-    next((finished_copy / "networks").iterdir()).unlink()
-    shutil.rmtree(finished_copy / "budget.zarr")
-    (finished_copy / "report.html").unlink()
-    after = states(cli("status", finished_copy))
-    assert after["train"] == "unfinished 11/12 networks"
-    assert after["analyze"] == "missing 0/4 targets"
-    assert after["report"] == "missing 0/1 page"
-    changed = states(cli("status", finished_copy, "bootstrap=51"))
-    assert changed["predict"].startswith("stale")
-    assert changed["predict"].endswith("0/4 targets")
-
-
-def test_status_of_what_is_no_run_directory_is_a_fault(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
-    assert "not a run directory" in cli("status", tmp_path).fault
-    assert "not a run directory" in cli("status", tiny_config, "--run", tmp_path / "none").fault

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import platform
 import re
 import shutil
 import struct
 from collections import Counter
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -16,13 +21,16 @@ from matplotlib import image
 from matplotlib.figure import Figure
 
 import sdpipe
-from sdpipe import figures
-from sdpipe.config import Correlator, CorrelatorNoise
+from sdpipe import figures, glossary, store, tables, validation_figures
 from sdpipe.layout import Layout
 from sdpipe.report import render
+from sdpipe.sections import Correlator, CorrelatorNoise
+from sdpipe.stages import STAGES
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished
+    from tests.conftest import Finished, Outcome
+
+Cli = Callable[..., "Outcome"]
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 URL_ATTRIBUTES = {"src", "href", "xlink:href", "action", "data", "poster", "srcset", "formaction", "background"}
@@ -77,12 +85,14 @@ def test_figures_are_png_images_of_a_sensible_size(finished: Finished) -> None:
     run = sdpipe.open_run(finished.root)
     expected = {f"{target}-{kind}" for target in run.config.targets for kind in ("reconstruction", "budget")}
     files = list((finished.root / "figures").iterdir())
-    assert {path.name for path in files} == {f"{stem}.png" for stem in expected | {"history"}}
+    tested = {f"validation-{kind}" for kind in ("pulls", "coverage", "coverage-energy", "width")}
+    tested |= {f"validation-cases-sigma{i}" for i in range(len(run.config.smearing.sigma))}
+    assert {path.name for path in files} == {f"{stem}.png" for stem in expected | tested | {"history"}}
     for path in files:
         data = path.read_bytes()
         assert data.startswith(b"\x89PNG\r\n\x1a\n")
         width, height = struct.unpack(">II", data[16:24])
-        assert 800 < width < 4000, path.name
+        assert 800 < width < 5000, path.name
         assert 400 < height < 2000, path.name
         assert len(data) < 500_000
     pixels = image.imread(finished.root / "figures" / "o3-reconstruction.png")[..., :3]
@@ -95,9 +105,14 @@ def test_a_reconstruction_shows_truth_and_both_bands(finished: Finished) -> None
     budget = sdpipe.open_run(finished.root).budget["o3"].load()
     ax = figures.reconstruction(budget.isel(sigma=0), Figure().subplots())
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["total error", "statistical error", "central value", "truth"]
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), budget.central.isel(sigma=0))
-    np.testing.assert_array_equal(ax.lines[1].get_ydata(), budget.truth.isel(sigma=0))
+    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
+    assert labels[:3] == ["total error", "statistical error", "central value"]
+    assert labels[3:] == ["calibrated error", "linear estimator", "truth"]
+    one = budget.isel(sigma=0)
+    np.testing.assert_array_equal(drawn["central value"], one.central)
+    np.testing.assert_array_equal(drawn["calibrated error"], one.central + one.calibrated)
+    np.testing.assert_array_equal(drawn["linear estimator"], one.linear)
+    np.testing.assert_array_equal(drawn["truth"], one.truth)
     unknown = figures.reconstruction(budget.drop_vars(["truth", "pull"]).isel(sigma=0), Figure().subplots())
     assert [text.get_text() for text in unknown.get_legend().get_texts()] == labels[:-1]
 
@@ -106,7 +121,7 @@ def test_a_budget_shows_every_source_and_their_sum(finished: Finished) -> None:
     budget = sdpipe.open_run(finished.root).budget["o3"].load()
     ax = figures.by_source(budget.isel(sigma=1), Figure().subplots())
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert labels == ["lattice data", "networks", "systematic: b", "systematic: rho", "total"]
+    assert labels == ["lattice data", "networks", "systematic: b", "systematic: rho", "resolution", "total"]
     squares = sum(line.get_ydata() ** 2 for line in ax.lines[:-1])
     np.testing.assert_allclose(ax.lines[-1].get_ydata() ** 2, squares)
 
@@ -147,16 +162,87 @@ def test_the_report_shows_every_target_and_how_to_reproduce_it(finished: Finishe
     text = " ".join(page.text)
     targets, sigmas = len(run.config.targets), len(run.config.smearing.sigma)
     assert page.ids >= {f"target-{name}" for name in run.config.targets}
-    assert page.tags["svg"] == 2 * targets + 1
-    assert page.tags["table"] == targets * sigmas + 1
-    rows = targets * sigmas * run.config.energies.count + len(run.config.ensembles) * sigmas
-    assert page.tags["tr"] == rows + page.tags["table"]
+    assert page.tags["svg"] == (2 * targets + 1 + len(validation_figures.PANELS) + 1) * sigmas
+    assert text.count("Error budget of") == targets * sigmas
     assert "python -m sdpipe run config.yaml --run tiny" in text
-    assert (finished.root / "config.yaml").read_text() in page.text
-    for value in run.budget["o3"].central.values.ravel():
-        assert f"{value:.5f}" in text
-    assert f"sdpipe {sdpipe.__version__}" in text
-    assert f"seed {run.config.seed}" in text
+    config = (finished.root / "config.yaml").read_text()
+    assert config in page.text
+    assert "data:text/plain;charset=utf-8," + quote(config) in page.addresses
+    for sigma in run.config.smearing.sigma:
+        for row in tables.budget_rows(run.budget["o3"].sel(sigma=sigma).load())[1]:
+            assert re.search(r"\s+".join(map(re.escape, row)), text)
+    for ensemble, Nb in (("Nmax", "16"), ("Nref_b", "8")):
+        assert re.search(rf"{ensemble}\s+{Nb}\s+1200\s+arcS", text)
+
+
+def test_every_picture_has_words_in_its_place(finished: Finished) -> None:
+    page = Page((finished.root / "report.html").read_text(encoding="utf-8"))
+    words = re.findall(r'<svg role="img" aria-label="([^"]*)"', page.source)
+    assert len(set(words)) == page.tags["svg"] == len(words)
+    peak = sdpipe.open_run(finished.root).budget["o3"].isel(sigma=0).load()
+    peak = peak.isel(E=int(peak.central.argmax("E")))
+    assert f"is {peak.central:.3g} ± {peak.calibrated:.2g} (calibrated) at E = {peak.E:.3g} GeV" in words[0]
+
+
+def test_every_target_shows_how_it_was_read_and_tested(finished_copy: Path) -> None:
+    file = finished_copy / "predictions.zarr/o3/correlator/zarr.json"
+    meta = json.loads(file.read_text())
+    meta["attributes"] |= {"resampling": "configurations", "configurations": 225, "samples": 45, "bin": 5, "dropped": 0}
+    meta["attributes"] |= {"tau_int": 0.71, "tau_int_error": 0.16, "covariance": "full"}
+    file.write_text(json.dumps(meta))
+    store.seal(file.parents[1])
+    run = sdpipe.open_run(finished_copy)
+    budget = run.budget["o3"]
+    text = re.sub(r"\s+", " ", " ".join(Page(render(run.config, run.layout)).text))
+    assert text.count("Correlator 225 configurations in bins of 5, tau_int 0.71 +- 0.16; covariance full") == 1
+    assert f"scale 1 Level of calibrated 68.3% p_value {budget.attrs['p_value']:.2g}" in text
+    assert text.count("back_check") == len(run.config.targets) + 1
+    assert "None" not in text
+    for word, meaning in glossary.TERMS:
+        assert f"{word} {meaning}" in text
+    assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in text
+    assert "calibrated error (thin lines), linear estimator (dotted), truth (dashed)" in text
+
+
+def test_ids_of_a_page_are_unique(finished: Finished) -> None:
+    ids = re.findall(r'\bid="([^"]*)"', (finished.root / "report.html").read_text(encoding="utf-8"))
+    assert len(ids) == len(set(ids)) > 100
+
+
+def test_the_report_says_where_the_run_comes_from(finished: Finished) -> None:
+    run = sdpipe.open_run(finished.root)
+    text = " ".join(Page((finished.root / "report.html").read_text(encoding="utf-8")).text)
+    assert f"sdpipe {sdpipe.__version__}, python {platform.python_version()}" in text
+    for path in (run.layout.training, run.layout.history, run.layout.budget / "o3"):
+        assert store.read_attributes(path)["config_hash"] in text
+    assert [s["stage"] for s in run.layout.sittings()] == list(STAGES)
+    assert all(f"{s['seconds']:.1f}" in text for s in run.layout.sittings()[:-1])
+    for network in run.layout.networks.iterdir():
+        assert hashlib.sha256(network.read_bytes()).hexdigest()[:16] in text
+
+
+def test_flags_of_a_target_stand_at_the_top_and_beside_it(finished_copy: Path) -> None:
+    for path, flags in (("predictions.zarr/o3", ["off the prior"]), ("budget.zarr/o3", ["off the prior", "a <b>"])):
+        file = finished_copy / path / "zarr.json"
+        meta = json.loads(file.read_text())
+        meta["attributes"]["flags"] = flags
+        file.write_text(json.dumps(meta))
+        store.seal(file.parent)
+    run = sdpipe.open_run(finished_copy)
+    config = run.config.model_copy(update={"targets": {"o3": run.config.targets["o3"]}})
+    page = Page(render(config, run.layout))
+    assert page.text.count("o3: off the prior") == page.text.count("off the prior") == 1
+    assert page.text.count("o3: a <b>") == page.text.count("a <b>") == 1
+    assert page.source.count('class="flag"') == 4
+    assert "No flags." not in page.text
+
+
+def test_a_report_is_stale_once_something_that_it_shows_was_made_anew(cli: Cli, finished_copy: Path) -> None:
+    assert "nothing to do" in cli("report", finished_copy).err
+    file = finished_copy / "budget.zarr" / "o3" / "zarr.json"
+    file.write_text(file.read_text().replace('"created": "2', '"created": "3'))
+    store.seal(file.parent)
+    assert "report    stale" in cli("status", finished_copy).out
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;{{ 7*7 }}" + "x" * 500

@@ -62,7 +62,8 @@ def test_dasks_own_configuration_counts_and_the_file_wins(section: Callable[...,
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("jobqueue: {other: {cores: 1}}", "no section 'mine'"),
+        ("jobqueue: {other: {cores: 1}}", "no section 'mine' in jobqueue.yaml; allowed: local, other"),
+        (None, "no section 'mine' in /.*/jobqueue.yaml: this file is not there; allowed: local"),
         ("jobqueue: {mine: {cores: 1, memory: 1GB, quueue: x}}", "unknown key 'quueue'"),
         ("jobqueue: {mine: {memory: 1GB}}", "cores: this key is missing"),
         ("jobqueue: {mine: {cores: 1, memory: 1GB, walltime: soon}}", "HH:MM:SS"),
@@ -70,7 +71,7 @@ def test_dasks_own_configuration_counts_and_the_file_wins(section: Callable[...,
         ("just words", "must hold jobqueue:"),
     ],
 )
-def test_faults_are_named(section: Callable[..., slurm.Section], text: str, words: str) -> None:
+def test_faults_are_named(section: Callable[..., slurm.Section], text: str | None, words: str) -> None:
     with pytest.raises(UserError, match=words):
         section(text)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sdpipe.errors import UserError
-from sdpipe.noise import Noise, covariance_of_mean, ledoit_wolf, synthetic, treat
+from sdpipe.noise import Noise, ledoit_wolf, synthetic, treat
+from sdpipe.resampling import covariance_of_mean
 
 TIMES = (1, 2, 3, 4)
 MEAN = np.array([2.0, 0.7, 0.3, 0.1])
@@ -134,7 +135,7 @@ def test_fewer_samples_than_times_are_refused_unless_regularised():
 
 
 def test_shrinking_without_samples_is_refused():
-    with pytest.raises(UserError, match=r"noise\.covariance=shrink needs samples"):
+    with pytest.raises(UserError, match=r"covariance: shrink needs samples"):
         treat(covariance(), "shrink", "x")
 
 

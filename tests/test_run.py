@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -96,14 +98,14 @@ def test_a_store_of_targets_is_a_tree_with_a_group_for_each(finished: Finished, 
 
 def test_coordinates_are_those_of_the_config(run: sdpipe.run.Run) -> None:
     config, rho = run.config, run.predictions["o3"].rho
-    assert list(rho.ensemble.values) == list(config.ensembles)
+    assert list(rho.ensemble.values) == [*config.ensembles, "linear"]
     assert list(rho.sigma.values) == config.smearing.sigma
     assert rho.sizes["replica"] == config.training.replicas
     assert rho.sizes["boot"] == config.bootstrap
     np.testing.assert_allclose(rho.E, np.linspace(config.energies.min, config.energies.max, config.energies.count))
     assert list(run.training.Nb.values) == config.spectra.Nb
     assert list(run.training.t.values) == list(config.lattice.slices)
-    assert list(run.budget["o3"].source.values) == ["latt", "net", *config.budget.references]
+    assert list(run.budget["o3"].source.values) == ["latt", "net", *config.budget.references, "resolution"]
 
 
 def test_groups_of_the_training_store_are_zarr_version_3_with_named_dimensions(finished: Finished) -> None:
@@ -163,8 +165,10 @@ def test_error_budget_from_python_is_that_of_the_stage(run: sdpipe.run.Run) -> N
     rho = run.predictions["o3"].rho
     again = sdpipe.error_budget(rho, central="Nmax", references={"b": "Nref_b", "rho": "Nref_rho"})
     stored = run.budget["o3"]
-    for name in ("central", "error", "total", "covariance"):
-        np.testing.assert_allclose(again[name], stored[name], rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(again.central, stored.central, rtol=1e-12)
+    np.testing.assert_allclose(again.error, stored.error.drop_sel(source="resolution"), rtol=1e-12, atol=1e-300)
+    resolution = stored.error.sel(source="resolution")
+    np.testing.assert_allclose(again.total**2 + resolution**2, stored.total**2, rtol=1e-12)
     assert "pull" not in again
     fewer = sdpipe.error_budget(rho, central="Nmax", references={})
     assert list(fewer.source.values) == ["latt", "net"]
@@ -182,11 +186,28 @@ def test_a_run_is_lazy(run: sdpipe.run.Run) -> None:
 
 
 def test_a_run_shows_its_state(run: sdpipe.run.Run) -> None:
-    text = repr(run)
-    assert "'tiny'" in text
-    assert "12/12 networks" in text
+    text, page = repr(run), run._repr_html_()
+    for words in ("tiny", "12/12 networks", "kernel vector", "0.44, 0.63 GeV", "o3, delta_tanh, peaks, prior"):
+        assert words in text
+        assert words in page
+    assert text.splitlines()[-1].startswith('next: run.plot.reconstruction("o3"), or open ')
+    assert ElementTree.fromstring(page).tag == "div"
     assert list(run.predictions) == list(run.budget) == list(run.config.targets)
     assert len(run.networks) == 12
+
+
+def test_a_run_says_what_to_do_next_and_escapes_its_path(finished: Finished, tmp_path: Path, monkeypatch) -> None:
+    root = Path(shutil.copytree(finished.root, tmp_path / "a <b> 'c'"))
+    (root / "report.html").unlink()
+    monkeypatch.chdir(tmp_path)
+    run = sdpipe.open_run(root)
+    assert repr(run).splitlines()[0] == "sdpipe run 'tiny' in a <b> 'c'"
+    assert shlex.split(repr(run).splitlines()[-1])[1:] == ["sdpipe", "report", "a <b> 'c'"]
+    page = run._repr_html_()
+    assert "<b>sdpipe run tiny</b>" in page
+    assert "a &lt;b&gt; &#x27;c&#x27;" in page
+    shutil.rmtree(root / "budget.zarr")
+    assert shlex.split(repr(run).splitlines()[-1])[1:] == ["sdpipe", "run", "a <b> 'c'"]
 
 
 def test_what_is_not_a_run_is_refused(tmp_path: Path, finished_copy: Path) -> None:
@@ -251,6 +272,17 @@ def test_predict_refuses_other_times_and_values_that_are_not_finite(run: sdpipe.
         sdpipe.predict(run, 0 * samples)
 
 
+@pytest.mark.parametrize("scale", [0, np.inf, "none", None])
+def test_predict_refuses_other_scales_and_says_which_it_takes(run: sdpipe.run.Run, scale: object) -> None:
+    with pytest.raises(UserError, match=r"scale: .* allowed: 'auto', or a finite number other than 0"):
+        sdpipe.predict(run, run.predictions["o3"].correlator, scale=scale)
+
+
+def test_predict_refuses_a_group_of_predictions_and_names_what_is_in_it(run: sdpipe.run.Run) -> None:
+    with pytest.raises(UserError, match=r"a Dataset of .*rho.*; allowed: .*run\.predictions\[TARGET\]\.correlator"):
+        sdpipe.predict(run, run.predictions["o3"])
+
+
 def test_a_run_predicts_where_its_noise_file_is_not_there(
     cli: Cli, tiny_config: Path, tmp_path: Path, write_hdf5: Callable[..., Path], configurations: np.ndarray
 ) -> None:
@@ -259,9 +291,11 @@ def test_a_run_predicts_where_its_noise_file_is_not_there(
     overrides = [f"noise={{kind: correlator, path: {path}, dataset: x}}", "kernel=periodic", "training.epochs=1"]
     assert cli("generate", tiny_config, *overrides, "--run", tmp_path / "run").status == 0
     assert cli("train", tmp_path / "run").status == 0
+    data = sdpipe.read_correlator(path, "x", period=16, times=(1, 8))
     path.unlink()
     moved = sdpipe.open_run(shutil.move(tmp_path / "run", tmp_path / "moved"))
-    rho = sdpipe.predict(moved, configurations[:, 1:9])
+    rho = sdpipe.predict(moved, data)
+    assert rho.attrs["flags"] == []
     assert bool(np.isfinite(rho).all())
     assert moved.history.sizes["replica"] == 2
     assert "moved" in repr(moved)

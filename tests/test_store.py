@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from sdpipe import store
-from sdpipe.errors import UserError
+from sdpipe import files, store
+from sdpipe.errors import DamageError, UserError
 
 COORDS = {
     "Nb": ("Nb", [8, 16], {"long_name": "size of the basis"}),
@@ -63,10 +63,11 @@ def test_a_template_has_its_coordinates_attributes_and_chunks(path):
 
 
 def test_what_an_interruption_left_does_not_stand_in_the_way(tmp_path):
-    (tmp_path / "a.zarr.partial").mkdir()
-    (tmp_path / "a.zarr.partial" / "zarr.json").write_text("{")
+    (tmp_path / ".a.zarr.0.partial").mkdir()
+    (tmp_path / ".a.zarr.0.partial" / "zarr.json").write_text("{")
     store.create(tmp_path / "a.zarr", COORDS, VARIABLES, store.attributes("abc", 7))
     assert store.read(tmp_path / "a.zarr").sizes == {"Nb": 2, "sample": 10, "t": 3}
+    files.sweep(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
@@ -145,8 +146,9 @@ def test_a_flipped_bit_in_a_chunk_is_noticed_on_reading(filled, values, place):
     flip(chunk, place)
     data = store.read(filled)
     assert np.array_equal(data.correlator[1], values[1])
-    with pytest.raises(ValueError, match="checksum"):
+    with pytest.raises(DamageError, match="checksum") as caught:
         data.correlator[0].load()
+    assert caught.value.file == chunk
     with pytest.raises(ValueError, match="checksum"):
         xr.open_zarr(filled, consolidated=False).correlator.load()
 
@@ -162,11 +164,11 @@ def test_another_schema_is_refused(filled):
     content = json.loads(file.read_text())
     content["attributes"]["schema"] = store.SCHEMA + 1
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"a\.zarr: schema {store.SCHEMA + 1}, .* reads schema {store.SCHEMA}"):
+    with pytest.raises(UserError, match=rf"a\.zarr: .* with schema {store.SCHEMA + 1}, .* reads schema {store.SCHEMA}"):
         store.read(filled)
     del content["attributes"]["schema"]
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="schema None"):
+    with pytest.raises(UserError, match="with schema None"):
         store.read(filled)
 
 
@@ -174,22 +176,22 @@ def test_a_missing_or_damaged_store_is_refused(tmp_path, filled):
     with pytest.raises(UserError, match=r"b\.zarr: missing"):
         store.read(tmp_path / "b.zarr")
     (filled / "zarr.json").write_text('{"attributes": ')
-    with pytest.raises(UserError, match=r"zarr\.json is damaged"):
+    with pytest.raises(UserError, match=r"zarr\.json: damaged"):
         store.read(filled)
 
 
 def test_markers_say_what_is_done_with_this_hash(tmp_path):
-    markers = store.Markers(tmp_path / "state" / "train", "abc")
+    markers = files.Markers(tmp_path / "train", "abc")
     assert markers.missing(["a", "b"]) == ["a", "b"]
     markers.add("a", sha256="123", val_loss=0.5)
     assert markers.facts("a") == {"config_hash": "abc", "sha256": "123", "val_loss": 0.5}
     assert markers.missing(["b", "a"]) == ["b"]
-    assert store.Markers(markers.directory, "abc").missing(["a"]) == []
+    assert files.Markers(markers.directory, "abc").missing(["a"]) == []
     assert [p.name for p in markers.directory.iterdir()] == ["a.json"]
 
 
 def test_markers_of_another_hash_do_not_count(tmp_path):
-    old, new = store.Markers(tmp_path, "old"), store.Markers(tmp_path, "new")
+    old, new = files.Markers(tmp_path, "old"), files.Markers(tmp_path, "new")
     old.add("a")
     assert new.facts("a") is None
     assert new.missing(["a"]) == ["a"]
@@ -199,7 +201,7 @@ def test_markers_of_another_hash_do_not_count(tmp_path):
 
 
 def test_a_marker_that_was_cut_short_does_not_count(tmp_path):
-    markers = store.Markers(tmp_path, "abc")
+    markers = files.Markers(tmp_path, "abc")
     markers.add("a")
     file = tmp_path / "a.json"
     for text in ("", file.read_text()[:-3]):
@@ -208,7 +210,7 @@ def test_a_marker_that_was_cut_short_does_not_count(tmp_path):
 
 
 def test_cleared_markers_are_forgotten(tmp_path):
-    markers = store.Markers(tmp_path / "generate", "abc")
+    markers = files.Markers(tmp_path / "generate", "abc")
     markers.clear()
     markers.add("a")
     markers.clear()
@@ -216,9 +218,9 @@ def test_cleared_markers_are_forgotten(tmp_path):
 
 
 def test_small_files_are_replaced_in_one_step(tmp_path):
-    path = tmp_path / "deep" / "a.txt"
-    store.write_text(path, "one σ\n")
-    store.write_text(path, "two\n")
+    path = tmp_path / "below" / "a.txt"
+    files.write_text(path, "one σ\n")
+    files.write_text(path, "two\n")
     assert path.read_text(encoding="utf-8") == "two\n"
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 
@@ -244,14 +246,15 @@ def test_a_dataset_is_checked_on_reading(tmp_path):
     path = tmp_path / "history.zarr"
     store.write_dataset(path, history(1.0), store.attributes("abc", 1))
     flip(next(p for p in (path / "val_loss" / "c").rglob("*") if p.is_file()))
-    with pytest.raises(ValueError, match="checksum"):
+    with pytest.raises(DamageError, match="checksum"):
         store.read(path).val_loss.load()
 
 
 def test_groups_share_a_store_and_are_replaced_one_by_one(tmp_path):
     path = tmp_path / "budget.zarr"
     for name, scale in (("o3", 1.0), ("peaks", 2.0), ("o3", 3.0)):
-        store.write_group(path, name, history(scale), store.attributes(name, 1))
+        store.create_groups(path, store.attributes("all", 1))
+        store.write_dataset(path / name, history(scale), store.attributes(name, 1))
     xr.testing.assert_equal(store.read(path / "o3").load(), history(3.0))
     xr.testing.assert_equal(store.read(path / "peaks").load(), history(2.0))
     tree = xr.open_datatree(path, engine="zarr", consolidated=False)

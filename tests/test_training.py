@@ -1,101 +1,26 @@
-"""Stacks of replicas on tiny data in float64: independence, resuming, stopping, and the published protocol."""
+"""Stacks of replicas on tiny data in float64: independence, stopping, and the published protocol."""
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp, mannwhitneyu
 
 from sdpipe import networks
-from sdpipe.stacks import Progress
+from sdpipe.feeds import Data, Member
 from sdpipe.training import (
     PROTOCOLS,
-    Data,
-    Member,
     Outcome,
     Protocol,
     device_for,
     one_cycle_rate,
     published_rate,
-    train,
 )
+from tests.replicas import DEFAULT, PUBLISHED, constant, make_data, members_of, run, same
 
-T, E = 4, 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Steps this small are slower on several threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def make_data(seed=0, n=40, m=16, **changes) -> Data:
-    """A noisy linear problem with a bend: y = tanh(x A)."""
-    rng = np.random.default_rng(seed)
-    A = rng.standard_normal((T, E))
-    x, x_val = rng.standard_normal((n, T)), rng.standard_normal((m, T))
-    made = Data(
-        x=x,
-        s=rng.uniform(0.5, 1.5, n),
-        y=np.tanh(x @ A),
-        noise=0.05 * rng.standard_normal((T, T)),
-        x_val=x_val,
-        y_val=np.tanh(x_val @ A),
-        weight=0.3 * A,
-        offset=0.1 * rng.standard_normal(E),
-        scale=rng.uniform(0.2, 0.6, E),
-    )
-    return replace(made, **changes)
-
-
-def constant(rate):
-    return lambda _done, _epochs: rate
-
-
-DEFAULT = replace(PROTOCOLS["default"], batch=8, epochs=30)
-PUBLISHED = replace(PROTOCOLS["published"], batch=8, epochs=8, copies=4)
-
-
-@dataclass
-class Trained:
-    """Everything that training reported."""
-
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    epochs: list[tuple[int, list[tuple[int, float]]]] = field(default_factory=list)
-
-
-def run(data, members, protocol, *, seed=1, on_epoch=None, into=None, **options) -> Trained:
-    """Train arcS in float64, and note into ``into`` what was reported until the end or an interruption."""
-    trained = into or Trained()
-
-    def note(epoch, losses):
-        trained.epochs.append((epoch, losses))
-        if on_epoch:
-            on_epoch(epoch, losses)
-
-    data = data if isinstance(data, list) else [data]
-    options = {"dtype": torch.float64} | options
-    train("arcS", data, members, protocol, seed, trained.outcomes.__setitem__, on_epoch=note, **options)
-    return trained
-
-
-def same(a: Outcome, b: Outcome, tolerance: float) -> None:
-    """Assert that two networks went the same way and ended with the same weights."""
-    assert a.best_epoch == b.best_epoch
-    assert a.diverged == b.diverged
-    assert len(a.val_loss) == len(b.val_loss)
-    assert a.val_loss == pytest.approx(b.val_loss, abs=tolerance)
-    assert a.train_loss == pytest.approx(b.train_loss, abs=tolerance)
-    for name, weights in a.parameters.items():
-        torch.testing.assert_close(weights, b.parameters[name], rtol=0, atol=tolerance, msg=name)
-
-
-def members_of(count, data=0):
-    return [Member(data, ("Nmax", 0, r)) for r in range(count)]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(
@@ -130,112 +55,11 @@ def test_replicas_differ_from_each_other():
     assert len({o.parameters["conv1.weight"].numpy().tobytes() for o in outcomes.values()}) == 3
 
 
-def test_replicas_differ_in_data_order_and_in_noise(monkeypatch):
-    """Two replicas that start from the same weights: order matters in small batches, noise in a full one too."""
-    initialise = networks.initialise
-    monkeypatch.setattr(
-        networks, "initialise", lambda name, inputs, outputs, _seed: initialise(name, inputs, outputs, 0)
-    )
-
-    def histories(batch, **changes):
-        protocol = replace(DEFAULT, rate=constant(1e-3), batch=batch, epochs=3)
-        outcomes = run(make_data(**changes), members_of(2), protocol).outcomes
-        return [np.array(outcomes[i].val_loss) for i in range(2)]
-
-    first, second = histories(4, noise=np.zeros((T, T)))
-    assert np.abs(first - second).min() > 1e-6
-    first, second = histories(40, noise=np.zeros((T, T)))
-    assert first == pytest.approx(second, rel=1e-12)
-    first, second = histories(40)
-    assert np.abs(first - second).min() > 1e-8
-
-
-def test_every_sample_comes_once_an_epoch_in_an_order_of_its_own(monkeypatch):
-    """What the networks are shown while they train, for two members over three epochs, without noise."""
-    shown, forward = [], networks.forward
-
-    def spy(p, x):
-        if torch.is_grad_enabled():
-            shown.append(x.detach().numpy().copy())
-        return forward(p, x)
-
-    monkeypatch.setattr(networks, "forward", spy)
-    data = make_data(noise=np.zeros((T, T)))
-    run(data, members_of(2), replace(DEFAULT, epochs=3, batch=7))
-    assert [x.shape[1] for x in shown] == 3 * [7, 7, 7, 7, 7, 5]
-    orders = []
-    for epoch in range(3):
-        for member in range(2):
-            rows = np.concatenate([x[member] for x in shown[6 * epoch : 6 * epoch + 6]])
-            orders.append([int(np.argmin(np.abs(data.x - row).sum(axis=1))) for row in rows])
-            assert np.array_equal(rows, data.x[orders[-1]])
-    assert all(sorted(order) == list(range(40)) for order in orders)
-    assert len({tuple(order) for order in orders}) == 6
-
-
 def test_the_seed_decides():
     protocol = replace(DEFAULT, epochs=3)
     first, again, other = (run(make_data(), members_of(1), protocol, seed=s).outcomes[0] for s in (1, 1, 2))
     same(first, again, 0)
     assert first.val_loss != other.val_loss
-
-
-@pytest.mark.parametrize(
-    "protocol", [replace(DEFAULT, epochs=8), replace(PUBLISHED, epochs=6)], ids=["default", "published"]
-)
-@pytest.mark.parametrize("stop_at", [1, 4])
-def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, protocol, stop_at):
-    data, members, state = make_data(), members_of(2), tmp_path / "deep" / "state.pt"
-    whole = run(data, members, protocol)
-
-    def interrupt(epoch, _losses):
-        if epoch == stop_at + 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(data, members, protocol, state=state, identity="a", on_epoch=interrupt)
-    assert state.exists()
-    resumed = run(data, members, protocol, state=state, identity="a")
-    assert resumed.epochs[0][0] == stop_at + 1
-    for i in range(2):
-        same(resumed.outcomes[i], whole.outcomes[i], 0)
-    assert not list(state.parent.iterdir())
-
-
-def test_an_interruption_after_a_member_has_left_resumes_to_the_same_weights(tmp_path):
-    data, members, state = make_data(), members_of(3), tmp_path / "state.pt"
-    protocol = replace(DEFAULT, rate=constant(5e-3), batch=4, patience=3)
-    whole = run(data, members, protocol)
-    lengths = sorted(len(o.val_loss) for o in whole.outcomes.values())
-    assert lengths[0] + 1 < lengths[-1]
-
-    def interrupt(epoch, _losses):
-        if epoch == lengths[0] + 2:
-            raise KeyboardInterrupt
-
-    partly = Trained()
-    with pytest.raises(KeyboardInterrupt):
-        run(data, members, protocol, state=state, identity="a", on_epoch=interrupt, into=partly)
-    resumed = run(data, members, protocol, state=state, identity="a")
-    assert 0 < len(partly.outcomes) < 3
-    outcomes = partly.outcomes | resumed.outcomes
-    assert sorted(outcomes) == [0, 1, 2]
-    for i, outcome in outcomes.items():
-        same(outcome, whole.outcomes[i], 0)
-
-
-def test_the_state_of_another_training_is_not_taken_up(tmp_path):
-    data, members, state = make_data(), members_of(1), tmp_path / "state.pt"
-    protocol = replace(DEFAULT, epochs=4)
-
-    def interrupt(epoch, _losses):
-        if epoch == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(make_data(5), members, protocol, state=state, identity="old", on_epoch=interrupt)
-    fresh = run(data, members, protocol, state=state, identity="new")
-    same(fresh.outcomes[0], run(data, members, protocol).outcomes[0], 0)
 
 
 def validation_loss(data: Data, outcome: Outcome) -> float:
@@ -261,24 +85,6 @@ def test_training_stops_when_the_validation_loss_no_longer_falls():
     assert outcome.best_epoch == 0
 
 
-@pytest.mark.parametrize(
-    ("losses", "since", "best"),
-    [
-        ([1.0, 0.9, 0.8], 0, 2),
-        ([1.0, 1.1, 1.2], 2, 0),
-        ([1.0, 1.0 - 0.6e-5], 1, 1),
-        ([1.0, 1.0 - 0.6e-5, 1.0 - 1.2e-5], 0, 2),
-        ([1.0, 0.5, 0.6, 0.4, 0.41, 0.42], 2, 3),
-        ([math.nan, 0.5], 0, 1),
-    ],
-)
-def test_a_fall_by_less_than_1e_5_is_no_progress_but_may_be_the_best_epoch(losses, since, best):
-    progress = Progress(0)
-    for loss in losses:
-        progress.add(loss, loss)
-    assert (progress.since, progress.best_epoch) == (since, best)
-
-
 def test_a_member_that_diverges_leaves_the_others_as_they_are():
     bad = make_data(1)
     bad.y[3, 1] = np.inf
@@ -299,50 +105,6 @@ def test_a_member_may_diverge_on_its_way():
     assert outcome.diverged == 2
     assert outcome.best_epoch in (0, 1)
     assert all(torch.isfinite(w).all() for w in outcome.parameters.values())
-
-
-def test_validation_data_never_enter_training():
-    protocol = replace(DEFAULT, epochs=5)
-    first = run(make_data(), members_of(2), protocol).outcomes
-    other = run(make_data(x_val=np.full((4, T), 9.0), y_val=np.zeros((4, E))), members_of(2), protocol).outcomes
-    for i in range(2):
-        assert first[i].train_loss == other[i].train_loss
-        assert first[i].val_loss != other[i].val_loss
-
-
-def test_every_pair_of_sample_and_noise_copy_counts_once_an_epoch():
-    """At rate zero the training loss is the mean over all stored pairs, also with a last batch that is not full."""
-    rng = np.random.default_rng(2)
-    stored = rng.standard_normal((40, 3, T)) * 10.0 ** rng.uniform(-1, 1, (40, 3, 1))
-    data = make_data(stored=stored, weight=np.zeros((T, E)), offset=np.zeros(E), scale=np.ones(E))
-    protocol = replace(PUBLISHED, rate=constant(0.0), batch=7, epochs=3)
-    outcome = run(data, members_of(1), protocol).outcomes[0]
-    net = networks.forward(
-        {k: v[None] for k, v in outcome.parameters.items()}, torch.as_tensor(stored.reshape(1, -1, T))
-    )
-    expected = np.abs(net[0].detach().numpy().reshape(40, 3, E) - data.y[:, None]).mean()
-    assert outcome.train_loss == pytest.approx([expected] * 3, rel=1e-12)
-
-
-def test_fresh_noise_is_drawn_anew_in_every_epoch_and_fixed_copies_are_not():
-    still = replace(DEFAULT, rate=constant(0.0), epochs=3)
-    assert len(set(run(make_data(), members_of(1), still).outcomes[0].train_loss)) == 3
-    fixed = run(make_data(), members_of(1), replace(still, fresh=False)).outcomes[0].train_loss
-    assert fixed == pytest.approx([fixed[0]] * 3, rel=1e-12)
-    silent = run(make_data(noise=np.zeros((T, T))), members_of(1), still).outcomes[0].train_loss
-    assert silent == pytest.approx([silent[0]] * 3, rel=1e-12)
-
-
-def test_noise_has_the_scale_and_covariance_of_the_data():
-    """A linear estimate sees noise s z N: its mean absolute value is sqrt(2 / pi) s |N w|."""
-    n, w = 20_000, np.linspace(-1, 1, T)[:, None] * np.ones((T, E))
-    data = make_data(n=n, weight=w, scale=np.zeros(E), offset=np.zeros(E))
-    data = replace(data, y=data.x @ w, s=np.random.default_rng(1).uniform(2, 4, n))
-    loss = (
-        run(data, members_of(1), replace(DEFAULT, rate=constant(0.0), epochs=1, batch=5000)).outcomes[0].train_loss[0]
-    )
-    expected = math.sqrt(2 / math.pi) * data.s.mean() * np.linalg.norm(data.noise @ w[:, 0])
-    assert loss == pytest.approx(expected, rel=0.03)
 
 
 def test_training_lowers_the_loss_of_both_protocols():
@@ -422,3 +184,17 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
 def test_auto_takes_a_gpu_where_there_is_one():
     assert device_for("cpu") == torch.device("cpu")
     assert device_for("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_in_single_precision_stacked_and_lone_replicas_end_with_losses_of_one_distribution():
+    """Final validation losses of 12 replicas of a stack and of 12 others trained alone: two independent samples.
+
+    Kolmogorov-Smirnov and Mann-Whitney, each with p > 0.05.
+    """
+    data, members = make_data(m=100), members_of(24)
+    protocol = replace(DEFAULT, rate=constant(1e-2), batch=8, epochs=12, patience=99)
+    stacked = run(data, members[:12], protocol, dtype=torch.float32).outcomes
+    lone = [run(data, [m], protocol, dtype=torch.float32).outcomes[0] for m in members[12:]]
+    together, alone = [stacked[i].val_loss[-1] for i in range(12)], [o.val_loss[-1] for o in lone]
+    assert ks_2samp(together, alone).pvalue > 0.05
+    assert mannwhitneyu(together, alone).pvalue > 0.05

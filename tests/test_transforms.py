@@ -41,7 +41,7 @@ def test_moments_are_those_of_the_samples(clean):
     assert m.target_mean == pytest.approx(y.mean(axis=0), rel=1e-12, abs=1e-15)
     assert m.covariance == pytest.approx(joint[:6, :6], rel=1e-10)
     assert m.cross == pytest.approx(joint[:6, 6:], rel=1e-9, abs=1e-14)
-    assert m.variance == pytest.approx(y.var(axis=0), rel=1e-12)
+    assert m.target_covariance == pytest.approx(joint[6:, 6:], rel=1e-9, abs=1e-14)
     scatter = every_noise(C) - C[:, None]
     assert m.noise == pytest.approx(np.einsum("skt,sku->tu", scatter, scatter) / (600 * 12), rel=1e-10)
 
@@ -49,7 +49,7 @@ def test_moments_are_those_of_the_samples(clean):
 def test_moments_do_not_depend_on_how_they_are_summed(clean, monkeypatch):
     at_once = Moments.of(*clean, NOISE)
     monkeypatch.setattr(transforms, "ROWS", 7)
-    for name in ("mean", "covariance", "noise", "target_mean", "cross", "variance"):
+    for name in ("mean", "covariance", "noise", "target_mean", "cross", "target_covariance"):
         assert getattr(Moments.of(*clean, NOISE), name) == pytest.approx(getattr(at_once, name), rel=1e-10, abs=1e-16)
 
 
@@ -134,14 +134,15 @@ def test_noise_makes_the_linear_estimator_more_careful(clean):
 def training_store(tmp_path):
     """Write arrays {name: (dims, values)} of one Nb as a training store."""
 
-    def write(name, **arrays):
+    def write(name, chunk=100, **arrays):
         path = tmp_path / name
         coords = {"Nb": [8], "sample": np.arange(100), "t": list(GRID.times), "sigma": [0.5], "E": list(GRID.energies)}
         sizes = {"Nb": 1, "sample": 100, "t": 6, "sigma": 1, "E": 4, "copy": 3}
         if "noisy" in arrays:
             coords["copy"] = np.arange(3)
         variables = {
-            k: store.Variable(dims, tuple(sizes[d] for d in dims), "float32", "1", k) for k, (dims, _) in arrays.items()
+            k: store.Variable(dims, tuple(min(sizes[d], chunk) for d in dims), "float32", "1", k)
+            for k, (dims, _) in arrays.items()
         }
         store.create(path, coords, variables, store.attributes("hash", 1))
         for k, (dims, values) in arrays.items():
@@ -243,3 +244,23 @@ def test_stored_noise_copies_are_taken_where_they_are(clean, training_store):
     )
     expected = fitted.transform(noisy[~is_validation(np.arange(100))])
     assert fitted.data.stored == pytest.approx(expected, rel=1e-6, abs=1e-5)
+
+
+def test_streamed_data_are_those_in_memory_chunk_by_chunk(clean, training_store):
+    """Cut into chunks of 30: the same transforms, samples, validation noise and losses."""
+    C, y = clean[0][:100], clean[1][:100]
+    noisy = C[:, None] * (1 + 0.01 * np.random.default_rng(1).standard_normal((100, 3, 1)))
+    arrays = {
+        "correlator": (CORRELATOR, C[None]),
+        "smeared": (SMEARED, y[None, :, None]),
+        "noisy": (("Nb", "sample", "copy", "t"), noisy[None]),
+    }
+    whole = load(training_store("whole.zarr", **arrays))
+    cut = load(training_store("cut.zarr", chunk=30, **arrays), stream=True)
+    assert cut.data.rows == (24, 24, 24, 8)
+    assert cut.data.validation == (6, 6, 6, 2)
+    assert (cut.linear_loss, cut.typical) == pytest.approx((whole.linear_loss, whole.typical), rel=1e-6)
+    chunks = [cut.data.read(i) for i in (3, 2, 1, 0)][::-1]
+    for name in ("x", "s", "y", "x_val", "y_val", "stored"):
+        joined = np.concatenate([getattr(chunk, name) for chunk in chunks])
+        np.testing.assert_allclose(joined, getattr(whole.data, name), rtol=1e-4, atol=1e-4, err_msg=name)

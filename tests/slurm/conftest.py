@@ -239,6 +239,7 @@ ensembles:
   Nref_b: {{Nb: 16, Nrho: 2000, network: arcS}}
 budget: {{central: Nmax, references: {{b: Nref_b}}}}
 training: {{replicas: 2, epochs: 3, replicas_per_task: 1}}
+validation: {{samples: 120, bootstrap: 4, levels: [0.683, 0.954], families: {{o3: {{kind: o3}}}}}}
 targets: {{o3: {{kind: o3}}}}
 bootstrap: 20
 cluster: {{cpu: slurm-cpu, gpu: slurm-gpu, jobs: {jobs}}}
@@ -262,6 +263,7 @@ class Bench:
 
     directory: Path
     slurm: Slurm
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def write(self, Nrho: int = 4000, jobs: int = 3, edit: Callable[[str], str] = lambda text: text) -> None:
         """Write config.yaml, and jobqueue.yaml after ``edit``."""
@@ -271,12 +273,21 @@ class Bench:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start ``sdpipe`` with these arguments in a session of its own."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "sdpipe", *arguments],
             cwd=self.directory, env=self.slurm.environment, text=True, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Stop what a failed test left at work."""
+        for process in self.started:
+            if process.poll() is None:
+                process.terminate()
+                process.communicate(timeout=60)
 
     def run(self, *arguments: str, timeout: float = 180) -> tuple[int, str, str]:
         """Run ``sdpipe`` to its end; return exit status, stdout and stderr."""
@@ -295,12 +306,13 @@ class Bench:
 
     def done_blocks(self, run: str) -> int:
         """Return how many blocks of a run's training set are done."""
-        return len(list((self.directory / run / ".sdpipe" / "generate").glob("*.json")))
+        return len(list((self.directory / run / ".sdpipe" / "generate").glob("generate-*.json")))
 
 
 @pytest.fixture
-def bench(slurm: Slurm, tmp_path: Path) -> Bench:
+def bench(slurm: Slurm, tmp_path: Path) -> Iterator[Bench]:
     """An empty working directory on the running Slurm, with the default config and pools."""
     made = Bench(tmp_path, slurm)
     made.write()
-    return made
+    yield made
+    made.stop()

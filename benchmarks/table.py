@@ -1,0 +1,122 @@
+"""Rows of results: what was measured, the baseline of the same run, the limit, and where."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from sdpipe.tables import table
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What ``ours`` or ``ratio`` must be at least, or at most."""
+
+    of: str
+    sign: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{'' if self.of == 'ours' else self.of + ' '}{self.sign} {self.value:,.6g}"
+
+    def holds(self, number: float) -> bool:
+        """Return whether ``number`` keeps the limit."""
+        return number >= self.value if self.sign == "≥" else number <= self.value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. ``ratio`` is how many times better ours is than the baseline, where there is one.
+
+    ``smaller`` says that smaller numbers are better; ``note`` says what the numbers mean.
+    """
+
+    what: str
+    ours: float
+    unit: str
+    baseline: float | None = None
+    limits: tuple[Limit, ...] = ()
+    smaller: bool = False
+    note: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better ours is."""
+        if self.baseline is None:
+            return None
+        return self.baseline / self.ours if self.smaller else self.ours / self.baseline
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether every limit is kept; None where there is none."""
+        if not self.limits:
+            return None
+        return all(limit.holds(getattr(self, limit.of)) for limit in self.limits)
+
+
+def machine() -> str:
+    """Return processor, cores, GPU if any, and the load of the machine now."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    name = (names or [platform.processor() or platform.machine()])[0].replace("(R)", "").replace("Processor ", "")
+    return f"{len(os.sched_getaffinity(0))} x {name}, load {os.getloadavg()[0]:.1f}"
+
+
+def number(value: float | None) -> str:
+    """Return three digits or four, with separators."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def show(rows: list[Row], where: str) -> str:
+    """Return the table."""
+    header = ["what", "ours", "baseline", "ratio", "limit", "kept", "machine"]
+    lines = []
+    for r in rows:
+        kept = {None: "", True: "yes", False: "NO"}[r.kept]
+        limits = ", ".join(map(str, r.limits))
+        ours = f"{number(r.ours)} {r.unit}"
+        lines.append([r.what, ours, number(r.baseline), number(r.ratio), limits, kept, where])
+    notes = [f"{r.what}: {r.note}" for r in rows if r.note]
+    return "\n".join([table(header, lines), *notes])
+
+
+def as_json(rows: list[Row], where: str) -> list[dict[str, Any]]:
+    """Return rows as plain data."""
+    return [{**asdict(r), "ratio": r.ratio, "kept": r.kept, "machine": where} for r in rows]
+
+
+def processor_seconds(function: Callable[[], object]) -> float:
+    """Return the processor time of one call: what it costs a core, whatever else the machine does."""
+    begun = time.process_time()
+    function()
+    return time.process_time() - begun
+
+
+def wall_seconds(function: Callable[[], object]) -> float:
+    """Return the wall time of one call."""
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+def turn_by_turn(
+    functions: dict[str, Callable[[], object]],
+    rounds: int = 7,
+    clock: Callable[[Callable[[], object]], float] = processor_seconds,
+) -> dict[str, float]:
+    """Return the median seconds of each function; they take turns, so that a busy machine slows all alike.
+
+    A first round warms up and does not count.
+    """
+    for function in functions.values():
+        function()
+    times = [{name: clock(function) for name, function in functions.items()} for _ in range(rounds)]
+    return {name: median(t[name] for t in times) for name in functions}

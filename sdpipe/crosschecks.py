@@ -1,0 +1,83 @@
+"""Rules between sections of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from sdpipe.calibration import draws_needed
+from sdpipe.config import Budget, Energies, Ensemble, Lattice, Spectra, Validation
+
+Location = tuple[str | int, ...]
+Fault = tuple[Location, str]
+"""The keys that lead to a value, and what is wrong with it."""
+
+
+def _check_times(lattice: Lattice, kernel: str, spectra: Spectra) -> Iterable[Fault]:
+    first, last = lattice.times
+    divergent = [t for t in (0, lattice.period) if t in (first, last) and (t == 0 or kernel != "exponential")]
+    if divergent and spectra.omega_max is None:
+        yield (
+            ("lattice", "times"),
+            f"C(t) diverges at t = {divergent[0]} for kernel {kernel}: "
+            f"keep to 1..{lattice.period // 2}, or give a finite spectra.omega_max",
+        )
+
+
+def _check_ensembles(spectra: Spectra, ensembles: dict[str, Ensemble]) -> Iterable[Fault]:
+    for name, ensemble in ensembles.items():
+        if name == "linear":
+            yield ("ensembles", name), "linear is the name of the linear estimator; choose another"
+        if ensemble.Nb not in spectra.Nb:
+            yield ("ensembles", name, "Nb"), f"{ensemble.Nb} is not in spectra.Nb; allowed: {spectra.Nb}"
+        if ensemble.Nrho > spectra.Nrho:
+            yield ("ensembles", name, "Nrho"), f"{ensemble.Nrho} is more than spectra.Nrho ({spectra.Nrho})"
+
+
+def _check_budget(ensembles: dict[str, Ensemble], budget: Budget) -> Iterable[Fault]:
+    allowed = f"allowed: {', '.join(ensembles)}"
+    if budget.central not in ensembles:
+        yield ("budget", "central"), f"there is no ensemble {budget.central}; {allowed}"
+    for source, name in budget.references.items():
+        where = ("budget", "references", source)
+        if source in ("latt", "net", "resolution"):
+            yield where, f"{source} is the name of another source of error; choose another"
+        if name not in ensembles:
+            yield where, f"there is no ensemble {name}; {allowed}"
+        elif name == budget.central:
+            yield where, f"{name} is the central ensemble; a reference must be another one"
+
+
+def _check_validation(budget: Budget, validation: Validation) -> Iterable[Fault]:
+    for level in dict.fromkeys([*validation.levels, budget.level]):
+        needed = 2 * draws_needed(level)
+        remedy = "leave it out of validation.levels" if level in validation.levels else "lower budget.level"
+        if validation.samples < needed:
+            yield (
+                ("validation", "samples"),
+                f"{validation.samples} draws are too few for level {level:g}: at least {needed} are needed, "
+                f"half of them to calibrate; or {remedy}",
+            )
+
+
+def _check_families(validation: Validation, energies: Energies) -> Iterable[Fault]:
+    for name, family in (validation.families or {}).items():
+        where = ("validation", "families", name)
+        if name == "chebyshev":
+            yield where, "chebyshev is the prior of the central ensemble, which is always there; choose another name"
+        for key in ("threshold", "mass"):
+            values = getattr(family, key, None)
+            if values and values[1] >= energies.max:
+                yield (
+                    (*where, key),
+                    f"{list(values)} leaves the energy range: it must end below energies.max ({energies.max})",
+                )
+
+
+CHECKS: tuple[Callable[..., Iterable[Fault]], ...] = (
+    _check_times,
+    _check_ensembles,
+    _check_budget,
+    _check_validation,
+    _check_families,
+)
+"""Rules between sections; each runs when the sections named by its arguments are valid by themselves."""

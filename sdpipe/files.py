@@ -1,0 +1,148 @@
+"""Files and directories that appear whole or not at all, and the markers that say what is done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdpipe.errors import DamageError
+
+STATE = ".sdpipe"
+"""Directory of markers, stage records and unfinished work inside a run directory."""
+
+PARTIAL = ".partial"
+"""Ending of a file or store that is being written."""
+
+OLD = ".replaced"
+"""Ending of a store while another takes its place."""
+
+DIGEST = hashlib.sha256().digest_size
+
+
+@contextmanager
+def partial(path: Path) -> Iterator[Path]:
+    """Give a name of its own to what will be ``path`` once it is whole; remove it if that fails.
+
+    It lies beside the outermost store, where nobody takes it for a group.
+    """
+    beside = next(p for p in path.parents if p.suffix != ".zarr")
+    unfinished = beside / f".{path.name}.{uuid.uuid4().hex}{PARTIAL}"
+    try:
+        yield unfinished
+    except BaseException:
+        delete(unfinished)
+        raise
+
+
+def delete(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a store: a kill leaves either all of it, or nothing but rubbish that :func:`sweep` removes."""
+    if path.exists():
+        with partial(path) as rubbish:
+            path.rename(rubbish)
+            shutil.rmtree(rubbish)
+
+
+def replace(unfinished: Path, path: Path) -> None:
+    """Rename a whole store into place. A kill halfway leaves the old one aside, which :func:`sweep` puts back."""
+    aside = path.with_name(path.name + OLD)
+    if path.exists():
+        remove(aside)
+        path.rename(aside)
+    unfinished.rename(path)
+    remove(aside)
+
+
+def put_back(aside: Path) -> None:
+    """Undo a replacement that was killed halfway, or finish one that was killed at its end."""
+    path = aside.with_name(aside.name.removesuffix(OLD))
+    if path.exists():
+        delete(aside)
+    else:
+        aside.rename(path)
+
+
+def sweep(directory: Path) -> None:
+    """Remove what killed processes left in ``directory`` and below, and put back what was being replaced."""
+    for aside in list(directory.rglob("*" + OLD)):
+        put_back(aside)
+    for rubbish in list(directory.rglob("*" + PARTIAL)):
+        delete(rubbish)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file in one step."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file in one step."""
+    path.parent.mkdir(exist_ok=True)  # no further up: a run directory that was deleted does not come back
+    with partial(path) as unfinished:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+
+
+def write_sealed(path: Path, data: bytes) -> None:
+    """Write a file in one step, with the SHA-256 of its content as its end."""
+    write_bytes(path, data + hashlib.sha256(data).digest())
+
+
+def read_sealed(path: Path) -> bytes:
+    """Return the content of a file of :func:`write_sealed`; raises DamageError where it is not what was written."""
+    data = path.read_bytes()
+    content, digest = data[:-DIGEST], data[-DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        raise DamageError(path, "damaged (wrong checksum)")
+    return content
+
+
+@dataclass(frozen=True)
+class Markers:
+    """Done-markers of one stage: one small JSON file a block, holding the hash of what it was made from."""
+
+    directory: Path
+    config_hash: str
+
+    def add(self, block: str, **facts: Any) -> None:
+        """Say that ``block`` is done. Call it after its data are on disk."""
+        write_text(self.directory / f"{block}.json", json.dumps({"config_hash": self.config_hash, **facts}))
+
+    def noted(self, block: str) -> dict[str, Any] | None:
+        """Return what was noted with ``block``, whatever it was made from, or None where nothing was."""
+        try:
+            facts = json.loads((self.directory / f"{block}.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return facts if isinstance(facts, dict) else None
+
+    def facts(self, block: str) -> dict[str, Any] | None:
+        """Return what was noted with ``block``, or None where it is not done with this hash."""
+        facts = self.noted(block)
+        return facts if facts and facts.get("config_hash") == self.config_hash else None
+
+    def missing(self, blocks: list[str]) -> list[str]:
+        """Return those of ``blocks`` that are not done."""
+        return [b for b in blocks if self.facts(b) is None]
+
+    def forget(self, block: str) -> None:
+        """Say that ``block`` is not done after all."""
+        (self.directory / f"{block}.json").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Forget every block."""
+        shutil.rmtree(self.directory, ignore_errors=True)

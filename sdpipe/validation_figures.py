@@ -1,0 +1,125 @@
+"""Pictures of ``validation.zarr``: do the error bars hold, where, and at what width."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sdpipe import figures
+from sdpipe.calibration import band
+from sdpipe.figures import COLOURS
+
+WIDEST_PULL = 5.0
+
+
+def _family_colours(validation: xr.Dataset) -> list[tuple[str, str]]:
+    return list(zip(map(str, validation.family.values), COLOURS * validation.sizes["family"], strict=False))
+
+
+def _tested(validation: xr.Dataset, family: str, name: str) -> np.ndarray:
+    one = validation.sel(family=family)
+    return one[name].values[one.tested.values]
+
+
+def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the histogram of (central - truth) / total error of each family at one sigma, and the normal density."""
+    bins = np.linspace(-WIDEST_PULL, WIDEST_PULL, 51)
+    for family, colour in _family_colours(validation):
+        values = np.clip(_tested(validation, family, "pull"), -WIDEST_PULL, WIDEST_PULL)
+        ax.hist(values.ravel(), bins, density=True, histtype="step", color=colour, label=family)
+    x = np.linspace(-WIDEST_PULL, WIDEST_PULL, 201)
+    ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=COLOURS[6], ls="--", label="normal")
+    ax.set(xlabel="(central − truth) / total error", ylabel="density", xlim=(-WIDEST_PULL, WIDEST_PULL))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def coverage_against_level(validation: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the share of energies and draws within the calibrated error at every level, with the binomial band."""
+    levels = np.linspace(0.02, 0.99, 98)
+    for family, colour in _family_colours(validation):
+        rank = np.sort(_tested(validation, family, "rank").ravel())
+        ax.plot(levels, np.searchsorted(rank, levels, side="right") / rank.size, color=colour, label=family)
+    count = int(validation.tested.isel(family=0).sum())
+    width = np.array([band(level, count) for level in levels])
+    ax.fill_between(levels, levels - width, levels + width, color="0.85", lw=0, label="binomial band, 3 σ")
+    ax.plot(levels, levels, color=COLOURS[6], ls="--", lw=1)
+    ax.set(xlabel="level", ylabel="coverage of the calibrated error", xlim=(0, 1), ylim=(0, 1.02))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def coverage_against_energy(validation: xr.Dataset, ax: Axes) -> Axes:
+    """Draw the coverage of the calibrated error at the quoted level against E."""
+    level = validation.attrs["quoted"]
+    for family, colour in _family_colours(validation):
+        ax.plot(validation.E, validation.coverage_E.sel(family=family, level=level), color=colour, label=family)
+    ax.axhline(level, color=COLOURS[6], ls="--", lw=1)
+    ax.set(xlabel=r"$E$ [GeV]", ylabel=f"coverage at level {level:g}", ylim=(0, 1.02))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def width_and_bias(validation: xr.Dataset, ax: Axes) -> Axes:
+    """Draw, for each family, mean half widths of the errors and the root mean square bias over energies."""
+    names = list(map(str, validation.family.values))
+    at = np.arange(len(names))
+    for i, budget in enumerate(map(str, validation.budget.values)):
+        width = validation.width.sel(budget=budget)
+        ax.bar(at + 0.2 * (i - 1.5), width, 0.2, color=COLOURS[i], label=f"width, {budget}")
+    bias = np.sqrt((validation.bias**2).mean("E"))
+    ax.plot(at, bias, "k_", ms=18, mew=2, label="bias (rms over E)")
+    ax.set(ylabel=r"half width of the error of $\hat\rho_\sigma(E)$")
+    ax.set_xticks(at, names, rotation=30, ha="right")
+    ax.get_figure().subplots_adjust(bottom=0.25)
+    ax.legend(fontsize=8)
+    return ax
+
+
+def cases(validation: xr.Dataset, sigma: float) -> Figure:
+    """Draw, for each family, the tested draws with the smallest and the largest rms pull at one sigma."""
+    with mpl.rc_context(figures.STYLE):
+        names = list(map(str, validation.family.values))
+        figure = Figure(figsize=(figures.WIDTH, 2.4 * len(names)), layout="constrained")
+        axes = figure.subplots(len(names), 2, sharex=True, squeeze=False)
+        factor = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values
+        for row, name in zip(axes, names, strict=True):
+            one = validation.sel(family=name, sigma=sigma).isel(sample=validation.tested.sel(family=name).values)
+            order = np.argsort((one.pull**2).mean("E").values)
+            for ax, index, what in zip(row, (order[0], order[-1]), ("best", "worst"), strict=True):
+                draw = one.isel(sample=index)
+                error = draw.total.values * factor
+                ax.fill_between(draw.E, draw.central - error, draw.central + error, color=COLOURS[5], alpha=0.5, lw=0)
+                ax.plot(draw.E, draw.central, color=COLOURS[0])
+                ax.plot(draw.E, draw.linear, color=COLOURS[1], lw=1, ls=":")
+                ax.plot(draw.E, draw.truth, color=COLOURS[6], ls="--", lw=1)
+                ax.set_title(f"{name}: {what}" + (", flagged" if bool(draw.flagged) else ""), fontsize=9, loc="left")
+            row[0].set_ylabel(r"$\hat\rho_\sigma(E)$")
+        for ax in axes[-1]:
+            ax.set_xlabel(r"$E$ [GeV]")
+    return figure
+
+
+PANELS = {
+    "pulls": pulls,
+    "coverage": coverage_against_level,
+    "coverage-energy": coverage_against_energy,
+    "width": width_and_bias,
+}
+"""Name of the file, after ``validation-``, and what it shows, a panel for each sigma."""
+
+
+def draw_all(directory: Path, validation: xr.Dataset) -> list[Path]:
+    """Draw every picture of the validation; return the files."""
+    files = [
+        figures.save(figures.panels(draw, validation), directory / f"validation-{name}.png")
+        for name, draw in PANELS.items()
+    ]
+    for i, sigma in enumerate(validation.sigma.values):
+        files.append(figures.save(cases(validation, float(sigma)), directory / f"validation-cases-sigma{i}.png"))
+    return files

@@ -1,0 +1,88 @@
+"""Find damage in a run directory, and see to it that the next run makes what is damaged anew."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from sdpipe import checked
+from sdpipe.blocks import training_blocks, validation_blocks
+from sdpipe.config import Config
+from sdpipe.errors import DamageError
+from sdpipe.files import STATE, read_sealed, remove
+from sdpipe.layout import Layout
+
+
+def damage(layout: Layout) -> Iterator[DamageError]:
+    """Yield every file that is lost or damaged: chunks and metadata of stores, and checkpoints.
+
+    Bytes are compared with their checksums and not decoded. Work that is not done is not damage.
+    """
+    for store in layout.stores():
+        yield from checked.damage(store)
+    yield from checkpoints(layout)
+
+
+def checkpoints(layout: Layout) -> Iterator[DamageError]:
+    """Yield every damaged checkpoint, of networks and of unfinished trainings."""
+    markers = layout.markers("train", "")
+    for name in sorted(p.stem for p in markers.directory.glob("*-sigma*-replica*.json")):
+        path, noted = layout.networks / f"{name}.pt", markers.noted(name) or {}
+        if not path.exists():
+            yield DamageError(path, "lost")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != noted.get("sha256"):
+            yield DamageError(path, "damaged (its SHA-256 is not the recorded one)")
+    for path in sorted(layout.state("train").glob("*.pt")):
+        try:
+            read_sealed(path)
+        except DamageError as error:
+            yield error
+
+
+def unfinished(config: Config, layout: Layout, file: Path) -> bool:
+    """Return whether ``file`` is of a store of blocks of which this one, or for draws any, is still to be written."""
+    if file.is_relative_to(layout.draws):
+        markers = layout.markers("validate", "")
+        return any(markers.noted(b.name) is None for b in validation_blocks(config))
+    block = _block(config, layout, file)
+    return block is not None and layout.markers("generate", "").noted(block) is None
+
+
+def _block(config: Config, layout: Layout, file: Path) -> str | None:
+    """Return the block of ``training.zarr`` that a chunk belongs to."""
+    parts = file.relative_to(layout.root).parts
+    if parts[0] != layout.training.name or len(parts) < 5:
+        return None
+    row, column = int(parts[3]), int(parts[4])
+    blocks = [b for b in training_blocks(config) if b.row == row]
+    return blocks[column].name if column < len(blocks) else None
+
+
+def forget(config: Config, layout: Layout, file: Path) -> None:
+    """Take the done-marker from what ``file`` belongs to, and from nothing else: the next run makes it anew.
+
+    An unfinished training has none; it is removed and begins anew, and so are the predicted draws of ``validate``.
+    """
+    store, *inside = file.relative_to(layout.root).parts
+    if file.is_relative_to(layout.draws):
+        remove(layout.draws)
+        return
+    if store == STATE:
+        file.unlink(missing_ok=True)
+        return
+    stage = {
+        layout.training.name: "generate",
+        layout.networks.name: "train",
+        layout.history.name: "train",
+        layout.predictions.name: "predict",
+        layout.budget.name: "analyze",
+        layout.validation.name: "validate",
+    }[store]
+    if store == layout.training.name:
+        block = _block(config, layout, file) or "template"
+    elif store in (layout.history.name, layout.validation.name):
+        block = Path(store).stem
+    else:
+        block = Path(inside[0]).stem if store == layout.networks.name else inside[0]
+    layout.markers(stage, "").forget(block)

@@ -1,0 +1,68 @@
+"""Which workers each stage runs on: processes of this machine, or a pool of Slurm jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from sdpipe.config import Config
+from sdpipe.layout import Layout
+
+if TYPE_CHECKING:
+    from sdpipe.cluster import LocalMachine, Pool
+
+
+def pools(config: Config) -> dict[str, str]:
+    """Return the pool that each stage with workers uses: local, or a section of jobqueue.yaml."""
+    return dict.fromkeys(("generate", "predict", "validate"), config.cluster.cpu) | {"train": config.cluster.gpu}
+
+
+class Workers(ExitStack):
+    """The workers of one command, until it ends."""
+
+    def __init__(self, config: Config, layout: Layout, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._config, self._layout, self._say = config, layout, say
+        self._local: LocalMachine | None = None
+
+    @contextmanager
+    def pool(self, stage: str, tasks: int) -> Iterator[Pool]:
+        """Start the pool of a stage, never more workers than tasks."""
+        section, log = pools(self._config)[stage], self._layout.logs / f"dask-{stage}.html"
+        if section == "local":
+            with self._machine().pool(tasks, log) as pool:
+                yield pool
+            return
+        from sdpipe import slurm
+
+        gpu, key = stage == "train", "gpu" if stage == "train" else "cpu"
+        settings, tls = slurm.read_section(section, key, gpu, self._layout.logs), self._layout.state("tls")
+        with slurm.slurm_pool(settings, tasks, self._config.cluster.jobs, gpu, tls, log, self._say) as pool:
+            yield pool
+
+    def _machine(self) -> LocalMachine:
+        from sdpipe import cluster
+
+        if self._local is None:
+            self._local = self.enter_context(cluster.LocalMachine(self._say))
+        return self._local
+
+
+def check_pools(config: Config, layout: Layout, stages: list[str]) -> list[str]:
+    """Let Slurm check the job scripts of the pools that ``stages`` use; return them.
+
+    Raises UserError with Slurm's own words where it refuses one.
+    """
+    scripts: dict[str, str] = {}
+    for stage in stages:
+        section = pools(config).get(stage, "local")
+        if section == "local" or section in scripts:
+            continue
+        from sdpipe import slurm
+
+        key = "gpu" if stage == "train" else "cpu"
+        settings = slurm.read_section(section, key, stage == "train", layout.logs)
+        slurm.preflight(settings, key)
+        scripts[section] = slurm.job_script(settings)
+    return list(scripts.values())

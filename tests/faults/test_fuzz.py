@@ -1,0 +1,181 @@
+"""Any bytes as a config or a correlator file: they are read, or refused in words, and never a traceback.
+
+``SDPIPE_FAULTS=full`` tries two thousand of each; by default a tenth of that.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sdpipe import problem, readers
+from sdpipe.config import Config, to_yaml
+from sdpipe.configfile import load_config
+from sdpipe.errors import UserError
+from sdpipe.records import Record
+from tests.faults.conftest import FULL
+
+if TYPE_CHECKING:
+    from tests.conftest import Finished, Outcome
+
+CASES = 2000 if FULL else 200
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+fuzz = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
+
+WORDS = [chr(c) for c in b"~[{]'\"?-:#|>*&%"]
+WORDS += [
+    "null",
+    "0",
+    "-1",
+    "1e999",
+    ".nan",
+    ".inf",
+    "*a",
+    "&a",
+    "!!binary ",
+    "!!python/name:os.x",
+    "<<: ",
+    "%YAML 9\n",
+]
+WORDS += [
+    "---",
+    "...",
+    "1_000",
+    "0x1F",
+    "yes",
+    "2026-11-22",
+    "1" + 22 * "0",
+    "[[[[]]]]",
+    "{a: {b: c}}",
+    "../../x",
+    "1:30",
+    "é",
+]
+WORDS += ["\t", "\x00", "\ufeff", "\n", "ß" * 200]
+MAGIC = ["nan", "inf", "1e400", "-", ",", "\n", "\x93NUMPY", "PK\x03\x04", "\x89HDF", "CDF\x01", "{"]
+
+
+@st.composite
+def mutated(draw: st.DrawFn, originals: list[bytes], words: list[bytes]) -> bytes:
+    """Return one of some byte strings after a few cuts, copies, flips and insertions."""
+    data = bytearray(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 6))):
+        at, size = draw(st.integers(0, len(data))), draw(st.integers(0, 40))
+        kind = draw(st.sampled_from(["cut", "copy", "flip", "insert", "truncate"]))
+        if kind == "cut":
+            del data[at : at + size]
+        elif kind == "copy":
+            to = draw(st.integers(0, len(data)))
+            data[to:to] = data[at : at + size]
+        elif kind == "flip" and at < len(data):
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        elif kind == "insert":
+            data[at:at] = draw(st.sampled_from(words) | st.binary(max_size=8))
+        elif kind == "truncate":
+            del data[len(data) - size :]
+    return bytes(data)
+
+
+LINE = re.compile(r":\d+: ")
+
+
+@fuzz
+@given(data=mutated([p.read_bytes() for p in SHIPPED], [w.encode() for w in WORDS]))
+def test_any_yaml_loads_or_is_refused_with_a_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(data)
+    try:
+        config = load_config(path)
+    except UserError as error:
+        told = error.faults
+    else:
+        _check_round_trip(config, tmp_path_factory.getbasetemp() / "resolved.yaml")
+        return
+    for fault in told:
+        assert fault.startswith(str(path)), fault
+        assert LINE.match(fault.removeprefix(str(path))), fault
+        assert "\n" not in fault
+
+
+def _check_round_trip(config: Config, path: Path) -> None:
+    path.write_text(to_yaml(config), encoding="utf-8")
+    again = load_config(path)
+    assert again == config
+    if config.noise.kind == "synthetic":
+        assert problem.audience_hash(again) == problem.audience_hash(config)
+
+
+def good_files() -> dict[str, bytes]:
+    """Return a good correlator file of every format that needs no further package."""
+    rng = np.random.default_rng(5)
+    values = np.exp(-0.4 * np.arange(8)) * (1 + 0.01 * rng.standard_normal((12, 8)))
+    files: dict[str, bytes] = {}
+    files["csv"] = "\n".join(["cfg,t,C"] + [f"{i},{t},{values[i, t]}" for i in range(12) for t in range(8)]).encode()
+    files["txt"] = files["csv"].replace(b",", b" ").replace(b"cfg", b"# cfg")
+    for ending, save in (("npy", lambda f: np.save(f, values)), ("npz", lambda f: np.savez(f, C=values))):
+        buffer = io.BytesIO()
+        save(buffer)
+        files[ending] = buffer.getvalue()
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["a/C"] = values
+        file["b/mean"], file["b/cov"] = values.mean(axis=0), np.cov(values.T)
+    files["h5"] = buffer.getvalue()
+    return files
+
+
+GOOD = good_files()
+
+
+def test_the_good_files_are_read(tmp_path: Path) -> None:
+    for ending, data in GOOD.items():
+        path = tmp_path / f"a.{ending}"
+        path.write_bytes(data)
+        assert isinstance(readers.read(path, "a/C" if ending == "h5" else None), Record)
+
+
+@fuzz
+@given(data=st.data())
+def test_any_bytes_as_a_correlator_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    ending = data.draw(st.sampled_from([*GOOD, "nc", "json", "json.gz"]))
+    originals = [GOOD[ending]] if ending in GOOD else list(GOOD.values())
+    words = [w.encode() for w in MAGIC]
+    content = data.draw(mutated(originals, words) | st.binary(max_size=400))
+    path = tmp_path_factory.getbasetemp() / f"fuzz.{ending}"
+    path.write_bytes(content)
+    dataset = data.draw(st.sampled_from([None, "a/C", "b", "C", "a/../b", "", "/"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            record = readers.read(path, dataset)
+        except UserError as error:
+            told = error.faults
+        else:
+            values = record.samples if record.samples is not None else record.mean
+            assert np.isfinite(np.asarray(values, float)).all()
+            return
+    assert told
+    assert all("\n" not in fault and str(path) in fault for fault in told), told
+
+
+def test_a_command_on_bad_bytes_is_exit_status_2(
+    cli: Callable[..., Outcome], finished: Finished, tmp_path: Path
+) -> None:
+    """The same through the command line, once for each format."""
+    for ending in (*GOOD, "nc", "json", "bin"):
+        path = tmp_path / f"bad.{ending}"
+        path.write_bytes(b"\x00\xff\x89HDF" * 9)
+        fault = cli("run", finished.root, f"targets.bad={{kind: correlator, path: {path}}}", "--dry-run").fault
+        assert str(path) in fault

@@ -1,0 +1,134 @@
+"""Drivers and workers killed with -9 at a random moment of any stage, each followed by a plain re-run.
+
+``SDPIPE_FAULTS=full`` tries sixty kills; by default a few. Each tenth re-run has workers of its own, the others take
+their tasks one by one in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from sdpipe import checkpoint, stages
+from tests.faults.conftest import FULL, wait_for
+
+if TYPE_CHECKING:
+    from tests.conftest import Outcome
+
+KILLS = 60 if FULL else 4
+STAGES = list(stages.STAGES)
+
+MADE = {
+    "generate": ("training.zarr",),
+    "train": ("networks", "history.zarr"),
+    "predict": ("predictions.zarr",),
+    "analyze": ("budget.zarr", "figures"),
+    "validate": ("validation.zarr",),
+    "report": ("report.html",),
+}
+"""What each stage makes, with its markers in ``.sdpipe/STAGE``."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An uninterrupted run, and how long each of its stages held the lock, in seconds."""
+
+    root: Path
+    seconds: dict[str, float]
+
+
+def content(root: Path) -> dict[str, object]:
+    """Return the bytes of every chunk of every store, and what is in every network."""
+    found: dict[str, object] = {}
+    for path in (p for s in root.glob("*.zarr") for p in s.rglob("*") if p.is_file()):
+        if path.name != "zarr.json":  # metadata hold the time of creation
+            found[str(path.relative_to(root))] = path.read_bytes()
+    for path in (root / "networks").glob("*.pt"):
+        n = checkpoint.load(path)
+        weights = {k: v.numpy().tobytes() for k, v in n.parameters.items()}
+        found[path.name] = (weights, n.train_loss, n.val_loss, n.best_epoch, n.matrix.tobytes(), n.weight.tobytes())
+    return found
+
+
+def drivers(root: Path) -> list[Path]:
+    return list((root / ".sdpipe" / "drivers").glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def reference(small: Path, tmp_path_factory: pytest.TempPathFactory, start) -> Reference:
+    """The small run, one stage at a time, each timed while it holds the lock."""
+    directory = tmp_path_factory.mktemp("reference")
+    root, seconds = directory / "run", {}
+    for stage in STAGES:
+        process = start(["-m", "sdpipe", stage, str(small), "--run", str(root)], directory)
+        wait_for(lambda: drivers(root), process)
+        begun = time.monotonic()
+        wait_for(lambda: not drivers(root), process)
+        seconds[stage] = time.monotonic() - begun
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    return Reference(root, seconds)
+
+
+def prepared(reference: Reference, stage: str, root: Path) -> None:
+    """Copy a run up to, and without, ``stage``."""
+    shutil.copytree(reference.root, root)
+    for later in STAGES[STAGES.index(stage) :]:
+        for name in (*MADE[later], f".sdpipe/{later}"):
+            path = root / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("number", range(KILLS))
+def test_a_kill_at_any_moment_loses_nothing(
+    number: int,
+    reference: Reference,
+    launch: Callable[..., subprocess.Popen[str]],
+    shell: Callable[..., Outcome],
+    cli: Callable[..., Outcome],
+    tmp_path: Path,
+) -> None:
+    draw = random.Random(2026 * 1000 + number)
+    stage, fraction, worker = STAGES[number % len(STAGES)], draw.random(), draw.random() < 0.4
+    root = tmp_path / "run"
+    prepared(reference, stage, root)
+    process = launch(stage, root)
+    wait_for(lambda: drivers(root), process)
+    end = time.monotonic() + fraction * reference.seconds[stage]
+    wait_for(lambda: time.monotonic() >= end, process)
+    _kill(process, draw if worker else None)
+    _, err = process.communicate()
+    assert "Traceback" not in err, err
+    assert cli("status", root).status == 0
+    again = shell("-m", "sdpipe", "run", root, cwd=tmp_path) if number % 10 == 0 else cli("run", root)
+    assert again.status == 0, again.err
+    assert cli("status", root, "--verify").status == 0
+    assert content(root) == content(reference.root)
+    stray = [p for p in root.rglob("*") if p.name.endswith((".partial", ".replaced"))]
+    assert stray == [] == drivers(root)
+
+
+def _kill(process: subprocess.Popen[str], draw: random.Random | None) -> None:
+    """Kill the driver, or with ``draw`` one of its workers, where it still lives."""
+    try:
+        victims = [psutil.Process(process.pid)]
+        if draw:
+            children = victims[0].children(recursive=True)
+            victims = [c for c in children if "spawn_main" in " ".join(c.cmdline())] or victims
+        os.kill((draw.choice(victims) if draw else victims[0]).pid, signal.SIGKILL)
+    except (psutil.NoSuchProcess, ProcessLookupError):
+        return

@@ -1,0 +1,120 @@
+"""What ``validate`` makes of predicted draws: overconfident errors are caught, correct ones pass, calibration mends."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from sdpipe.calibration import Resolution
+from sdpipe.coverage import collect
+from sdpipe.tables import validation_rows
+
+LEVELS = (0.683, 0.954)
+COUNT = 2000
+
+
+def planted(honest: float, off: float = 1.0, seed: int = 1) -> xr.Dataset:
+    """Draws that scatter by 0.01; quoted errors are ``honest`` times it, and a second family scatters ``off`` more."""
+    rng = np.random.default_rng(seed)
+    shape = (2, COUNT, 1, 3)
+    truth = rng.standard_normal(shape)
+    scatter = 0.01 * np.array([1, off])[:, None, None, None]
+    dims = ("family", "sample", "sigma", "E")
+    error = np.full((2, COUNT, 2, 1, 3), honest * 0.01 / np.sqrt(2))
+    return xr.Dataset(
+        {
+            "truth": (dims, truth),
+            "central": (dims, truth + scatter * rng.standard_normal(shape)),
+            "linear": (dims, truth + 2 * scatter * rng.standard_normal(shape)),
+            "linear_error": (dims, np.full(shape, 0.02)),
+            "error": (("family", "sample", "source", "sigma", "E"), error),
+            "noise_scale": (dims[:2], rng.uniform(0.5, 2, shape[:2])),
+            "distance": (dims[:2], rng.chisquare(8, shape[:2])),
+            "spread": (dims[:2], rng.chisquare(8, shape[:2])),
+            "back_check": (dims[:2], rng.uniform(0, 1, shape[:2])),
+        },
+        coords={
+            "family": np.array(["chebyshev", "other"], object),
+            "sample": np.arange(COUNT),
+            "source": np.array(["latt", "net"], object),
+            "sigma": [0.44],
+            "E": [0.5, 1.0, 1.5],
+        },
+    )
+
+
+def measure(draws: xr.Dataset, resolution: float = 0.0) -> xr.Dataset:
+    residual = resolution * np.random.default_rng(2).standard_normal((500, 1, 3))
+    return collect(draws, Resolution(residual, np.linspace(0.5, 2, 500)), LEVELS, 0.683)
+
+
+def verdicts(validation: xr.Dataset, family: int = 0) -> tuple[str, str]:
+    """Return what the table says of the total and of the calibrated error of a family."""
+    header, rows = validation_rows(validation, 0.683)
+    row = dict(zip(header, rows[family], strict=True))
+    return row["verdict total"], row["verdict calibrated"]
+
+
+def test_correct_normal_errors_hold() -> None:
+    v = measure(planted(1.0))
+    assert verdicts(v) == ("holds", "holds")
+    assert v.factor.sel(level=0.683).values == pytest.approx(1.0, abs=0.1)
+    assert v.coverage.sel(family="chebyshev", level=0.954).values == pytest.approx(0.954, abs=0.015)
+
+
+def test_an_overconfident_ensemble_is_caught_and_calibration_mends_it() -> None:
+    v = measure(planted(0.5))
+    assert verdicts(v) == ("too narrow", "holds")
+    assert v.factor.sel(level=0.683).values == pytest.approx(2.0, abs=0.2)
+    honest = measure(planted(1.0))
+    assert v.width.sel(budget="calibrated").values == pytest.approx(
+        honest.width.sel(budget="calibrated").values, rel=0.1
+    )
+
+
+def test_errors_too_wide_are_called_so() -> None:
+    assert verdicts(measure(planted(2.0))) == ("too wide", "holds")
+
+
+def test_a_family_off_the_prior_is_not_mended() -> None:
+    assert verdicts(measure(planted(1.0, off=3.0)), family=1) == ("too narrow", "too narrow")
+
+
+def test_the_resolution_enters_the_total_and_not_the_published_error() -> None:
+    v = measure(planted(0.5), resolution=0.01 * np.sqrt(0.75))
+    assert verdicts(v) == ("holds", "holds")
+    coverage = v.coverage_of.sel(family="chebyshev", level=0.683).mean("sigma")
+    assert float(coverage.sel(budget="published")) < 0.45
+    assert list(v.source.values) == ["latt", "net", "resolution"]
+    assert v.total.values == pytest.approx(np.sqrt((v.error**2).sum("source")).values, rel=1e-5)
+
+
+def test_calibration_uses_one_half_of_the_prior_and_tests_on_the_rest() -> None:
+    draws = planted(1.0)
+    v = measure(draws)
+    assert v.tested.sum("sample").values.tolist() == [COUNT // 2, COUNT]
+    changed = draws.copy(deep=True)
+    changed.truth[0, COUNT // 2 :] += 5.0
+    changed.truth[1] += 5.0
+    assert measure(changed).factor.equals(v.factor)
+    changed.truth[0, : COUNT // 2] += 5.0
+    assert (measure(changed).factor > 10 * v.factor).all()
+
+
+def test_the_linear_estimator_is_judged_at_equal_coverage() -> None:
+    v = measure(planted(1.0))
+    inside = v.coverage_of.sel(family="chebyshev", level=0.683).mean("sigma")
+    assert float(inside.sel(budget="linear")) == pytest.approx(0.683, abs=0.03)
+    width = v.width.sel(family="chebyshev").mean("sigma")
+    assert float(width.sel(budget="linear") / width.sel(budget="calibrated")) == pytest.approx(2, rel=0.1)
+    mae = v.mae.sel(family="chebyshev").mean("sigma")
+    assert float(mae.sel(estimator="linear") / mae.sel(estimator="networks")) == pytest.approx(2, rel=0.1)
+
+
+def test_flags_are_rare_for_the_prior_and_certain_far_from_it() -> None:
+    draws = planted(1.0)
+    draws["distance"][1] += 1000
+    rate = measure(draws).flag_rate
+    assert float(rate.sel(family="chebyshev")) <= 0.02
+    assert float(rate.sel(family="other")) == 1.0

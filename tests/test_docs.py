@@ -1,0 +1,68 @@
+"""Documents name what is there: every symbol, link and file."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+README_LINES = 100
+"""About a page."""
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a document."""
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_every_symbol_that_is_named_exists(path: Path) -> None:
+    for name in re.findall(r"\bsdpipe\.[a-z_]+(?:\.[A-Za-z_]\w*)+", path.read_text(encoding="utf-8")):
+        _, module, *parts = name.split(".")
+        found = import_module(f"sdpipe.{module}")
+        for part in parts:
+            assert hasattr(found, part), name
+            found = getattr(found, part)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        there = (path.parent / file) if file else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), target
+
+
+def test_the_method_names_every_module_of_the_physics() -> None:
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    for module in ("kernels", "spectra", "quadrature", "samples", "noise", "transforms", "networks", "training"):
+        assert f"`sdpipe.{module}." in text
+    for module in ("inference", "budget", "integrals"):
+        assert f"sdpipe.{module}." in text
+
+
+def test_the_configuration_reference_is_current_and_explains_every_key() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "configuration.py"))["reference"]()
+    assert made == (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"), "run: python docs/configuration.py"
+    rows = [line.strip("| ").split(" | ") for line in made.splitlines() if line.startswith("| `")]
+    assert len(rows) > 80
+    assert all(row[-1].endswith(".") for row in rows)
+    assert "| `training.replicas` | integer | `5` | ≥ 2, ≤ 1000 | Networks of each ensemble and sigma" in made
+    assert "| `lattice.period` | integer | needed | ≥ 2, ≤ 100000 | T, the number of time slices. |" in made
+
+
+def test_the_readme_is_a_page_and_leads_to_every_document() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= README_LINES
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"](docs/{path.name})" in text, path.name

@@ -1,0 +1,96 @@
+"""What docs/security.md promises: nobody gets in, nothing gets out of the run directory, no secret is left."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from sdpipe import checkpoint, slurm
+from sdpipe.configfile import load_config
+from sdpipe.errors import DamageError, UserError
+
+if TYPE_CHECKING:
+    from tests.conftest import Finished, Outcome
+
+
+class Bomb:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+POOL = """
+from pathlib import Path
+import psutil
+from sdpipe import cluster
+with cluster.local_pool(2, Path("log.html"), lambda text: None) as pool:
+    print(pool.client.scheduler_info()["address"])
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                print(connection.laddr.ip)
+"""
+
+
+def test_workers_of_this_machine_listen_on_loopback_only_and_speak_tls(
+    shell: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    address, *listening = shell("-c", POOL, cwd=tmp_path).out.split()
+    assert address.startswith("tls://127.0.0.1:")
+    assert len(listening) >= 4
+    assert set(listening) == {"127.0.0.1"}
+
+
+def test_certificates_of_a_pool_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    security = slurm._certificates(tmp_path)
+    files = list(tmp_path.iterdir())
+    assert {Path(security.tls_worker_key), Path(security.tls_worker_cert), Path(security.tls_ca_file)} == set(files)
+    assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
+    assert security.require_encryption
+
+
+def test_no_secret_is_left_in_a_run(finished: Finished) -> None:
+    for path in (p for p in finished.root.rglob("*") if p.is_file()):
+        assert b"PRIVATE KEY" not in path.read_bytes(), path
+    assert not (finished.root / ".sdpipe" / "tls").exists()
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    sign, path = tmp_path / "sign", tmp_path / "a.pt"
+    torch.save({"schema": 1, "weights": Bomb(sign)}, path)
+    with pytest.raises(DamageError, match="not a readable checkpoint"):
+        checkpoint.load(path)
+    assert not sign.exists()
+
+
+def test_a_config_runs_no_code(tmp_path: Path) -> None:
+    sign, path = tmp_path / "sign", tmp_path / "a.yaml"
+    path.write_text(f"name: !!python/object/apply:os.system ['touch {sign}']\n")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_config(path)
+    assert not sign.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../out", "/tmp/out", "a/b", "..", ".hidden", "a\\b", "a\0b", "zarr.json", "a.partial", "a.replaced", "a\n"],
+)
+@pytest.mark.parametrize("key", ["name", "targets", "ensembles"])
+def test_names_stay_in_the_run_directory(tiny_config: Path, name: str, key: str) -> None:
+    quoted = '"' + name.replace("\\", "\\\\").replace("\0", "\\0").replace("\n", "\\n") + '"'
+    entry = {
+        "name": f"name={quoted}",
+        "targets": f"targets={{{quoted}: {{kind: o3}}}}",
+        "ensembles": f"ensembles={{{quoted}: {{Nb: 16, Nrho: 400, network: arcS}}}}",
+    }[key]
+    with pytest.raises(UserError, match=key):
+        load_config(tiny_config, [entry])

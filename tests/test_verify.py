@@ -1,0 +1,183 @@
+"""Silent damage: every byte of a store or checkpoint is covered, the damage is named, and mended alone."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import sdpipe
+from sdpipe import checked, checkpoint, files, stacks, verify
+from sdpipe.errors import DamageError
+from sdpipe.layout import Layout
+from tests.test_pipeline import assert_same_network
+
+if TYPE_CHECKING:
+    from tests.conftest import Finished, Outcome, SerialPool
+
+Cli = Callable[..., "Outcome"]
+Snapshot = Callable[[Path], dict[str, bytes]]
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << (at % 8)
+    path.write_bytes(data)
+
+
+def payload(root: Path) -> list[Path]:
+    """Return every chunk, every piece of metadata and every checkpoint of a run."""
+    found = [p for s in root.glob("*.zarr") for p in s.rglob("*") if p.is_file()]
+    groups = {root / name / "zarr.json" for name in ("predictions.zarr", "budget.zarr")}
+    return sorted(set(found) - groups) + sorted((root / "networks").glob("*.pt"))
+
+
+def found(layout: Layout, path: Path) -> list[DamageError]:
+    """Return the damage of the store that ``path`` is in, or that of the checkpoints."""
+    stores = [s for s in layout.stores() if path.is_relative_to(s)]
+    return list(checked.damage(stores[0]) if stores else verify.checkpoints(layout))
+
+
+def test_a_sound_run_has_no_damage(cli: Cli, finished: Finished) -> None:
+    assert list(verify.damage(Layout(finished.root))) == []
+    verified = cli("status", finished.root, "--verify")
+    assert (verified.status, verified.out.splitlines()[-1]) == (0, "verified: every byte is as written")
+    assert "verified" not in cli("status", finished.root).out
+
+
+def test_damage_is_listed_for_scripts(cli: Cli, finished_copy: Path) -> None:
+    def damaged(*options: str) -> list[dict[str, str]] | None:
+        return json.loads(cli("status", finished_copy, "--json", *options).out)["damaged"]
+
+    assert damaged() is None
+    assert damaged("--verify") == []
+    network = finished_copy / "networks/Nmax-sigma0-replica000.pt"
+    flip(network, 1000)
+    assert damaged("--verify") == [{"file": str(network), "what": "damaged (its SHA-256 is not the recorded one)"}]
+
+
+def test_a_flipped_byte_anywhere_is_found_and_named(finished_copy: Path) -> None:
+    """One byte in every file of the run, at a place of its own."""
+    draw, layout = random.Random(1), Layout(finished_copy)
+    for path in payload(finished_copy):
+        sound = path.read_bytes()
+        flip(path, draw.randrange(len(sound)))
+        named = [error.file for error in found(layout, path)]
+        at = path if path.suffix == ".pt" or path.name != "zarr.json" else None
+        expected = {at} if at else {path, path.parent / "zarr.json", path.parents[1] / "zarr.json"}
+        assert named, path
+        assert set(named) <= expected, path
+        path.write_bytes(sound)
+    assert len(payload(finished_copy)) > 150
+
+
+@pytest.mark.parametrize(
+    ("file", "how", "redone"),
+    [
+        ("training.zarr/smeared/c/1/2/0/0", "flipped", "generate-Nb16-0002"),
+        ("training.zarr/threshold/c/0/1", "cut short", "generate-Nb8-0001"),
+        ("training.zarr/correlator/c/0/0/0", "lost", "generate-Nb8-0000"),
+        ("training.zarr/E/c/0", "flipped", None),
+        ("training.zarr/zarr.json", "cut short", None),
+        ("training.zarr/correlator/zarr.json", "lost", None),
+        ("history.zarr/val_loss/c/0/0/0/0", "flipped", None),
+        ("history.zarr/zarr.json", "lost", None),
+        ("networks/Nref_b-sigma1-replica001.pt", "flipped", "train-Nref_b-0.63-r0-1"),
+        ("networks/Nref_b-sigma0-replica000.pt", "lost", "train-Nref_b-0.44-r0-1"),
+        ("predictions.zarr/o3/rho/c/0/0/0/0/0", "flipped", "predict-o3"),
+        ("predictions.zarr/peaks/ensemble/c/0", "lost", "predict-peaks"),
+        ("budget.zarr/prior/covariance/c/0/0/0", "cut short", None),
+    ],
+)
+def test_what_is_damaged_is_made_anew_and_nothing_else(
+    cli: Cli,
+    serial: SerialPool,
+    snapshot: Snapshot,
+    finished: Finished,
+    finished_copy: Path,
+    file: str,
+    how: str,
+    redone: str | None,
+) -> None:
+    path = finished_copy / file
+    before = snapshot(finished_copy)
+    if how == "flipped":
+        flip(path, len(before[file]) // 2)
+    elif how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(before[file][:-5])
+    outcome = cli("status", finished_copy, "--verify")
+    assert outcome.status == 2
+    assert str(finished_copy / file.split("/")[0]) in outcome.err
+    assert cli("run", finished_copy).status == 0
+    assert serial.done == ([redone] if redone else [])
+    after = snapshot(finished_copy)
+    same = {name for name in before if after[name] == before[name]}
+    if path.suffix == ".pt":
+        assert_same_network(checkpoint.load(path), checkpoint.load(finished.root / file))
+        same.add(file)
+    # Metadata hold the time of creation, and a report that of the stores; all values are the same bytes.
+    assert {n for n in before if n.split("/")[-1] != "zarr.json" and not n.startswith(("logs", ".sdpipe"))} <= same | {
+        "report.html"
+    }
+    assert cli("status", finished_copy, "--verify").status == 0
+
+
+def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
+    cli: Cli, serial: SerialPool, finished: Finished, finished_copy: Path
+) -> None:
+    chunk = finished_copy / "training.zarr/smeared/c/1/1/0/0"
+    flip(chunk, 1000)
+    (finished_copy / ".sdpipe/train/Nmax-sigma0-replica000.json").unlink()
+    outcome = cli("train", finished_copy)
+    assert outcome.status == 2
+    assert f"error: {chunk}: damaged (wrong checksum)" in outcome.err
+    assert cli("run", finished_copy).status == 0
+    assert serial.done == ["generate-Nb16-0001", "train-Nmax-0.44-r0-1"]
+    assert chunk.read_bytes() == (finished.root / chunk.relative_to(finished_copy)).read_bytes()
+    network = "networks/Nmax-sigma0-replica000.pt"
+    assert_same_network(checkpoint.load(finished_copy / network), checkpoint.load(finished.root / network))
+
+
+def test_python_reads_no_damage(finished_copy: Path) -> None:
+    run = sdpipe.open_run(finished_copy)
+    (finished_copy / "predictions.zarr/o3/correlator/c/0/0").unlink()
+    lost = run.predictions["o3"].correlator
+    with pytest.raises(DamageError, match="correlator/c/0/0: lost"):
+        lost.load()
+    flip(finished_copy / "budget.zarr/o3/central/c/0/0", 20)
+    with pytest.raises(DamageError, match="central/c/0/0: damaged"):
+        run.budget["o3"].central.load()
+    flip(finished_copy / "history.zarr/train_loss/zarr.json", 50)
+    with pytest.raises(DamageError, match=r"history\.zarr/zarr\.json: damaged"):
+        _ = run.history
+    flip(finished_copy / "networks/Nmax-sigma0-replica000.pt", 70000)
+    with pytest.raises(DamageError, match=r"replica000\.pt: damaged"):
+        _ = run.networks
+
+
+def test_a_run_that_cannot_be_written_is_verified_all_the_same(cli: Cli, finished_copy: Path) -> None:
+    """A driver at work keeps the markers to itself: damage is named and nothing is written."""
+    path = finished_copy / "networks/Nmax-sigma0-replica000.pt"
+    flip(path, 5)
+    shutil.rmtree(finished_copy / ".sdpipe" / "train")
+    files.write_text(finished_copy / ".sdpipe" / "train", "no directory")
+    outcome = cli("status", finished_copy, "--verify")
+    assert "Traceback" not in outcome.err
+
+
+def test_the_state_of_an_unfinished_training_is_checked(finished_copy: Path, cli: Cli) -> None:
+    state = finished_copy / ".sdpipe" / "train" / "0123.pt"
+    files.write_sealed(state, b"weights")
+    assert cli("status", finished_copy, "--verify").status == 0
+    flip(state, 3)
+    with pytest.raises(DamageError, match=r"0123\.pt: damaged"):
+        stacks.Stack.load(state, "", stacks.torch.device("cpu"))
+    assert f"{state}: damaged" in cli("status", finished_copy, "--verify").err
+    assert not state.exists()
