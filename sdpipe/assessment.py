@@ -31,6 +31,23 @@ def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray:
     return xr.DataArray(covariance / predictions.attrs["scale"] ** 2, dims=("sigma", "E", "E2"), coords=grid)
 
 
+def p_value_of(predictions: xr.Dataset, validation: xr.Dataset) -> float:
+    """Return the p-value of one target under the prior, see :meth:`sdpipe.typicality.Reference.p_value`."""
+    scale, noise_scale, distance = (predictions.attrs[k] for k in ("scale", "noise_scale", "distance"))
+    return reference_of(validation).p_value(noise_scale, distance, scale * float(spread(predictions.rho)))
+
+
+def flags_of(predictions: xr.Dataset, p_value: float | None) -> list[str]:
+    """Return what speaks against the budget of one target: the flags of its data, and its ``p_value`` if it is low."""
+    flags = list(predictions.attrs["flags"])
+    if p_value is not None and p_value < SUSPICIOUS:
+        flags.append(
+            f"out of distribution: p = {p_value:.2g} that the training set holds such a correlator; "
+            "the calibrated error promises nothing here"
+        )
+    return flags
+
+
 def assess(
     predictions: xr.Dataset,
     central: str,
@@ -51,10 +68,8 @@ def assess(
         the conformal factor q at ``level``, the same for the linear estimator, and a p-value under the prior.
         Without it the budget is the published one.
     """
-    scale, noise_scale = predictions.attrs["scale"], predictions.attrs["noise_scale"]
-    truth, flags = predictions.get("truth"), list(predictions.attrs["flags"])
     resolution = None if validation is None else unresolved(predictions, validation)
-    budget = error_budget(predictions.rho, central, references, truth, resolution)
+    budget = error_budget(predictions.rho, central, references, predictions.get("truth"), resolution)
     linear = predictions.rho.sel(ensemble=LINEAR, drop=True).isel(replica=0, drop=True).mean("boot").astype(float)
     budget["linear"] = linear.assign_attrs(units="1", long_name="estimate of the best linear estimator")
     variance = np.diagonal(predictions.linear_covariance.values, axis1=1, axis2=2)
@@ -68,13 +83,6 @@ def assess(
         budget["linear_calibrated"] = calibrated.assign_attrs(
             units="1", long_name=f"linear error at coverage {level:g}"
         )
-        distance, width = predictions.attrs["distance"], scale * float(spread(predictions.rho))
-        p_value = reference_of(validation).p_value(noise_scale, distance, width)
-        budget.attrs |= {"level": level, "p_value": p_value}
-        if p_value < SUSPICIOUS:
-            flags.append(
-                f"out of distribution: p = {p_value:.2g} that the training set holds such a correlator; "
-                "the calibrated error promises nothing here"
-            )
-    budget.attrs["flags"] = flags
+        budget.attrs |= {"level": level, "p_value": p_value_of(predictions, validation)}
+    budget.attrs["flags"] = flags_of(predictions, budget.attrs.get("p_value"))
     return budget

@@ -88,7 +88,7 @@ class Run:
         Its attribute ``flags`` says what speaks against the result. Raises UserError where there is no prediction of
         the target, and for an f or limits that cannot be used.
         """
-        from sdpipe.assessment import assess, unresolved
+        from sdpipe.assessment import flags_of, p_value_of, unresolved
         from sdpipe.integrals import integral
 
         there = self.predictions
@@ -98,8 +98,8 @@ class Run:
         validation = self.validation.load() if budget.calibration == "conformal" else None
         resolution = None if validation is None else unresolved(data, validation)
         result = integral(data.rho, f, budget.central, budget.references, data.get("truth"), between, resolution)
-        flags = assess(data, budget.central, budget.references, validation, budget.level).attrs["flags"]
-        return result.assign_attrs(flags=flags)
+        p_value = None if validation is None else p_value_of(data, validation)
+        return result.assign_attrs(flags=flags_of(data, p_value))
 
     def __repr__(self) -> str:
         from sdpipe.overview import as_text
