@@ -133,7 +133,7 @@ def _written() -> int:
 
 def writes(root: Path) -> list[Row]:
     """Bytes written for each byte on disk, and stored noise copies by all workers against the disk's own bandwidth."""
-    config = one_ensemble(128, 40 * 2048, "arcL", "noise={kind: synthetic, r1: 1.0e-3, copies: 20}")
+    config = one_ensemble(128, 200 * 2048, "arcL", "noise={kind: synthetic, r1: 1.0e-3, copies: 20}")
     blocks, target, copy = training_blocks(config), root / "copies", root / "disk"
 
     empty_run(config, target)

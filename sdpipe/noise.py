@@ -70,14 +70,15 @@ class Noise:
         """Return s = C(t_ref) / C_latt(t_ref), shape (...), for C (..., t)."""
         return C[..., self.reference] / self.mean[self.reference]
 
-    def draw(
-        self, C: Array, count: int, generator: np.random.Generator, dtype: type[np.floating] = np.float64
-    ) -> NDArray:
-        """Return ``count`` noisy copies of each correlator: C (..., t) -> (..., count, t), computed in ``dtype``."""
-        z = generator.standard_normal((*C.shape[:-1], count, C.shape[-1]), dtype=dtype)
-        noisy = z @ self.cholesky.T.astype(dtype)
-        noisy *= self.scale(C)[..., None, None].astype(dtype)
-        noisy += C[..., None, :].astype(dtype)
+    def draw(self, C: Array, count: int, generator: np.random.Generator) -> Array:
+        """Return ``count`` noisy copies of each correlator: C (..., t) -> (..., count, t)."""
+        return self.added(C, generator.standard_normal((*C.shape[:-1], count, C.shape[-1])))
+
+    def added(self, C: Array, z: NDArray) -> NDArray:
+        """Return C + s L z for C (..., t) and z (..., count, t), in the precision of z."""
+        noisy = (z.reshape(-1, z.shape[-1]) @ self.cholesky.T.astype(z.dtype)).reshape(z.shape)
+        noisy *= self.scale(C)[..., None, None].astype(z.dtype)
+        noisy += C[..., None, :].astype(z.dtype)
         return noisy
 
 

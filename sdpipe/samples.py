@@ -61,7 +61,8 @@ def noisy_copies(correlator: Array, noise: Noise, copies: int, seed: int, Nb: in
     for low in range(0, len(correlator), RNG_BLOCK):
         block = correlator[low : low + RNG_BLOCK]
         stream = rng.generator(seed, "noise copies", Nb, (start + low) // RNG_BLOCK)
-        noisy[low : low + RNG_BLOCK] = noise.draw(block, copies, stream, np.float32)
+        z = rng.normals(stream, (len(block), copies, block.shape[1]))
+        noisy[low : low + RNG_BLOCK] = noise.added(block, z)
     return noisy
 
 

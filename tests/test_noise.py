@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from sdpipe import rng
 from sdpipe.errors import UserError
 from sdpipe.noise import Noise, ledoit_wolf, synthetic, treat
 from sdpipe.resampling import covariance_of_mean
@@ -60,6 +62,18 @@ def test_draws_are_a_function_of_the_generator():
     a, b, c = (noise().draw(MEAN, 3, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
+
+
+def test_normal_deviates_in_single_precision_are_normal_and_independent():
+    z = rng.normals(rng.generator(1, "test"), (500_001, 2))
+    assert z.shape == (500_001, 2)
+    assert z.dtype == np.float32
+    assert stats.kstest(z[:, 0], "norm").pvalue > 1e-3
+    assert np.mean(np.abs(z) > 4) == pytest.approx(2 * stats.norm.sf(4), rel=0.5)
+    both = np.array([[np.mean(a * b) for a in (z[:, 0], z[:, 0] ** 2 - 1)] for b in (z[:, 1], z[:, 1] ** 2 - 1)])
+    assert np.abs(both).max() < 5 * 2 / np.sqrt(len(z))
+    halves = np.array_split(z.ravel(), 2)  # radius times cosine and sine of one angle
+    assert np.corrcoef(np.abs(halves[0][:500_000]), np.abs(halves[1][:500_000]))[0, 1] == pytest.approx(0, abs=0.007)
 
 
 def asymmetric():
