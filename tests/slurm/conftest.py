@@ -114,6 +114,12 @@ class Slurm:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
+    def restore_node(self, node: str) -> None:
+        """Start a crashed node again and let Slurm forget the jobs that ended with it."""
+        self.start_node(node)
+        for state in ("State=DOWN", "State=RESUME"):
+            self.command("scontrol", "update", f"NodeName={node}", state, "Reason=crashed")
+
     def idle(self) -> bool:
         """Return whether every node is up and the queue is empty."""
         states = self.command("sinfo", "-h", "-N", "-o", "%T").split()
@@ -182,19 +188,16 @@ def _stop(slurm: Slurm) -> None:
     if jobs.split():
         subprocess.run(["scancel", *jobs.split()], env=slurm.environment, check=False)
         wait_for(lambda: not slurm.jobs(), "cancelled jobs gone", 20)
-    for file in [
-        *slurm.directory.glob("slurmd-*.pid"),
-        slurm.directory / "slurmctld.pid",
-        slurm.directory / "munged.pid",
-    ]:
-        try:
-            process = psutil.Process(int(file.read_text()))
-        except (OSError, ValueError, psutil.NoSuchProcess):
-            continue
+    processes = []
+    for name in ("slurmd-*.pid", "slurmctld.pid", "munged.pid"):
+        for file in slurm.directory.glob(name):
+            with contextlib.suppress(OSError, ValueError, psutil.NoSuchProcess):
+                processes.append(psutil.Process(int(file.read_text())))
+    for process in processes:
         process.terminate()
-        _, alive = psutil.wait_procs([process], timeout=10)
-        for survivor in alive:
-            survivor.kill()
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    for survivor in alive:
+        survivor.kill()
 
 
 @pytest.fixture

@@ -19,18 +19,32 @@ from tests.slurm.conftest import Bench, Slurm, chunks, config_text, wait_for
 
 pytestmark = pytest.mark.slurm
 
-LONG = 400_000
+LONG = 600_000
 """Samples a set that keep three workers busy for some seconds."""
 
 
 @pytest.fixture(scope="module")
-def long_chunks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The chunks that a local ``generate`` of ``LONG`` samples writes."""
+def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a local ``generate`` of ``LONG`` samples."""
     directory = tmp_path_factory.mktemp("local")
     (directory / "config.yaml").write_text(config_text(LONG))
     arguments = ["generate", "config.yaml", "cluster.cpu=local", "--run", "a"]
     subprocess.run([sys.executable, "-m", "sdpipe", *arguments], cwd=directory, check=True, timeout=120)
-    return chunks(directory / "a")
+    return directory / "a"
+
+
+@pytest.fixture(scope="module")
+def long_chunks(long_run: Path) -> dict[str, bytes]:
+    """The chunks of ``long_run``."""
+    return chunks(long_run)
+
+
+@pytest.fixture(scope="module")
+def short_life(long_run: Path) -> float:
+    """Seconds in which one worker starts, imports and makes some blocks but never all: three, and those in which
+    all local workers get from the first block to the last."""
+    done = [f.stat().st_mtime for f in (long_run / ".sdpipe/generate").glob("generate-*.json")]
+    return 3 + max(done) - min(done)
 
 
 def test_whole_pipeline_on_two_pools_equals_a_local_generate(bench: Bench) -> None:
@@ -66,7 +80,7 @@ def test_generate_survives_cancelled_jobs_and_a_crashed_node(
     try:
         code, _, err = bench.finish(process)
     finally:
-        slurm.start_node(node)
+        slurm.restore_node(node)
     assert code == 0, err
     assert chunks(bench.directory / "a") == long_chunks
     wait_for(slurm.idle, "the crashed node back", 90)
@@ -100,10 +114,11 @@ def test_a_cancelled_pending_job_is_replaced(bench: Bench, slurm: Slurm) -> None
 
 
 def test_walltime_shorter_than_the_work_takes_several_generations_of_workers(
-    bench: Bench, long_chunks: dict[str, bytes]
+    bench: Bench, long_chunks: dict[str, bytes], short_life: float
 ) -> None:
     def short_lives(text: str) -> str:
-        return text.replace("death-timeout: 15", 'death-timeout: 15\n    worker-extra-args: ["--lifetime", "6s"]', 1)
+        line = f'worker-extra-args: ["--lifetime", "{short_life:.1f}s"]'
+        return text.replace("death-timeout: 15", f"death-timeout: 15\n    {line}", 1)
 
     bench.write(Nrho=LONG, jobs=1, edit=short_lives)
     code, _, err = bench.run("generate", "config.yaml", "--run", "a")
@@ -224,7 +239,7 @@ def _scheduler(logs: Path) -> str:
 
 def test_training_goes_on_after_its_worker_is_cancelled(bench: Bench, slurm: Slurm) -> None:
     bench.write(jobs=1)
-    epochs = "training.epochs=40"
+    epochs = "training.epochs=20"
     code, _, err = bench.run("generate", "config.yaml", epochs, "cluster.cpu=local", "--run", "a")
     assert code == 0, err
     shutil.copytree(bench.directory / "a", bench.directory / "local")
@@ -235,7 +250,7 @@ def test_training_goes_on_after_its_worker_is_cancelled(bench: Bench, slurm: Slu
     slurm.signal_job(job, signal.SIGSTOP)  # no epoch ends while status looks
     _, table, _ = bench.run("status", "a")
     assert "in training" in table
-    assert re.search(r"Nmax-0\.44-r\d +\d+/40 ", table) or re.search(r"Nref_b-0\.44-r\d +\d+/40 ", table)
+    assert re.search(r"Nmax-0\.44-r\d +\d+/20 ", table) or re.search(r"Nref_b-0\.44-r\d +\d+/20 ", table)
     slurm.command("scancel", job)
     code, _, err = bench.finish(process)
     assert code == 0, err
