@@ -3,7 +3,7 @@
     python -m benchmarks.real_data RUN TARGET FIGURE.png
 
 The fit C(t) = sum_n A_n [exp(-E_n t) + exp(-E_n (T - t))] gives an independent estimate of the low-energy part,
-sum_n A_n G_sigma(E - E_n), for a run with kernel ``periodic`` in lattice units.
+sum_n A_n G_sigma(E - E_n), for a calibrated run with kernel ``periodic`` in lattice units.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def main() -> None:
             ax.set_title(f"σ = {sigma:g}", fontsize=10, loc="left")
             ax.legend()
             difference = one.central.values - curve
-            pull = np.abs(difference) / np.hypot(one.total.values, spread)
+            pull = np.abs(difference) / np.hypot(one.calibrated.values, spread)
             for upper in (0.6, SHOWN):
                 low = grid <= upper
                 print(
                     f"sigma {sigma:g}, E <= {upper:g}: largest difference {np.abs(difference)[low].max():.4f} at "
-                    f"rho up to {one.central.values[low].max():.3f}; within 1 joint error at "
+                    f"rho up to {one.central.values[low].max():.3f}; within 1 joint (calibrated) error at "
                     f"{np.mean(pull[low] <= 1):.0%}, within 2 at {np.mean(pull[low] <= 2):.0%} of energies"
                 )
         figure.savefig(arguments.figure, dpi=150)
