@@ -81,6 +81,14 @@ class Layout:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    def relative(self, path: Path) -> str:
+        """Return a path of this run as markers and tables spell it.
+
+        >>> Layout(Path("runs/a")).relative(Path("runs/a/figures/o3.png"))
+        'figures/o3.png'
+        """
+        return path.relative_to(self.root).as_posix()
+
     def stores(self) -> list[Path]:
         """Return every store that is there; of those with groups, each group."""
         groups = [*self._groups(self.predictions), *self._groups(self.budget)]

@@ -130,7 +130,7 @@ def budgets(config: Config, layout: Layout) -> list[str]:
 def report_sources(config: Config, layout: Layout) -> dict[str, str]:
     """Return when each store that the report shows was made."""
     stores = [layout.history, layout.validation, *(layout.budget / name for name in config.targets)]
-    return {str(s.relative_to(layout.root)): store.read_attributes(s)["created"] for s in stores if store.identity(s)}
+    return {layout.relative(s): store.read_attributes(s)["created"] for s in stores if store.identity(s)}
 
 
 def report(config: Config, layout: Layout) -> bool:

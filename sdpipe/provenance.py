@@ -57,7 +57,7 @@ def _stores(config: Config, layout: Layout) -> Table:
     for path in paths:
         if path.exists():
             attrs = store.read_attributes(path)
-            rows.append([path.relative_to(layout.root).as_posix(), *(str(attrs[k]) for k in keys)])
+            rows.append([layout.relative(path), *(str(attrs[k]) for k in keys)])
     return Table("Stores", ["store", "created", "inputs", "seed", "sdpipe", "numpy"], rows, folded=True)
 
 

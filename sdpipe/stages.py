@@ -194,8 +194,7 @@ def validate(run: Context) -> bool:
             f"validate: {config.validation.samples} draws a family are too few to flag what is out of distribution: "
             f"no p-value is below {smallest:.2g}; from 1600 on they reach {typicality.SUSPICIOUS:g}"
         )
-    files = [str(path.relative_to(layout.root)) for path in drawn]
-    layout.markers("validate", identity).add("validation", figures=files)
+    layout.markers("validate", identity).add("validation", figures=[layout.relative(path) for path in drawn])
     return True
 
 
@@ -242,8 +241,7 @@ def analyze(run: Context) -> bool:
         store.write_dataset(layout.budget / name, budget, store.attributes(identity, config.seed))
         drawn = figures.draw_target(layout.figures, name, budget) + histories
         drawn += asymptotics.draw_target(layout.figures, name, data.rho, budget, config)
-        files = [str(path.relative_to(layout.root)) for path in drawn]
-        layout.markers("analyze", identity).add(name, figures=files)
+        layout.markers("analyze", identity).add(name, figures=[layout.relative(path) for path in drawn])
         run.console.detail(f"analyze: {name}")
     return True
 
