@@ -106,6 +106,10 @@ def _construct(loader: _Loader, node: yaml.MappingNode) -> Any:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct)
 
 
+UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
+"""What PyYAML raises where a value does not fit its tag, and where nesting is too deep."""
+
+
 def _parse(text: str, where: str) -> tuple[dict[str, Any], yaml.Node | None]:
     try:
         raw, node = yaml.load(text, _Loader), yaml.compose(text, yaml.SafeLoader)
@@ -113,7 +117,7 @@ def _parse(text: str, where: str) -> tuple[dict[str, Any], yaml.Node | None]:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise UserError(f"{where}:{line}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except UNREADABLE as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{where}:1: not valid YAML: {reason}") from None
     if not isinstance(raw, dict):
@@ -159,7 +163,7 @@ def _override(raw: dict[str, Any], text: str) -> Location:
         raise UserError(f"command line: {text}: an override is written KEY=VALUE, KEY being a dotted path")
     try:
         parsed = yaml.load(value, _Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+    except UNREADABLE:
         raise UserError(f"command line: {key}: {value[:60]!r} is not valid YAML") from None
     section = raw
     for i, part in enumerate(parts[:-1]):

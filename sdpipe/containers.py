@@ -26,7 +26,7 @@ SAMPLE_DIMS = {
 
 
 def hdf5(path: Path, dataset: str | None) -> Record:
-    """Dataset (n, T), or a group with ``mean`` (T,) and ``cov`` (T, T)."""
+    """Dataset (n, T), or ``mean`` (T,) and ``cov`` (T, T) in a group or in the file itself (``/``)."""
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -40,6 +40,9 @@ def hdf5(path: Path, dataset: str | None) -> Record:
             parts = dataset.split("/")
             if any("/".join(parts[: i + 1]) in links.keys() - own for i in range(len(parts))):
                 raise UserError(f"{path}: {dataset}: a link; the numbers must be in the file itself", key="dataset")
+        if not dataset and (both := pair(n for n in own if "/" not in n)):
+            mean, cov = (_hdf5_array(file[part], f"{path}: {part}") for part in both)
+            return Record(str(path), mean=mean, covariance=cov, said=said(file.attrs))
         groups = {n for n in own if file.get(n, getclass=True) is h5py.Group}
         pairs = {g: both for g in groups if (both := pair(n[len(g) + 1 :] for n in own if n.startswith(g + "/")))}
         single = own - groups - {f"{g}/{part}" for g, both in pairs.items() for part in both}
@@ -103,19 +106,25 @@ def netcdf(path: Path, dataset: str | None) -> Record:
 
 
 def _refuse_links(path: Path) -> None:
-    links: list[str] = []
+    """Raise UserError where a NetCDF file leads to other places: links, external and virtual datasets."""
+    elsewhere: list[str] = []
 
-    def visit(name: str, link: Any) -> None:
-        if not isinstance(link, h5py.HardLink):
-            links.append(name)
+    def link(name: str, kind: Any) -> None:
+        if not isinstance(kind, h5py.HardLink):
+            elsewhere.append(f"{name}: a link")
+
+    def node(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and (item.external or item.is_virtual):
+            elsewhere.append(f"{name}: its values are in other files")
 
     try:
         with h5py.File(path, "r") as file:
-            file.visititems_links(visit)
+            file.visititems_links(link)
+            file.visititems(node)
     except OSError as error:
         raise UserError(f"{path}: not a readable NetCDF file ({first_line(error)})") from None
-    if links:
-        raise UserError(f"{path}: {links[0]}: a link; the numbers must be in the file itself")
+    if elsewhere:
+        raise UserError(f"{path}: {elsewhere[0]}; the numbers must be in the file itself")
 
 
 def zarr_store(path: Path, dataset: str | None) -> Record:

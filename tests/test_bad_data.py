@@ -294,6 +294,10 @@ BAD = [
         "resampling: configurations"),
     Bad("link in NetCDF", "data.nc", lambda p: (netcdf(labelled())(p), link(p)),
         "a link; the numbers must be in the file"),
+    Bad("NetCDF with external data", "data.nc", lambda p: (netcdf(labelled())(p), add_external(p)),
+        "its values are in other files"),
+    Bad("NetCDF with virtual data", "data.nc", lambda p: (netcdf(labelled())(p), add_virtual(p)),
+        "its values are in other files"),
     Bad("no Zarr", "data.zarr", lambda path: path.mkdir(), "not a readable Zarr store"),
     Bad("a file for a store", "data.zarr", text("x"), "not a directory"),
     Bad("Zarr of objects", "data.zarr", zarr_objects, "not a readable Zarr store"),
@@ -312,6 +316,16 @@ def virtual(path: Path) -> h5py.VirtualLayout:
     layout = h5py.VirtualLayout(X.shape, "f8")
     layout[:] = h5py.VirtualSource(outside(path), "eta", X.shape)
     return layout
+
+
+def add_external(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file.create_dataset("x", X.shape, "f8", external=[(raw(path), 0, X.nbytes)])
+
+
+def add_virtual(path: Path) -> None:
+    with h5py.File(path, "a") as file:
+        file.create_virtual_dataset("x", virtual(path))
 
 
 def link(path: Path) -> None:

@@ -302,6 +302,8 @@ def test_a_vector_correlator_at_time_zero_needs_a_finite_omega_max(write_config:
         (b"name: a\n? [b, c]\n: d\n", 2, "not valid YAML"),
         (b"name: !!python/object/apply:os.getcwd []\n", 1, "not valid YAML"),
         (b"name: " + b"[" * 1000, 1, "not valid YAML"),
+        (b"name: !!timestamp x\n", 1, "not valid YAML"),
+        (b"name: !!bool x\n", 1, "not valid YAML"),
     ],
     ids=[
         "empty",
@@ -317,6 +319,8 @@ def test_a_vector_correlator_at_time_zero_needs_a_finite_omega_max(write_config:
         "key that is a list",
         "python object",
         "bottomless",
+        "no timestamp",
+        "no truth value",
     ],
 )
 def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path: Path, content: bytes, line: int, words: str) -> None:

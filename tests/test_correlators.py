@@ -79,6 +79,12 @@ def write_hdf5_covariance(path: Path, x: np.ndarray) -> dict[str, str]:
     return {"dataset": "octet(0)", "error": "mean"}
 
 
+def write_hdf5_covariance_alone(path: Path, x: np.ndarray) -> dict[str, str]:
+    with h5py.File(path, "w") as file:
+        file["mean"], file["cov"] = x.mean(axis=0), covariance_of_mean(x)
+    return {"error": "mean"}
+
+
 def write_hdf5_covariance_of_one(path: Path, x: np.ndarray) -> dict[str, object]:
     with h5py.File(path, "w") as file:
         file["octet(0)/mean"], file["octet(0)/cov"] = x.mean(axis=0), np.cov(x, rowvar=False)
@@ -174,6 +180,7 @@ def write_gvars(path: Path, x: np.ndarray) -> dict[str, str]:
         ("x.hdf5", write_hdf5_jackknife),
         ("x.h5", write_hdf5_that_says_so),
         ("x.h5", write_hdf5_covariance),
+        ("x.h5", write_hdf5_covariance_alone),
         ("x.h5", write_hdf5_covariance_of_one),
         ("x.npy", write_npy),
         ("x.npz", write_npz),
