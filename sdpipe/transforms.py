@@ -19,12 +19,16 @@ Inputs = Literal["whiten", "standardise"]
 
 ROWS = 65_536
 
+ROUNDING = float(np.finfo(np.float32).eps)
+"""Relative error of a stored clean C(t): what is smaller than that, no estimator can be fitted to."""
+
 
 @dataclass(frozen=True)
 class Moments:
     """Moments over training samples of clean C (t,) and targets y (E,), and the mean noise covariance.
 
-    ``noise`` = <s^2> Cov_latt (t, t), ``cross`` = Cov(C, y) (t, E), ``target_covariance`` = Cov(y) (E, E).
+    ``covariance`` (t, t) is Cov(C) + diag(ROUNDING^2 <C^2>): C is stored in single precision, and lattice noise may be
+    far below that at late times, where Cov(C) alone is singular to rounding. ``noise`` = <s^2> Cov_latt (t, t), ``cross`` = Cov(C, y) (t, E), ``target_covariance`` = Cov(y) (E, E).
     """
 
     mean: Array
@@ -55,6 +59,7 @@ class Moments:
             cross += c.T @ dy / n
             target_covariance += dy.T @ dy / n
             power += np.sum(noise.scale(C) ** 2) / n
+        covariance += np.diag(ROUNDING**2 * (np.diag(covariance) + mean**2))
         return cls(mean, covariance, power * noise.covariance, target_mean, cross, target_covariance)
 
 

@@ -126,8 +126,8 @@ class KernelSpan:
 
     sigma_k and u_k are singular values and left vectors of L^-1 b_T(t, omega), L L^T = Cov_latt, with measure d omega
     on a fine logarithmic grid above ``low`` GeV. A rho of size AMPLITUDE, in the normalisation of the prior, adds at
-    most AMPLITUDE sigma_k / s to the data along u_k, in standard deviations. Where this is below 1 they should hold
-    noise alone.
+    most r_k = AMPLITUDE sigma_k / s to the data along u_k, in standard deviations. Where r_k is below 1 they should
+    hold noise alone, elsewhere no more than r_k and noise.
     """
 
     noise: Noise
@@ -143,11 +143,18 @@ class KernelSpan:
         return cls(noise, vectors, singular)
 
     def check(self, correlators: Array) -> tuple[Array, Array]:
-        """Return chi^2 (n,) between C (n, t) and the nearest correlator in the span, and its degrees of freedom."""
+        """Return chi^2 (n,) between C (n, t) and the nearest correlator in the span, and its degrees of freedom.
+
+            chi^2 = sum_k max(|d_k| - r_k, 0)^2, d = u^T L^-1 C / s, with 0 for the r_k below 1
+
+        The terms that are not zero are the degrees of freedom. Given which these are, the sum of a correlator in the
+        span is no larger in distribution than a chi^2 with as many.
+        """
         scales = np.abs(self.noise.scale(correlators))[:, None]
-        data = np.linalg.solve(self.noise.cholesky, correlators.T).T / scales
-        outside = AMPLITUDE * self.singular <= scales
-        return np.sum((data @ self.vectors) ** 2 * outside, axis=1), outside.sum(axis=1)
+        data = np.abs(np.linalg.solve(self.noise.cholesky, correlators.T).T @ self.vectors) / scales
+        reach = AMPLITUDE * self.singular / scales
+        excess = np.maximum(data - np.where(reach > 1, reach, 0), 0)
+        return np.sum(excess**2, axis=1), np.sum(excess > 0, axis=1)
 
 
 def chi2_p_value(chi2: Array, dof: Array, samples: int | None = None) -> Array:

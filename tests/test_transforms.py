@@ -57,7 +57,25 @@ def test_moments_of_single_precision_are_summed_in_double(clean):
     C, y = (np.tile(a.astype(np.float32) + np.float32(100), (20, 1)) for a in clean)
     m = Moments.of(C, y, NOISE)
     assert m.mean == pytest.approx(C.astype(float).mean(axis=0), rel=1e-12)
-    assert m.covariance == pytest.approx(np.cov(C.T.astype(float), ddof=0), rel=1e-9)
+    rounding = np.diag(transforms.ROUNDING**2 * np.mean(C.astype(float) ** 2, axis=0))
+    assert m.covariance == pytest.approx(np.cov(C.T.astype(float), ddof=0) + rounding, rel=1e-9)
+
+
+def test_later_times_never_harm_the_linear_estimator_even_with_noise_below_single_precision():
+    """A heavy state: at t = 32 the noise is 1e-14 of the spread of C(t) over the prior."""
+    losses = []
+    for last in (16, 32):
+        grid = Observables(Kernel("periodic", 64), tuple(range(1, last + 1)), (0.3,), (0.3, 0.8, 1.3, 1.8))
+        made = generate(ChebyshevPrior(16), grid, 1, 0, 6000)
+        noise = synthetic(grid.times, np.exp(-1.2 * np.arange(1, last + 1)), r1=1e-4, delta=0.0, tau=4.0)
+        C, y = made.correlator.astype(np.float32), made.smeared[:, 0]
+        moments = Moments.of(C[:5000], y[:5000], noise)
+        transform = InputTransform.fit(moments, "whiten")
+        linear = LinearEstimator.fit(moments, transform)
+        x = transform(noise.draw(C[5000:].astype(float), 1, np.random.default_rng(1))[:, 0])
+        losses.append(np.abs(linear(x) - y[5000:]).mean())
+        assert (np.diag(linear.unresolved) > 0).all()
+    assert losses[1] < 1.05 * losses[0]
 
 
 def test_standardised_clean_inputs_have_zero_mean_and_unit_deviation(clean):
