@@ -6,6 +6,7 @@ import getpass
 import logging
 import os
 import queue
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -144,22 +145,35 @@ def recorded(log: Path) -> Iterator[None]:
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back to the end of the block: what is half started could not be closed."""
+    came: list[int] = []
+    handlers = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+@contextmanager
 def local_workers(count: int, say: Callable[[str], None]) -> Iterator[Client]:
     """Start ``count`` worker processes on this machine, reached over TLS at 127.0.0.1 only."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with (
-        dask.config.set(SETTINGS),
-        LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            security=True,  # temporary certificates, in memory: other users of this machine reach 127.0.0.1 too
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with dask.config.set(SETTINGS), ExitStack() as started:
+        with uninterrupted():
+            cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                security=True,  # temporary certificates, in memory: other users of this machine reach 127.0.0.1 too
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
+            client = started.enter_context(Client(started.enter_context(cluster)))
         announce(client, say)
         yield client
 
