@@ -66,7 +66,9 @@ def collect(draws: xr.Dataset, resolution: Resolution, levels: Sequence[float], 
     }
 
     def mean(x: xr.DataArray, *over: str) -> xr.DataArray:
-        return x.where(tested).mean(("sample", *over))
+        """Return the mean over tested draws; NaN where one of them is NaN."""
+        known = (x.notnull() | ~tested).all(("sample", *over))
+        return x.where(tested).mean(("sample", *over)).where(known)
 
     def by(name: str, parts: dict[str, xr.DataArray]) -> xr.DataArray:
         return xr.concat(parts.values(), dim=name).assign_coords({name: np.array(list(parts), object)})

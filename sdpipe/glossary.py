@@ -15,7 +15,10 @@ TERMS = (
     ("calibrated", "total times the factor that makes it cover its level of the draws of the prior, at each σ and E"),
     ("linear", "the best linear estimator of the central training set; its width is calibrated in the same way"),
     ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
-    ("coverage %", "share of draws and energies with the truth inside the error"),
+    (
+        "coverage %",
+        "share of draws and energies with the truth inside the error; linear: inside the linear estimator's own",
+    ),
     (
         "holds, too narrow, too wide",
         f"coverage within {BAND:g} binomial standard deviations of its level, below, above",

@@ -167,7 +167,7 @@ def _validation(source: Source) -> list[Section]:
     level = found.attrs["quoted"]
     words = {
         "pulls": "Histogram of (central − truth) / total error of each family, with the normal density",
-        "coverage": "Coverage of the calibrated error against its level, with the binomial band",
+        "coverage": "Coverage of the calibrated error against its level, with its band; dashed: linear estimator",
         "coverage-energy": f"Coverage of the calibrated error at level {level:g} against E",
         "width": "Mean half width of each error, and the bias, by family",
     }

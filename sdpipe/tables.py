@@ -65,7 +65,8 @@ def numbers(values: NDArray[np.float64], error: NDArray[np.float64]) -> list[str
     >>> numbers(np.array([1.5e-6, 2.5e-7]), np.array([3e-8, 4e-8]))
     ['1.5000e-06', '2.5000e-07']
     """
-    typical, largest = np.median(error[error > 0]) if (error > 0).any() else 1, np.abs(values).max(initial=0)
+    typical = np.median(error[error > 0]) if (error > 0).any() else 1
+    largest = np.abs(values[np.isfinite(values)]).max(initial=0)
     first, top = (int(np.floor(np.log10(x))) if x > 0 else 0 for x in (typical, largest))
     decimals = max(2 - first, 0)
     spec = f".{decimals}f" if max(decimals, top) <= DECIMALS else f".{max(2 - first + top, 2)}e"
@@ -106,11 +107,12 @@ def validation_rows(validation: xr.Dataset, level: float) -> tuple[list[str], li
     """Return header and rows: each family and sigma at one level, how often the truth lies inside each error.
 
     The verdict on the calibrated coverage, see :func:`~sdpipe.calibration.verdict`, is for the family as a whole.
+    An estimate that is NaN is outside its error; it makes the mean difference and the mean width NaN.
     """
     at = validation[["coverage_of", "mae", "width", "flag_rate"]].assign(tested=validation.tested.sum("sample"))
     at = at.sel(level=level).stack(row=("family", "sigma"))
     columns = {"family": list(map(str, at.family.values)), "sigma [GeV]": [f"{s:g}" for s in at.sigma.values]}
-    for budget in ("published", "total", "calibrated"):
+    for budget in ("published", "total", "calibrated", "linear"):
         columns[f"coverage {budget} %"] = [f"{100 * c:.1f}" for c in at.coverage_of.sel(budget=budget).values]
     for budget in ("total", "calibrated"):
         pairs = zip(at.coverage_of.sel(budget=budget).values, at.tested.values, strict=True)

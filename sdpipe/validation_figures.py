@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdpipe import figures
-from sdpipe.calibration import band
+from sdpipe.calibration import band, conformal_rank
 from sdpipe.figures import COLOURS
 
 WIDEST_PULL = 5.0
@@ -24,6 +24,14 @@ def _family_colours(validation: xr.Dataset) -> list[tuple[str, str]]:
 def _tested(validation: xr.Dataset, family: str, name: str) -> np.ndarray:
     one = validation.sel(family=family)
     return one[name].values[one.tested.values]
+
+
+def _linear_rank(validation: xr.Dataset) -> xr.DataArray:
+    """Return the level at which the calibrated error of the linear estimator just covers the truth."""
+    score = np.abs(validation.linear - validation.truth) / validation.linear_error
+    score = score.transpose("family", "sample", "E")
+    calibration = score.values[0][~validation.tested.values[0]]
+    return score.copy(data=np.stack([conformal_rank(one, calibration) for one in score.values]))
 
 
 def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
@@ -40,15 +48,22 @@ def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
 
 
 def coverage_against_level(validation: xr.Dataset, ax: Axes) -> Axes:
-    """Draw the share of energies and draws within the calibrated error at every level, with the binomial band."""
+    """Draw the share of energies and draws within the calibrated error at every level, with the binomial band.
+
+    Dashed, in the colour of the family: the same for the calibrated error of the linear estimator.
+    """
     levels = np.linspace(0.02, 0.99, 98)
+    validation = validation.assign(linear_rank=_linear_rank(validation))
     for family, colour in _family_colours(validation):
-        rank = np.sort(_tested(validation, family, "rank").ravel())
-        ax.plot(levels, np.searchsorted(rank, levels, side="right") / rank.size, color=colour, label=family)
+        for name, style, label in (("rank", "-", family), ("linear_rank", "--", None)):
+            rank = np.sort(_tested(validation, family, name).ravel())
+            share = np.searchsorted(rank, levels, side="right") / rank.size
+            ax.plot(levels, share, color=colour, ls=style, lw=1 if label is None else None, label=label)
+    ax.plot([], [], color="0.4", ls="--", lw=1, label="linear estimator")
     count = int(validation.tested.isel(family=0).sum())
     width = np.array([band(level, count) for level in levels])
     ax.fill_between(levels, levels - width, levels + width, color="0.85", lw=0, label="binomial band, 3 σ")
-    ax.plot(levels, levels, color=COLOURS[6], ls="--", lw=1)
+    ax.plot(levels, levels, color=COLOURS[6], ls=":", lw=1)
     ax.set(xlabel="level", ylabel="coverage of the calibrated error", xlim=(0, 1), ylim=(0, 1.02))
     ax.legend(fontsize=8)
     return ax

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 from sdpipe.calibration import Resolution
 from sdpipe.coverage import collect
 from sdpipe.tables import validation_rows
+from sdpipe.validation_figures import coverage_against_level
 
 LEVELS = (0.683, 0.954)
 COUNT = 2000
@@ -110,6 +112,44 @@ def test_the_linear_estimator_is_judged_at_equal_coverage() -> None:
     assert float(width.sel(budget="linear") / width.sel(budget="calibrated")) == pytest.approx(2, rel=0.1)
     mae = v.mae.sel(family="chebyshev").mean("sigma")
     assert float(mae.sel(estimator="linear") / mae.sel(estimator="networks")) == pytest.approx(2, rel=0.1)
+
+
+def test_the_table_shows_the_coverage_of_the_linear_estimator() -> None:
+    draws = planted(1.0)
+    draws["linear"][1] = draws.truth[1] + 5 * (draws.linear[1] - draws.truth[1])
+    v = measure(draws)
+    header, rows = validation_rows(v, 0.683)
+    assert header[header.index("coverage calibrated %") + 1] == "coverage linear %"
+    shown = [float(row[header.index("coverage linear %")]) for row in rows]
+    assert shown == pytest.approx(100 * v.coverage_of.sel(budget="linear", level=0.683)[:, 0].values, abs=0.05)
+    assert abs(shown[0] - 68.3) < 3
+    assert shown[1] < 25
+
+
+def test_the_coverage_figure_shows_the_linear_estimator_beside_the_networks() -> None:
+    v = measure(planted(1.0, off=3.0))
+    lines = coverage_against_level(v.isel(sigma=0), Figure().subplots()).lines
+    for budget, style in (("calibrated", "-"), ("linear", "--")):
+        drawn = [line for line in lines if line.get_linestyle() == style and len(line.get_xdata()) > 0]
+        for line, family in zip(drawn, v.family.values, strict=True):
+            at = np.interp(0.683, line.get_xdata(), line.get_ydata())
+            expected = float(v.coverage_of.sel(budget=budget, family=family, level=0.683)[0])
+            assert at == pytest.approx(expected, abs=0.01)
+
+
+def test_an_estimate_that_is_nan_shows_in_the_table() -> None:
+    draws = planted(1.0)
+    draws["linear"][1, 7, 0, 1] = np.nan
+    draws["linear_error"][1, 7, 0, 1] = np.nan
+    header, rows = validation_rows(measure(draws), 0.683)
+    shown = dict(zip(header, zip(*rows, strict=True), strict=True))
+    for column in ("MAE linear", "width linear"):
+        assert shown[column][1] == "nan"
+        assert float(shown[column][0]) > 0
+    for column in ("MAE networks", "width published", "width calibrated"):
+        assert all(float(cell) > 0 for cell in shown[column])
+    draws["linear"][0, 0, 0, 1] = np.nan  # a draw that calibrates is not in the means
+    assert np.isfinite(measure(draws).mae.sel(family="chebyshev")).all()
 
 
 def test_flags_are_rare_for_the_prior_and_certain_far_from_it() -> None:
