@@ -13,6 +13,8 @@ from sdpipe.calibration import verdict
 SHOWN_ENERGIES = 12
 DECIMALS = 7
 """Most decimals, and most digits before the point, of a column without powers of ten."""
+FINEST = 1e-3
+"""The smallest error, relative to the largest, whose digits the other numbers of a budget follow."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -73,14 +75,32 @@ def numbers(values: NDArray[np.float64], error: NDArray[np.float64]) -> list[str
     return [format(v, spec) for v in values]
 
 
+def two_digits(error: float) -> str:
+    """Return an error with two significant digits of its own.
+
+    >>> [two_digits(x) for x in (0.000182, 2.1e-6, 0.0301, 9.96, 123.4, 0.0)]
+    ['0.00018', '2.1e-06', '0.030', '10', '120', '0']
+    """
+    rounded = float(f"{error:.1e}")
+    if 10 <= rounded < 10**DECIMALS:
+        return f"{rounded:.0f}"
+    return f"{error:#.2g}" if error else "0"
+
+
 def budget_rows(budget: xr.Dataset, every: int = 1) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the budget at one sigma: E, central value, each source, total and calibrated error, the
-    linear estimate, truth and pull."""
-    total = budget.total.values
-    columns = {"E [GeV]": [f"{E:.4f}" for E in budget.E.values], "central": numbers(budget.central.values, total)}
-    columns |= {str(s): numbers(one, one) for s, one in zip(budget.source.values, budget.error.values, strict=True)}
-    others = [name for name in ("total", "calibrated", "linear", "truth") if name in budget]
-    columns |= {name: numbers(budget[name].values, total) for name in others}
+    linear estimate, truth and pull.
+
+    Each error has two digits of its own; all else has the digits of the smallest total error, down to FINEST of the
+    largest.
+    """
+    total = np.sort(budget.total.values[budget.total.values > 0])
+    finest = 10 * total[:1].clip(FINEST * total.max(initial=0))
+    values = {name: numbers(budget[name].values, finest) for name in ("central", "linear", "truth") if name in budget}
+    errors = dict(zip(map(str, budget.source.values), budget.error.values, strict=True))
+    errors |= {name: budget[name].values for name in ("total", "calibrated") if name in budget}
+    columns = {"E [GeV]": [f"{E:.4f}" for E in budget.E.values], "central": values.pop("central")}
+    columns |= {name: [two_digits(x) for x in column] for name, column in errors.items()} | values
     if "pull" in budget:
         columns["pull"] = [f"{pull:+.2f}" for pull in budget.pull.values]
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)][::every]

@@ -1,6 +1,7 @@
 """The error budget of arXiv:2307.00808, sec. 5, against its formulas written out in NumPy."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -183,3 +184,32 @@ def test_a_table_shows_as_many_digits_of_small_numbers_as_of_large_ones(rho, tru
     total = large[:, -3]
     np.testing.assert_allclose(1e9 * small, large, atol=0.01 * np.median(total))
     assert (small[:, -3] > 0).all()
+
+
+def test_every_error_in_a_table_has_two_digits_of_its_own(rho, truth) -> None:
+    """Errors that differ by powers of ten between energies: none is printed as zero, none with digits to spare."""
+    by_energy = xr.DataArray([1e-6, 1e-4, 1e-2, 1.0, 150.0], dims="E", coords={"E": E})
+    budget = error_budget(1.0 + by_energy * rho, "Nmax", REFERENCES, truth).isel(sigma=0)
+    budget["calibrated"] = 1.1 * budget.total
+    header, rows = budget_rows(budget)
+    errors = {str(s): budget.error.sel(source=s).values for s in budget.source.values}
+    errors |= {name: budget[name].values for name in ("total", "calibrated")}
+    for name, exact in errors.items():
+        cells = [row[header.index(name)] for row in rows]
+        assert [f"{float(cell):.1e}" for cell in cells] == [f"{x:.1e}" for x in exact], name
+        assert all(re.fullmatch(r"0|0\.0*[1-9]\d|\d\.\d(e-\d\d)?|[1-9]\d0*", cell) for cell in cells), cells
+
+
+def test_a_table_of_a_budget_without_any_error_shows_zeros(rho) -> None:
+    header, rows = budget_rows(error_budget(xr.ones_like(rho), "Nmax", REFERENCES).isel(sigma=0))
+    assert {row[header.index("total")] for row in rows} == {"0"}
+    assert {float(row[header.index("central")]) for row in rows} == {1.0}
+
+
+def test_central_value_and_truth_show_the_digits_of_the_smallest_error(rho, truth) -> None:
+    by_energy = xr.DataArray([1e-3, 0.1, 1.0, 1.0, 1.0], dims="E", coords={"E": E})
+    budget = error_budget(truth + by_energy * (rho - truth), "Nmax", REFERENCES, truth).isel(sigma=0)
+    header, rows = budget_rows(budget)
+    first = {name: float(cell) for name, cell in zip(header, rows[0], strict=True)}
+    pull = (first["central"] - first["truth"]) / first["total"]
+    assert pull == pytest.approx(first["pull"], abs=0.05 * abs(first["pull"]) + 0.05)
