@@ -102,6 +102,19 @@ def test_a_table_sorts_by_number_and_by_name_with_the_keyboard(report: Chrome) -
     assert [h.get_attribute("aria-sort") for h in heads[:3]] == ["ascending", "none", "none"]
 
 
+def test_the_errors_of_a_budget_sort_by_number(report: Chrome) -> None:
+    title, index = ask(
+        report,
+        "(() => {const t = document.querySelector('details table'), heads = [...t.tHead.rows[0].cells];"
+        " t.closest('details').open = true; const i = heads.findIndex(h => h.textContent === 'latt');"
+        " t.createCaption().textContent = 'under test'; heads[i].querySelector('button').click();"
+        " return ['under test', i]})()",
+    )
+    errors = column(report, title, index)
+    assert len(set(errors)) > 5
+    assert errors == sorted(errors, key=float)
+
+
 def test_it_fits_a_phone(report: Chrome) -> None:
     width, height = PHONE
     metrics = {"width": width, "height": height, "deviceScaleFactor": 3, "mobile": True}
