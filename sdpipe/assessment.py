@@ -42,7 +42,7 @@ def flags_of(predictions: xr.Dataset, p_value: float | None) -> list[str]:
     flags = list(predictions.attrs["flags"])
     if p_value is not None and p_value < SUSPICIOUS:
         flags.append(
-            f"out of distribution: p = {p_value:.2g} that the training set holds such a correlator; "
+            f"out of distribution: p = {p_value:.3g} that the training set holds such a correlator; "
             "the calibrated error promises nothing here"
         )
     return flags

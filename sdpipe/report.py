@@ -108,7 +108,7 @@ def _target_facts(source: Source, name: str) -> Facts:
         rows.append(("Correlator", describe(read)))
     rows.append(("scale", f"{a['scale']:.4g}"))
     if "calibrated" in budget:
-        rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.2g}")]
+        rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.3g}")]
     rows.append(("back_check", f"{a['back_check']:.2g}; χ²/dof = {a['chi2']:.1f}/{a['dof']}"))
     return Facts(rows)
 

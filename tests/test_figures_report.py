@@ -195,7 +195,7 @@ def test_every_target_shows_how_it_was_read_and_tested(finished_copy: Path) -> N
     budget = run.budget["o3"]
     text = re.sub(r"\s+", " ", " ".join(Page(render(run.config, run.layout)).text))
     assert text.count("Correlator 225 configurations in bins of 5, tau_int 0.71 +- 0.16; covariance full") == 1
-    assert f"scale 1 Level of calibrated 68.3% p_value {budget.attrs['p_value']:.2g}" in text
+    assert f"scale 1 Level of calibrated 68.3% p_value {budget.attrs['p_value']:.3g}" in text
     assert text.count("back_check") == len(run.config.targets) + 1
     assert "None" not in text
     for word, meaning in glossary.TERMS:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import sdpipe
 from sdpipe import samples
+from sdpipe.assessment import flags_of
 from sdpipe.kernels import Kernel, Observables
 from sdpipe.noise import Noise, synthetic
 from sdpipe.spectra import ChebyshevPrior, o3
@@ -179,3 +181,9 @@ def test_with_a_covariance_from_few_configurations_the_back_check_still_holds(no
         p.append(chi2_p_value(chi2, dof, 40)[0])
     assert np.mean(np.array(p) < IMPOSSIBLE) <= 0.01
     assert np.mean(np.array(p) < 0.5) == pytest.approx(0.5, abs=0.12)
+
+
+def test_a_p_value_just_below_the_limit_is_printed_as_such() -> None:
+    predictions = xr.Dataset(attrs={"flags": []})
+    assert flags_of(predictions, 2 / 201)[0].startswith("out of distribution: p = 0.00995 that")
+    assert flags_of(predictions, 0.01) == flags_of(predictions, None) == []
