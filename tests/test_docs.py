@@ -43,6 +43,18 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), target
 
 
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_every_table_has_its_header_and_no_gap(path: Path) -> None:
+    """A row after a blank line is no row: it is shown as text."""
+    for block in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")):
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        if rows:
+            assert len(rows) > 2, rows[0]
+            assert re.fullmatch(r"\|(\s*:?-+:?\s*\|)+", rows[1]), rows[0]
+            cells = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+            assert len(cells) == 1, rows[0]
+
+
 def test_the_method_names_every_module_of_the_physics() -> None:
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
     for module in ("kernels", "spectra", "quadrature", "samples", "noise", "transforms", "networks", "training"):
