@@ -33,13 +33,15 @@ HELP = {
 EXAMPLES = {
     "generate": "sdpipe generate configs/quickstart.yaml spectra.Nrho=50000 --run runs/mine",
     "train": "sdpipe train runs/mine training.replicas=5 -v",
-    "predict": "sdpipe predict runs/mine targets.o3.threshold=0.8",
+    "predict": "sdpipe predict runs/mine targets.other.kind=correlator targets.other.path=other.h5",
     "validate": "sdpipe validate runs/mine validation.samples=4000",
     "analyze": "sdpipe analyze runs/mine > tables.txt",
     "report": "sdpipe report runs/mine",
     "run": "sdpipe run configs/quickstart.yaml cluster.cpu=slurm-cpu --run runs/mine --dry-run",
     "status": "sdpipe status runs/mine --json",
 }
+
+WHAT_CONFIG_IS = "CONFIG is a YAML file, or the directory of a run, whose own config is then taken."
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,7 +58,8 @@ def _overview() -> argparse.ArgumentParser:
         prog="sdpipe",
         usage="sdpipe STAGE CONFIG [KEY=VALUE ...] [--run DIR] [--dry-run] [-q | -v]",
         description="Smeared spectral densities from lattice correlators, with a full error budget.\n\nstages:\n"
-        + "\n".join(f"  {stage:{width}}  {text}" for stage, text in HELP.items()),
+        + "\n".join(f"  {stage:{width}}  {text}" for stage, text in HELP.items())
+        + f"\n\n{WHAT_CONFIG_IS}",
         epilog="Exit status: 0 done; 2 a fault that you can mend; 1 anything else; 130 interrupted.\n"
         "sdpipe STAGE --help says more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -69,7 +72,7 @@ def _overview() -> argparse.ArgumentParser:
 def _stage_parser(stage: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"sdpipe {stage}",
-        description=HELP[stage],
+        description=f"{HELP[stage]}\n\n{WHAT_CONFIG_IS}",
         epilog=f"Example: {EXAMPLES[stage]}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
+import sdpipe
 from sdpipe import __version__, store
 from sdpipe import cli as command_line
 from sdpipe.cli import EXAMPLES, HELP
@@ -46,6 +48,7 @@ def test_help_names_its_stage_and_imports_nothing_heavy(stage: str | None, shell
     outcome = shell("-c", PROBE, *([stage] if stage else []), "--help", cwd=tmp_path)
     assert (outcome.status, outcome.err) == (0, "")
     assert imported(outcome).isdisjoint(HEAVY)
+    assert "CONFIG is a YAML file, or the directory of a run" in outcome.out
     if stage is None:
         assert all(text in outcome.out for text in HELP)
     else:
@@ -59,6 +62,17 @@ def test_the_example_of_a_stage_can_be_typed(stage: str) -> None:
     arguments = command_line._arguments(words)
     assert (program, arguments.stage) == ("sdpipe", stage)
     assert all("=" in override for override in arguments.overrides)
+
+
+def test_the_example_of_predict_adds_a_file_to_a_trained_run(
+    cli: Cli, finished_copy: Path, write_hdf5: Callable[..., Path], configurations: np.ndarray
+) -> None:
+    data = write_hdf5("other.h5", {"C": configurations})
+    _, *words = EXAMPLES["predict"].replace("runs/mine", str(finished_copy)).replace("other.h5", str(data)).split()
+    outcome = cli(*words)
+    assert outcome.status == 0, outcome.err
+    assert "other" in sdpipe.open_run(finished_copy).predictions
+    assert load_config(finished_copy).targets["other"].kind == "correlator"
 
 
 def test_version(cli: Cli) -> None:
