@@ -85,6 +85,7 @@ class Run:
     def integral(self, target: str, f: Weight, between: tuple[float, float] | None = None) -> xr.Dataset:
         """Return I = ∫ f(E) rho_sigma(E) dE of one target with every error of the budget, see :func:`sdpipe.integral`.
 
+        Its errors are those of the total, not of the calibrated error, which is a promise for one energy at a time.
         Its attribute ``flags`` says what speaks against the result. Raises UserError where there is no prediction of
         the target, and for an f or limits that cannot be used.
         """
