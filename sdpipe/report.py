@@ -109,7 +109,8 @@ def _target_facts(source: Source, name: str) -> Facts:
     rows.append(("scale", f"{a['scale']:.4g}"))
     if "calibrated" in budget:
         rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.3g}")]
-    rows.append(("back_check", f"{a['back_check']:.2g}; χ²/dof = {a['chi2']:.1f}/{a['dof']}"))
+    beyond = f"χ²/dof = {a['chi2']:.1f}/{a['dof']}" if a["dof"] else "all of the data within reach of the kernel"
+    rows.append(("back_check", f"{a['back_check']:.3g}; {beyond}"))
     return Facts(rows)
 
 

@@ -28,7 +28,8 @@ class Moments:
     """Moments over training samples of clean C (t,) and targets y (E,), and the mean noise covariance.
 
     ``covariance`` (t, t) is Cov(C) + diag(ROUNDING^2 <C^2>): C is stored in single precision, and lattice noise may be
-    far below that at late times, where Cov(C) alone is singular to rounding. ``noise`` = <s^2> Cov_latt (t, t), ``cross`` = Cov(C, y) (t, E), ``target_covariance`` = Cov(y) (E, E).
+    far below that at late times, where Cov(C) alone is singular to rounding. ``noise`` = <s^2> Cov_latt (t, t),
+    ``cross`` = Cov(C, y) (t, E), ``target_covariance`` = Cov(y) (E, E).
     """
 
     mean: Array
