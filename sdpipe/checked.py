@@ -23,6 +23,9 @@ METADATA = "metadata_sha256"
 
 CHUNK = re.compile(r"(?:^|/)c(?:/\d+)*$")
 
+CRC_BYTES = 4
+"""Bytes of the checksum at the end of a chunk; those of nothing are zeros, so a chunk must be longer."""
+
 Json = dict[str, Any]
 
 
@@ -63,9 +66,11 @@ def check_metadata(store: Path) -> None:
 
 
 def check_chunk(file: Path, data: Any) -> None:
-    """Raise DamageError where the bytes of a chunk do not end with their CRC-32C."""
+    """Raise DamageError where the bytes of a chunk do not end with their CRC-32C, or are no more than that."""
     view = memoryview(data)
-    if google_crc32c.value(bytes(view[:-4])) != int.from_bytes(view[-4:], "little"):
+    if len(view) <= CRC_BYTES:
+        raise DamageError(file, f"damaged (cut to {len(view)} bytes)")
+    if google_crc32c.value(bytes(view[:-CRC_BYTES])) != int.from_bytes(view[-CRC_BYTES:], "little"):
         raise DamageError(file, "damaged (wrong checksum)")
 
 

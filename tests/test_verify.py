@@ -145,6 +145,25 @@ def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
     assert_same_network(checkpoint.load(finished_copy / network), checkpoint.load(finished.root / network))
 
 
+@pytest.mark.parametrize("size", [0, 1, 4])
+def test_a_chunk_cut_to_its_checksum_or_less_is_damage(
+    cli: Cli, serial: SerialPool, finished: Finished, finished_copy: Path, size: int
+) -> None:
+    """The CRC-32C of nothing is four NUL bytes."""
+    chunk = finished_copy / "predictions.zarr/o3/rho/c/0/0/0/0/0"
+    chunk.write_bytes(bytes(size))
+    assert f"error: {chunk}: damaged (cut to {size} bytes)" in cli("status", finished_copy, "--verify").err
+    marker = finished_copy / ".sdpipe/predict/o3.json"
+    assert not marker.exists()
+    marker.write_bytes((finished.root / ".sdpipe/predict/o3.json").read_bytes())
+    (finished_copy / ".sdpipe/analyze/o3.json").unlink()
+    assert f"error: {chunk}: damaged (cut to {size} bytes)" in cli("analyze", finished_copy).err
+    assert not marker.exists()
+    assert cli("run", finished_copy).status == 0
+    assert serial.done == ["predict-o3"]
+    assert chunk.read_bytes() == (finished.root / chunk.relative_to(finished_copy)).read_bytes()
+
+
 def test_python_reads_no_damage(finished_copy: Path) -> None:
     run = sdpipe.open_run(finished_copy)
     (finished_copy / "predictions.zarr/o3/correlator/c/0/0").unlink()
