@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 from sdpipe import problem, store
 from sdpipe.blocks import (
+    VALIDATION_BLOCK,
     Block,
     StackTask,
     ValidationBlock,
@@ -13,6 +15,7 @@ from sdpipe.blocks import (
     training_blocks,
     training_template,
     validation_blocks,
+    validation_template,
 )
 from sdpipe.config import Config
 from sdpipe.errors import UserError
@@ -31,13 +34,15 @@ def blocks(config: Config, layout: Layout) -> list[Block]:
         return every
     missing = set(layout.markers("generate", problem.training_hash(config)).missing([b.name for b in every]))
     _, variables = training_template(config)
+    step = chunk_samples(config)
+    return [b for b in every if b.name in missing or not _chunks_are_there(layout.training, variables, b, step)]
 
-    def whole(block: Block) -> bool:
-        at = (block.row, block.start // chunk_samples(config))
-        files = (store.chunk(layout.training, name, at, len(v.dims)) for name, v in variables.items())
-        return all(file.exists() for file in files)
 
-    return [b for b in every if b.name in missing or not whole(b)]
+def _chunks_are_there(
+    path: Path, variables: dict[str, store.Variable], block: Block | ValidationBlock, step: int
+) -> bool:
+    at = (block.row, block.start // step)
+    return all(store.chunk(path, name, at, len(v.dims)).is_file() for name, v in variables.items())
 
 
 def training_is_current(config: Config, layout: Layout) -> bool:
@@ -96,17 +101,24 @@ def predictions(config: Config, layout: Layout) -> list[str]:
 
 
 def validation_draws(config: Config, layout: Layout) -> list[ValidationBlock]:
-    """Return the blocks of validation draws that are still to predict."""
+    """Return the blocks of validation draws that are still to predict, told as those of ``training.zarr`` are."""
     every = validation_blocks(config)
     if not draws_are_current(config, layout):
         return every
     missing = set(layout.markers("validate", problem.draws_hash(config)).missing([b.name for b in every]))
-    return [b for b in every if b.name in missing]
+    _, variables = validation_template(config)
+    step = VALIDATION_BLOCK
+    return [b for b in every if b.name in missing or not _chunks_are_there(layout.draws, variables, b, step)]
 
 
 def draws_are_current(config: Config, layout: Layout) -> bool:
     """Return whether the store of predicted draws is there and made from these inputs, complete or not."""
     return store.identity(layout.draws) == problem.draws_hash(config)
+
+
+def validation(config: Config, layout: Layout) -> bool:
+    """Return whether ``validate`` has anything to do: draws to predict, or ``validation.zarr`` to write."""
+    return bool(validation_draws(config, layout)) or not validation_is_current(config, layout)
 
 
 def validation_is_current(config: Config, layout: Layout) -> bool:
@@ -145,7 +157,7 @@ def anything(config: Config, layout: Layout, stages: list[str]) -> bool:
         "generate": lambda: blocks(config, layout) or not template_is_current(config, layout),
         "train": lambda: stacks(config, layout) or not history_is_current(config, layout),
         "predict": lambda: predictions(config, layout),
-        "validate": lambda: not validation_is_current(config, layout),
+        "validate": lambda: validation(config, layout),
         "analyze": lambda: budgets(config, layout),
         "report": lambda: report(config, layout),
     }

@@ -175,7 +175,7 @@ def validate(run: Context) -> bool:
     """Predict draws with known truth; write how well the error bars hold, and what calibrates them."""
     config, layout = run.config, run.layout
     pending.require_networks(config, layout)
-    if pending.validation_is_current(config, layout):
+    if not pending.validation(config, layout):
         return False
     from sdpipe import typicality, validation, validation_figures
     from sdpipe.coverage import collect
@@ -184,6 +184,8 @@ def validate(run: Context) -> bool:
     blocks = pending.validation_draws(config, layout)
     if blocks:
         _predict_draws(run, validation.validate_block, blocks)
+    if pending.validation_is_current(config, layout):  # made of these draws before they were damaged or lost
+        return True
     levels = sorted({*config.validation.levels, config.budget.level})
     made = collect(store.load(layout.draws), validation.residuals(config, layout), levels, config.budget.level)
     store.write_dataset(layout.validation, made, store.attributes(identity, config.seed))

@@ -34,11 +34,12 @@ class Stage:
     modified: float | None
 
 
-def _stage(name: str, done: int, total: int, unit: str, stale: bool, *paths: Path) -> Stage:
+def _stage(name: str, done: int, total: int, unit: str, stale: bool, *paths: Path, whole: bool = True) -> Stage:
+    """Return one stage, unfinished as well where all of it is done but its store is not ``whole``."""
     files = [f.stat() for path in paths for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file()]
     if stale:
         state = "stale"
-    elif done == total:
+    elif done == total and whole:
         state = "done"
     else:
         state = "unfinished" if done or files else "missing"
@@ -54,7 +55,8 @@ def survey(config: Config, layout: Layout) -> list[Stage]:
     """Return how far each stage is, in their order. Reads markers, attributes and file names only."""
     every, blocks = len(training_blocks(config)), len(pending.blocks(config, layout))
     stale_set = layout.training.exists() and not pending.training_is_current(config, layout)
-    generate = _stage("generate", every - blocks, every, "blocks", stale_set, layout.training)
+    whole = pending.template_is_current(config, layout)
+    generate = _stage("generate", every - blocks, every, "blocks", stale_set, layout.training, whole=whole)
 
     total = len(config.ensembles) * len(config.smearing.sigma) * config.training.replicas
     lost = [layout.network(s.ensemble, s.sigma_index, r) for s in pending.stacks(config, layout) for r in s.wanted]

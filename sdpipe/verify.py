@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdpipe import checked
-from sdpipe.blocks import training_blocks, validation_blocks
+from sdpipe.blocks import Block, ValidationBlock, training_blocks, validation_blocks
 from sdpipe.config import Config
 from sdpipe.errors import DamageError
 from sdpipe.files import STATE, read_sealed, remove
@@ -41,32 +41,40 @@ def checkpoints(layout: Layout) -> Iterator[DamageError]:
 
 
 def unfinished(config: Config, layout: Layout, file: Path) -> bool:
-    """Return whether ``file`` is of a store of blocks of which this one, or for draws any, is still to be written."""
-    if file.is_relative_to(layout.draws):
-        markers = layout.markers("validate", "")
-        return any(markers.noted(b.name) is None for b in validation_blocks(config))
+    """Return whether ``file`` is a chunk of a block that is still to be written."""
+    stage = "validate" if file.is_relative_to(layout.draws) else "generate"
     block = _block(config, layout, file)
-    return block is not None and layout.markers("generate", "").noted(block) is None
+    return block is not None and layout.markers(stage, "").noted(block) is None
 
 
 def _block(config: Config, layout: Layout, file: Path) -> str | None:
-    """Return the block of ``training.zarr`` that a chunk belongs to."""
-    parts = file.relative_to(layout.root).parts
-    if parts[0] != layout.training.name or len(parts) < 5:
+    """Return the block of ``training.zarr``, or of the predicted draws, that a chunk belongs to."""
+    blocks: list[Block] | list[ValidationBlock]
+    if file.is_relative_to(layout.training):
+        inside, blocks = file.relative_to(layout.training).parts, training_blocks(config)
+    elif file.is_relative_to(layout.draws):
+        inside, blocks = file.relative_to(layout.draws).parts, validation_blocks(config)
+    else:
         return None
-    row, column = int(parts[3]), int(parts[4])
-    blocks = [b for b in training_blocks(config) if b.row == row]
-    return blocks[column].name if column < len(blocks) else None
+    if len(inside) < 4:  # NAME/c/ROW/COLUMN: blocks have two dimensions or more
+        return None
+    row, column = int(inside[2]), int(inside[3])
+    names = [b.name for b in blocks if b.row == row]
+    return names[column] if column < len(names) else None
 
 
 def forget(config: Config, layout: Layout, file: Path) -> None:
     """Take the done-marker from what ``file`` belongs to, and from nothing else: the next run makes it anew.
 
-    An unfinished training has none; it is removed and begins anew, and so are the predicted draws of ``validate``.
+    An unfinished training has none; it is removed and begins anew. So are the predicted draws of ``validate`` where
+    their metadata or coordinates are damaged.
     """
     store, *inside = file.relative_to(layout.root).parts
     if file.is_relative_to(layout.draws):
-        remove(layout.draws)
+        if block := _block(config, layout, file):
+            layout.markers("validate", "").forget(block)
+        else:
+            remove(layout.draws)
         return
     if store == STATE:
         file.unlink(missing_ok=True)

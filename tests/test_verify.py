@@ -92,6 +92,8 @@ def test_a_flipped_byte_anywhere_is_found_and_named(finished_copy: Path) -> None
         ("predictions.zarr/o3/rho/c/0/0/0/0/0", "flipped", "predict-o3"),
         ("predictions.zarr/peaks/ensemble/c/0", "lost", "predict-peaks"),
         ("budget.zarr/prior/covariance/c/0/0/0", "cut short", None),
+        (".sdpipe/validate/draws.zarr/central/c/1/0/0/0", "flipped", "validate-o3-0000"),
+        (".sdpipe/validate/draws.zarr/spread/c/0/0", "lost", "validate-chebyshev-0000"),
     ],
 )
 def test_what_is_damaged_is_made_anew_and_nothing_else(
@@ -115,6 +117,7 @@ def test_what_is_damaged_is_made_anew_and_nothing_else(
     outcome = cli("status", finished_copy, "--verify")
     assert outcome.status == 2
     assert str(finished_copy / file.split("/")[0]) in outcome.err
+    assert "\nnext: sdpipe " in outcome.out
     assert cli("run", finished_copy).status == 0
     assert serial.done == ([redone] if redone else [])
     after = snapshot(finished_copy)
@@ -126,7 +129,8 @@ def test_what_is_damaged_is_made_anew_and_nothing_else(
     assert {n for n in before if n.split("/")[-1] != "zarr.json" and not n.startswith(("logs", ".sdpipe"))} <= same | {
         "report.html"
     }
-    assert cli("status", finished_copy, "--verify").status == 0
+    verified = cli("status", finished_copy, "--verify")
+    assert (verified.status, "next: " in verified.out) == (0, False)
 
 
 def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
@@ -143,6 +147,33 @@ def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
     assert chunk.read_bytes() == (finished.root / chunk.relative_to(finished_copy)).read_bytes()
     network = "networks/Nmax-sigma0-replica000.pt"
     assert_same_network(checkpoint.load(finished_copy / network), checkpoint.load(finished.root / network))
+
+
+@pytest.mark.parametrize("how", ["deleted", "metadata", "coordinate", "chunk lost", "array lost"])
+def test_status_and_validate_agree_on_damaged_draws(
+    cli: Cli, serial: SerialPool, snapshot: Snapshot, finished_copy: Path, how: str
+) -> None:
+    draws = finished_copy / ".sdpipe/validate/draws.zarr"
+    before = snapshot(draws)
+    if how == "deleted":
+        shutil.rmtree(draws)
+    elif how == "metadata":
+        flip(draws / "zarr.json", 100)
+    elif how == "coordinate":
+        flip(draws / "E/c/0", 3)
+        assert f"error: {draws / 'E/c/0'}: damaged" in cli("status", finished_copy, "--verify").err
+    elif how == "chunk lost":
+        (draws / "truth/c/1/0/0/0").unlink()
+    else:
+        shutil.rmtree(draws / "truth")
+    assert f"next: sdpipe validate {finished_copy}" in cli("status", finished_copy).out
+    assert "nothing to do" not in cli("validate", finished_copy).err
+    every = ["validate-chebyshev-0000", "validate-o3-0000"]
+    assert serial.done == (every[1:] if how == "chunk lost" else every)
+    assert {k: v for k, v in snapshot(draws).items() if "/c/" in k} == {k: v for k, v in before.items() if "/c/" in k}
+    assert cli("run", finished_copy).status == 0
+    assert "next: " not in cli("status", finished_copy, "--verify").out
+    assert "nothing to do" in cli("run", finished_copy).err
 
 
 @pytest.mark.parametrize("size", [0, 1, 4])
