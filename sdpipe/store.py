@@ -204,15 +204,17 @@ def is_array_whole(path: Path) -> bool:
 def read_attributes(path: Path) -> dict[str, Any]:
     """Return the attributes of a store without reading its arrays.
 
-    Raises UserError where it is missing or written with another schema, DamageError where it is damaged.
+    Raises UserError where it is missing or, intact, written with another schema; DamageError where it is damaged.
     """
     if not path.exists():
         raise UserError(f"{path}: missing")
     found = checked.attributes(path)
-    if found.get("schema") != SCHEMA:
+    ours = found.get("schema") == SCHEMA
+    if ours or checked.METADATA in found:  # another schema is believed where the hash fits, or where there is none
+        checked.check_metadata(path)
+    if not ours:
         raise UserError(
             f"{path}: written by sdpipe {found.get('sdpipe_version')} with schema {found.get('schema')}, but this is "
             f"sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or another --run"
         )
-    checked.check_metadata(path)
     return found

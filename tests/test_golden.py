@@ -71,6 +71,7 @@ def test_another_schema_is_refused_and_left_as_it_is(
     content = json.loads(file.read_text())
     content["attributes"] |= {"schema": store.SCHEMA + change, "sdpipe_version": "7.7"}
     file.write_text(json.dumps(content))
+    store.seal(finished_copy / name)
     before = snapshot(finished_copy)
     for command in ("run", "generate", "train", "status"):
         fault = cli(command, finished_copy).fault

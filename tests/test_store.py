@@ -164,9 +164,12 @@ def test_another_schema_is_refused(filled):
     content = json.loads(file.read_text())
     content["attributes"]["schema"] = store.SCHEMA + 1
     file.write_text(json.dumps(content))
+    with pytest.raises(DamageError, match=r"zarr\.json: damaged"):
+        store.read(filled)
+    store.seal(filled)
     with pytest.raises(UserError, match=rf"a\.zarr: .* with schema {store.SCHEMA + 1}, .* reads schema {store.SCHEMA}"):
         store.read(filled)
-    del content["attributes"]["schema"]
+    del content["attributes"]["schema"], content["attributes"]["metadata_sha256"]
     file.write_text(json.dumps(content))
     with pytest.raises(UserError, match="with schema None"):
         store.read(filled)

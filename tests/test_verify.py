@@ -149,6 +149,18 @@ def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
     assert_same_network(checkpoint.load(finished_copy / network), checkpoint.load(finished.root / network))
 
 
+@pytest.mark.parametrize("name", ["budget.zarr/o3", "training.zarr", "history.zarr"])
+def test_a_flipped_schema_is_damage_and_no_other_version(
+    cli: Cli, serial: SerialPool, finished_copy: Path, name: str
+) -> None:
+    file = finished_copy / name / "zarr.json"
+    file.write_text(file.read_text().replace('"schema": 2', '"schema": 3'))
+    assert f"error: {file}: damaged" in cli("status", finished_copy, "--verify").err
+    assert cli("run", finished_copy).status == 0
+    assert serial.done == []
+    assert cli("status", finished_copy, "--verify").status == 0
+
+
 @pytest.mark.parametrize("how", ["deleted", "metadata", "coordinate", "chunk lost", "array lost"])
 def test_status_and_validate_agree_on_damaged_draws(
     cli: Cli, serial: SerialPool, snapshot: Snapshot, finished_copy: Path, how: str
