@@ -82,7 +82,7 @@ def _stage_parser(stage: str) -> argparse.ArgumentParser:
     parser.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
     if stage == "status":
         parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
-        parser.add_argument("--verify", action="store_true", help="read every byte and name what is damaged")
+        parser.add_argument("--verify", action="store_true", help="read all chunks, metadata and checkpoints")
     else:
         parser.add_argument("--take-over", action="store_true", help="go on in place of a driver that died elsewhere")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
@@ -193,7 +193,7 @@ def _status(arguments: argparse.Namespace, config: Config, layout: Layout, damag
         return status.as_json(config, layout, found, command, damaged)
     parts = [status.text(found, status.in_training(layout))]
     if damaged == []:
-        parts.append("verified: every byte is as written")
+        parts.append("verified: every chunk, all metadata and every checkpoint of what is done are as written")
     if command:
         parts.append(f"next: {command}")
     return "\n\n".join(parts)

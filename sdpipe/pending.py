@@ -100,6 +100,11 @@ def predictions(config: Config, layout: Layout) -> list[str]:
     return [name for name in config.targets if not done(name)]
 
 
+def root_is_damaged(path: Path) -> bool:
+    """Return whether the store of one group a target is there, without the file that makes it one."""
+    return path.exists() and not store.is_root_whole(path)
+
+
 def validation_draws(config: Config, layout: Layout) -> list[ValidationBlock]:
     """Return the blocks of validation draws that are still to predict, told as those of ``training.zarr`` are."""
     every = validation_blocks(config)
@@ -156,9 +161,9 @@ def anything(config: Config, layout: Layout, stages: list[str]) -> bool:
     todo = {
         "generate": lambda: blocks(config, layout) or not template_is_current(config, layout),
         "train": lambda: stacks(config, layout) or not history_is_current(config, layout),
-        "predict": lambda: predictions(config, layout),
+        "predict": lambda: predictions(config, layout) or root_is_damaged(layout.predictions),
         "validate": lambda: validation(config, layout),
-        "analyze": lambda: budgets(config, layout),
+        "analyze": lambda: budgets(config, layout) or root_is_damaged(layout.budget),
         "report": lambda: report(config, layout),
     }
     return any(todo[stage]() for stage in stages)

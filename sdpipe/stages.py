@@ -148,7 +148,7 @@ def predict(run: Context) -> bool:
     config, layout = run.config, run.layout
     pending.require_networks(config, layout)
     late = pending.predictions(config, layout)
-    if not late:
+    if not pending.anything(config, layout, ["predict"]):
         return False
     from sdpipe.cluster import Task
     from sdpipe.prediction import predict_target
@@ -157,6 +157,8 @@ def predict(run: Context) -> bool:
         if (layout.predictions / name).exists():
             run.console.say(f"predict: inputs of {name} have changed; predicting it anew")
     _open_groups(run, layout.predictions, "predict")
+    if not late:
+        return True
     tasks = [Task(f"predict-{name}", (config, layout.root, name)) for name in late]
     with run.workers.pool("predict", len(tasks)) as pool, run.console.progress("predict", len(tasks)) as progress:
         results = {}
@@ -210,10 +212,9 @@ def _predict_draws(run: Context, validate_block: Callable[..., Any], blocks: lis
         layout.markers("validate", identity).clear()
         layout.draws.parent.mkdir(parents=True, exist_ok=True)
         store.create(layout.draws, *validation_template(config), store.attributes(identity, config.seed))
-    total = len(validation_blocks(config))
     with (
         run.workers.pool("validate", len(blocks)) as pool,
-        run.console.progress("validate", total, len(blocks)) as progress,
+        run.console.progress("validate", len(validation_blocks(config)), len(blocks)) as progress,
     ):
         tasks = [Task(b.name, (config, layout.root, b, pool.threads)) for b in blocks]
         for name, _ in pool.map(validate_block, tasks):
@@ -225,14 +226,15 @@ def analyze(run: Context) -> bool:
     config, layout = run.config, run.layout
     pending.require_assessment(config, layout)
     late = pending.budgets(config, layout)
-    if not late:
+    if not pending.anything(config, layout, ["analyze"]):
         return False
     from sdpipe import asymptotics, figures
     from sdpipe.assessment import assess
 
-    calibrates = config.budget.calibration == "conformal"
-    validation = store.load(layout.validation) if calibrates else None
     _open_groups(run, layout.budget, "analyze")
+    if not late:
+        return True
+    validation = store.load(layout.validation) if config.budget.calibration == "conformal" else None
     histories = figures.draw_history(layout.figures, store.load(layout.history))
     for name in late:
         data = store.load(layout.predictions / name)

@@ -68,7 +68,8 @@ def survey(config: Config, layout: Layout) -> list[Stage]:
 
     def of_targets(name: str, late: list[str], root: Path, identity: Any, *more: Path) -> Stage:
         stale = any(_made_from_other_inputs(root / t, identity(config, t)) for t in late)
-        return _stage(name, len(config.targets) - len(late), len(config.targets), "targets", stale, root, *more)
+        total, whole = len(config.targets), not pending.root_is_damaged(root)
+        return _stage(name, total - len(late), total, "targets", stale, root, *more, whole=whole)
 
     predict = of_targets("predict", pending.predictions(config, layout), layout.predictions, problem.prediction_hash)
     analyze = of_targets("analyze", pending.budgets(config, layout), layout.budget, problem.budget_hash, layout.figures)

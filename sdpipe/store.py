@@ -145,10 +145,14 @@ def write_dataset(path: Path, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> 
 
 
 def create_groups(path: Path, attrs: Mapping[str, Any]) -> None:
-    """Make an empty store for groups, where there is none; groups are written with :func:`write_dataset`."""
-    if not (path / "zarr.json").exists():
+    """Make an empty store for groups, where there is none, or its damaged file anew.
+
+    Groups are written with :func:`write_dataset`.
+    """
+    if not is_root_whole(path):
         with partial(path) as unfinished:
-            zarr.open_group(unfinished, mode="w", zarr_format=3, attributes=dict(attrs))
+            root = zarr.open_group(unfinished, mode="w", zarr_format=3, attributes=dict(attrs))
+            root.attrs[checked.METADATA] = checked.metadata_hash(unfinished, members=False)
             path.mkdir(parents=True, exist_ok=True)
             (unfinished / "zarr.json").replace(path / "zarr.json")
             unfinished.rmdir()
@@ -199,6 +203,20 @@ def is_array_whole(path: Path) -> bool:
         return all(chunk.exists() for chunk in checked.chunks(path))
     except DamageError:
         return False
+
+
+def check_root(path: Path) -> None:
+    """Raise DamageError where the file of a store of groups is lost or damaged."""
+    checked.check_root(path, set(attributes("", 0)))
+
+
+def is_root_whole(path: Path) -> bool:
+    """Return whether the file of a store of groups is there and as written."""
+    try:
+        check_root(path)
+    except DamageError:
+        return False
+    return True
 
 
 def read_attributes(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from sdpipe import checked
+from sdpipe import checked, store
 from sdpipe.blocks import Block, ValidationBlock, training_blocks, validation_blocks
 from sdpipe.config import Config
 from sdpipe.errors import DamageError
@@ -19,8 +19,14 @@ def damage(layout: Layout) -> Iterator[DamageError]:
 
     Bytes are compared with their checksums and not decoded. Work that is not done is not damage.
     """
-    for store in layout.stores():
-        yield from checked.damage(store)
+    for path in layout.stores():
+        yield from checked.damage(path)
+    for root in (layout.predictions, layout.budget):
+        if root.exists():
+            try:
+                store.check_root(root)
+            except DamageError as error:
+                yield error
     yield from checkpoints(layout)
 
 
@@ -69,14 +75,14 @@ def forget(config: Config, layout: Layout, file: Path) -> None:
     An unfinished training has none; it is removed and begins anew. So are the predicted draws of ``validate`` where
     their metadata or coordinates are damaged.
     """
-    store, *inside = file.relative_to(layout.root).parts
+    top, *inside = file.relative_to(layout.root).parts
     if file.is_relative_to(layout.draws):
         if block := _block(config, layout, file):
             layout.markers("validate", "").forget(block)
         else:
             remove(layout.draws)
         return
-    if store == STATE:
+    if top == STATE:
         file.unlink(missing_ok=True)
         return
     stage = {
@@ -86,11 +92,13 @@ def forget(config: Config, layout: Layout, file: Path) -> None:
         layout.predictions.name: "predict",
         layout.budget.name: "analyze",
         layout.validation.name: "validate",
-    }[store]
-    if store == layout.training.name:
+    }[top]
+    if top == layout.training.name:
         block = _block(config, layout, file) or "template"
-    elif store in (layout.history.name, layout.validation.name):
-        block = Path(store).stem
+    elif top in (layout.history.name, layout.validation.name):
+        block = Path(top).stem
+    elif top != layout.networks.name and len(inside) == 1:  # the file of a store of groups, which has no marker
+        return
     else:
-        block = Path(inside[0]).stem if store == layout.networks.name else inside[0]
+        block = Path(inside[0]).stem if top == layout.networks.name else inside[0]
     layout.markers(stage, "").forget(block)

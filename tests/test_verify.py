@@ -1,4 +1,4 @@
-"""Silent damage: every byte of a store or checkpoint is covered, the damage is named, and mended alone."""
+"""Silent damage: every chunk, all metadata and every checkpoint are covered; damage is named, and mended alone."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tests.conftest import Finished, Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
+VERIFIED = "verified: every chunk, all metadata and every checkpoint of what is done are as written"
+
 Snapshot = Callable[[Path], dict[str, bytes]]
 
 
@@ -33,12 +35,13 @@ def flip(path: Path, at: int) -> None:
 def payload(root: Path) -> list[Path]:
     """Return every chunk, every piece of metadata and every checkpoint of a run."""
     found = [p for s in root.glob("*.zarr") for p in s.rglob("*") if p.is_file()]
-    groups = {root / name / "zarr.json" for name in ("predictions.zarr", "budget.zarr")}
-    return sorted(set(found) - groups) + sorted((root / "networks").glob("*.pt"))
+    return sorted(found) + sorted((root / "networks").glob("*.pt"))
 
 
 def found(layout: Layout, path: Path) -> list[DamageError]:
     """Return the damage of the store that ``path`` is in, or that of the checkpoints."""
+    if path.parent in (layout.predictions, layout.budget):
+        return [e for e in verify.damage(layout) if e.file == path]
     stores = [s for s in layout.stores() if path.is_relative_to(s)]
     return list(checked.damage(stores[0]) if stores else verify.checkpoints(layout))
 
@@ -46,7 +49,7 @@ def found(layout: Layout, path: Path) -> list[DamageError]:
 def test_a_sound_run_has_no_damage(cli: Cli, finished: Finished) -> None:
     assert list(verify.damage(Layout(finished.root))) == []
     verified = cli("status", finished.root, "--verify")
-    assert (verified.status, verified.out.splitlines()[-1]) == (0, "verified: every byte is as written")
+    assert (verified.status, verified.out.splitlines()[-1]) == (0, VERIFIED)
     assert "verified" not in cli("status", finished.root).out
 
 
@@ -159,6 +162,45 @@ def test_a_flipped_schema_is_damage_and_no_other_version(
     assert cli("run", finished_copy).status == 0
     assert serial.done == []
     assert cli("status", finished_copy, "--verify").status == 0
+
+
+@pytest.mark.parametrize(("stage", "name"), [("predict", "predictions.zarr"), ("analyze", "budget.zarr")])
+@pytest.mark.parametrize("how", ["flipped", "seal renamed", "lost", "not JSON"])
+def test_the_file_of_a_store_of_groups_is_checked_and_made_anew_alone(
+    cli: Cli, serial: SerialPool, snapshot: Snapshot, finished_copy: Path, stage: str, name: str, how: str
+) -> None:
+    file, before = finished_copy / name / "zarr.json", snapshot(finished_copy)
+    changed = {
+        "flipped": file.read_text().replace('"seed": 1', '"seed": 3'),
+        "seal renamed": file.read_text().replace("metadata_sha256", "metadata_sha257"),
+        "not JSON": file.read_text()[:-2],
+    }
+    if how == "lost":
+        file.unlink()
+    else:
+        file.write_text(changed[how])
+    outcome = cli("status", finished_copy, "--verify")
+    assert outcome.status == 2
+    assert f"error: {file}: " in outcome.err
+    assert f"next: sdpipe {stage} {finished_copy}" in outcome.out
+    assert cli("run", finished_copy).status == 0
+    assert serial.done == []
+    after = snapshot(finished_copy)
+    assert {k for k in before if before[k] != after[k]} <= {f"{name}/zarr.json", ".sdpipe/sittings.jsonl"}
+    assert cli("status", finished_copy, "--verify").out.splitlines()[-1] == VERIFIED
+    assert cli(stage, finished_copy).err.startswith(f"{finished_copy}: everything is done; nothing to do")
+
+
+def test_the_file_of_a_store_of_groups_needs_no_hash(cli: Cli, finished_copy: Path) -> None:
+    """As one that sdpipe wrote before there was one."""
+    file = finished_copy / "budget.zarr/zarr.json"
+    content = json.loads(file.read_text())
+    del content["attributes"]["metadata_sha256"]
+    file.write_text(json.dumps(content))
+    assert cli("status", finished_copy, "--verify").status == 0
+    content["attributes"]["sded"] = content["attributes"].pop("seed")
+    file.write_text(json.dumps(content))
+    assert f"{file}: damaged" in cli("status", finished_copy, "--verify").err
 
 
 @pytest.mark.parametrize("how", ["deleted", "metadata", "coordinate", "chunk lost", "array lost"])
