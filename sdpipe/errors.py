@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,11 @@ class DamageError(UserError):
     """A file of a run directory that is damaged or lost, found on reading; what was made in it is made anew."""
 
     def __init__(self, file: Path, what: str) -> None:
-        super().__init__(f"{file}: {what}; sdpipe status RUN --verify lists all damage, sdpipe run RUN then mends it")
+        root = next((str(p) for p in file.parents if (p / "config.yaml").exists()), None)
+        run = shlex.quote(root) if root else "RUN"
+        super().__init__(
+            f"{file}: {what}; sdpipe status {run} --verify lists all damage, sdpipe run {run} then mends it"
+        )
         self.file, self.what = file, what
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -99,9 +99,9 @@ def _train_stacks(run: Context, train_stack: Callable[..., Any], stacks: list[An
     from sdpipe import cluster
 
     config, layout = run.config, run.layout
-    stale = sum(layout.network(s.ensemble, s.sigma_index, r).exists() for s in stacks for r in s.wanted)
-    if stale:
-        run.console.say(f"train: the inputs have changed; training {stale} networks anew")
+    wanted = [layout.network(s.ensemble, s.sigma_index, r) for s in stacks for r in s.wanted]
+    if any(path.exists() for path in wanted):
+        run.console.say(f"train: {len(wanted)} networks are missing or stale; training them anew")
     for flag in problem.lattice_noise(config).flags:
         run.console.warn(f"noise: {flag}")
     diverged: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from sdpipe import checked, store
@@ -31,12 +32,15 @@ def damage(layout: Layout) -> Iterator[DamageError]:
 
 
 def checkpoints(layout: Layout) -> Iterator[DamageError]:
-    """Yield every damaged checkpoint, of networks and of unfinished trainings."""
-    markers = layout.markers("train", "")
-    for name in sorted(p.stem for p in markers.directory.glob("*-sigma*-replica*.json")):
+    """Yield every damaged checkpoint, of networks and of unfinished trainings, and networks that no marker knows."""
+    markers, pattern = layout.markers("train", ""), "*-sigma*-replica*"
+    marked = {p.stem for p in markers.directory.glob(f"{pattern}.json")}
+    for name in sorted(marked | {p.stem for p in layout.networks.glob(f"{pattern}.pt")}):
         path, noted = layout.networks / f"{name}.pt", markers.noted(name) or {}
         if not path.exists():
             yield DamageError(path, "lost")
+        elif name not in marked:
+            yield DamageError(path, "not known to be whole; to be made anew")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != noted.get("sha256"):
             yield DamageError(path, "damaged (its SHA-256 is not the recorded one)")
     for path in sorted(layout.state("train").glob("*.pt")):
@@ -47,7 +51,12 @@ def checkpoints(layout: Layout) -> Iterator[DamageError]:
 
 
 def unfinished(config: Config, layout: Layout, file: Path) -> bool:
-    """Return whether ``file`` is a chunk of a block that is still to be written."""
+    """Return whether ``file`` is a chunk of a block that is still to be written, or a network that is not wanted."""
+    if file.parent == layout.networks:
+        unknown = layout.markers("train", "").noted(file.stem) is None
+        sigmas, replicas = range(len(config.smearing.sigma)), range(config.training.replicas)
+        wanted = (layout.network(*which) for which in product(config.ensembles, sigmas, replicas))
+        return unknown and file not in wanted
     stage = "validate" if file.is_relative_to(layout.draws) else "generate"
     block = _block(config, layout, file)
     return block is not None and layout.markers(stage, "").noted(block) is None

@@ -351,6 +351,6 @@ def test_a_changed_noise_file_trains_anew_and_says_so(
     outcome = cli("train", run)
     assert outcome.status == 0
     assert serial.done == ["train-Nmax-0.44-r0-1"]
-    assert "train: the inputs have changed; training 2 networks anew" in outcome.err
+    assert "train: 2 networks are missing or stale; training them anew" in outcome.err
     second = networks(run)
     assert all(first[n].config_hash != second[n].config_hash for n in first)

@@ -203,6 +203,30 @@ def test_the_file_of_a_store_of_groups_needs_no_hash(cli: Cli, finished_copy: Pa
     assert f"{file}: damaged" in cli("status", finished_copy, "--verify").err
 
 
+def test_a_network_found_damaged_on_reading_is_named_until_it_is_made_anew(
+    cli: Cli, finished: Finished, finished_copy: Path
+) -> None:
+    network = finished_copy / "networks/Nmax-sigma0-replica000.pt"
+    flip(network, 1000)
+    read = cli("predict", finished_copy, "targets.o3.threshold=0.9")
+    assert f"error: {network}: damaged" in read.err
+    assert f"sdpipe status {finished_copy} --verify lists all damage, sdpipe run {finished_copy} then" in read.err
+    for _ in range(2):
+        verified = cli("status", finished_copy, "--verify")
+        assert f"error: {network}: not known to be whole; to be made anew" in verified.err
+        assert "verified" not in verified.out
+    outcome = cli("train", finished_copy)
+    assert "train: 1 networks are missing or stale; training them anew" in outcome.err
+    assert_same_network(checkpoint.load(network), checkpoint.load(finished.root / "networks" / network.name))
+    assert cli("status", finished_copy, "--verify").status == 0
+
+
+def test_a_network_that_the_config_no_longer_wants_needs_no_marker(cli: Cli, finished_copy: Path) -> None:
+    networks = finished_copy / "networks"
+    shutil.copy(networks / "Nmax-sigma0-replica000.pt", networks / "Nmax-sigma0-replica007.pt")
+    assert cli("status", finished_copy, "--verify").status == 0
+
+
 @pytest.mark.parametrize("how", ["deleted", "metadata", "coordinate", "chunk lost", "array lost"])
 def test_status_and_validate_agree_on_damaged_draws(
     cli: Cli, serial: SerialPool, snapshot: Snapshot, finished_copy: Path, how: str
