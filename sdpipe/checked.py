@@ -42,7 +42,7 @@ def metadata_hash(store: Path, *, members: bool = True) -> str:
 def _metadata(node: Path) -> Json:
     try:
         content = json.loads((node / "zarr.json").read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise DamageError(node / "zarr.json", "lost") from None
     except ValueError:
         raise DamageError(node / "zarr.json", "damaged (not JSON)") from None
@@ -113,6 +113,8 @@ def damage(store: Path) -> Iterator[DamageError]:
                 check_chunk(file, file.read_bytes())
             except FileNotFoundError:
                 yield DamageError(file, "lost")
+            except OSError as error:
+                yield DamageError(file, f"cannot be read ({error.strerror})")
             except DamageError as error:
                 yield error
 

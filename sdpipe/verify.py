@@ -11,7 +11,7 @@ from sdpipe import checked, store
 from sdpipe.blocks import Block, ValidationBlock, training_blocks, validation_blocks
 from sdpipe.config import Config
 from sdpipe.errors import DamageError
-from sdpipe.files import STATE, read_sealed, remove
+from sdpipe.files import STATE, delete, read_sealed, remove
 from sdpipe.layout import Layout
 
 
@@ -85,6 +85,8 @@ def forget(config: Config, layout: Layout, file: Path) -> None:
     their metadata or coordinates are damaged.
     """
     top, *inside = file.relative_to(layout.root).parts
+    if file.is_dir():  # in place of a chunk: what is written next needs its name
+        delete(file)
     if file.is_relative_to(layout.draws):
         if block := _block(config, layout, file):
             layout.markers("validate", "").forget(block)

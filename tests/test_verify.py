@@ -227,6 +227,28 @@ def test_a_network_that_the_config_no_longer_wants_needs_no_marker(cli: Cli, fin
     assert cli("status", finished_copy, "--verify").status == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "redone"),
+    [
+        ("training.zarr/smeared/c/1/2/0/0", ["generate-Nb16-0002"]),
+        ("training.zarr/E/c/0", []),
+        ("budget.zarr/o3/central/c/0/0", []),
+        (".sdpipe/validate/draws.zarr/truth/c/1/0/0/0", ["validate-o3-0000"]),
+    ],
+)
+def test_a_directory_in_place_of_a_chunk_is_damage(
+    cli: Cli, serial: SerialPool, finished_copy: Path, name: str, redone: list[str]
+) -> None:
+    chunk = finished_copy / name
+    before = chunk.read_bytes()
+    chunk.unlink()
+    chunk.mkdir()
+    assert f"error: {chunk}: cannot be read (Is a directory)" in cli("status", finished_copy, "--verify").err
+    assert cli("run", finished_copy).status == 0
+    assert serial.done == redone
+    assert chunk.read_bytes() == before
+
+
 @pytest.mark.parametrize("how", ["deleted", "metadata", "coordinate", "chunk lost", "array lost"])
 def test_status_and_validate_agree_on_damaged_draws(
     cli: Cli, serial: SerialPool, snapshot: Snapshot, finished_copy: Path, how: str
