@@ -42,7 +42,7 @@ def _chunks_are_there(
     path: Path, variables: dict[str, store.Variable], block: Block | ValidationBlock, step: int
 ) -> bool:
     at = (block.row, block.start // step)
-    return all(store.chunk(path, name, at, len(v.dims)).is_file() for name, v in variables.items())
+    return all(store.chunk(path, name, at, len(v.dims)).exists() for name, v in variables.items())
 
 
 def training_is_current(config: Config, layout: Layout) -> bool:

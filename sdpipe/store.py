@@ -200,7 +200,7 @@ def is_whole(path: Path) -> bool:
 def is_array_whole(path: Path) -> bool:
     """Return whether metadata and every chunk of one array are there."""
     try:
-        return all(chunk.is_file() for chunk in checked.chunks(path))
+        return all(chunk.exists() for chunk in checked.chunks(path))
     except DamageError:
         return False
 
