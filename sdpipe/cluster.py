@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, get_worker, performance_report
+from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker, performance_report
 from distributed.system import MEMORY_LIMIT
 
 TOPIC = "sdpipe"
@@ -158,6 +158,14 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
+class Undisturbed(WorkerPlugin):
+    """Ctrl-C in a terminal reaches every process in it: it is for the driver, which then ends its workers."""
+
+    def setup(self, worker: Worker) -> None:  # noqa: ARG002
+        """Ignore SIGINT in the process of a worker."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
 def local_workers(count: int, say: Callable[[str], None]) -> Iterator[Client]:
     """Start ``count`` worker processes on this machine, reached over TLS at 127.0.0.1 only."""
@@ -174,6 +182,7 @@ def local_workers(count: int, say: Callable[[str], None]) -> Iterator[Client]:
                 silence_logs=logging.CRITICAL,
             )
             client = started.enter_context(Client(started.enter_context(cluster)))
+            client.register_plugin(Undisturbed())
         announce(client, say)
         yield client
 

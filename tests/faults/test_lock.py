@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,27 @@ def test_sigterm_keeps_the_state_and_ends(at_work, record_property) -> None:
     assert "Traceback" not in err
     assert list((root / ".sdpipe" / "train").glob("*.pt"))
     assert files(root) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_workers_start_ends_in_one_line(
+    launch: Callable[..., subprocess.Popen[str]], small: Path, tmp_path: Path, how: signal.Signals
+) -> None:
+    process = launch("generate", small, "--run", tmp_path / "run")
+
+    def starting() -> bool:
+        with suppress(psutil.NoSuchProcess):  # a child that ends between two looks
+            children = psutil.Process(process.pid).children(recursive=True)
+            return any("spawn_main" in " ".join(c.cmdline()) for c in children)
+        return False
+
+    assert wait_for(starting, process)
+    process.send_signal(how)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("interrupted: ")
+    assert "Traceback" not in err
+    assert files(tmp_path / "run") == []
 
 
 def test_a_driver_that_was_taken_for_dead_stops(at_work) -> None:
