@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
+from benchmarks.commands import run_stage
 from benchmarks.steps import plain_network
 from benchmarks.table import Limit, Row, turn_by_turn
 from benchmarks.training_sets import REFERENCE, SYNTHETIC
@@ -30,14 +28,6 @@ SMALL = [
     "validation.levels=[0.683]",
 ]
 """A training of seconds; the nine families of draws are 2,000 spectra."""
-
-
-def run_stage(stage: str, config: Path, layout: Layout) -> float:
-    """Run one stage as a user would; return the wall seconds of the process."""
-    command = [sys.executable, "-m", "sdpipe", stage, str(config), "--run", str(layout.root), "-q"]
-    begun = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begun
 
 
 def analyze(config: Path, layout: Layout) -> float:

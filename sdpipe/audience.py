@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from sdpipe import checkpoint, dataset, feeds, files, memory, problem, training
-from sdpipe.blocks import StackTask, chunk_samples, network_name
+from sdpipe.blocks import NetworkId, StackTask, chunk_samples, every_network, network_name
 from sdpipe.config import Config, digest
 from sdpipe.layout import Layout
+from sdpipe.noise import Noise
 
 Report = Callable[..., None]
 
@@ -31,7 +32,7 @@ def protocol_for(config: Config) -> training.Protocol:
 
 def stack_need(config: Config, task: StackTask) -> memory.Need:
     """Return what training the networks of a task takes."""
-    ensemble, protocol, copies = config.ensembles[task.ensemble], protocol_for(config), config.noise.copies
+    ensemble, protocol, copies = config.ensembles[task.networks[0].ensemble], protocol_for(config), config.noise.copies
     return memory.Need(
         network=ensemble.network,
         inputs=len(config.lattice.slices),
@@ -46,145 +47,173 @@ def stack_need(config: Config, task: StackTask) -> memory.Need:
 
 
 def train_stack(
-    config: Config, root: Path, task: StackTask, threads: int, worker_memory: Callable[[], int], report: Report
+    config: Config,
+    root: Path,
+    task: StackTask,
+    threads: int,
+    sharers: int,
+    worker_memory: Callable[[], int],
+    report: Report,
 ) -> dict[str, Any]:
     """Train one stack and write a checkpoint for each network as it stops.
 
-    A stack that does not fit the memory of its device trains in parts, one after another; data that do not
-    fit are streamed from disk. Both are reported.
+    A stack that does not fit the memory of its device, which ``sharers`` workers use, trains in parts, one after
+    another; data that do not fit are streamed from disk. Both are reported.
     """
     torch.set_num_threads(threads)
     device = training.device_for(config.training.device)
     report(device=device.type, host=socket.gethostname())
-    layout, ensemble = Layout(root), config.ensembles[task.ensemble]
-    lattice, protocol = problem.lattice_noise(config), protocol_for(config)
-    host = memory.available(torch.device("cpu"), worker_memory())
-    room = memory.available(device, worker_memory())
-    stream, together = memory.cut(stack_need(config, task), len(task.replicas), host, room)
+    need, sets = stack_need(config, task), [(n.ensemble, n.sigma_index) for n in task.networks]
+    host = memory.available(torch.device("cpu"), worker_memory(), sharers)
+    room = memory.available(device, worker_memory(), sharers)
+    stream, parts = memory.cut(need, sets, host, room)
     if stream:
         report(
-            note=f"{task.name}: Nrho = {ensemble.Nrho} does not fit {min(host, room) / 1e9:.2g} GB of memory; "
+            note=f"{task.name}: Nrho = {need.samples} does not fit {min(host, room) / 1e9:.2g} GB of memory; "
             "streaming it from training.zarr, shuffled a few chunks at a time"
         )
-    if together < len(task.replicas):
+    if len(parts) > 1:
         report(
-            note=f"{task.name}: {len(task.replicas)} networks do not fit {room / 1e9:.2g} GB of memory side by side; "
-            f"training {together} at a time"
+            note=f"{task.name}: {len(sets)} networks do not fit {min(host, room) / 1e9:.2g} GB of memory side by side; "
+            f"training {max(part.stop - part.start for part in parts)} at a time"
         )
-    fitted = dataset.load(
-        layout.training,
-        ensemble.Nb,
-        ensemble.Nrho,
-        task.sigma_index,
-        lattice,
-        config.training.inputs,
-        protocol,
-        config.seed,
-        task.ensemble,
-        stream,
-    )
-    identity = problem.network_hash(config, task.ensemble)
-    markers = layout.markers("train", identity)
-    members = [feeds.Member(0, (task.ensemble, task.sigma_index, r)) for r in task.replicas]
+    diverged: dict[str, str] = {}
+    for part in parts:
+        diverged |= _train_part(config, Layout(root), task, part, stream, device, report)
+    Layout(root).progress(task.name).unlink(missing_ok=True)
+    return {"diverged": diverged}
+
+
+def _train_part(
+    config: Config, layout: Layout, task: StackTask, part: slice, stream: bool, device: torch.device, report: Report
+) -> dict[str, str]:
+    """Train networks side by side; return why those that diverged did, by name."""
+    networks, protocol, lattice = task.networks[part], protocol_for(config), problem.lattice_noise(config)
+    identities = {n.ensemble: problem.network_hash(config, n.ensemble) for n in networks}
+    sets = list(dict.fromkeys((n.ensemble, n.sigma_index) for n in networks))
+    fitted = [_fit(config, layout, lattice, *which, stream) for which in sets]
+    members = [feeds.Member(sets.index((n.ensemble, n.sigma_index)), tuple(n)) for n in networks]
+    names = [network_name(config, n) for n in networks]
     diverged: dict[str, str] = {}
 
     def finished(i: int, outcome: training.Outcome) -> None:
-        replica = task.replicas[i]
-        if replica not in task.wanted:
+        made_from, identity, best = fitted[members[i].data], identities[networks[i].ensemble], min(outcome.val_loss)
+        if networks[i] not in task.wanted:
             return
-        why, best = None, min(outcome.val_loss)
+        why = None
         if outcome.diverged is not None:
             why = f"at epoch {outcome.diverged}"
-        elif not best <= fitted.mean_loss:
-            why = f"to a validation loss of {best:.3g}, above that of predicting the mean ({fitted.mean_loss:.3g})"
+        elif not best <= made_from.mean_loss:
+            why = f"to a validation loss of {best:.3g}, above that of predicting the mean ({made_from.mean_loss:.3g})"
         if why:
-            diverged[network_name(task.ensemble, task.sigma, replica)] = f"{why}, seed {config.seed}"
+            diverged[names[i]] = f"{why}, seed {config.seed}"
             return
-        network = checkpoint.Network(
-            ensemble=task.ensemble,
-            replica=replica,
-            sigma=task.sigma,
-            sigma_index=task.sigma_index,
-            architecture=ensemble.network,
-            kernel=config.kernel,
-            period=config.lattice.period,
-            spacing=config.lattice.spacing,
-            times=list(config.lattice.slices),
-            energies=list(problem.energies(config)),
-            parameters=outcome.parameters,
-            mean=fitted.transform.mean,
-            matrix=fitted.transform.matrix,
-            weight=np.asarray(fitted.data.weight),
-            offset=np.asarray(fitted.data.offset),
-            scale=np.asarray(fitted.data.scale),
-            linear_weight=fitted.linear.weight,
-            linear_offset=fitted.linear.offset,
-            linear_unresolved=fitted.linear.unresolved,
-            typical=fitted.typical,
-            signal=fitted.moments.covariance,
-            lattice_mean=lattice.mean,
-            covariance=lattice.covariance,
-            linear_loss=fitted.linear_loss,
-            train_loss=outcome.train_loss,
-            val_loss=outcome.val_loss,
-            best_epoch=outcome.best_epoch,
-            seed=config.seed,
-            config_hash=identity,
-        )
-        path = layout.network(task.ensemble, task.sigma_index, replica)
-        sha256 = checkpoint.save(path, network)
-        markers.add(
+        path = layout.network(*networks[i])
+        sha256 = checkpoint.save(path, _network(config, lattice, networks[i], made_from, outcome, identity))
+        layout.markers("train", identity).add(
             path.stem,
             sha256=sha256,
-            val_loss=min(outcome.val_loss),
-            linear_loss=fitted.linear_loss,
-            together=task.replicas[i - i % together :][:together],
+            val_loss=best,
+            linear_loss=made_from.linear_loss,
+            together=[layout.network(*n).stem for n in networks],
         )
-
-    progress = layout.progress(task.name)
 
     def on_epoch(epoch: int, losses: list[tuple[int, float]]) -> None:
         rows = [
             {
-                "task": network_name(task.ensemble, task.sigma, task.replicas[i]),
+                "task": names[i],
                 "epoch": epoch,
                 "epochs": protocol.epochs,
                 "val_loss": loss,
-                "linear_loss": fitted.linear_loss,
+                "linear_loss": fitted[members[i].data].linear_loss,
             }
             for i, loss in losses
         ]
-        files.write_text(progress, json.dumps(rows))
+        files.write_text(layout.progress(task.name), json.dumps(rows))
         for row in rows:
             report(**row)
 
-    for low in range(0, len(members), together):
-        part = slice(low, low + together)
-        key = (identity, task.sigma_index, task.replicas[part], *(["streamed"] if stream else []))
-        training.train(
-            ensemble.network,
-            [fitted.data],
-            members[part],
-            protocol,
-            config.seed,
-            lambda i, outcome, low=low: finished(low + i, outcome),
-            state=layout.state("train") / f"{digest(*key)}.pt",
-            identity=identity,
-            on_epoch=lambda epoch, losses, low=low: on_epoch(epoch, [(low + i, loss) for i, loss in losses]),
-            device=device,
-        )
-    progress.unlink(missing_ok=True)
-    return {"diverged": diverged}
+    identity = digest(identities, networks, stream)
+    training.train(
+        config.ensembles[networks[0].ensemble].network,
+        [f.data for f in fitted],
+        members,
+        protocol,
+        config.seed,
+        finished,
+        state=layout.state("train") / f"{identity}.pt",
+        identity=identity,
+        on_epoch=on_epoch,
+        device=device,
+    )
+    return diverged
+
+
+def _fit(
+    config: Config, layout: Layout, lattice: Noise, ensemble: str, sigma_index: int, stream: bool
+) -> dataset.Fitted:
+    chosen = config.ensembles[ensemble]
+    return dataset.load(
+        layout.training,
+        chosen.Nb,
+        chosen.Nrho,
+        sigma_index,
+        lattice,
+        config.training.inputs,
+        protocol_for(config),
+        config.seed,
+        ensemble,
+        stream,
+    )
+
+
+def _network(
+    config: Config,
+    lattice: Noise,
+    network: NetworkId,
+    fitted: dataset.Fitted,
+    outcome: training.Outcome,
+    identity: str,
+) -> checkpoint.Network:
+    return checkpoint.Network(
+        ensemble=network.ensemble,
+        replica=network.replica,
+        sigma=config.smearing.sigma[network.sigma_index],
+        sigma_index=network.sigma_index,
+        architecture=config.ensembles[network.ensemble].network,
+        kernel=config.kernel,
+        period=config.lattice.period,
+        spacing=config.lattice.spacing,
+        times=list(config.lattice.slices),
+        energies=list(problem.energies(config)),
+        parameters=outcome.parameters,
+        mean=fitted.transform.mean,
+        matrix=fitted.transform.matrix,
+        weight=np.asarray(fitted.data.weight),
+        offset=np.asarray(fitted.data.offset),
+        scale=np.asarray(fitted.data.scale),
+        linear_weight=fitted.linear.weight,
+        linear_offset=fitted.linear.offset,
+        linear_unresolved=fitted.linear.unresolved,
+        typical=fitted.typical,
+        signal=fitted.moments.covariance,
+        lattice_mean=lattice.mean,
+        covariance=lattice.covariance,
+        linear_loss=fitted.linear_loss,
+        train_loss=outcome.train_loss,
+        val_loss=outcome.val_loss,
+        best_epoch=outcome.best_epoch,
+        seed=config.seed,
+        config_hash=identity,
+    )
 
 
 def load_networks(config: Config, layout: Layout) -> list[checkpoint.Network]:
     """Load every network of the config, each checked against its recorded hash."""
+    markers = {name: layout.markers("train", problem.network_hash(config, name)) for name in config.ensembles}
     networks = []
-    for name in config.ensembles:
-        markers = layout.markers("train", problem.network_hash(config, name))
-        for sigma_index in range(len(config.smearing.sigma)):
-            for replica in range(config.training.replicas):
-                path = layout.network(name, sigma_index, replica)
-                facts = markers.facts(path.stem) or {}
-                networks.append(checkpoint.load(path, facts.get("sha256")))
+    for network in every_network(config):
+        path = layout.network(*network)
+        facts = markers[network.ensemble].facts(path.stem) or {}
+        networks.append(checkpoint.load(path, facts.get("sha256")))
     return networks

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,27 +134,41 @@ def validation_template(config: Config) -> tuple[dict[str, Any], dict[str, store
     }
 
 
-@dataclass(frozen=True)
-class StackTask:
-    """Networks of one ensemble and sigma that train side by side; those of ``wanted`` are kept."""
+class NetworkId(NamedTuple):
+    """Which network of the broad audience."""
 
     ensemble: str
     sigma_index: int
-    sigma: float
-    replicas: tuple[int, ...]
-    wanted: tuple[int, ...]
-
-    @property
-    def name(self) -> str:
-        """Name on the dashboard, such as train-Nmax-0.44-r0-2."""
-        first, last = self.replicas[0], self.replicas[-1]
-        return f"train-{self.ensemble}-{self.sigma:g}-r{first}" + (f"-{last}" if last != first else "")
+    replica: int
 
 
-def network_name(ensemble: str, sigma: float, replica: int) -> str:
-    """Return the name of one network in messages.
+def network_name(config: Config, network: NetworkId) -> str:
+    """Return the name of one network in messages, such as train-Nmax-0.44-r3."""
+    return f"train-{network.ensemble}-{config.smearing.sigma[network.sigma_index]:g}-r{network.replica}"
 
-    >>> network_name("Nmax", 0.44, 3)
-    'train-Nmax-0.44-r3'
+
+@dataclass(frozen=True)
+class StackTask:
+    """Networks of one architecture and training-set size that train side by side; those of ``wanted`` are kept."""
+
+    name: str
+    networks: tuple[NetworkId, ...]
+    wanted: tuple[NetworkId, ...]
+
+
+def stack_name(config: Config, networks: tuple[NetworkId, ...]) -> str:
+    """Return the name of a stack on the dashboard.
+
+    It is train-Nmax-0.44-r0-4, or train-Nmax-0.44-r0-to-Nref_b-0.63-r4 where it goes over ensembles and sigma.
     """
-    return f"train-{ensemble}-{sigma:g}-r{replica}"
+    first, last = networks[0], networks[-1]
+    if first == last:
+        return network_name(config, first)
+    whither = str(last.replica) if first[:2] == last[:2] else network_name(config, last).replace("train", "to", 1)
+    return f"{network_name(config, first)}-{whither}"
+
+
+def every_network(config: Config) -> list[NetworkId]:
+    """Return the whole broad audience."""
+    sigmas, replicas = range(len(config.smearing.sigma)), range(config.training.replicas)
+    return [NetworkId(*choice) for choice in product(config.ensembles, sigmas, replicas)]

@@ -64,11 +64,12 @@ def memory() -> int:
 class Pool:
     """A Dask client, a window of submitted tasks, and a hook that keeps the workers alive.
 
-    ``threads`` is how many processors a task may use. With ``resources``, a worker takes one task at a time.
+    ``threads`` is how many processors a task may use, ``sharers`` how many workers of the pool use one machine and,
+    where it has one, its GPU. With ``resources``, a worker takes one task at a time.
     """
 
-    def __init__(self, client: Client, threads: int, resources: dict[str, int] | None = None) -> None:
-        self.client, self.threads, self.resources = client, threads, resources
+    def __init__(self, client: Client, threads: int, sharers: int, resources: dict[str, int] | None = None) -> None:
+        self.client, self.threads, self.sharers, self.resources = client, threads, sharers, resources
 
     def _window(self) -> int:
         """Return how many tasks may be submitted: all that connected workers can run, and one to be ready."""
@@ -203,7 +204,7 @@ class LocalMachine(ExitStack):
             self._client = self.enter_context(local_workers(count, self._say))
             self._count = count
         with recorded(log):
-            yield Pool(self._client, cores() // count)
+            yield Pool(self._client, cores() // count, count)
 
 
 @contextmanager

@@ -63,23 +63,33 @@ class Need:
         return (min(BUFFER_CHUNKS * self.chunk, self.samples) if stream else self.samples) * self.copies
 
 
-def available(device: torch.device, worker: int) -> int:
-    """Return the bytes a stack may take on a device, where the worker itself has ``worker`` bytes."""
+def available(device: torch.device, worker: int, sharers: int) -> int:
+    """Return the bytes a stack may take on a device, where ``sharers`` workers of ``worker`` bytes each use a GPU."""
     if device.type == "cuda":
-        return int(SHARE * torch.cuda.mem_get_info(device)[0])
+        free, total = torch.cuda.mem_get_info(device)
+        return int(SHARE * min(free, total / sharers))
     return int(SHARE * worker)
 
 
-def cut(need: Need, members: int, host: int, device: int) -> tuple[bool, int]:
-    """Return whether to stream the data from disk, and how many members train side by side.
+def cut(need: Need, sets: list[int], host: int, device: int) -> tuple[bool, list[slice]]:
+    """Return whether to stream the data from disk, and the parts of a stack, trained one after another.
 
-    Data must fit the ``host`` that reads them, and with one member at least the ``device`` (bytes); a stack
-    of one whose data are streamed is the least there is.
+    ``sets`` says for each member which training set it uses. Sets must fit the ``host`` that reads them, and with
+    the members of a part the ``device`` (bytes); a stack of one whose data are streamed is the least there is.
 
     >>> need = Need("arcS", 16, 47, 400_000, 40_000, 1, 256, False, False)
-    >>> cut(need, 5, 10**10, 10**10), cut(need, 5, 10**9, 450_000_000), cut(need, 5, 10**8, 10**10)
-    ((False, 5), (True, 3), (True, 5))
+    >>> cut(need, [0, 0, 1], 10**10, 10**10), cut(need, [0, 0, 1], 8 * 10**8, 10**10)
+    ((False, [slice(0, 3, None)]), (False, [slice(0, 2, None), slice(2, 3, None)]))
+    >>> cut(need, [0] * 5, 10**9, 450_000_000), cut(need, [0] * 5, 10**8, 10**10)
+    ((True, [slice(0, 3, None), slice(3, 5, None)]), (True, [slice(0, 5, None)]))
     """
     stream = need.data(False) > host or need.data(False) + need.member(False) > device
-    room = (device - need.data(stream)) // need.member(stream)
-    return stream, max(1, min(members, room))
+    parts, low = [], 0
+    for high in range(1, len(sets) + 1):
+        members, different = high - low, len(set(sets[low:high]))
+        data = different * need.data(stream)
+        too_much_to_read = different > 1 and data > host
+        if too_much_to_read or (members > 1 and data + members * need.member(stream) > device):
+            parts.append(slice(low, high - 1))
+            low = high - 1
+    return stream, [*parts, slice(low, len(sets))]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
+from typing import Any
 
 from sdpipe import problem, store
 from sdpipe.blocks import (
     VALIDATION_BLOCK,
     Block,
+    NetworkId,
     StackTask,
     ValidationBlock,
     chunk_samples,
+    every_network,
+    stack_name,
     training_blocks,
     training_template,
     validation_blocks,
@@ -64,24 +67,57 @@ def template_is_current(config: Config, layout: Layout) -> bool:
     return sound and all(store.is_array_whole(layout.training / name) for name in coords)
 
 
-def stacks(config: Config, layout: Layout) -> list[StackTask]:
-    """Return the stacks of networks that are still to train, the costly ones first."""
+def missing_networks(config: Config, layout: Layout) -> list[NetworkId]:
+    """Return the networks that are missing, or were trained on other inputs."""
+    return [network for network, facts in _trained(config, layout).items() if facts is None]
+
+
+def _trained(config: Config, layout: Layout) -> dict[NetworkId, dict[str, Any] | None]:
+    """Return the facts of every network of the config, None for one that is not there."""
+    markers = {name: layout.markers("train", problem.network_hash(config, name)) for name in config.ensembles}
+    paths = {network: layout.network(*network) for network in every_network(config)}
+    return {n: markers[n.ensemble].facts(path.stem) if path.exists() else None for n, path in paths.items()}
+
+
+def stacks(config: Config, layout: Layout, wide: bool) -> list[StackTask]:
+    """Return the stacks of networks that are still to train, the costly ones first.
+
+    Side by side are the replicas of one ensemble and sigma or, with ``wide``, all networks of one architecture
+    and training-set size.
+    """
+
+    def alike(network: NetworkId) -> tuple[str, int]:
+        ensemble = config.ensembles[network.ensemble]
+        return ensemble.network, ensemble.Nrho
+
+    def cost(task: StackTask) -> int:
+        architecture, Nrho = alike(task.networks[0])
+        return len(task.networks) * Nrho * COST[architecture]
+
+    trained = _trained(config, layout)
+    by_stem = {layout.network(*network).stem: network for network in trained}
+    # A network is trained again in the stack that it was in: its last bits depend on it.
+    stack_of: dict[NetworkId, tuple[NetworkId, ...]] = {}
+    for stems in {_together(layout, network, facts) for network, facts in trained.items() if facts}:
+        stack = tuple(by_stem[stem] for stem in stems if stem in by_stem)
+        if len(stack) == len(stems) and len(set(map(alike, stack))) == 1:
+            stack_of |= dict.fromkeys(stack, stack)
+    per_task = config.training.replicas_per_task or config.training.replicas
+    wanted: dict[tuple[Any, ...], list[NetworkId]] = {}
+    for network in (n for n, facts in trained.items() if facts is None):
+        new = (*(alike(network) if wide else network[:2]), network.replica // per_task)
+        wanted.setdefault(stack_of.get(network, new), []).append(network)
     todo = []
-    replicas = range(config.training.replicas)
-    per_task = config.training.replicas_per_task or len(replicas)
-    for name, (i, sigma) in product(config.ensembles, enumerate(config.smearing.sigma)):
-        markers = layout.markers("train", problem.network_hash(config, name))
-        paths = [layout.network(name, i, r) for r in replicas]
-        facts = [markers.facts(path.stem) if path.exists() else None for path in paths]
-        missing = [r for r in replicas if facts[r] is None]
-        # A network is trained again in the stack that it was in: its last bits depend on it.
-        before = {tuple(f.get("together", ())) for f in facts if f}
-        stack_of = {r: next((s for s in before if r in s), None) for r in missing}
-        alone = [r for r in missing if stack_of[r] is None]
-        new = [tuple(r for r in alone if low <= r < low + per_task) for low in range(0, len(replicas), per_task)]
-        for together in sorted({s for s in [*stack_of.values(), *new] if s}):
-            todo.append(StackTask(name, i, sigma, together, tuple(r for r in together if r in missing)))
-    return sorted(todo, key=lambda s: -config.ensembles[s.ensemble].Nrho * COST[config.ensembles[s.ensemble].network])
+    for networks in wanted.values():
+        together = stack_of.get(networks[0], tuple(networks))
+        todo.append(StackTask(stack_name(config, together), together, tuple(networks)))
+    return sorted(todo, key=lambda task: -cost(task))
+
+
+def _together(layout: Layout, network: NetworkId, facts: dict[str, Any]) -> tuple[str, ...]:
+    """Return the file stems of the networks that one was trained with; once they were replicas of its own only."""
+    stack = facts.get("together", ())
+    return tuple(n if isinstance(n, str) else layout.network(*network[:2], n).stem for n in stack)
 
 
 def history_is_current(config: Config, layout: Layout) -> bool:
@@ -160,7 +196,7 @@ def anything(config: Config, layout: Layout, stages: list[str]) -> bool:
     """Return whether one of ``stages`` has something to do."""
     todo = {
         "generate": lambda: blocks(config, layout) or not template_is_current(config, layout),
-        "train": lambda: stacks(config, layout) or not history_is_current(config, layout),
+        "train": lambda: missing_networks(config, layout) or not history_is_current(config, layout),
         "predict": lambda: predictions(config, layout) or root_is_damaged(layout.predictions),
         "validate": lambda: validation(config, layout),
         "analyze": lambda: budgets(config, layout) or root_is_damaged(layout.budget),
@@ -196,7 +232,7 @@ def require_training(config: Config, layout: Layout) -> None:
 
 def require_networks(config: Config, layout: Layout) -> None:
     """Raise UserError where a network of the config is missing or was trained on other inputs."""
-    missing = [layout.network(s.ensemble, s.sigma_index, r).stem for s in stacks(config, layout) for r in s.wanted]
+    missing = [layout.network(*network).stem for network in missing_networks(config, layout)]
     if missing:
         raise UserError(
             f"{layout.networks}: {len(missing)} networks missing or stale ({_few(missing)}); "

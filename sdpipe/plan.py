@@ -12,6 +12,7 @@ from sdpipe.config import Config
 from sdpipe.layout import Layout
 from sdpipe.networks import parameter_count
 from sdpipe.tables import size
+from sdpipe.workers import wide_stacks
 
 
 def plan(config: Config, layout: Layout, names: list[str]) -> str:
@@ -24,8 +25,10 @@ def plan(config: Config, layout: Layout, names: list[str]) -> str:
         total = sum(prod(sizes[d] for d in v.dims) * np.dtype(v.dtype).itemsize for v in variables.values())
         lines.append(f"generate: {missing} of {len(blocks)} blocks to write, {size(total)} in all before compression")
     if "train" in names:
-        stacks = pending.stacks(config, layout)
-        count = sum(len(s.wanted) for s in stacks)
+        stacks, count = (
+            pending.stacks(config, layout, wide_stacks(config)),
+            len(pending.missing_networks(config, layout)),
+        )
         lines.append(f"train: {count} networks to train in {len(stacks)} tasks")
         inputs, outputs = len(config.lattice.slices), config.energies.count
         for name, e in config.ensembles.items():

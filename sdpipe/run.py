@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
-from itertools import product
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe import pending, store
+from sdpipe.blocks import every_network
 from sdpipe.config import Config
 from sdpipe.configfile import load_config
 from sdpipe.errors import UserError
@@ -67,9 +67,8 @@ class Run:
         """Every trained network of the config. Their files are enough: data files need not be there."""
         from sdpipe import checkpoint
 
-        c, sigmas = self.config, range(len(self.config.smearing.sigma))
-        every = product(c.ensembles, sigmas, range(c.training.replicas))
-        paths, markers = [self.layout.network(*which) for which in every], self.layout.markers("train", "")
+        paths = [self.layout.network(*network) for network in every_network(self.config)]
+        markers = self.layout.markers("train", "")
         return [checkpoint.load(path, (markers.noted(path.stem) or {}).get("sha256")) for path in paths]
 
     def _groups(self, path: Path) -> dict[str, xr.Dataset]:

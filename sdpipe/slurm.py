@@ -170,7 +170,7 @@ class SlurmPool(Pool):
     """A pool that replaces jobs that are gone, gives up where they all fail, and releases idle ones."""
 
     def __init__(self, client: Client, cluster: SLURMCluster, section: Section, gpu: bool) -> None:
-        super().__init__(client, section.threads, {"GPU": 1} if gpu else None)
+        super().__init__(client, section.threads, section.processes, {"GPU": 1} if gpu else None)
         self.cluster, self.section = cluster, section
         self._connected: set[str] = set()
         self._failures = 0

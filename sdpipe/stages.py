@@ -15,6 +15,7 @@ from typing import Any
 
 from sdpipe import files, pending, problem, store
 from sdpipe.blocks import (
+    NetworkId,
     network_name,
     training_blocks,
     training_template,
@@ -25,7 +26,7 @@ from sdpipe.config import Config
 from sdpipe.console import Console
 from sdpipe.errors import RunError
 from sdpipe.layout import Layout
-from sdpipe.workers import Workers
+from sdpipe.workers import Workers, wide_stacks
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,14 @@ def train(run: Context) -> bool:
     """Train every network of the broad audience, then write ``history.zarr``."""
     config, layout = run.config, run.layout
     pending.require_training(config, layout)
-    stacks = pending.stacks(config, layout)
-    if not stacks and pending.history_is_current(config, layout):
+    missing = pending.missing_networks(config, layout)
+    if not missing and pending.history_is_current(config, layout):
         return False
     from sdpipe import history
-    from sdpipe.audience import load_networks, train_stack
+    from sdpipe.audience import load_networks
 
-    if stacks:
-        _train_stacks(run, train_stack, stacks)
+    if missing:
+        _train_stacks(run, missing)
     networks = load_networks(config, layout)
     identity = problem.audience_hash(config)
     store.write_dataset(layout.history, history.collect(networks), store.attributes(identity, config.seed))
@@ -95,33 +96,32 @@ def train(run: Context) -> bool:
     return True
 
 
-def _train_stacks(run: Context, train_stack: Callable[..., Any], stacks: list[Any]) -> None:
+def _train_stacks(run: Context, missing: list[NetworkId]) -> None:
     from sdpipe import cluster
+    from sdpipe.audience import train_stack
 
     config, layout = run.config, run.layout
-    wanted = [layout.network(s.ensemble, s.sigma_index, r) for s in stacks for r in s.wanted]
-    if any(path.exists() for path in wanted):
-        run.console.say(f"train: {len(wanted)} networks are missing or stale; training them anew")
+    if any(layout.network(*network).exists() for network in missing):
+        run.console.say(f"train: {len(missing)} networks are missing or stale; training them anew")
     for flag in problem.lattice_noise(config).flags:
         run.console.warn(f"noise: {flag}")
-    diverged: dict[str, str] = {}
-    devices: set[str] = set()
+    diverged, devices = dict[str, str](), set[str]()
+    stacks = pending.stacks(config, layout, wide_stacks(config))
     with run.workers.pool("train", len(stacks)) as pool, run.console.progress("train", len(stacks)) as progress:
-        worker = (pool.threads, cluster.memory, cluster.report)
+        worker = (pool.threads, pool.sharers, cluster.memory, cluster.report)
         tasks = [cluster.Task(s.name, (config, layout.root, s, *worker)) for s in stacks]
-        networks = {s.name: [network_name(s.ensemble, s.sigma, r) for r in s.replicas] for s in stacks}
+        networks = {s.name: [network_name(config, n) for n in s.networks] for s in stacks}
 
         def show(message: dict[str, Any]) -> None:
             if "note" in message:
                 run.console.say(f"train: {message['note']}")
-                return
-            if "device" in message:
+            elif "device" in message:
                 if message["device"] == "cpu" and not devices and config.training.device == "auto":
                     run.console.say(f"train: no GPU on {message['host']}; training on the CPU")
                 devices.add(message["device"])
-                return
-            note = f"val {message['val_loss']:.5f}, linear {message['linear_loss']:.5f}"
-            progress.row(message["task"].removeprefix("train-"), message["epoch"], message["epochs"], note)
+            else:
+                note = f"val {message['val_loss']:.5f}, linear {message['linear_loss']:.5f}"
+                progress.row(message["task"].removeprefix("train-"), message["epoch"], message["epochs"], note)
 
         for name, result in pool.map(train_stack, tasks, on_message=show):
             diverged |= result["diverged"]

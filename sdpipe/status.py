@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpipe import pending, problem, store
-from sdpipe.blocks import training_blocks, validation_blocks
+from sdpipe.blocks import every_network, training_blocks, validation_blocks
 from sdpipe.config import Config
 from sdpipe.errors import DamageError
 from sdpipe.layout import Layout
@@ -58,8 +58,8 @@ def survey(config: Config, layout: Layout) -> list[Stage]:
     whole = pending.template_is_current(config, layout)
     generate = _stage("generate", every - blocks, every, "blocks", stale_set, layout.training, whole=whole)
 
-    total = len(config.ensembles) * len(config.smearing.sigma) * config.training.replicas
-    lost = [layout.network(s.ensemble, s.sigma_index, r) for s in pending.stacks(config, layout) for r in s.wanted]
+    total = len(every_network(config))
+    lost = [layout.network(*network) for network in pending.missing_networks(config, layout)]
     stale_networks = any(path.exists() for path in lost)
     stale_history = not lost and not pending.history_is_current(config, layout)
     train = _stage(

@@ -1,4 +1,4 @@
-"""Train a stack of replicas side by side: PyTorch and NumPy only, no Dask, no YAML, no Zarr.
+"""Train a stack of networks side by side: PyTorch and NumPy only, no Dask, no YAML, no Zarr.
 
 A stack holds networks of one architecture and one training-set size. They share each batched matrix
 product and nothing else: initial weights, data order, noise, loss, optimiser state and stopping epoch of

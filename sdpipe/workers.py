@@ -18,6 +18,23 @@ def pools(config: Config) -> dict[str, str]:
     return dict.fromkeys(("generate", "predict", "validate"), config.cluster.cpu) | {"train": config.cluster.gpu}
 
 
+def wide_stacks(config: Config) -> bool:
+    """Return whether all networks of one architecture and training-set size train as one stack.
+
+    Left to itself: where one GPU trains them all. Several workers are kept busy by smaller stacks.
+    """
+    training = config.training
+    if training.stack != "auto":
+        return training.stack == "architecture"
+    if training.device == "cpu" or training.replicas_per_task:
+        return False
+    if config.cluster.gpu != "local":
+        return config.cluster.jobs == 1
+    from sdpipe.training import device_for
+
+    return device_for(training.device).type == "cuda"
+
+
 class Workers(ExitStack):
     """The workers of one command, until it ends."""
 

@@ -95,6 +95,7 @@ class SerialPool:
     """
 
     threads: int = 1
+    sharers: int = 1
     memory: int = 10**10
     backwards: bool = False
     fail_after: int | None = None

@@ -70,6 +70,7 @@ def test_the_defaults_are_those_of_the_contract(tiny_config: Path) -> None:
         "epochs": None,
         "batch": None,
         "device": "auto",
+        "stack": "auto",
         "replicas_per_task": None,
     }
     assert (config.cluster.cpu, config.cluster.gpu) == ("local", "local")

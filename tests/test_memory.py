@@ -14,7 +14,7 @@ import torch
 
 from sdpipe import checkpoint, memory
 from sdpipe.audience import stack_need
-from sdpipe.blocks import StackTask
+from sdpipe.blocks import NetworkId, StackTask
 from sdpipe.configfile import load_config
 
 if TYPE_CHECKING:
@@ -25,20 +25,33 @@ ROOM = 10**12
 
 
 def test_a_stack_that_fits_stays_whole_and_in_memory() -> None:
-    assert memory.cut(NEED, 20, ROOM, ROOM) == (False, 20)
+    assert memory.cut(NEED, [0] * 20, ROOM, ROOM) == (False, [slice(0, 20)])
 
 
 def test_members_that_do_not_fit_are_left_for_later() -> None:
     for together in (1, 3, 19):
         room = NEED.data(False) + together * NEED.member(False)
-        assert memory.cut(NEED, 20, ROOM, room) == (False, together)
-        assert memory.cut(NEED, 20, ROOM, room + NEED.member(False) - 1) == (False, together)
+        for given in (room, room + NEED.member(False) - 1):
+            stream, parts = memory.cut(NEED, [0] * 20, ROOM, given)
+            assert not stream
+            assert [p.stop - p.start for p in parts[:-1]] == [together] * len(parts[:-1])
+            assert [i for p in parts for i in range(20)[p]] == list(range(20))
+
+
+def test_a_stack_over_several_sets_is_cut_where_they_do_not_fit_together() -> None:
+    sets = [0, 0, 1, 1, 2, 2]
+    both = 2 * NEED.data(False) + 4 * NEED.member(False)
+    halves = (False, [slice(0, 4), slice(4, 6)])
+    assert memory.cut(NEED, sets, ROOM, both) == halves
+    assert memory.cut(NEED, sets, 2 * NEED.data(False), ROOM) == halves
+    assert memory.cut(NEED, sets, 3 * NEED.data(False), ROOM) == (False, [slice(0, 6)])
+    assert memory.cut(NEED, sets, ROOM, both - 1)[1][0] == slice(0, 3)
 
 
 def test_data_that_do_not_fit_host_or_device_are_streamed() -> None:
-    assert memory.cut(NEED, 2, NEED.data(False) - 1, ROOM) == (True, 2)
-    assert memory.cut(NEED, 2, ROOM, NEED.data(False) + NEED.member(False) - 1)[0]
-    assert memory.cut(NEED, 2, 0, 0) == (True, 1)
+    assert memory.cut(NEED, [0, 0], NEED.data(False) - 1, ROOM) == (True, [slice(0, 2)])
+    assert memory.cut(NEED, [0, 0], ROOM, NEED.data(False) + NEED.member(False) - 1)[0]
+    assert memory.cut(NEED, [0, 0], 0, 0) == (True, [slice(0, 1), slice(1, 2)])
 
 
 def test_the_need_of_a_stream_does_not_grow_with_the_set() -> None:
@@ -55,7 +68,7 @@ def test_noise_copies_that_are_kept_or_stored_take_memory() -> None:
 
 
 def test_a_part_of_the_memory_is_left_to_others() -> None:
-    assert memory.available(torch.device("cpu"), 1000) == 600
+    assert memory.available(torch.device("cpu"), 1000, 3) == 600
 
 
 def networks(root: Path) -> dict[str, checkpoint.Network]:
@@ -73,7 +86,7 @@ def train_anew(cli: Callable[..., Outcome], root: Path) -> tuple[str, dict[str, 
 def test_a_stack_too_large_for_memory_trains_in_parts_to_the_same_networks_and_says_so(
     cli: Callable[..., Outcome], serial: SerialPool, finished: Finished, finished_copy: Path
 ) -> None:
-    need = stack_need(load_config(finished_copy), StackTask("Nmax", 0, 0.44, (0, 1), (0, 1)))
+    need = stack_need(load_config(finished_copy), StackTask("", (NetworkId("Nmax", 0, 0),), ()))
     serial.memory = int((need.data(False) + 1.5 * need.member(False)) / memory.SHARE)
     said, parts = train_anew(cli, finished_copy)
     assert "train-Nmax-0.44-r0-1: 2 networks do not fit" in said

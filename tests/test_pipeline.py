@@ -160,6 +160,9 @@ LONG = [
 ]
 """Overrides of the tiny config for one stack that trains long enough to be killed."""
 
+WIDE = [*LONG, "smearing.sigma=[0.44, 0.63]", "training.stack=architecture"]
+"""The same for one stack over both sigma."""
+
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     """Return the first true value of ``condition``, looked at while ``process`` runs."""
@@ -171,14 +174,20 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> An
     return value
 
 
+@pytest.mark.parametrize("overrides", [LONG, WIDE], ids=["replicas", "architecture"])
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
-    cli: Cli, serial: SerialPool, start: Callable[..., subprocess.Popen[str]], tiny_config: Path, tmp_path: Path
+    cli: Cli,
+    serial: SerialPool,
+    start: Callable[..., subprocess.Popen[str]],
+    tiny_config: Path,
+    tmp_path: Path,
+    overrides: list[str],
 ) -> None:
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert cli("generate", tiny_config, *LONG, "--run", straight).status == 0
+    assert cli("generate", tiny_config, *overrides, "--run", straight).status == 0
     shutil.copytree(straight, killed)
     assert cli("train", straight).status == 0
-    assert [m["epoch"] for m in serial.messages if m.get("task", "").endswith("r0")] == list(range(1, 13))
+    assert [m["epoch"] for m in serial.messages if m.get("task") == "train-Nmax-0.44-r0"] == list(range(1, 13))
 
     process = start(["-c", ONE_CORE, "train", str(killed)], tmp_path, start_new_session=True)
     try:
@@ -193,7 +202,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
 
     serial.messages.clear()
     assert cli("train", killed).status == 0
-    assert [m["epoch"] for m in serial.messages if m.get("task", "").endswith("r0")] == list(range(done + 1, 13))
+    assert [m["epoch"] for m in serial.messages if m.get("task") == "train-Nmax-0.44-r0"] == list(range(done + 1, 13))
     a, b = networks(straight), networks(killed)
     assert a.keys() == b.keys()
     for name in a:
