@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker, performance_report
+from distributed import Client, Future, LocalCluster, get_worker, performance_report
 from distributed.system import MEMORY_LIMIT
 
 TOPIC = "sdpipe"
@@ -147,24 +148,22 @@ def recorded(log: Path) -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back to the end of the block: what is half started could not be closed."""
+    """Hold SIGINT and SIGTERM back to the end of the block: what is half started could not be closed.
+
+    Processes that are started in it, or by its threads later, never see SIGINT: Ctrl-C in a terminal reaches all of
+    them, and is for the driver, which then ends its workers.
+    """
+    resource_tracker.ensure_running()  # by itself it starts with the first worker, and unblocks SIGINT there
     came: list[int] = []
-    handlers = {n: signal.signal(n, lambda number, _: came.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    handler = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         if came:
-            signal.raise_signal(came[0])
-
-
-class Undisturbed(WorkerPlugin):
-    """Ctrl-C in a terminal reaches every process in it: it is for the driver, which then ends its workers."""
-
-    def setup(self, worker: Worker) -> None:  # noqa: ARG002
-        """Ignore SIGINT in the process of a worker."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager
@@ -183,9 +182,12 @@ def local_workers(count: int, say: Callable[[str], None]) -> Iterator[Client]:
                 silence_logs=logging.CRITICAL,
             )
             client = started.enter_context(Client(started.enter_context(cluster)))
-            client.register_plugin(Undisturbed())
         announce(client, say)
-        yield client
+        try:
+            yield client
+        finally:
+            with uninterrupted():
+                started.close()
 
 
 class LocalMachine(ExitStack):

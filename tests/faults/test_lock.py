@@ -131,9 +131,18 @@ def test_sigterm_keeps_the_state_and_ends(at_work, record_property) -> None:
     assert files(root) == []
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_workers_start_ends_in_one_line(
-    launch: Callable[..., subprocess.Popen[str]], small: Path, tmp_path: Path, how: signal.Signals
+def interrupt(process: subprocess.Popen[str], how: str) -> str:
+    """Send SIGTERM, or SIGINT as a terminal sends Ctrl-C, to every process of the group; return stderr."""
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGTERM)
+    return process.communicate()[1]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C"])
+def test_a_signal_while_workers_start_is_told_in_one_line(
+    launch: Callable[..., subprocess.Popen[str]], small: Path, tmp_path: Path, how: str
 ) -> None:
     process = launch("generate", small, "--run", tmp_path / "run")
 
@@ -144,12 +153,26 @@ def test_a_signal_while_workers_start_ends_in_one_line(
         return False
 
     assert wait_for(starting, process)
-    process.send_signal(how)
-    _, err = process.communicate()
+    err = interrupt(process, how)
     assert process.returncode == 130
     assert err.splitlines()[-1].startswith("interrupted: ")
     assert "Traceback" not in err
     assert files(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "Ctrl-C"])
+def test_a_signal_while_workers_end_leaves_a_finished_stage(
+    launch: Callable[..., subprocess.Popen[str]], cli: Cli, small: Path, tmp_path: Path, how: str
+) -> None:
+    root = tmp_path / "run"
+    process = launch("generate", small, "--run", root)
+    assert wait_for((root / "logs" / "dask-generate.html").exists, process)
+    err = interrupt(process, how)
+    assert "Traceback" not in err
+    assert files(root) == []
+    outcome = cli("generate", root)
+    assert outcome.status == 0
+    assert "nothing to do" in outcome.err
 
 
 def test_a_driver_that_was_taken_for_dead_stops(at_work) -> None:
