@@ -9,7 +9,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import driver, generation, gpu, growth, inference, scaling, steps, time_to_accuracy, workers
+from benchmarks import (
+    driver,
+    generation,
+    gpu,
+    growth,
+    inference,
+    interruption,
+    scaling,
+    steps,
+    time_to_accuracy,
+    workers,
+)
 from benchmarks.table import Row, as_json, machine, show
 
 REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
@@ -18,6 +29,7 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "workers": workers.measure,
     "steps": steps.measure,
     "inference": inference.measure,
+    "interruption": interruption.measure,
     "driver": driver.measure,
     "scaling": scaling.measure,
     "growth": growth.measure,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import median
 
 import psutil
 
+from benchmarks.commands import arguments
 from benchmarks.table import Limit, Row
 from benchmarks.training_sets import empty_run, one_ensemble
 from sdpipe.blocks import training_blocks
 from sdpipe.cluster import Pool, Task, local_pool
 from sdpipe.config import Config, to_yaml
 from sdpipe.generation import generate_block
+from sdpipe.layout import Layout
 
 SMALL, LARGE = 400_000, 4_000_000
 
@@ -37,7 +38,7 @@ def peak_memory(config: Config, root: Path) -> tuple[float, float]:
     shutil.rmtree(root, ignore_errors=True)
     file = root.with_suffix(".yaml")
     file.write_text(to_yaml(config))
-    driver = subprocess.Popen([sys.executable, "-m", "sdpipe", "generate", str(file), "--run", str(root), "-q"])
+    driver = subprocess.Popen(arguments("generate", file, Layout(root)))
     process, one, together = psutil.Process(driver.pid), 0, 0
     while driver.poll() is None:
         sizes = []
