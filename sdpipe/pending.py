@@ -166,7 +166,13 @@ def validation_is_current(config: Config, layout: Layout) -> bool:
     """Return whether ``validation.zarr`` and its figures are there and made from these inputs."""
     facts = layout.markers("validate", problem.validation_hash(config)).facts("validation")
     drawn = [layout.root / f for f in (facts or {}).get("figures", [])]
-    return facts is not None and store.is_whole(layout.validation) and all(f.exists() for f in drawn)
+    return calibration_is_current(config, layout) and all(f.exists() for f in drawn)
+
+
+def calibration_is_current(config: Config, layout: Layout) -> bool:
+    """Return whether ``validation.zarr`` is there and made from these inputs."""
+    markers = layout.markers("validate", problem.validation_hash(config))
+    return markers.facts("validation") is not None and store.is_whole(layout.validation)
 
 
 def budgets(config: Config, layout: Layout) -> list[str]:
@@ -250,7 +256,7 @@ def require_predictions(config: Config, layout: Layout) -> None:
 def require_assessment(config: Config, layout: Layout) -> None:
     """Raise UserError where predictions, or the ``validation.zarr`` that calibrates them, are missing or stale."""
     require_predictions(config, layout)
-    if config.budget.calibration == "conformal" and not validation_is_current(config, layout):
+    if config.budget.calibration == "conformal" and not calibration_is_current(config, layout):
         raise UserError(
             f"{layout.validation}: missing or stale, and budget.calibration=conformal needs it; "
             f"{_remedy('validate', config, layout)}; or budget.calibration=none for the published budget"

@@ -147,3 +147,16 @@ def test_bad_input(cli: Callable[..., Outcome], tiny_config: Path, override: str
     fault = cli("validate", tiny_config, override).fault
     assert key in fault
     assert words in fault
+
+
+def test_lost_figures_are_drawn_anew_and_keep_no_analysis_waiting(
+    finished_copy: Path, cli: Callable[..., Outcome]
+) -> None:
+    drawn = sorted((finished_copy / "figures").glob("validation*.png"))
+    for path in drawn:
+        path.unlink()
+    assert cli("predict", finished_copy, "targets.o3.threshold=0.9").status == 0
+    assert cli("analyze", finished_copy).status == 0
+    assert cli("validate", finished_copy).status == 0
+    assert drawn
+    assert all(path.exists() for path in drawn)
