@@ -8,8 +8,8 @@ import numpy as np
 import xarray as xr
 
 from sdpipe.budget import LINEAR, error_budget, spread
-from sdpipe.calibration import Resolution
-from sdpipe.typicality import SUSPICIOUS, Reference
+from sdpipe.calibration import RULES, Resolution
+from sdpipe.typicality import SUSPICIOUS, Reference, smallest_p_value
 
 
 def resolution_of(validation: xr.Dataset) -> Resolution:
@@ -17,9 +17,14 @@ def resolution_of(validation: xr.Dataset) -> Resolution:
     return Resolution(validation.residual.values.astype(float), validation.residual_scale.values)
 
 
-def reference_of(validation: xr.Dataset) -> Reference:
-    """Return the draws that ``validation.zarr`` compares with: those of the prior that calibrate."""
-    prior = validation.isel(family=0)
+def rule_of(predictions: xr.Dataset) -> str:
+    """Return how the data of one target were sized, one of ``RULES``."""
+    return str(predictions.attrs.get("scale_rule", RULES[0]))
+
+
+def reference_of(validation: xr.Dataset, rule: str) -> Reference:
+    """Return the draws that ``validation.zarr`` compares with: those of the prior that calibrate what has this rule."""
+    prior = validation.isel(family=RULES.index(rule))
     chosen = ~prior.tested.values
     return Reference(*(prior[k].values[chosen].astype(float) for k in ("noise_scale", "distance", "spread")))
 
@@ -31,21 +36,24 @@ def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray:
     return xr.DataArray(covariance / predictions.attrs["scale"] ** 2, dims=("sigma", "E", "E2"), coords=grid)
 
 
-def p_value_of(predictions: xr.Dataset, validation: xr.Dataset) -> float:
-    """Return the p-value of one target under the prior, see :meth:`sdpipe.typicality.Reference.p_value`."""
-    scale, noise_scale, distance = (predictions.attrs[k] for k in ("scale", "noise_scale", "distance"))
-    return reference_of(validation).p_value(noise_scale, distance, scale * float(spread(predictions.rho)))
+def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float | None, list[str]]:
+    """Return the p-value of one target under the prior, None without ``validation``, and all that speaks against it.
 
-
-def flags_of(predictions: xr.Dataset, p_value: float | None) -> list[str]:
-    """Return what speaks against the budget of one target: the flags of its data, and its ``p_value`` if it is low."""
+    See :meth:`sdpipe.typicality.Reference.p_value`.
+    """
     flags = list(predictions.attrs["flags"])
-    if p_value is not None and p_value < SUSPICIOUS:
+    if validation is None:
+        return None, flags
+    reference = reference_of(validation, rule_of(predictions))
+    scale, noise_scale, distance = (predictions.attrs[k] for k in ("scale", "noise_scale", "distance"))
+    p_value = reference.p_value(noise_scale, distance, scale * float(spread(predictions.rho)))
+    if p_value < SUSPICIOUS:
+        sign = "=" if p_value > smallest_p_value(len(reference.distance)) else "<="
         flags.append(
-            f"out of distribution: p = {p_value:.3g} that the training set holds such a correlator; "
+            f"out of distribution: p {sign} {p_value:.3g} that the training set holds such a correlator; "
             "the calibrated error promises nothing here"
         )
-    return flags
+    return p_value, flags
 
 
 def assess(
@@ -76,13 +84,13 @@ def assess(
     budget["linear_error"] = (("sigma", "E"), np.sqrt(variance), {"units": "1", "long_name": "its posterior error"})
     budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "back_check")}
     if validation is not None:
-        q = validation.sel(level=level, drop=True)
+        q = validation.sel(level=level, scale_rule=rule_of(predictions), drop=True)
         calibrated = budget.total * q.factor.astype(float)
         budget["calibrated"] = calibrated.assign_attrs(units="1", long_name=f"total error scaled to coverage {level:g}")
         calibrated = budget.linear_error * q.linear_factor.astype(float)
         budget["linear_calibrated"] = calibrated.assign_attrs(
             units="1", long_name=f"linear error at coverage {level:g}"
         )
-        budget.attrs |= {"level": level, "p_value": p_value_of(predictions, validation)}
-    budget.attrs["flags"] = flags_of(predictions, budget.attrs.get("p_value"))
-    return budget
+        budget.attrs["level"] = level
+    p_value, budget.attrs["flags"] = judge(predictions, validation)
+    return budget if p_value is None else budget.assign_attrs(p_value=p_value)

@@ -16,8 +16,23 @@ from sdpipe.typicality import nearest
 
 Array = NDArray[np.float64]
 
+RULES = ("given", "auto")
+"""How a correlator is sized before the networks see it: by a factor that is known, or by that of largest evidence.
+
+Errors that hold for one need not hold for the other, so each is calibrated by itself.
+"""
+
 BAND = 3.0
 """Standard deviations of the binomial distribution within which a coverage agrees with its level."""
+
+
+def rule_of(family: int) -> int:
+    """Return which of ``RULES`` sizes the draws of a validation family: the first families have one each.
+
+    >>> [rule_of(family) for family in range(4)]
+    [0, 1, 0, 0]
+    """
+    return family if family < len(RULES) else 0
 
 
 def draws_needed(level: float) -> int:

@@ -1,6 +1,7 @@
 """From predicted draws with known truth to ``validation.zarr``: calibration, coverage, width, bias, flags.
 
-Half of the draws of the prior, the first family, calibrate; the other half and all other families test.
+The first families are the prior, once for each of ``RULES``: half of their draws calibrate, each what is sized by
+its rule; the other half and all other families, which are sized as given, test.
 docs/error-budget.md defines every quantity.
 """
 
@@ -12,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from sdpipe.budget import RESOLUTION, total_error
-from sdpipe.calibration import Resolution, conformal_factor, conformal_rank, gaussian_quantile
+from sdpipe.calibration import RULES, Resolution, conformal_factor, conformal_rank, gaussian_quantile, rule_of
 from sdpipe.typicality import IMPOSSIBLE, SUSPICIOUS, Reference
 
 BUDGETS = ("published", "total", "calibrated", "linear")
@@ -28,41 +29,44 @@ def collect(draws: xr.Dataset, resolution: Resolution, levels: Sequence[float], 
     ----------
     draws
         truth, central, linear, linear_error (family, sample, sigma, E), error (family, sample, source, sigma, E),
-        noise_scale, distance, spread, back_check (family, sample); the first family calibrates.
+        scale, noise_scale, distance, spread, back_check (family, sample); the first families calibrate.
     resolution
         Residuals of the central ensemble on noise-free draws of the prior.
     levels
         Coverages to calibrate and test, ``quoted`` among them: that of the widths.
     """
     draws = draws.copy()
-    half = draws.sizes["sample"] // 2
+    half, calibrating = draws.sizes["sample"] // 2, range(len(RULES))
+    rule = [rule_of(i) for i in range(draws.sizes["family"])]
     width = xr.DataArray(np.stack([resolution.width(s) for s in draws.noise_scale.values]), dims=_PER_ENERGY)
+    width = width / draws.scale
     published = total_error(draws.error.astype(float))
     total, linear_error = np.hypot(published, width), draws.linear_error.astype(float)
     error, linear = draws.central - draws.truth, draws.linear - draws.truth
     scores = {"total": np.abs(error) / total, "linear": np.abs(linear) / linear_error}
     factors = {
         name: xr.DataArray(
-            np.stack([conformal_factor(score.values[0, :half], level) for level in levels]),
-            dims=("level", "sigma", "E"),
+            [[conformal_factor(score.values[i, :half], level) for level in levels] for i in calibrating],
+            dims=("scale_rule", "level", "sigma", "E"),
         )
         for name, score in scores.items()
     }
+    own = {name: factor.isel(scale_rule=xr.DataArray(rule, dims="family")) for name, factor in factors.items()}
     quantile = xr.DataArray([gaussian_quantile(level) for level in levels], dims="level")
     tested = xr.DataArray(np.ones(draws.noise_scale.shape, bool), dims=("family", "sample"))
-    tested[0, :half] = False
+    tested[list(calibrating), :half] = False
     inside = {
         "published": np.abs(error) <= quantile * published,
         "total": scores["total"] <= quantile,
-        "calibrated": scores["total"] <= factors["total"],
-        "linear": scores["linear"] <= factors["linear"],
+        "calibrated": scores["total"] <= own["total"],
+        "linear": scores["linear"] <= own["linear"],
     }
     chosen = list(levels).index(quoted)
     widths = {
         "published": published * quantile[chosen],
         "total": total * quantile[chosen],
-        "calibrated": total * factors["total"][chosen],
-        "linear": linear_error * factors["linear"][chosen],
+        "calibrated": total * own["total"].isel(level=chosen),
+        "linear": linear_error * own["linear"].isel(level=chosen),
     }
 
     def mean(x: xr.DataArray, *over: str) -> xr.DataArray:
@@ -73,11 +77,18 @@ def collect(draws: xr.Dataset, resolution: Resolution, levels: Sequence[float], 
     def by(name: str, parts: dict[str, xr.DataArray]) -> xr.DataArray:
         return xr.concat(parts.values(), dim=name).assign_coords({name: np.array(list(parts), object)})
 
-    reference = Reference(*(draws[k].values[0, :half] for k in ("noise_scale", "distance", "spread")))
-    arguments = (draws[k] for k in ("noise_scale", "distance", "spread"))
-    p_value = xr.apply_ufunc(reference.p_value, *arguments, vectorize=True)
+    typical = [draws[k] for k in ("noise_scale", "distance", "spread")]
+    references = [Reference(*(x.values[i, :half] for x in typical)) for i in calibrating]
+    p_value = xr.concat(
+        [
+            xr.apply_ufunc(references[rule[i]].p_value, *(x.isel(family=i) for x in typical), vectorize=True)
+            for i in range(len(rule))
+        ],
+        dim="family",
+    )
     flagged = (p_value < SUSPICIOUS) | (draws.back_check < IMPOSSIBLE)
-    rank = np.stack([conformal_rank(s, scores["total"].values[0, :half]) for s in scores["total"].values])
+    score = scores["total"].values
+    rank = np.stack([conformal_rank(s, score[rule[i], :half]) for i, s in enumerate(score)])
     coverage_of = by("budget", {k: mean(v, "E") for k, v in inside.items()})
     result = draws.drop_vars(["error", "source", "spread", "distance"]).assign(
         error=xr.concat(
@@ -107,7 +118,7 @@ def collect(draws: xr.Dataset, resolution: Resolution, levels: Sequence[float], 
         variable.attrs = {"units": "1", "long_name": LONG_NAMES.get(str(name), variable.attrs.get("long_name", ""))}
         if variable.dtype == float and _PER_ENERGY[:2] == variable.dims[:2] and variable.ndim > 2:
             result[name] = variable.astype(np.float32)
-    return result.assign_coords(level=list(levels)).assign_attrs(quoted=quoted)
+    return result.assign_coords(level=list(levels), scale_rule=np.array(RULES, object)).assign_attrs(quoted=quoted)
 
 
 LONG_NAMES = {

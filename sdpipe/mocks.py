@@ -13,6 +13,9 @@ Array = NDArray[np.float64]
 PRIOR = "chebyshev"
 """The first family: the prior of the central ensemble, which calibrates."""
 
+PRIOR_AUTO = "chebyshev-auto"
+"""The second family: the same draws, each sized as real data with ``scale: auto`` are; it calibrates these."""
+
 STREAM = "validation"
 
 
@@ -33,10 +36,10 @@ def standard(config: Config) -> dict[str, sections.Family]:
 
 
 def families_of(config: Config) -> dict[str, sections.Family]:
-    """Return every family of a run, the prior of the central ensemble first."""
+    """Return every family of a run, first the prior of the central ensemble, once for each way of sizing."""
     central = sections.ChebyshevFamily(kind="chebyshev", Nb=config.ensembles[config.budget.central].Nb)
     given = config.validation.families
-    return {PRIOR: central} | (standard(config) if given is None else given)
+    return {PRIOR: central, PRIOR_AUTO: central} | (standard(config) if given is None else given)
 
 
 def _off_prior(config: Config, section: sections.Family) -> families.Family:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from sdpipe import guard, inference, labelled, problem, store
 from sdpipe.audience import load_networks
@@ -53,36 +54,51 @@ def predict_target(config: Config, root: Path, name: str) -> dict[str, Any]:
 def _facts(
     config: Config, root: Path, name: str, target: problem.TargetData, networks: list[Network], lattice: Noise
 ) -> dict[str, Any]:
-    """Return the attributes of a prediction: what scaled it, how typical it is, and what speaks against it.
-
-    The back-check is of the data with their own covariance, whatever noise the networks know.
-    """
-    mean, own, samples = target.samples.mean(axis=0), lattice, None
+    """Return the attributes of a prediction: what scaled it, how typical it is, and what speaks against it."""
+    mean, own, samples, flags = target.samples.mean(axis=0), lattice, None, []
     if target.correlator is not None:
         data, samples = target.correlator, target.correlator.estimated_from
         mean = target.scale * data.mean
         own = Noise(data.times, mean, target.scale**2 * data.covariance, data.where)
-    noise_scale = float(abs(lattice.scale(mean)))
-    chi2, dof = KernelSpan.of(problem.kernel(config), own, config.spectra.E0[0]).check(mean[None])
-    back_check = float(chi2_p_value(chi2, dof, samples)[0])
-    attrs = {
+        flags = data_flags(config, root, name, data, networks)
+    return {
         "target": name,
         "scale": target.scale,
-        "noise_scale": noise_scale,
+        "scale_rule": target.scale_rule,
+        **typical(config, networks, lattice, mean, own, samples, [f"noise: {f}" for f in lattice.flags] + flags),
+    }
+
+
+def typical(
+    config: Config,
+    networks: list[Network],
+    lattice: Noise,
+    mean: NDArray,
+    own: Noise,
+    samples: int | None,
+    flags: list[str],
+) -> dict[str, Any]:
+    """Return how typical a correlator C (t,) is, as the networks see it, with what speaks against it in ``flags``.
+
+    The back-check is of the data with their ``own`` noise, whatever noise the networks know; ``samples`` is how many
+    that was estimated from, None where it is known.
+    """
+    chi2, dof = KernelSpan.of(problem.kernel(config), own, config.spectra.E0[0]).check(mean[None])
+    back_check = float(chi2_p_value(chi2, dof, samples)[0])
+    if back_check < IMPOSSIBLE:
+        flags = [
+            *flags,
+            f"no spectral density explains the data: chi2/dof = {chi2[0]:.1f}/{dof[0]} to the nearest correlator "
+            f"of kernel {config.kernel} at T = {config.lattice.period}",
+        ]
+    return {
+        "noise_scale": float(abs(lattice.scale(mean))),
         "distance": float(inference.prior_of_data(networks, config.budget.central).distance(mean[None])[0]),
         "chi2": float(chi2[0]),
         "dof": int(dof[0]),
         "back_check": back_check,
-        "flags": [f"noise: {flag}" for flag in lattice.flags],
+        "flags": flags,
     }
-    if target.correlator is not None:
-        attrs["flags"] += data_flags(config, root, name, target.correlator, networks)
-    if back_check < IMPOSSIBLE:
-        attrs["flags"].append(
-            f"no spectral density explains the data: chi2/dof = {chi2[0]:.1f}/{dof[0]} to the nearest correlator "
-            f"of kernel {config.kernel} at T = {config.lattice.period}"
-        )
-    return attrs
 
 
 def data_flags(config: Config, root: Path, name: str, correlator: Correlator, networks: list[Network]) -> list[str]:

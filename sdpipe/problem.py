@@ -107,10 +107,14 @@ def lattice_noise(config: Config) -> Noise:
 
 @dataclass(frozen=True, eq=False)
 class TargetData:
-    """What is predicted: samples (boot, t), what scaled them, and the truth (sigma, E) or the data behind them."""
+    """What is predicted: samples (boot, t), what scaled them, and the truth (sigma, E) or the data behind them.
+
+    ``scale_rule`` is auto where the data themselves say the scale.
+    """
 
     samples: Array
     scale: float
+    scale_rule: str = "given"
     truth: Array | None = None
     correlator: Correlator | None = None
 
@@ -125,11 +129,11 @@ def target(config: Config, name: str, lattice: Noise, amplitude: Callable[[Array
     section = config.targets[name]
     if isinstance(section, sections.Correlator):
         c = _real_target(config, name)
-        scale = amplitude(c.mean) if section.scale == "auto" else section.scale
-        return TargetData(c.bootstrap(config.bootstrap, config.seed, name) * scale, scale, correlator=c)
+        scale, rule = (amplitude(c.mean), "auto") if section.scale == "auto" else (section.scale, "given")
+        return TargetData(c.bootstrap(config.bootstrap, config.seed, name) * scale, scale, rule, correlator=c)
     correlator, truth = _known(config, section)
     boots = lattice.draw(correlator, config.bootstrap, rng.generator(config.seed, "target", name))
-    return TargetData(boots, 1.0, truth)
+    return TargetData(boots, 1.0, truth=truth)
 
 
 def _real_target(config: Config, name: str) -> Correlator:
@@ -190,11 +194,14 @@ def network_hash(config: Config, ensemble: str) -> str:
     return digest(training_hash(config), _with_content(config.noise), plain(config.ensembles[ensemble]), training)
 
 
+VERSION = 2
+"""Of how correlators are sized, predicted and judged: with another one predictions and validation are made anew."""
+
+
 def prediction_hash(config: Config, name: str) -> str:
     """Return the hash of everything that the predictions of one target depend on."""
-    return digest(
-        audience_hash(config), _with_content(config.targets[name]), config.bootstrap, name, config.budget.central
-    )
+    target = _with_content(config.targets[name])
+    return digest(VERSION, audience_hash(config), target, config.bootstrap, name, config.budget.central)
 
 
 def budget_hash(config: Config, name: str) -> str:
@@ -206,7 +213,7 @@ def budget_hash(config: Config, name: str) -> str:
 def draws_hash(config: Config) -> str:
     """Return the hash of everything that the predictions of the validation draws depend on."""
     drawn = {k: v for k, v in plain(config.validation).items() if k != "levels"}
-    return digest(audience_hash(config), drawn, config.budget.central, config.budget.references)
+    return digest(VERSION, audience_hash(config), drawn, config.budget.central, config.budget.references)
 
 
 def validation_hash(config: Config) -> str:

@@ -18,6 +18,7 @@ from sdpipe.config import Config
 from sdpipe.configfile import load_config
 from sdpipe.errors import UserError
 from sdpipe.layout import Layout
+from sdpipe.noise import Noise
 from sdpipe.resampling import covariance_of_bootstrap
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Run:
         Its attribute ``flags`` says what speaks against the result. Raises UserError where there is no prediction of
         the target, and for an f or limits that cannot be used.
         """
-        from sdpipe.assessment import flags_of, p_value_of, unresolved
+        from sdpipe.assessment import judge, unresolved
         from sdpipe.integrals import integral
 
         there = self.predictions
@@ -98,8 +99,7 @@ class Run:
         validation = self.validation.load() if budget.calibration == "conformal" else None
         resolution = None if validation is None else unresolved(data, validation)
         result = integral(data.rho, f, budget.central, budget.references, data.get("truth"), between, resolution)
-        p_value = None if validation is None else p_value_of(data, validation)
-        return result.assign_attrs(flags=flags_of(data, p_value))
+        return result.assign_attrs(flags=judge(data, validation)[1])
 
     def __repr__(self) -> str:
         from sdpipe.overview import as_text
@@ -134,8 +134,12 @@ def predict(
     With ``scale="auto"`` the samples are scaled together to the amplitude that makes their mean most likely under the
     prior, and the prediction is scaled back, which the linearity of the problem allows. Networks are not exactly
     linear: with the ``scale`` that ``predictions.zarr`` records for a target, its stored samples give the stored
-    prediction. The result carries ``scale`` and ``flags`` as attributes; a flag, such as noise unlike that of the
-    training (:mod:`sdpipe.guard`; not compared where there are no more samples than times), is also a warning.
+    prediction.
+
+    The result carries what ``predictions.zarr`` records of a target as attributes, ``scale``, ``distance``, ``chi2``,
+    ``dof``, ``back_check`` and ``flags`` among them, and after ``validate`` ``p_value``. A flag, such as noise unlike
+    that of the training (:mod:`sdpipe.guard`), is also a warning. Where there are no more samples than times their
+    noise is not known: it is not compared, and the back-check takes that of the training.
 
     Raises
     ------
@@ -144,11 +148,13 @@ def predict(
         of the networks, a value is not finite, or the mean at t_ref is zero.
     """
     from sdpipe import guard, inference, labelled
+    from sdpipe.assessment import judge
+    from sdpipe.prediction import typical
 
     if scale != "auto" and not (isinstance(scale, Real) and np.isfinite(scale) and scale):
         raise UserError(f"scale: {scale!r} is not allowed; allowed: 'auto', or a finite number other than 0")
     run = run if isinstance(run, Run) else open_run(run)
-    flags, data = [], {"path": "FILE"}
+    known, flags, data, estimated_from = [], [], {"path": "FILE"}, None
     if isinstance(samples, xr.Dataset):
         if not {"mean", "covariance"} <= samples.keys():
             raise UserError(
@@ -158,7 +164,8 @@ def predict(
         correlator = labelled.unlabelled(samples)
         _check_times(run, correlator.times)
         values = correlator.bootstrap(run.config.bootstrap, run.config.seed, STREAM)
-        mean, covariance, flags = correlator.mean, correlator.covariance, list(correlator.flags)
+        mean, covariance, known = correlator.mean, correlator.covariance, list(correlator.flags)
+        estimated_from = correlator.estimated_from
         data = {key: correlator.facts[key] for key in ("path", "dataset") if correlator.facts[key]}
     else:
         values = _values(run, samples)
@@ -177,8 +184,17 @@ def predict(
     if wrong:
         remedy = guard.remedy(str(run.layout.root), "mine", data)
         flags.append(f"{wrong}; {remedy} (with the keys by which the file was read)")
-        warnings.warn(flags[-1], stacklevel=2)
-    return rho.assign_attrs(units="1", long_name="smeared spectral density", scale=factor, flags=flags)
+    lattice = inference.prior_of_data(run.networks, central).noise
+    seen = factor * mean
+    own = lattice if covariance is None else Noise(times, seen, factor**2 * covariance, "samples")
+    facts = {"scale": factor, "scale_rule": "auto" if scale == "auto" else "given"}
+    facts |= typical(run.config, run.networks, lattice, seen, own, estimated_from, known + flags)
+    validated = run.config.budget.calibration == "conformal" and run.layout.validation.exists()
+    p_value, facts["flags"] = judge(xr.Dataset({"rho": rho}, attrs=facts), run.validation if validated else None)
+    for flag in facts["flags"][len(known) :]:
+        warnings.warn(flag, stacklevel=2)
+    rho.attrs = {"units": "1", "long_name": "smeared spectral density", **facts}
+    return rho if p_value is None else rho.assign_attrs(p_value=p_value)
 
 
 def _values(run: Run, samples: xr.DataArray | NDArray) -> NDArray[np.float64]:

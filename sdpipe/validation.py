@@ -33,18 +33,24 @@ def validate_block(config: Config, root: Path, block: ValidationBlock, threads: 
     clean, truth = mocks.draw(config, block.family, block.start, block.stop)
     generator = rng.generator(config.seed, "validation noise", block.family, block.start)
     data = lattice.draw(clean, 1, generator)[:, 0]
+    scale = np.ones(len(data))
+    if block.family == mocks.PRIOR_AUTO:
+        amplitude = inference.amplitude_rule(networks, config.budget.central)
+        scale = np.array([amplitude(C) for C in data])
+    data *= scale[:, None]
     step = max(1, ROWS // config.validation.bootstrap)
     parts = [
-        _as_data(config, networks, lattice.draw(data[i : i + step], config.validation.bootstrap, generator))
-        for i in range(0, len(data), step)
+        _as_data(config, networks, lattice.draw(data[part], config.validation.bootstrap, generator), scale[part])
+        for part in (slice(i, i + step) for i in range(0, len(data), step))
     ]
-    scale = lattice.scale(data)
+    noise_scale = lattice.scale(data)
     unresolved, from_noise = (np.diagonal(c, axis1=1, axis2=2) for c in _linear(config, networks))
     span = KernelSpan.of(problem.kernel(config), lattice, config.spectra.E0[0])
     values = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} | {
         "truth": truth,
-        "linear_error": np.sqrt(unresolved + scale[:, None, None] ** 2 * from_noise),
-        "noise_scale": scale,
+        "linear_error": np.sqrt(unresolved + noise_scale[:, None, None] ** 2 * from_noise) / scale[:, None, None],
+        "scale": scale,
+        "noise_scale": noise_scale,
         "distance": inference.prior_of_data(networks, config.budget.central).distance(data),
         "back_check": chi2_p_value(*span.check(data)),
     }
@@ -58,11 +64,15 @@ def _linear(config: Config, networks: list[Network]) -> tuple[Array, Array]:
     return inference.linear_covariance(networks, config.budget.central)
 
 
-def _as_data(config: Config, networks: list[Network], samples: Array) -> dict[str, Array]:
-    """Return what predict and budget make of bootstrap samples (sample, boot, t), as arrays with samples first."""
+def _as_data(config: Config, networks: list[Network], samples: Array, scale: Array) -> dict[str, Array]:
+    """Return what predict and budget make of bootstrap samples (sample, boot, t), as arrays with samples first.
+
+    ``scale`` (sample,) is in the samples, and is divided out of the predictions, but not out of their spread.
+    """
     rho = inference.predict(networks, samples.reshape(-1, samples.shape[-1]), config.budget.central)
     coords = {d: rho[d] for d in ("sigma", "ensemble", "replica", "E")}
     split = rho.values.reshape(*rho.shape[:3], *samples.shape[:2], rho.shape[4])
+    split /= scale[:, None, None].astype(np.float32)
     rho = xr.DataArray(split, dims=("sigma", "ensemble", "replica", "sample", "boot", "E"), coords=coords)
     value, errors = signed_errors(rho, config.budget.central, config.budget.references)
     linear = rho.sel(ensemble=LINEAR).isel(replica=0).mean("boot").astype(float)
@@ -70,7 +80,7 @@ def _as_data(config: Config, networks: list[Network], samples: Array) -> dict[st
         "central": value.transpose("sample", "sigma", "E").values,
         "error": np.abs(errors).transpose("sample", "source", "sigma", "E").values,
         "linear": linear.transpose("sample", "sigma", "E").values,
-        "spread": spread(rho).values,
+        "spread": spread(rho).values * scale,
     }
 
 

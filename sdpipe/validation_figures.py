@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdpipe import figures
-from sdpipe.calibration import band, conformal_rank
+from sdpipe.calibration import band, conformal_rank, rule_of
 from sdpipe.figures import COLOURS
 
 WIDEST_PULL = 5.0
@@ -30,8 +30,10 @@ def _linear_rank(validation: xr.Dataset) -> xr.DataArray:
     """Return the level at which the calibrated error of the linear estimator just covers the truth."""
     score = np.abs(validation.linear - validation.truth) / validation.linear_error
     score = score.transpose("family", "sample", "E")
-    calibration = score.values[0][~validation.tested.values[0]]
-    return score.copy(data=np.stack([conformal_rank(one, calibration) for one in score.values]))
+    calibration = [one[~tested] for one, tested in zip(score.values, validation.tested.values, strict=True)]
+    return score.copy(
+        data=np.stack([conformal_rank(one, calibration[rule_of(i)]) for i, one in enumerate(score.values)])
+    )
 
 
 def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
@@ -102,13 +104,13 @@ def cases(validation: xr.Dataset, sigma: float) -> Figure:
         names = list(map(str, validation.family.values))
         figure = Figure(figsize=(figures.WIDTH, 2.4 * len(names)), layout="constrained")
         axes = figure.subplots(len(names), 2, sharex=True, squeeze=False)
-        factor = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values
-        for row, name in zip(axes, names, strict=True):
+        factors = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values
+        for i, (row, name) in enumerate(zip(axes, names, strict=True)):
             one = validation.sel(family=name, sigma=sigma).isel(sample=validation.tested.sel(family=name).values)
             order = np.argsort((one.pull**2).mean("E").values)
             for ax, index, what in zip(row, (order[0], order[-1]), ("best", "worst"), strict=True):
                 draw = one.isel(sample=index)
-                error = draw.total.values * factor
+                error = draw.total.values * factors[rule_of(i)]
                 ax.fill_between(draw.E, draw.central - error, draw.central + error, color=COLOURS[5], alpha=0.5, lw=0)
                 ax.plot(draw.E, draw.central, color=COLOURS[0])
                 ax.plot(draw.E, draw.linear, color=COLOURS[1], lw=1, ls=":")

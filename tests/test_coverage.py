@@ -16,14 +16,17 @@ LEVELS = (0.683, 0.954)
 COUNT = 2000
 
 
-def planted(honest: float, off: float = 1.0, seed: int = 1) -> xr.Dataset:
-    """Draws that scatter by 0.01; quoted errors are ``honest`` times it, and a second family scatters ``off`` more."""
+def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -> xr.Dataset:
+    """Draws that scatter by 0.01; quoted errors are ``honest`` times it.
+
+    Those sized by evidence scatter ``auto`` times more, those off the prior ``off`` times.
+    """
     rng = np.random.default_rng(seed)
-    shape = (2, COUNT, 1, 3)
+    shape = (3, COUNT, 1, 3)
     truth = rng.standard_normal(shape)
-    scatter = 0.01 * np.array([1, off])[:, None, None, None]
+    scatter = 0.01 * np.array([1, auto, off])[:, None, None, None]
     dims = ("family", "sample", "sigma", "E")
-    error = np.full((2, COUNT, 2, 1, 3), honest * 0.01 / np.sqrt(2))
+    error = np.full((3, COUNT, 2, 1, 3), honest * 0.01 / np.sqrt(2))
     return xr.Dataset(
         {
             "truth": (dims, truth),
@@ -31,13 +34,14 @@ def planted(honest: float, off: float = 1.0, seed: int = 1) -> xr.Dataset:
             "linear": (dims, truth + 2 * scatter * rng.standard_normal(shape)),
             "linear_error": (dims, np.full(shape, 0.02)),
             "error": (("family", "sample", "source", "sigma", "E"), error),
+            "scale": (dims[:2], np.ones(shape[:2])),
             "noise_scale": (dims[:2], rng.uniform(0.5, 2, shape[:2])),
             "distance": (dims[:2], rng.chisquare(8, shape[:2])),
             "spread": (dims[:2], rng.chisquare(8, shape[:2])),
             "back_check": (dims[:2], rng.uniform(0, 1, shape[:2])),
         },
         coords={
-            "family": np.array(["chebyshev", "other"], object),
+            "family": np.array(["chebyshev", "chebyshev-auto", "other"], object),
             "sample": np.arange(COUNT),
             "source": np.array(["latt", "net"], object),
             "sigma": [0.44],
@@ -80,7 +84,7 @@ def test_errors_too_wide_are_called_so() -> None:
 
 
 def test_a_family_off_the_prior_is_not_mended() -> None:
-    assert verdicts(measure(planted(1.0, off=3.0)), family=1) == ("too narrow", "too narrow")
+    assert verdicts(measure(planted(1.0, off=3.0)), family=2) == ("too narrow", "too narrow")
 
 
 def test_the_resolution_enters_the_total_and_not_the_published_error() -> None:
@@ -95,13 +99,30 @@ def test_the_resolution_enters_the_total_and_not_the_published_error() -> None:
 def test_calibration_uses_one_half_of_the_prior_and_tests_on_the_rest() -> None:
     draws = planted(1.0)
     v = measure(draws)
-    assert v.tested.sum("sample").values.tolist() == [COUNT // 2, COUNT]
+    assert v.tested.sum("sample").values.tolist() == [COUNT // 2, COUNT // 2, COUNT]
     changed = draws.copy(deep=True)
-    changed.truth[0, COUNT // 2 :] += 5.0
-    changed.truth[1] += 5.0
+    changed.truth[:2, COUNT // 2 :] += 5.0
+    changed.truth[2] += 5.0
     assert measure(changed).factor.equals(v.factor)
-    changed.truth[0, : COUNT // 2] += 5.0
+    changed.truth[:2, : COUNT // 2] += 5.0
     assert (measure(changed).factor > 10 * v.factor).all()
+
+
+def test_what_is_sized_by_evidence_is_calibrated_by_itself() -> None:
+    v = measure(planted(1.0, auto=3.0))
+    assert verdicts(v, family=0) == ("holds", "holds")
+    assert verdicts(v, family=1) == ("too narrow", "holds")
+    assert verdicts(v, family=2) == ("holds", "holds")
+    ratio = v.factor.sel(scale_rule="auto") / v.factor.sel(scale_rule="given")
+    assert ratio.sel(level=0.683).values == pytest.approx(3.0, rel=0.15)
+
+
+def test_the_resolution_of_a_draw_is_in_units_of_its_truth() -> None:
+    draws = planted(1.0)
+    draws["scale"][1] = 4.0
+    v = measure(draws, resolution=0.01)
+    width = v.error.sel(source="resolution").mean(("sample", "sigma", "E"))
+    assert float(width[0] / width[1]) == pytest.approx(4.0, rel=0.05)
 
 
 def test_the_linear_estimator_is_judged_at_equal_coverage() -> None:
@@ -116,14 +137,14 @@ def test_the_linear_estimator_is_judged_at_equal_coverage() -> None:
 
 def test_the_table_shows_the_coverage_of_the_linear_estimator() -> None:
     draws = planted(1.0)
-    draws["linear"][1] = draws.truth[1] + 5 * (draws.linear[1] - draws.truth[1])
+    draws["linear"][2] = draws.truth[2] + 5 * (draws.linear[2] - draws.truth[2])
     v = measure(draws)
     header, rows = validation_rows(v, 0.683)
     assert header[header.index("coverage calibrated %") + 1] == "coverage linear %"
     shown = [float(row[header.index("coverage linear %")]) for row in rows]
     assert shown == pytest.approx(100 * v.coverage_of.sel(budget="linear", level=0.683)[:, 0].values, abs=0.05)
     assert abs(shown[0] - 68.3) < 3
-    assert shown[1] < 25
+    assert shown[2] < 25
 
 
 def test_the_coverage_figure_shows_the_linear_estimator_beside_the_networks() -> None:
@@ -139,12 +160,12 @@ def test_the_coverage_figure_shows_the_linear_estimator_beside_the_networks() ->
 
 def test_an_estimate_that_is_nan_shows_in_the_table() -> None:
     draws = planted(1.0)
-    draws["linear"][1, 7, 0, 1] = np.nan
-    draws["linear_error"][1, 7, 0, 1] = np.nan
+    draws["linear"][2, 7, 0, 1] = np.nan
+    draws["linear_error"][2, 7, 0, 1] = np.nan
     header, rows = validation_rows(measure(draws), 0.683)
     shown = dict(zip(header, zip(*rows, strict=True), strict=True))
     for column in ("MAE linear", "width linear"):
-        assert shown[column][1] == "nan"
+        assert shown[column][2] == "nan"
         assert float(shown[column][0]) > 0
     for column in ("MAE networks", "width published", "width calibrated"):
         assert all(float(cell) > 0 for cell in shown[column])
@@ -154,7 +175,7 @@ def test_an_estimate_that_is_nan_shows_in_the_table() -> None:
 
 def test_flags_are_rare_for_the_prior_and_certain_far_from_it() -> None:
     draws = planted(1.0)
-    draws["distance"][1] += 1000
+    draws["distance"][2] += 1000
     rate = measure(draws).flag_rate
     assert float(rate.sel(family="chebyshev")) <= 0.02
     assert float(rate.sel(family="other")) == 1.0

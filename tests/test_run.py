@@ -235,7 +235,7 @@ def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:
 
 def test_predict_of_a_target_is_close_to_its_prediction(run: sdpipe.run.Run) -> None:
     """It differs by the scale only, in which a network is nearly linear."""
-    data = run.predictions["prior"].load()
+    data = run.predictions["o3"].load()
     again = sdpipe.predict(run, data.correlator)
     assert again.dims == VARIABLES["predictions"]["rho"]
     assert again.attrs["units"] == "1"

@@ -10,7 +10,8 @@ import xarray as xr
 
 import sdpipe
 from sdpipe import samples
-from sdpipe.assessment import flags_of
+from sdpipe.assessment import judge
+from sdpipe.budget import LINEAR
 from sdpipe.kernels import Kernel, Observables
 from sdpipe.noise import Noise, synthetic
 from sdpipe.spectra import ChebyshevPrior, o3
@@ -183,7 +184,42 @@ def test_with_a_covariance_from_few_configurations_the_back_check_still_holds(no
     assert np.mean(np.array(p) < 0.5) == pytest.approx(0.5, abs=0.12)
 
 
-def test_a_p_value_just_below_the_limit_is_printed_as_such() -> None:
-    predictions = xr.Dataset(attrs={"flags": []})
-    assert flags_of(predictions, 2 / 201)[0].startswith("out of distribution: p = 0.00995 that")
-    assert flags_of(predictions, 0.01) == flags_of(predictions, None) == []
+def judged(distance: float, spread: float, count: int = 800, rule: str = "given") -> tuple[float, list[str]]:
+    """Judge a target against draws with distances and spreads around 1; those sized by evidence are 5 times as far."""
+    rng = np.random.default_rng(5)
+    around_one = rng.uniform(0.5, 1.5, (2, 2, 2 * count))
+    dims = ("family", "sample")
+    validation = xr.Dataset(
+        {
+            "noise_scale": (dims, np.ones((2, 2 * count))),
+            "distance": (dims, around_one[0] * [[1.0], [5.0]]),
+            "spread": (dims, around_one[1]),
+            "tested": (dims, np.arange(4 * count).reshape(2, -1) % 2 == 1),
+        }
+    )
+    values = spread * np.array([[1.0, -1.0], [1.0, -1.0], [0.0, 0.0]]).reshape(1, 3, 2, 1, 1)
+    rho = xr.DataArray(
+        values, dims=("sigma", "ensemble", "replica", "boot", "E"), coords={"ensemble": ["a", "b", LINEAR]}
+    )
+    attrs = {"flags": [], "scale": 1.0, "scale_rule": rule, "noise_scale": 1.0, "distance": distance}
+    return judge(xr.Dataset({"rho": rho}, attrs=attrs), validation)
+
+
+def test_a_target_is_flagged_for_its_distance_and_for_the_spread_of_the_networks() -> None:
+    p_value, flags = judged(1.0, 1.0)
+    assert p_value > 0.3
+    assert flags == []
+    for off in ((10.0, 1.0), (1.0, 10.0)):
+        (flag,) = judged(*off)[1]
+        assert flag.startswith("out of distribution: p <= 0.00995 that")
+    assert judged(5.0, 1.0, rule="auto")[1] == []
+
+
+def test_a_p_value_within_the_range_of_the_draws_is_printed_as_such() -> None:
+    p_value, (flag,) = judged(1.497, 1.0, count=8000)
+    assert 2 / 2001 < p_value < 0.01
+    assert flag.startswith(f"out of distribution: p = {p_value:.3g} that")
+
+
+def test_without_validation_only_the_data_speak_against_a_target() -> None:
+    assert judge(xr.Dataset(attrs={"flags": ["noise: doubtful"]}), None) == (None, ["noise: doubtful"])

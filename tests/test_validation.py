@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 import sdpipe
-from sdpipe import mocks, problem
+from sdpipe import inference, mocks, problem
 from sdpipe.configfile import load_config
 
 from .conftest import Finished, Outcome, SerialPool
@@ -24,7 +24,7 @@ def validation(finished: Finished) -> xr.Dataset:
 def test_the_store_is_that_of_the_contract(validation: xr.Dataset) -> None:
     assert validation.pull.dims == ("family", "sample", "sigma", "E")
     assert validation.coverage.dims == ("family", "sigma", "level")
-    assert validation.family.values.tolist() == ["chebyshev", "o3"]
+    assert validation.family.values.tolist() == ["chebyshev", "chebyshev-auto", "o3"]
     assert validation.level.values.tolist() == [0.683, 0.954]
     assert validation.source.values.tolist() == ["latt", "net", "b", "rho", "resolution"]
     assert all(v.attrs["long_name"] and v.attrs["units"] for v in validation.data_vars.values())
@@ -34,9 +34,10 @@ def test_stored_quantities_agree_with_each_other(validation: xr.Dataset) -> None
     v = validation.astype(float)
     np.testing.assert_allclose(v.total, np.sqrt((v.error**2).sum("source")), rtol=1e-4)
     np.testing.assert_allclose(v.pull, (v.central - v.truth) / v.total, rtol=1e-3, atol=1e-4)
-    inside = (np.abs(v.pull) <= v.factor).where(validation.tested).mean(("sample", "E"))
+    rules = xr.DataArray(["given", "auto", "given"], dims="family")
+    inside = (np.abs(v.pull) <= v.factor.sel(scale_rule=rules)).where(validation.tested).mean(("sample", "E"))
     np.testing.assert_allclose(validation.coverage, inside.transpose("family", "sigma", "level"), atol=2e-3)
-    assert validation.tested.sum("sample").values.tolist() == [60, 120]
+    assert validation.tested.sum("sample").values.tolist() == [60, 60, 120]
 
 
 def test_draws_are_no_training_samples_and_known_exactly(finished: Finished, validation: xr.Dataset) -> None:
@@ -53,7 +54,7 @@ def test_the_budget_has_the_resolution_and_is_calibrated(finished: Finished, val
     for budget in sdpipe.open_run(finished.root).budget.values():
         assert budget.source.values.tolist() == ["latt", "net", "b", "rho", "resolution"]
         np.testing.assert_allclose(budget.total, np.sqrt((budget.error**2).sum("source")), rtol=1e-6)
-        q = validation.factor.sel(level=0.683, drop=True)
+        q = validation.factor.sel(level=0.683, scale_rule="given", drop=True)
         np.testing.assert_allclose(budget.calibrated, budget.total * q, rtol=1e-5)
         variance = np.diagonal(budget.covariance.values, axis1=1, axis2=2)
         np.testing.assert_allclose(variance, budget.total.values**2, rtol=1e-5)
@@ -109,9 +110,11 @@ def test_validate_is_a_resume_and_prints_its_table(finished_copy: Path, cli: Cal
     again = cli("validate", finished_copy)
     assert again.status == 0
     assert "nothing to do" in again.err
-    assert [line.split()[:2] for line in again.out.splitlines()[2:6]] == [
+    assert [line.split()[:2] for line in again.out.splitlines()[2:8]] == [
         ["chebyshev", "0.44"],
         ["chebyshev", "0.63"],
+        ["chebyshev-auto", "0.44"],
+        ["chebyshev-auto", "0.63"],
         ["o3", "0.44"],
         ["o3", "0.63"],
     ]
@@ -147,6 +150,52 @@ def test_bad_input(cli: Callable[..., Outcome], tiny_config: Path, override: str
     fault = cli("validate", tiny_config, override).fault
     assert key in fault
     assert words in fault
+
+
+def test_draws_sized_by_evidence_go_through_the_rule_of_real_data(finished: Finished, validation: xr.Dataset) -> None:
+    assert (validation["scale"].sel(family=["chebyshev", "o3"]) == 1).all()
+    scale = validation["scale"].sel(family="chebyshev-auto")
+    assert scale.std() > 0.1
+    assert 0.5 < scale.median() < 2
+    same = validation.truth.sel(family="chebyshev-auto"), validation.truth.sel(family="chebyshev")
+    np.testing.assert_array_equal(*same)
+    amplitude = inference.amplitude_rule(sdpipe.open_run(finished.root).networks, "Nmax")
+    clean, _ = mocks.draw(load_config(finished.root), "chebyshev", 0, 20)
+    expected = [amplitude(C) for C in clean]  # up to the noise of the draw
+    np.testing.assert_allclose(scale.values[:20], expected, rtol=0.25)
+
+
+def test_real_data_are_calibrated_and_judged_by_draws_that_were_sized_as_they_are(
+    finished_copy: Path, cli: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    run = sdpipe.open_run(finished_copy)
+    boots = run.predictions["o3"].correlator.load()
+    table = np.stack([boots.t.values, 7.0 * boots.mean("boot").values, 7.0 * boots.std("boot").values], axis=1)
+    np.savetxt(tmp_path / "mine.txt", table)
+    mine = "targets.mine={kind: correlator, path: %s, error: mean, covariance: diagonal}" % (tmp_path / "mine.txt")
+    for stage in ("predict", "analyze"):
+        assert cli(stage, finished_copy, mine).status == 0
+    run = sdpipe.open_run(finished_copy)
+    stored, budget, validation = run.predictions["mine"], run.budget["mine"], run.validation
+    assert stored.attrs["scale_rule"] == "auto"
+    q = validation.factor.sel(level=0.683, scale_rule="auto", drop=True)
+    np.testing.assert_allclose(budget.calibrated, budget.total * q, rtol=1e-5)
+    data = sdpipe.read_correlator(tmp_path / "mine.txt", error="mean", covariance="diagonal", period=16, times=(1, 8))
+    with pytest.warns(UserWarning, match="the variance of its noise"):
+        rho = sdpipe.predict(run, data)
+    for name in ("scale", "noise_scale", "distance", "chi2", "back_check"):
+        assert rho.attrs[name] == pytest.approx(stored.attrs[name], rel=1e-6)
+    assert rho.attrs["p_value"] == pytest.approx(budget.attrs["p_value"], abs=0.05)
+
+
+def test_a_correlator_from_python_is_judged_as_a_target_is(finished: Finished) -> None:
+    run = sdpipe.open_run(finished.root)
+    good = run.predictions["o3"].correlator.load()
+    oscillating = good * (1 + 0.05 * (-1.0) ** good.t)
+    with pytest.warns(UserWarning, match="no spectral density explains the data"):
+        rho = sdpipe.predict(run, oscillating)
+    assert rho.attrs["back_check"] < 1e-3
+    assert [flag for flag in rho.attrs["flags"] if flag.startswith("no spectral density")]
 
 
 def test_lost_figures_are_drawn_anew_and_keep_no_analysis_waiting(
