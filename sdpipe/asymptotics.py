@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from sdpipe.budget import central_value, lattice_error, network_error
 from sdpipe.config import Config, Ensemble, NetworkName
-from sdpipe.figures import COLOURS, STYLE, save
+from sdpipe.figures import COLOURS, STYLE, save, title_of
 
 SHOWN_ENERGIES = 4
 AXES = {"Nb": "basis size Nb", "Nrho": "samples Nρ", "network": "network"}
@@ -54,10 +54,11 @@ def draw(
     ensemble is in the series.
     """
     every, rho, budget = series(ensembles, central), rho.sel(sigma=sigma).astype(float), budget.sel(sigma=sigma)
-    value, error = central_value(rho), np.hypot(lattice_error(rho), network_error(rho))
+    value = central_value(rho).compute()
+    error = np.hypot(lattice_error(rho), network_error(rho)).compute()
     shown = np.unique(np.linspace(0, rho.sizes["E"] - 1, SHOWN_ENERGIES + 2).astype(int)[1:-1])
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * len(every), 4.0), layout="constrained")
+        figure = Figure(figsize=(4.2 * len(every) + 1.2, 4.0), layout="constrained")
         for ax, (key, names) in zip(np.atleast_1d(figure.subplots(1, len(every))), every.items(), strict=True):
             at = np.arange(len(names))
             source = next((x for x, name in references.items() if name in names), None)
@@ -74,19 +75,22 @@ def draw(
             ax.set(xlabel=AXES[key], ylabel=r"$\hat\rho_\sigma(E)$")
             band = f", band: systematic {source}" if source else ""
             ax.set_title(f"σ = {sigma:g} GeV{band}", fontsize=9, loc="left")
-        ax.legend(fontsize=8)
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
 
 
-def draw_target(directory: Path, name: str, rho: xr.DataArray, budget: xr.Dataset, config: Config) -> list[Path]:
-    """Draw the series of one target, a file for each sigma, where the config has any; return the files."""
+def draw_all(name: str, rho: xr.DataArray, budget: xr.Dataset, config: Config) -> list[Figure]:
+    """Draw the series of one target, a figure for each sigma, where the config has any."""
     central, references = config.budget.central, config.budget.references
     if not series(config.ensembles, central):
         return []
-    return [
-        save(
-            draw(rho, budget, config.ensembles, central, references, float(sigma)),
-            directory / f"{name}-asymptotics-sigma{i}.png",
-        )
-        for i, sigma in enumerate(rho.sigma.values)
-    ]
+    drawn = [draw(rho, budget, config.ensembles, central, references, float(sigma)) for sigma in rho.sigma.values]
+    for figure in drawn:
+        figure.suptitle(title_of(name, budget.attrs["flags"]), fontsize=10, x=0.01, ha="left")
+    return drawn
+
+
+def draw_target(directory: Path, name: str, rho: xr.DataArray, budget: xr.Dataset, config: Config) -> list[Path]:
+    """Write the pictures of :func:`draw_all`; return the files."""
+    drawn = draw_all(name, rho, budget, config)
+    return [save(figure, directory / f"{name}-asymptotics-sigma{i}.png") for i, figure in enumerate(drawn)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -114,9 +114,18 @@ def save(figure: Figure, path: Path) -> Path:
     return partial.replace(path)
 
 
+def title_of(name: str, flags: Sequence[str]) -> str:
+    """Return what every picture of a target is called.
+
+    >>> title_of("o3", []), title_of("o3", ["out of distribution"])
+    ('o3', 'o3 (flagged)')
+    """
+    return f"{name} (flagged)" if flags else name
+
+
 def draw_target(directory: Path, name: str, budget: xr.Dataset) -> list[Path]:
     """Draw reconstruction and budget of one target, the title saying whether it is flagged; return the files."""
-    title = f"{name} (flagged)" if budget.attrs.get("flags") else name
+    title = title_of(name, budget.attrs["flags"])
     return [
         save(panels(reconstruction, budget, title), directory / f"{name}-reconstruction.png"),
         save(panels(by_source, budget, title), directory / f"{name}-budget.png"),

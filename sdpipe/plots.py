@@ -54,7 +54,7 @@ class Plots:
         budget = _pick(self._run.budget, target, "budget")
         ax = _draw(draw, budget, sigma, ax)
         if budget.attrs["flags"]:
-            ax.set_title(f"{target} (flagged)", fontsize=10, loc="left")
+            ax.set_title(figures.title_of(target, budget.attrs["flags"]), fontsize=10, loc="left")
         return ax
 
 

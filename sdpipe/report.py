@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 
-from sdpipe import figures, glossary, mocks, provenance, store, tables, validation_figures
+from sdpipe import asymptotics, figures, glossary, mocks, provenance, store, tables, validation_figures
 from sdpipe.config import Config, plain
 from sdpipe.labelled import describe
 from sdpipe.layout import Layout
@@ -114,30 +114,59 @@ def _target_facts(source: Source, name: str) -> Facts:
     return Facts(rows)
 
 
-def _target(source: Source, name: str) -> Section:
-    budget = source.budgets[name]
+def _shown(budget: xr.Dataset) -> str:
+    """Return what a picture of a reconstruction shows."""
     shown = ["total and statistical error (bands)"]
     shown += ["calibrated error (thin lines)"] if "calibrated" in budget else []
     shown += ["linear estimator (dotted)"]
     shown += ["truth (dashed)"] if "truth" in budget else []
+    return ", ".join(shown)
+
+
+def _reconstruction(budget: xr.Dataset, title: str, at: str) -> Picture:
+    one = budget.isel(sigma=0)
+    top = one.isel(E=int(np.abs(one.central).argmax("E")))
+    quoted, error = _quoted(top)
+    words = f"Reconstructed density {at}: central value, {_shown(budget)}; its largest value is "
+    words += f"{top.central:.3g} ± {error:.2g} ({quoted}) at E = {top.E:.3g} GeV"
+    return Picture(figures.panels(figures.reconstruction, budget, title), words)
+
+
+def _by_source(budget: xr.Dataset, title: str, at: str) -> Picture:
+    largest = budget.error.isel(sigma=0).max("E")
+    errors = ", ".join(f"{s} {float(largest.sel(source=s)):.2g}" for s in largest.source.values)
+    words = f"Errors {at} by source against E; the largest of each: {errors}"
+    return Picture(figures.panels(figures.by_source, budget, title), words)
+
+
+def _asymptotics(source: Source, name: str, title: str) -> list[Gallery]:
+    """The result against the sizes of the audience, a row for each sigma, where the config has a series of them."""
+    rho = store.read(source.layout.predictions / name).rho
+    drawn = asymptotics.draw_all(name, rho, source.budgets[name], source.config)
+    caption = f"{title}: how the result moves with the sizes of the audience; bars, statistical error; bands, the "
+    caption += "systematic error that is quoted, around the central value."
+    words = f"Reconstructed density of {title} against the sizes of the audience at σ = "
+    return [
+        Gallery([Picture(figure, f"{words}{sigma:g} GeV")], caption)
+        for figure, sigma in zip(drawn, rho.sigma.values, strict=False)
+    ]
+
+
+def _target(source: Source, name: str) -> Section:
+    budget, flags = source.budgets[name], source.flags(name)
+    title = figures.title_of(name, flags)
     shapes, sources, listed = [], [], []
     for sigma in budget.sigma.values:
-        one, at = budget.sel(sigma=sigma), f"of {name} at σ = {sigma:g} GeV"
-        top = one.isel(E=int(np.abs(one.central).argmax("E")))
-        quoted, error = _quoted(top)
-        words = f"Reconstructed density {at}: central value, {', '.join(shown)}; its largest value is "
-        words += f"{top.central:.3g} ± {error:.2g} ({quoted}) at E = {top.E:.3g} GeV"
-        shapes.append(Picture(figures.panels(figures.reconstruction, budget.sel(sigma=[sigma])), words))
-        errors = ", ".join(f"{s} {float(one.error.sel(source=s).max()):.2g}" for s in one.source.values)
-        words = f"Errors {at} by source against E; the largest of each: {errors}"
-        sources.append(Picture(figures.panels(figures.by_source, budget.sel(sigma=[sigma])), words))
-        listed.append(Table(f"Error budget {at}", *tables.budget_rows(one), folded=True))
-    caption = Markup("{}: central value, {}.").format(DENSITY, ", ".join(shown))
-    explained = "Error by source: latt, lattice data; net, spread of replicas; "
+        one, at = budget.sel(sigma=[sigma]), f"of {title} at σ = {sigma:g} GeV"
+        shapes.append(_reconstruction(one, title, at))
+        sources.append(_by_source(one, title, at))
+        listed.append(Table(f"Error budget {at}", *tables.budget_rows(one.isel(sigma=0)), folded=True))
+    caption = Markup("{}: {}, central value, {}.").format(title, DENSITY, _shown(budget))
+    explained = f"{title}: error by source: latt, lattice data; net, spread of replicas; "
     explained += "resolution, what the data cannot resolve; " if "resolution" in budget.source else ""
     explained += "each other one, the shift to its reference; total, all of them in quadrature."
-    flags = [Text(flag, "flag") for flag in source.flags(name)]
-    blocks = [_target_facts(source, name), *flags, Gallery(shapes, caption), Gallery(sources, explained), *listed]
+    galleries = [Gallery(shapes, caption), Gallery(sources, explained), *_asymptotics(source, name, title)]
+    blocks = [_target_facts(source, name), *(Text(flag, "flag") for flag in flags), *galleries, *listed]
     return Section(f"target-{name}", name, blocks)
 
 

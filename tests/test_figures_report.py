@@ -21,8 +21,9 @@ from matplotlib import image
 from matplotlib.figure import Figure
 
 import sdpipe
-from sdpipe import figures, glossary, store, tables, validation_figures
+from sdpipe import asymptotics, figures, glossary, report, store, tables, validation_figures
 from sdpipe.layout import Layout
+from sdpipe.page import Picture
 from sdpipe.report import render
 from sdpipe.sections import Correlator, CorrelatorNoise
 from sdpipe.stages import STAGES
@@ -234,7 +235,41 @@ def test_flags_of_a_target_stand_at_the_top_and_beside_it(finished_copy: Path) -
     assert page.text.count("o3: off the prior") == page.text.count("off the prior") == 1
     assert page.text.count("o3: a <b>") == page.text.count("a <b>") == 1
     assert page.source.count('class="flag"') == 4
+    words = re.findall(r'<svg role="img" aria-label="([^"]*)"', page.source)
+    sigmas = len(run.config.smearing.sigma)
+    assert sum("of o3 (flagged) at σ" in w for w in words) == 2 * sigmas
+    assert sum(text.startswith("Error budget of o3 (flagged) at") for text in page.text) == sigmas
+    assert len([text for text in page.text if text.startswith("o3 (flagged): ")]) == 2
     assert "No flags." not in page.text
+
+
+@pytest.mark.parametrize(("flags", "title"), [([], "o3"), (["off the prior"], "o3 (flagged)")])
+def test_every_picture_of_a_target_says_whether_it_is_flagged(
+    finished_copy: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], title: str
+) -> None:
+    file = finished_copy / "budget.zarr/o3/zarr.json"
+    meta = json.loads(file.read_text())
+    meta["attributes"]["flags"] = flags
+    file.write_text(json.dumps(meta))
+    store.seal(file.parent)
+    run, drawn = sdpipe.open_run(finished_copy), []
+    one = run.config.model_copy(update={"targets": {"o3": run.config.targets["o3"]}})
+    monkeypatch.setattr(report, "Picture", lambda figure, alt: drawn.append((figure, alt)) or Picture(figure, alt))
+    render(one, run.layout)
+    titles = [figure.axes[0].get_title(loc="left") for figure, alt in drawn if " of o3" in alt]
+    assert titles == [f"{title}  σ = {s:g} GeV" for s in run.config.smearing.sigma for _ in range(2)]
+
+
+def test_a_series_of_ensembles_is_in_the_report(finished_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asymptotics, "series", lambda *_: {"Nb": ["Nref_b", "Nmax"]})
+    run = sdpipe.open_run(finished_copy)
+    one = run.config.model_copy(update={"targets": {"o3": run.config.targets["o3"]}})
+    page = Page(render(one, run.layout))
+    words = re.findall(r'<svg role="img" aria-label="([^"]*)"', page.source)
+    assert [w for w in words if "sizes of the audience" in w] == [
+        f"Reconstructed density of o3 against the sizes of the audience at σ = {s:g} GeV"
+        for s in run.config.smearing.sigma
+    ]
 
 
 def test_a_report_is_stale_once_something_that_it_shows_was_made_anew(cli: Cli, finished_copy: Path) -> None:
