@@ -13,11 +13,14 @@ TERMS = (
     ("published", "the error of arXiv:2307.00808: all sources but the resolution, in quadrature"),
     ("total", "all sources, the resolution included, in quadrature"),
     ("calibrated", "total times the factor that makes it cover its level of the draws of the prior, at each σ and E"),
-    ("linear", "the best linear estimator of the central training set; its width is calibrated in the same way"),
+    (
+        "linear, linear error",
+        "the best linear estimator of the central training set, and its own error, calibrated in the same way",
+    ),
     ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
     (
-        "coverage %",
-        "share of draws and energies with the truth inside the error; linear: inside the linear estimator's own",
+        "published %, ..., linear %",
+        "coverage: share of draws and energies with the truth inside that error; linear: the linear estimator's own",
     ),
     (
         "holds, too narrow, too wide",

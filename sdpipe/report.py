@@ -92,8 +92,8 @@ def _summary(source: Source) -> list[Section]:
             ratio = float(error.mean() / np.abs(one.central).max())
             inside = f"{float((np.abs(one.central - one.truth) <= error).mean()):.0%}" if "truth" in one else "unknown"
             kind, count = source.config.targets[name].kind, len(source.flags(name))
-            rows.append([name, kind, f"{sigma:g}", quoted, f"{ratio:.2%}", largest, inside, str(count)])
-    header = ["target", "kind", "σ [GeV]", "error", "its mean / peak", "largest source", "truth inside it", "flags"]
+            rows.append([name, str(count), f"{sigma:g}", quoted, f"{ratio:.2%}", inside, largest, kind])
+    header = ["target", "flags", "σ [GeV]", "error", "its mean / peak", "truth inside it", "largest source", "kind"]
     none = [] if flags else [Text("No flags.", "note")]
     return [Section("summary", "Summary", [*flags, *none, Table("Results", header, rows)])]
 
@@ -220,9 +220,10 @@ def _validation(source: Source) -> list[Section]:
     families = [(name, type(family).__doc__ or "") for name, family in mocks.families_of(source.config).items()]
     families[0] = (mocks.PRIOR, "The prior of the central ensemble.")
     tested = [
-        Table(f"Coverage at {tested:.1%}", *tables.validation_rows(found, tested), folded=tested != level)
+        Table(f"Coverage at {tested:.1%}", *tables.coverage_rows(found, tested), folded=tested != level)
         for tested in found.level.values
     ]
+    tested.append(Table(f"Mean absolute errors, and mean half widths at {level:.1%}", *tables.accuracy_rows(found)))
     blocks = [Text(lead, "note"), Facts(families), *tested, Gallery(pictures), Gallery(cases)]
     return [Section("validation", "Validation", blocks)]
 

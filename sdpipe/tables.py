@@ -89,7 +89,7 @@ def two_digits(error: float) -> str:
 
 def budget_rows(budget: xr.Dataset, every: int = 1) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the budget at one sigma: E, central value, each source, total and calibrated error, the
-    linear estimate, truth and pull.
+    linear estimate with its error, calibrated where that is known, truth and pull.
 
     Each error has two digits of its own; all else has the digits of the smallest total error, down to FINEST of the
     largest.
@@ -100,10 +100,15 @@ def budget_rows(budget: xr.Dataset, every: int = 1) -> tuple[list[str], list[lis
     errors = dict(zip(map(str, budget.source.values), budget.error.values, strict=True))
     errors |= {name: budget[name].values for name in ("total", "calibrated") if name in budget}
     columns = {"E [GeV]": [f"{E:.4f}" for E in budget.E.values], "central": values.pop("central")}
-    columns |= {name: [two_digits(x) for x in column] for name, column in errors.items()} | values
+    columns |= {name: [two_digits(x) for x in column] for name, column in errors.items()}
+    if "linear" in budget:
+        own = budget.get("linear_calibrated", budget.linear_error)
+        columns |= {"linear": values.pop("linear"), "linear error": [two_digits(x) for x in own.values]}
+    columns |= values
     if "pull" in budget:
         columns["pull"] = [f"{pull:+.2f}" for pull in budget.pull.values]
-    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)][::every]
+    header, rows = _rows(columns)
+    return header, rows[::every]
 
 
 def budget_table(name: str, budget: xr.Dataset) -> str:
@@ -123,32 +128,53 @@ def budget_table(name: str, budget: xr.Dataset) -> str:
     return "\n\n".join(filter(None, [*parts, flags]))
 
 
-def validation_rows(validation: xr.Dataset, level: float) -> tuple[list[str], list[list[str]]]:
+def coverage_rows(validation: xr.Dataset, level: float) -> tuple[list[str], list[list[str]]]:
     """Return header and rows: each family and sigma at one level, how often the truth lies inside each error.
 
     The verdict on the calibrated coverage, see :func:`~sdpipe.calibration.verdict`, is for the family as a whole.
-    An estimate that is NaN is outside its error; it makes the mean difference and the mean width NaN.
+    An estimate that is NaN is outside its error.
     """
-    at = validation[["coverage_of", "mae", "width", "flag_rate"]].assign(tested=validation.tested.sum("sample"))
-    at = at.sel(level=level).stack(row=("family", "sigma"))
-    columns = {"family": list(map(str, at.family.values)), "sigma [GeV]": [f"{s:g}" for s in at.sigma.values]}
+    at = validation[["coverage_of"]].assign(tested=validation.tested.sum("sample")).sel(level=level)
+    at = at.stack(row=("family", "sigma"))
+    columns = _by_family(at)
     for budget in ("published", "total", "calibrated", "linear"):
-        columns[f"coverage {budget} %"] = [f"{100 * c:.1f}" for c in at.coverage_of.sel(budget=budget).values]
+        columns[f"{budget} %"] = [f"{100 * c:.1f}" for c in at.coverage_of.sel(budget=budget).values]
     for budget in ("total", "calibrated"):
         pairs = zip(at.coverage_of.sel(budget=budget).values, at.tested.values, strict=True)
         columns[f"verdict {budget}"] = [verdict(coverage, level, int(count)) for coverage, count in pairs]
-    scale = at.mae.sel(estimator="networks").values
+    return _rows(columns)
+
+
+def accuracy_rows(validation: xr.Dataset) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows: each family and sigma, how far the estimates are off, and how wide the errors.
+
+    An estimate that is NaN makes the mean difference and the mean width NaN.
+    """
+    at = validation[["mae", "width", "flag_rate"]].stack(row=("family", "sigma"))
+    columns, scale = _by_family(at), at.mae.sel(estimator="networks").values
     columns |= {f"MAE {name}": numbers(at.mae.sel(estimator=name).values, scale) for name in ("networks", "linear")}
     for budget in ("published", "calibrated", "linear"):
         columns[f"width {budget}"] = numbers(at.width.sel(budget=budget).values, scale)
     columns["flagged %"] = [f"{100 * rate:.1f}" for rate in at.flag_rate.values]
+    return _rows(columns)
+
+
+def _by_family(at: xr.Dataset) -> dict[str, list[str]]:
+    return {"family": list(map(str, at.family.values)), "sigma [GeV]": [f"{s:g}" for s in at.sigma.values]}
+
+
+def _rows(columns: dict[str, list[str]]) -> tuple[list[str], list[list[str]]]:
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
 
 def validation_table(validation: xr.Dataset) -> str:
-    """Return the validation at the quoted level as text."""
+    """Return the validation at the quoted level as text: coverages, then accuracy and widths."""
     level = float(validation.attrs["quoted"])
-    return f"validation, coverages and half widths at level {level:g}\n" + table(*validation_rows(validation, level))
+    coverage, accuracy = table(*coverage_rows(validation, level)), table(*accuracy_rows(validation))
+    return (
+        f"validation, truth inside each error at level {level:g}\n{coverage}\n\n"
+        f"validation, mean absolute errors and mean half widths at level {level:g}\n{accuracy}"
+    )
 
 
 def training_table(history: xr.Dataset) -> tuple[list[str], list[list[str]]]:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PHONE = 390, 844
+PAGE = 718, 1047
+"""A4 without the margins that browsers leave, in CSS pixels."""
 
 pytestmark = [
     pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs Debian's chromium and chromium-driver"),
@@ -125,6 +127,8 @@ def test_it_fits_a_phone(report: Chrome) -> None:
     wide = "[...document.querySelectorAll('main > section > :not(.scroll), svg, pre, dd')]"
     assert ask(report, f"{wide}.filter(e => e.getBoundingClientRect().right > innerWidth).length") == 0
     assert min(ask(report, "[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width)")) > 340
+    flags = "[...document.querySelectorAll('#summary th')].find(h => h.textContent === 'flags')"
+    assert ask(report, f"{flags}.getBoundingClientRect().right") < width
 
 
 def test_on_paper_every_table_is_open_and_the_contents_are_not_there(report: Chrome) -> None:
@@ -134,6 +138,36 @@ def test_on_paper_every_table_is_open_and_the_contents_are_not_there(report: Chr
     report.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     assert ask(report, "getComputedStyle(document.querySelector('nav')).display") == "none"
     report.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def widest(browser: Chrome) -> float:
+    """Return how far the widest table reaches on a page of paper, in CSS pixels."""
+    width, height = PAGE
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert ask(browser, "innerWidth") == width
+    return max(ask(browser, "[...document.querySelectorAll('table')].map(t => t.getBoundingClientRect().right)"))
+
+
+def test_on_paper_no_table_is_cut(report: Chrome) -> None:
+    assert ask(report, "[...document.querySelectorAll('table')].length") > 10
+    assert widest(report) <= PAGE[0]
+
+
+def test_on_paper_a_table_of_many_sources_is_not_cut(report: Chrome, tmp_path: Path) -> None:
+    from sdpipe.page import Section, Table, compose
+
+    header = ["E [GeV]", "central", *"bnr", "latt", "net", "resolution", "total", "calibrated"]
+    header += ["linear", "linear error", "truth", "pull"]
+    rows = [["0.1057", "-0.012345", *["0.00012"] * 8, "-0.012345", "0.00012", "-0.012345", "-12.34"]] * 3
+    path = tmp_path / "page.html"
+    path.write_text(compose("wide", "", [Section("one", "one", [Table("wide", header, rows, folded=True)])]))
+    report.get(path.as_uri())
+    assert widest(report) <= PAGE[0]
+    heights = ask(report, "[...document.querySelectorAll('td')].map(d => d.getBoundingClientRect().height)")
+    assert max(heights) < 20, "a number is broken over lines"
 
 
 def test_hostile_words_stay_words(browser: Chrome, tmp_path: Path) -> None:

@@ -177,13 +177,13 @@ def test_a_table_shows_as_many_digits_of_small_numbers_as_of_large_ones(rho, tru
     """Cells of a budget 10^-9 as large are the same numbers, to three digits of the error."""
 
     def read(budget: xr.Dataset) -> np.ndarray:
-        budget["linear"] = budget.central
+        budget["linear"], budget["linear_error"] = budget.central, budget.total
         return np.array([row[1:-1] for row in budget_rows(budget.isel(sigma=0))[1]], float)
 
     small, large = (read(error_budget(f * rho, "Nmax", REFERENCES, f * truth)) for f in (1e-9, 1.0))
-    total = large[:, -3]
+    total = large[:, -4]
     np.testing.assert_allclose(1e9 * small, large, atol=0.01 * np.median(total))
-    assert (small[:, -3] > 0).all()
+    assert (small[:, -4] > 0).all()
 
 
 def test_every_error_in_a_table_has_two_digits_of_its_own(rho, truth) -> None:
@@ -213,3 +213,13 @@ def test_central_value_and_truth_show_the_digits_of_the_smallest_error(rho, trut
     first = {name: float(cell) for name, cell in zip(header, rows[0], strict=True)}
     pull = (first["central"] - first["truth"]) / first["total"]
     assert pull == pytest.approx(first["pull"], abs=0.05 * abs(first["pull"]) + 0.05)
+
+
+def test_the_table_shows_the_error_of_the_linear_estimator_calibrated_where_it_is(rho, truth) -> None:
+    budget = error_budget(rho, "Nmax", REFERENCES, truth).isel(sigma=0)
+    budget["linear"], budget["linear_error"] = budget.central, xr.full_like(budget.total, 0.012)
+    for name, value in (("linear_error", "0.012"), ("linear_calibrated", "0.034")):
+        budget[name] = xr.full_like(budget.total, float(value))
+        header, rows = budget_rows(budget)
+        assert header[header.index("linear") + 1] == "linear error"
+        assert {row[header.index("linear error")] for row in rows} == {value}

@@ -151,9 +151,12 @@ def test_analyze_prints_its_tables_again_without_doing_the_work_again(
 ) -> None:
     before = snapshot(finished_copy)
     validation, analysis = cli("validate", finished_copy).out, cli("analyze", finished_copy).out
-    title, header, *_ = validation.splitlines()
-    assert title == "validation, coverages and half widths at level 0.683"
-    assert header.split("  ")[0] == "family"
+    coverage, accuracy = (part.splitlines() for part in validation.strip().split("\n\n"))
+    assert coverage[0] == "validation, truth inside each error at level 0.683"
+    assert accuracy[0] == "validation, mean absolute errors and mean half widths at level 0.683"
+    assert coverage[1].split()[:5] == ["family", "sigma", "[GeV]", "published", "%"]
+    assert [line.split()[0] for line in accuracy[1:]] == [line.split()[0] for line in coverage[1:]]
+    assert max(map(len, [*coverage, *accuracy])) <= 120
     assert f"{validation}\n{analysis}" == finished.outcome.out
     assert snapshot(finished_copy) == before
 

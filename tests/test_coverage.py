@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from sdpipe.calibration import Resolution
 from sdpipe.coverage import collect
-from sdpipe.tables import validation_rows
+from sdpipe.tables import accuracy_rows, coverage_rows
 from sdpipe.validation_figures import coverage_against_level
 
 LEVELS = (0.683, 0.954)
@@ -57,7 +57,7 @@ def measure(draws: xr.Dataset, resolution: float = 0.0) -> xr.Dataset:
 
 def verdicts(validation: xr.Dataset, family: int = 0) -> tuple[str, str]:
     """Return what the table says of the total and of the calibrated error of a family."""
-    header, rows = validation_rows(validation, 0.683)
+    header, rows = coverage_rows(validation, 0.683)
     row = dict(zip(header, rows[family], strict=True))
     return row["verdict total"], row["verdict calibrated"]
 
@@ -139,9 +139,9 @@ def test_the_table_shows_the_coverage_of_the_linear_estimator() -> None:
     draws = planted(1.0)
     draws["linear"][2] = draws.truth[2] + 5 * (draws.linear[2] - draws.truth[2])
     v = measure(draws)
-    header, rows = validation_rows(v, 0.683)
-    assert header[header.index("coverage calibrated %") + 1] == "coverage linear %"
-    shown = [float(row[header.index("coverage linear %")]) for row in rows]
+    header, rows = coverage_rows(v, 0.683)
+    assert header[header.index("calibrated %") + 1] == "linear %"
+    shown = [float(row[header.index("linear %")]) for row in rows]
     assert shown == pytest.approx(100 * v.coverage_of.sel(budget="linear", level=0.683)[:, 0].values, abs=0.05)
     assert abs(shown[0] - 68.3) < 3
     assert shown[2] < 25
@@ -162,7 +162,7 @@ def test_an_estimate_that_is_nan_shows_in_the_table() -> None:
     draws = planted(1.0)
     draws["linear"][2, 7, 0, 1] = np.nan
     draws["linear_error"][2, 7, 0, 1] = np.nan
-    header, rows = validation_rows(measure(draws), 0.683)
+    header, rows = accuracy_rows(measure(draws))
     shown = dict(zip(header, zip(*rows, strict=True), strict=True))
     for column in ("MAE linear", "width linear"):
         assert shown[column][2] == "nan"
