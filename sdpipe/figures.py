@@ -44,12 +44,22 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
             edge = central + sign * budget.calibrated.values
             ax.plot(E, edge, color=COLOURS[0], lw=0.8, label="calibrated error" if sign > 0 else None)
     if "linear" in budget:
-        ax.plot(E, budget.linear, color=COLOURS[1], ls=":", label="linear estimator")
+        _linear(budget, ax)
     if "truth" in budget:
         ax.plot(E, budget.truth, color=COLOURS[6], ls="--", label="truth")
     ax.set(xlabel=r"$E$ [GeV]", ylabel=r"$\hat\rho_\sigma(E)$", xlim=(E[0], E[-1]))
     ax.legend()
     return ax
+
+
+def _linear(budget: xr.Dataset, ax: Axes) -> None:
+    """Draw the linear estimator with its own error, calibrated where that is known."""
+    calibrated = "linear_calibrated" in budget
+    error = (budget.linear_calibrated if calibrated else budget.linear_error).values
+    low, high, label = budget.linear.values - error, budget.linear.values + error, "linear, "
+    label += "calibrated error" if calibrated else "its error"
+    ax.fill_between(budget.E, low, high, color=COLOURS[1], alpha=0.2, lw=0, zorder=0.9, label=label)
+    ax.plot(budget.E, budget.linear, color=COLOURS[1], ls=":", label="linear estimator")
 
 
 def by_source(budget: xr.Dataset, ax: Axes) -> Axes:

@@ -42,7 +42,7 @@ def families_of(config: Config) -> dict[str, sections.Family]:
     return {PRIOR: central, PRIOR_AUTO: central} | (standard(config) if given is None else given)
 
 
-def _off_prior(config: Config, section: sections.Family) -> families.Family:
+def off_prior(config: Config, section: sections.Family) -> families.Family:
     """Return a family with its ranges; where the config leaves them open they follow the prior and the energies.
 
     Masses begin at 1.5 times the lowest threshold and end halfway to the highest energy, those of ``peaks`` at it;
@@ -67,6 +67,6 @@ def draw(config: Config, name: str, start: int, stop: int, stream: str = STREAM)
     if isinstance(section, sections.ChebyshevFamily):
         made = samples.generate(problem.prior(config, section.Nb), grid, config.seed, start, stop, stream)
         return made.correlator, made.smeared
-    family = _off_prior(config, section)
+    family = off_prior(config, section)
     drawn = [family.draw(rng.generator(config.seed, stream, name, i)) for i in range(start, stop)]
     return grid.split(np.stack([s.integrals(grid, config.spectra.omega_max) for s in drawn]))

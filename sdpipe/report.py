@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +15,7 @@ from sdpipe.config import Config, plain
 from sdpipe.labelled import describe
 from sdpipe.layout import Layout
 from sdpipe.page import Facts, Gallery, Picture, Section, Table, Text, compose
+from sdpipe.sections import ChebyshevFamily
 
 DENSITY = Markup("ρ̂<sub>σ</sub>(E)")
 KERNELS = {
@@ -49,10 +50,20 @@ def _span(low: float, high: float) -> str:
     return f"{low:g} … {high:g}"
 
 
+def _noise(config: Config) -> str:
+    """Return what the noise is; that of a model, with what its errors are relative to."""
+    keys = {k: v for k, v in plain(config.noise).items() if v is not None}
+    kind, model = keys.pop("kind"), keys.pop("model", None)
+    words = f"{kind}: " + ", ".join(f"{k} {v}" for k, v in keys.items())
+    if model is None:
+        return words
+    name = model.pop("kind")
+    return f"{words}; errors relative to C(t) of {name}, " + ", ".join(f"{k} {v}" for k, v in model.items())
+
+
 def _question(source: Source) -> list[Section]:
     """What was asked: problem, prior, noise, audience."""
     c = source.config
-    noise = {k: v for k, v in plain(c.noise).items() if k not in ("kind", "model") and v is not None}
     ensembles = [[name, f"{e.Nb}", f"{e.Nrho}", e.network] for name, e in c.ensembles.items()]
     rows = [
         ("Kernel", Markup("{} (<b>{}</b>)").format(KERNELS[c.kernel], c.kernel)),
@@ -64,7 +75,7 @@ def _question(source: Source) -> list[Section]:
             f"Chebyshev basis of size Nb = {', '.join(map(str, c.spectra.Nb))}; {c.spectra.Nrho} spectral densities "
             f"each; threshold E0 in {_span(*c.spectra.E0)} GeV; ε = {c.spectra.epsilon:g}",
         ),
-        ("Noise", f"{c.noise.kind}: " + ", ".join(f"{k} {v}" for k, v in noise.items())),
+        ("Noise", _noise(c)),
         ("Training", f"protocol {c.training.protocol}, inputs {c.training.inputs}, {c.training.replicas} replicas"),
         ("Targets", f"{', '.join(c.targets)}; {c.bootstrap} bootstrap samples each"),
     ]
@@ -118,7 +129,7 @@ def _shown(budget: xr.Dataset) -> str:
     """Return what a picture of a reconstruction shows."""
     shown = ["total and statistical error (bands)"]
     shown += ["calibrated error (thin lines)"] if "calibrated" in budget else []
-    shown += ["linear estimator (dotted)"]
+    shown += ["linear estimator (dotted) with its own error (light band)"]
     shown += ["truth (dashed)"] if "truth" in budget else []
     return ", ".join(shown)
 
@@ -189,6 +200,16 @@ def _training(source: Source) -> list[Section]:
     return [Section("training", "Training", [Gallery(pictures, caption), table])]
 
 
+def _family(config: Config, name: str) -> str:
+    """Return what a family draws from, with its ranges in numbers."""
+    section = mocks.families_of(config)[name]
+    if isinstance(section, ChebyshevFamily):
+        return f"The prior at basis size Nb = {section.Nb}" + (", which calibrates." if name == mocks.PRIOR else ".")
+    ranges = asdict(mocks.off_prior(config, section))
+    words = [f"{k} {_span(*v)}" + ("" if k == "count" else " GeV") for k, v in ranges.items()]
+    return f"{type(section).__doc__} Here {', '.join(words)}."
+
+
 def _validation(source: Source) -> list[Section]:
     """How often the truth is inside the error, where ``sdpipe validate`` has measured it."""
     if not source.layout.validation.exists():
@@ -201,6 +222,11 @@ def _validation(source: Source) -> list[Section]:
         "coverage-energy": f"Coverage of the calibrated error at level {level:g} against E",
         "width": "Mean half width of each error, and the bias, by family",
     }
+    caption = "Families in one colour each. Pulls: dashed, the normal density. Coverage against level: full, networks; "
+    caption += "dashed, linear estimator; grey, binomial band. Coverage against E: dashed, the level. Widths: each "
+    caption += "error of a family on a logarithmic scale, and the bias."
+    explained = "The draw of each family with the smallest and the one with the largest rms pull. Full: central value; "
+    explained += f"band: its calibrated error at level {level:g}; dotted: linear estimator; dashed: truth."
     sigmas = [(f" at σ = {sigma:g} GeV", found.sel(sigma=[sigma])) for sigma in found.sigma.values]
     pictures = [
         Picture(figures.panels(draw, one), words[name] + at)
@@ -217,14 +243,13 @@ def _validation(source: Source) -> list[Section]:
         "of the prior calibrate; all others test. Coverages are percentages of draws and energies within each error, "
         f"widths mean half widths at level {level:.1%}."
     )
-    families = [(name, type(family).__doc__ or "") for name, family in mocks.families_of(source.config).items()]
-    families[0] = (mocks.PRIOR, "The prior of the central ensemble.")
+    families = [(name, _family(source.config, name)) for name in map(str, found.family.values)]
     tested = [
         Table(f"Coverage at {tested:.1%}", *tables.coverage_rows(found, tested), folded=tested != level)
         for tested in found.level.values
     ]
     tested.append(Table(f"Mean absolute errors, and mean half widths at {level:.1%}", *tables.accuracy_rows(found)))
-    blocks = [Text(lead, "note"), Facts(families), *tested, Gallery(pictures), Gallery(cases)]
+    blocks = [Text(lead, "note"), Facts(families), *tested, Gallery(pictures, caption), Gallery(cases, explained)]
     return [Section("validation", "Validation", blocks)]
 
 

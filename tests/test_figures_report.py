@@ -21,7 +21,8 @@ from matplotlib import image
 from matplotlib.figure import Figure
 
 import sdpipe
-from sdpipe import asymptotics, figures, glossary, report, store, tables, validation_figures
+from sdpipe import asymptotics, figures, glossary, mocks, report, store, tables, validation_figures
+from sdpipe.configfile import load_config
 from sdpipe.layout import Layout
 from sdpipe.page import Picture
 from sdpipe.report import render
@@ -108,7 +109,7 @@ def test_a_reconstruction_shows_truth_and_both_bands(finished: Finished) -> None
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
     assert labels[:3] == ["total error", "statistical error", "central value"]
-    assert labels[3:] == ["calibrated error", "linear estimator", "truth"]
+    assert labels[3:] == ["calibrated error", "linear, calibrated error", "linear estimator", "truth"]
     one = budget.isel(sigma=0)
     np.testing.assert_array_equal(drawn["central value"], one.central)
     np.testing.assert_array_equal(drawn["calibrated error"], one.central + one.calibrated)
@@ -116,6 +117,25 @@ def test_a_reconstruction_shows_truth_and_both_bands(finished: Finished) -> None
     np.testing.assert_array_equal(drawn["truth"], one.truth)
     unknown = figures.reconstruction(budget.drop_vars(["truth", "pull"]).isel(sigma=0), Figure().subplots())
     assert [text.get_text() for text in unknown.get_legend().get_texts()] == labels[:-1]
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "label"),
+    [
+        ([], "linear_calibrated", "linear, calibrated error"),
+        (["linear_calibrated"], "linear_error", "linear, its error"),
+    ],
+)
+def test_a_reconstruction_shows_the_error_of_the_linear_estimator(
+    finished: Finished, missing: list[str], error: str, label: str
+) -> None:
+    budget = sdpipe.open_run(finished.root).budget["o3"].isel(sigma=0).load().drop_vars(missing)
+    ax = figures.reconstruction(budget, Figure().subplots())
+    (band,) = [c for c in ax.collections if c.get_label() == label]
+    drawn = {tuple(point) for point in band.get_paths()[0].vertices}
+    for sign in (-1, 1):
+        edge = budget.linear + sign * budget[error]
+        assert set(zip(budget.E.values, edge.values, strict=True)) <= drawn
 
 
 def test_a_budget_shows_every_source_and_their_sum(finished: Finished) -> None:
@@ -202,7 +222,25 @@ def test_every_target_shows_how_it_was_read_and_tested(finished_copy: Path) -> N
     for word, meaning in glossary.TERMS:
         assert f"{word} {meaning}" in text
     assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in text
-    assert "calibrated error (thin lines), linear estimator (dotted), truth (dashed)" in text
+    assert "calibrated error (thin lines), linear estimator (dotted) with its own error (light band), truth" in text
+
+
+def test_the_report_says_what_noise_and_families_are_in_numbers(finished: Finished) -> None:
+    run = sdpipe.open_run(finished.root)
+    text = re.sub(r"\s+", " ", " ".join(Page((finished.root / "report.html").read_text(encoding="utf-8")).text))
+    assert "r1 0.001, delta 0.0, tau 4.0; errors relative to C(t) of o3, threshold 1.0" in text
+    assert "The prior at basis size Nb = 16, which calibrates." in text
+    low, high = run.config.spectra.E0
+    assert f"The two-particle density of the O(3) model. Here threshold {low:g} … {high:g} GeV." in text
+
+
+def test_every_standard_family_is_told_apart(tiny_config: Path) -> None:
+    config = load_config(tiny_config, ["validation.families=null"])
+    words = {name: report._family(config, name) for name in mocks.families_of(config)}
+    assert len(set(words.values())) == len(words) == 7
+    assert words["chebyshev-Nb32"] == "The prior at basis size Nb = 32."
+    assert "mass 0.3 … 1.3 GeV, width 0.088 … 0.308 GeV, threshold 0.2 … 1.3 GeV" in words["resonance"]
+    assert words["peaks"].endswith("Here count 5 … 50, mass 0.3 … 2.3 GeV.")
 
 
 def test_ids_of_a_page_are_unique(finished: Finished) -> None:
