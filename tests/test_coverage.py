@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from sdpipe import figures, validation_figures
 from sdpipe.calibration import Resolution
 from sdpipe.coverage import collect
 from sdpipe.tables import accuracy_rows, coverage_rows
@@ -156,6 +157,69 @@ def test_the_coverage_figure_shows_the_linear_estimator_beside_the_networks() ->
             at = np.interp(0.683, line.get_xdata(), line.get_ydata())
             expected = float(v.coverage_of.sel(budget=budget, family=family, level=0.683)[0])
             assert at == pytest.approx(expected, abs=0.01)
+
+
+def test_pulls_beyond_the_histogram_are_told_and_not_drawn() -> None:
+    draws = planted(1.0, off=10.0)
+    draws["central"][1, 0, 0, 0] = np.nan
+    v = measure(draws).isel(sigma=0)
+    ax = validation_figures.pulls(v, Figure().subplots())
+    shapes = [patch.get_data() for patch in ax.patches]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    for shape, label, family in zip(shapes, labels, v.family.values, strict=False):
+        values = v.pull.sel(family=family).values[v.tested.sel(family=family).values]
+        inside = float((np.abs(values) <= 5).mean())
+        assert float((shape.values * np.diff(shape.edges)).sum()) == pytest.approx(inside)
+        assert label == f"{family}, {1 - inside:.1%} beyond ±5"
+        assert shape.values[-1] < 2 * shape.values[-2] + 0.01
+    assert labels[0] == "chebyshev, 0.0% beyond ±5"
+    assert labels[-1] == "normal"
+
+
+def many(count: int) -> xr.Dataset:
+    """A validation of this many families."""
+    draws = planted(1.0).isel(sample=slice(200))
+    names = np.array(["chebyshev", *(f"other-{i}" for i in range(count - 1))], object)
+    return measure(
+        xr.concat([draws.isel(family=min(i, 1)) for i in range(count)], "family").assign_coords(family=names)
+    )
+
+
+@pytest.mark.parametrize("name", validation_figures.PANELS)
+@pytest.mark.parametrize("count", [2, 8])
+def test_no_legend_of_the_validation_lies_on_its_picture(name: str, count: int) -> None:
+    figure = figures.panels(validation_figures.PANELS[name], many(count))
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    legend = ax.get_legend().get_window_extent()
+    assert legend.y1 <= ax.xaxis.get_tightbbox().y0
+    assert min(legend.x0, legend.y0) >= 0
+    assert legend.x1 <= figure.bbox.x1
+
+
+def test_every_family_has_a_colour_of_its_own_and_none_is_that_of_the_normal_density() -> None:
+    ax = validation_figures.coverage_against_energy(many(8).isel(sigma=0), Figure().subplots())
+    families = [line.get_color() for line in ax.lines if not line.get_label().startswith("_")]
+    assert len(set(families)) == len(families) == 8
+    assert set(families).isdisjoint({"#000000", "k", "black"})
+
+
+def test_widths_are_on_a_logarithmic_axis() -> None:
+    v = measure(planted(1.0, off=30.0))
+    ax = validation_figures.width_and_bias(v.isel(sigma=0), Figure().subplots())
+    assert ax.get_yscale() == "log"
+    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
+    for budget in v.budget.values:
+        np.testing.assert_allclose(drawn[f"width, {budget}"], v.width.sel(budget=budget)[:, 0])
+
+
+def test_the_cases_say_what_band_and_lines_are() -> None:
+    figure = validation_figures.cases(measure(planted(1.0)), 0.44)
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["calibrated error", "central value", "linear estimator", "truth"]
+    figure.draw_without_rendering()
+    assert all(legend.get_window_extent().y0 > ax.get_window_extent().y1 for ax in figure.axes)
 
 
 def test_an_estimate_that_is_nan_shows_in_the_table() -> None:
