@@ -200,11 +200,19 @@ def _training(source: Source) -> list[Section]:
     return [Section("training", "Training", [Gallery(pictures, caption), table])]
 
 
+_CALIBRATES = {
+    mocks.PRIOR: "; it calibrates mock targets, and data with a scale that is given",
+    mocks.PRIOR_AUTO: ", each draw scaled as data with scale: auto are; it calibrates these",
+}
+
+
 def _family(config: Config, name: str) -> str:
     """Return what a family draws from, with its ranges in numbers."""
-    section = mocks.families_of(config)[name]
+    section = mocks.families_of(config).get(name)
+    if section is None:
+        return "Not a family of this config any more."
     if isinstance(section, ChebyshevFamily):
-        return f"The prior at basis size Nb = {section.Nb}" + (", which calibrates." if name == mocks.PRIOR else ".")
+        return f"The prior at basis size Nb = {section.Nb}{_CALIBRATES.get(name, '')}."
     ranges = asdict(mocks.off_prior(config, section))
     words = [f"{k} {_span(*v)}" + ("" if k == "count" else " GeV") for k, v in ranges.items()]
     return f"{type(section).__doc__} Here {', '.join(words)}."

@@ -229,7 +229,7 @@ def test_the_report_says_what_noise_and_families_are_in_numbers(finished: Finish
     run = sdpipe.open_run(finished.root)
     text = re.sub(r"\s+", " ", " ".join(Page((finished.root / "report.html").read_text(encoding="utf-8")).text))
     assert "r1 0.001, delta 0.0, tau 4.0; errors relative to C(t) of o3, threshold 1.0" in text
-    assert "The prior at basis size Nb = 16, which calibrates." in text
+    assert "The prior at basis size Nb = 16; it calibrates mock targets" in text
     low, high = run.config.spectra.E0
     assert f"The two-particle density of the O(3) model. Here threshold {low:g} … {high:g} GeV." in text
 
@@ -237,7 +237,7 @@ def test_the_report_says_what_noise_and_families_are_in_numbers(finished: Finish
 def test_every_standard_family_is_told_apart(tiny_config: Path) -> None:
     config = load_config(tiny_config, ["validation.families=null"])
     words = {name: report._family(config, name) for name in mocks.families_of(config)}
-    assert len(set(words.values())) == len(words) == 7
+    assert len(set(words.values())) == len(words) == 8
     assert words["chebyshev-Nb32"] == "The prior at basis size Nb = 32."
     assert "mass 0.3 … 1.3 GeV, width 0.088 … 0.308 GeV, threshold 0.2 … 1.3 GeV" in words["resonance"]
     assert words["peaks"].endswith("Here count 5 … 50, mass 0.3 … 2.3 GeV.")
