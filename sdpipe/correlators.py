@@ -121,7 +121,8 @@ def load(source: Source, period: int | None = None, times: tuple[int, ...] | Non
         spread = resampling.covariance_of_bootstrap if dim == "boot" else resampling.covariance_of_mean
         covariance = spread(samples)
     flags = [*flags, *folding.asymmetry(mean, covariance, matrix, times, where)]
-    covariance = treat(matrix @ covariance @ matrix.T, source.covariance, where, folded)
+    covariance = folding.covariance(covariance, matrix, correlated=record.errors is None)
+    covariance = treat(covariance, source.covariance, where, folded)
     if (exact := np.flatnonzero(np.diag(covariance) == 0)).size:
         raise UserError(f"{where}: variance 0 at t = {times[exact[0]]}; it must be positive")
     facts |= known | {"covariance": source.covariance}

@@ -53,6 +53,18 @@ def select(
     return matrix
 
 
+def covariance(given: Array, matrix: Array, correlated: bool) -> Array:
+    """Return the covariance (t, t) of folded data from that of the data.
+
+    Where the correlation between times is not known, ``correlated`` false, ``given`` being diagonal, C(t) and
+    C(T - t) are taken as fully correlated: the error of their mean is (e1 + e2) / 2, which is never too small. On
+    real data they are nearly so, and taking them as independent makes errors up to sqrt(2) too small.
+    """
+    if correlated:
+        return matrix @ given @ matrix.T
+    return np.diag((matrix @ np.sqrt(np.diag(given))) ** 2)
+
+
 def asymmetry(mean: Array, covariance: Array, matrix: Array, times: tuple[int, ...], where: str) -> list[str]:
     """Return a flag where C(t) and C(T - t), which are folded, differ by more than ASYMMETRY.
 

@@ -252,6 +252,25 @@ def test_columns_of_errors_give_a_diagonal_covariance(tmp_path: Path, samples: n
         assert "samples" not in data
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.7, 0.98])
+def test_errors_alone_never_fold_to_less_than_the_error_of_the_samples(tmp_path: Path, correlation: float) -> None:
+    """Their correlation between t and T - t is not known: independence would understate by up to sqrt(2)."""
+    t, n, period = np.arange(16), 2000, 16
+    common, own = np.random.default_rng(3).standard_normal((2, n, period))
+    common = common[:, np.minimum(t, period - t)]
+    x = np.cosh(0.3 * (t - 8)) * (1 + 0.01 * (np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own))
+    np.save(tmp_path / "x.npy", x)
+    rows = np.stack([t, x.mean(axis=0), x.std(axis=0, ddof=1) / np.sqrt(n)], axis=1)
+    np.savetxt(tmp_path / "x.txt", rows)
+    truth = error(read_correlator(tmp_path / "x.npy", period=period, times=(1, 8)))
+    folded = error(
+        read_correlator(tmp_path / "x.txt", error="mean", covariance="diagonal", period=period, times=(1, 8))
+    )
+    assert (folded > 0.97 * truth).all()
+    assert folded[:-1] / truth[:-1] == pytest.approx(np.sqrt(2 / (1 + correlation)) * np.ones(7), rel=0.05)
+    assert folded[-1] == pytest.approx(truth[-1])
+
+
 def test_the_result_saved_with_xarray_reads_back(eta: Path, tmp_path: Path) -> None:
     data = read_correlator(eta, bin=2, covariance="shrink")
     data.to_netcdf(tmp_path / "again.nc", engine="h5netcdf")
