@@ -59,18 +59,41 @@ def _check_validation(budget: Budget, validation: Validation) -> Iterable[Fault]
             )
 
 
-def _check_families(validation: Validation, energies: Energies) -> Iterable[Fault]:
+def masses(E0: tuple[float, float], highest: float) -> tuple[float, float]:
+    """Return the masses of families that leave them open: 1.5 times the lowest threshold, to halfway to ``highest``.
+
+    The continuum of such a family rises at up to twice the mass.
+    """
+    low = 1.5 * E0[0]
+    return low, (low + highest) / 2
+
+
+def _check_families(validation: Validation, energies: Energies, spectra: Spectra) -> Iterable[Fault]:
     for name, family in (validation.families or {}).items():
         where = ("validation", "families", name)
         if name == "chebyshev":
             yield where, "chebyshev is the prior of the central ensemble, which is always there; choose another name"
-        for key in ("threshold", "mass"):
-            values = getattr(family, key, None)
-            if values and values[1] >= energies.max:
-                yield (
-                    (*where, key),
-                    f"{list(values)} leaves the energy range: it must end below energies.max ({energies.max})",
-                )
+        for key in ("threshold", "mass", "width"):
+            if values := getattr(family, key, None):
+                low, high = _limits(family.kind, key, energies, spectra.E0)
+                if values[0] < low[0] or values[1] > high[0]:
+                    allowed = f"{low[0]:g} ({low[1]}) to {high[0]:g} ({high[1]})"
+                    yield (*where, key), f"{list(values)} leaves the energy range; allowed: {allowed}"
+
+
+def _limits(
+    kind: str, key: str, energies: Energies, E0: tuple[float, float]
+) -> tuple[tuple[float, str], tuple[float, str]]:
+    """Return the lowest and the highest value of a family's range, and what each comes from."""
+    if key == "width":
+        return (0.0, "any positive width"), (round(energies.max - energies.min, 9), "energies.max - energies.min")
+    low = min((energies.min, "energies.min"), (E0[0], "the lowest of spectra.E0"))
+    if kind == "delta_tanh":
+        return low, (
+            round(masses(E0, energies.max)[1], 9),
+            "halfway to energies.max: its step is at up to twice the mass",
+        )
+    return low, (energies.max, "energies.max")
 
 
 CHECKS: tuple[Callable[..., Iterable[Fault]], ...] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe import families, problem, rng, samples, sections
+from sdpipe import crosschecks, families, problem, rng, samples, sections
 from sdpipe.config import Config
 
 Array = NDArray[np.float64]
@@ -49,14 +49,13 @@ def off_prior(config: Config, section: sections.Family) -> families.Family:
     widths are 0.2 to 0.7 of the smallest sigma.
     """
     E0, highest = config.spectra.E0, config.energies.max
-    low, width = 1.5 * E0[0], min(config.smearing.sigma)
-    middle = (low, (low + highest) / 2)
+    width, middle = min(config.smearing.sigma), crosschecks.masses(E0, highest)
     if isinstance(section, sections.O3Family):
         return families.O3Family(section.threshold or E0)
     if isinstance(section, sections.ResonanceFamily):
         return families.ResonanceFamily(section.mass or middle, section.width or (0.2 * width, 0.7 * width), E0)
     if isinstance(section, sections.PeaksFamily):
-        return families.PeaksFamily(section.count, section.mass or (low, highest))
+        return families.PeaksFamily(section.count, section.mass or (middle[0], highest))
     assert isinstance(section, sections.DeltaTanhFamily)
     return families.DeltaTanhFamily(section.mass or middle)
 

@@ -148,6 +148,10 @@ def test_validation_does_not_depend_on_the_targets(finished: Finished) -> None:
         ("validation.families.r={kind: resonance, mass: [0.5, 9]}", "validation.families.r.mass", "energy range"),
         ("validation.families.r={kind: resonance, mass: [0.9, 0.5]}", "validation.families.r.mass", "not be above"),
         ("validation.families.o3.threshold=[0.5, 2.9]", "validation.families.o3.threshold", "energy range"),
+        ("validation.families.r={kind: resonance, width: [5, 9]}", "r.width", "to 2.1 (energies.max - energies.min)"),
+        ("validation.families.o3.threshold=[0.001, 0.002]", "o3.threshold", "0.2 (energies.min) to 2.3 (energies.max)"),
+        ("validation.families.p={kind: peaks, mass: [0.001, 0.01]}", "p.mass", "allowed: 0.2 (energies.min) to 2.3"),
+        ("validation.families.p={kind: delta_tanh, mass: [2, 2.3]}", "p.mass", "to 1.3 (halfway to energies.max: its"),
         ("validation.families.p={kind: peaks, count: [9, 5]}", "validation.families.p.count", "not be above"),
         ("validation.families.x={kind: glueball}", "validation.families.x", "kind"),
         ("validation.families.chebyshev={kind: o3}", "validation.families.chebyshev", "always there"),
@@ -205,6 +209,20 @@ def test_a_correlator_from_python_is_judged_as_a_target_is(finished: Finished) -
         rho = sdpipe.predict(run, oscillating)
     assert rho.attrs["back_check"] < 1e-3
     assert [flag for flag in rho.attrs["flags"] if flag.startswith("no spectral density")]
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "{kind: o3, threshold: [0.05, 1.3]}",
+        "{kind: resonance, mass: [0.05, 2.3], width: [0.01, 2]}",
+        "{kind: peaks, mass: [0.075, 2.3]}",
+        "{kind: delta_tanh, mass: [0.075, 1.1875]}",
+    ],
+)
+def test_families_as_wide_as_the_standard_ones_are_accepted(tiny_config: Path, family: str) -> None:
+    """Thresholds of the prior below all energies: what follows the prior may be there, too."""
+    load_config(tiny_config, ["spectra.E0=[0.05, 1.3]", f"validation.families.mine={family}"])
 
 
 def test_lost_figures_are_drawn_anew_and_keep_no_analysis_waiting(
