@@ -154,7 +154,7 @@ def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Arra
     covariance = np.diag(record.errors**2) if record.covariance is None else record.covariance
     if source.covariance != "diagonal":
         check_covariance(covariance, there, where, definite=False)
-    facts = {"resampling": "none", "bin": 1, **({"configurations": n} if n else {})}
+    facts = {"resampling": "none", "bin": 1, "error_of": error, **({"configurations": n} if n else {})}
     return record.mean, covariance / (n if error == "sample" else 1), facts
 
 

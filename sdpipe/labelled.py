@@ -31,6 +31,26 @@ def describe(facts: dict[str, Any]) -> str:
     return f"{words}; covariance {facts['covariance']}"
 
 
+def keys(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of the config that read the same correlator again, without defaults.
+
+    >>> keys({"path": "x.txt", "dataset": "", "resampling": "none", "error_of": "sample", "configurations": 40,
+    ...       "bin": 1, "covariance": "diagonal"})
+    {'path': 'x.txt', 'error': 'sample', 'configurations': 40, 'covariance': 'diagonal'}
+    """
+    kind, size = facts["resampling"], int(facts["bin"])
+    found = {
+        "path": facts["path"],
+        "dataset": facts["dataset"],
+        "resampling": kind if kind in ("bootstrap", "jackknife") else None,
+        "error": facts.get("error_of"),
+        "configurations": int(facts.get("configurations", 0)) if kind == "none" else None,
+        "bin": size if size > 1 else None,
+        "covariance": facts["covariance"] if facts["covariance"] != "full" else None,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
 def labelled(correlator: Correlator) -> xr.Dataset:
     """Return a correlator as ``samples (cfg|boot, t)`` where there are any, ``mean (t)``, ``covariance (t, t2)``."""
     c = correlator
@@ -85,7 +105,8 @@ def read_correlator(
     ``mean (t)``, ``covariance (t, t2)`` of that mean, and where the file holds any ``samples``: configurations
     ``(cfg, t)``, binned, with jackknife samples turned back into configurations; or bootstrap means ``(boot, t)``.
     Attributes: path, dataset, sha256, resampling, configurations, bin, tau_int (in configurations, at the slice
-    where it is largest beyond its error), covariance, and ``flags``, each of which is also a warning.
+    where it is largest beyond its error), error_of (what the errors in the file are of: mean or sample), covariance,
+    and ``flags``, each of which is also a warning.
 
     Raises
     ------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -147,54 +148,64 @@ def predict(
         When ``run`` is not a run directory, ``samples`` or ``scale`` is none of these, the time slices are not those
         of the networks, a value is not finite, or the mean at t_ref is zero.
     """
-    from sdpipe import guard, inference, labelled
+    from sdpipe import guard, inference
     from sdpipe.assessment import judge
     from sdpipe.prediction import typical
 
     if scale != "auto" and not (isinstance(scale, Real) and np.isfinite(scale) and scale):
         raise UserError(f"scale: {scale!r} is not allowed; allowed: 'auto', or a finite number other than 0")
     run = run if isinstance(run, Run) else open_run(run)
-    known, flags, data, estimated_from = [], [], {"path": "FILE"}, None
-    if isinstance(samples, xr.Dataset):
-        if not {"mean", "covariance"} <= samples.keys():
-            raise UserError(
-                f"samples: a Dataset of {', '.join(map(str, samples))}; allowed: what sdpipe.read_correlator returns, "
-                "or an array (boot, t) such as run.predictions[TARGET].correlator"
-            )
-        correlator = labelled.unlabelled(samples)
-        _check_times(run, correlator.times)
-        values = correlator.bootstrap(run.config.bootstrap, run.config.seed, STREAM)
-        mean, covariance, known = correlator.mean, correlator.covariance, list(correlator.flags)
-        estimated_from = correlator.estimated_from
-        data = {key: correlator.facts[key] for key in ("path", "dataset") if correlator.facts[key]}
-    else:
-        values = _values(run, samples)
-        mean = values.mean(axis=0)
-        covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
-    every = [n for n in run.networks if n.ensemble == run.config.budget.central]
-    times = run.config.lattice.slices
-    reference = times.index(1) if 1 in times else 0
-    size = abs(mean[reference])
-    if not np.isfinite(values).all() or size == 0:
-        raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
-    central = run.config.budget.central
-    factor = inference.amplitude_rule(run.networks, central)(mean) if scale == "auto" else float(scale)
-    rho = inference.predict(run.networks, values * factor, central) / np.float32(factor)
-    wrong = None if covariance is None else guard.compare([n for n in every if n.replica == 0], mean, covariance)
-    if wrong:
-        remedy = guard.remedy(str(run.layout.root), "mine", data)
-        flags.append(f"{wrong}; {remedy} (with the keys by which the file was read)")
-    lattice = inference.prior_of_data(run.networks, central).noise
-    seen = factor * mean
-    own = lattice if covariance is None else Noise(times, seen, factor**2 * covariance, "samples")
+    data, central = _data(run, samples), run.config.budget.central
+    times, lattice = run.config.lattice.slices, inference.prior_of_data(run.networks, central).noise
+    if not np.isfinite(data.values).all() or data.mean[lattice.reference] == 0:
+        raise UserError(f"samples must be finite, and their mean at t = {times[lattice.reference]} other than zero")
+    factor = inference.amplitude_rule(run.networks, central)(data.mean) if scale == "auto" else float(scale)
+    rho = inference.predict(run.networks, data.values * factor, central) / np.float32(factor)
+    flags, own = list(data.flags), lattice
+    if data.covariance is not None:
+        own = Noise(times, factor * data.mean, factor**2 * data.covariance, "samples")
+        wrong = guard.compare(inference.of_ensemble(run.networks, central), data.mean, data.covariance)
+        unsaved = " (FILE holds these samples)" if data.keys["path"] == "FILE" else ""
+        flags += [f"{wrong}; {guard.remedy(str(run.layout.root), 'mine', data.keys)}{unsaved}"] if wrong else []
     facts = {"scale": factor, "scale_rule": "auto" if scale == "auto" else "given"}
-    facts |= typical(run.config, run.networks, lattice, seen, own, estimated_from, known + flags)
+    facts |= typical(run.config, run.networks, lattice, factor * data.mean, own, data.estimated_from, flags)
     validated = run.config.budget.calibration == "conformal" and run.layout.validation.exists()
     p_value, facts["flags"] = judge(xr.Dataset({"rho": rho}, attrs=facts), run.validation if validated else None)
-    for flag in facts["flags"][len(known) :]:
+    for flag in facts["flags"][len(data.flags) :]:
         warnings.warn(flag, stacklevel=2)
     rho.attrs = {"units": "1", "long_name": "smeared spectral density", **facts}
     return rho if p_value is None else rho.assign_attrs(p_value=p_value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """Bootstrap means (boot, t) with what is known of them; ``keys`` would read them from their file."""
+
+    values: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    covariance: NDArray[np.float64] | None
+    keys: dict[str, Any]
+    flags: tuple[str, ...] = ()
+    estimated_from: int | None = None
+
+
+def _data(run: Run, samples: xr.Dataset | xr.DataArray | NDArray) -> _Data:
+    """Return what was given to :func:`predict`; raise UserError where it cannot be used."""
+    from sdpipe import labelled
+
+    if not isinstance(samples, xr.Dataset):
+        values = _values(run, samples)
+        covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
+        return _Data(values, values.mean(axis=0), covariance, {"path": "FILE", "resampling": "bootstrap"})
+    if not {"mean", "covariance"} <= samples.keys():
+        raise UserError(
+            f"samples: a Dataset of {', '.join(map(str, samples))}; allowed: what sdpipe.read_correlator returns, "
+            "or an array (boot, t) such as run.predictions[TARGET].correlator"
+        )
+    c = labelled.unlabelled(samples)
+    _check_times(run, c.times)
+    values = c.bootstrap(run.config.bootstrap, run.config.seed, STREAM)
+    return _Data(values, c.mean, c.covariance, labelled.keys(c.facts), tuple(c.flags), c.estimated_from)
 
 
 def _values(run: Run, samples: xr.DataArray | NDArray) -> NDArray[np.float64]:

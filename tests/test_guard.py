@@ -13,10 +13,10 @@ import pytest
 import xarray as xr
 
 import sdpipe
-from sdpipe import guard
+from sdpipe import guard, problem
 from sdpipe.configfile import load_config
 from sdpipe.errors import UserError
-from sdpipe.resampling import covariance_of_mean
+from sdpipe.resampling import bootstrap, covariance_of_mean
 from sdpipe.sections import CorrelatorNoise
 
 if TYPE_CHECKING:
@@ -184,6 +184,55 @@ def test_configurations_taken_for_bootstrap_samples_are_flagged(
     with pytest.warns(UserWarning, match="100 times that of the training noise"):
         rho = sdpipe.predict(str(finished.root), samples)
     assert len(rho.attrs["flags"]) == 1
+
+
+def save_bootstrap(path: Path, x: np.ndarray) -> dict[str, object]:
+    np.savez(path, other=x, mine=bootstrap(x, 200, 1, "mine"))
+    return {"dataset": "mine", "resampling": "bootstrap"}
+
+
+def save_jackknife(path: Path, x: np.ndarray) -> dict[str, object]:
+    np.savez(path, (x.sum(axis=0) - x) / (len(x) - 1))
+    return {"resampling": "jackknife", "bin": 2, "covariance": "shrink"}
+
+
+def save_errors(path: Path, x: np.ndarray) -> dict[str, object]:
+    np.savez(path, mean=x.mean(axis=0), cov=np.cov(x.T))
+    return {"error": "sample", "configurations": len(x), "covariance": "diagonal"}
+
+
+@pytest.mark.parametrize("save", [save_bootstrap, save_jackknife, save_errors])
+def test_the_command_to_retrain_reads_the_file_as_it_was_read(
+    finished: Finished, like_training: tuple[np.ndarray, np.ndarray], tmp_path: Path, save: Callable
+) -> None:
+    x = configurations(like_training[0], 9 * like_training[1])
+    keys = save(tmp_path / "it's mine.npz", np.concatenate([x[:, :1], x], axis=1))
+    data = sdpipe.read_correlator(tmp_path / "it's mine.npz", **keys, period=16, times=(1, 8))
+    with pytest.warns(UserWarning, match="times that of the training noise"):
+        (flag,) = sdpipe.predict(finished.root, data).attrs["flags"]
+    command = shlex.split(flag[flag.index("retrain: ") :])
+    assert command[-2:] == ["--run", f"{finished.root}-mine"]
+    noise = problem.lattice_noise(load_config(finished.root, [command[4]]))
+    np.testing.assert_allclose(noise.covariance, data.covariance, rtol=1e-12)
+
+
+def test_the_command_to_retrain_for_an_array_asks_for_a_file_of_bootstrap_samples(
+    finished: Finished, like_training: tuple[np.ndarray, np.ndarray]
+) -> None:
+    x = configurations(*like_training)
+    with pytest.warns(UserWarning, match=r"path: FILE, resampling: bootstrap}' --run .* \(FILE holds these samples\)$"):
+        sdpipe.predict(finished.root, x)
+
+
+def test_samples_of_a_prediction_know_the_keys_of_their_file(
+    cli: Cli, finished_copy: Path, like_training: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "data.h5", like_training[0], 9 * like_training[1])
+    target = f"targets.mine={{kind: correlator, path: {path}, bin: 2}}"
+    assert cli("predict", finished_copy, target, "-q").status == 0
+    run = sdpipe.open_run(finished_copy)
+    with pytest.warns(UserWarning, match=rf"noise={{kind: correlator, path: {path}, bin: 2}}"):
+        sdpipe.predict(run, run.predictions["mine"].correlator)
 
 
 def test_predict_from_a_path_that_is_no_run_is_refused(tmp_path: Path) -> None:
