@@ -42,7 +42,7 @@ def hdf5(path: Path, dataset: str | None) -> Record:
                 raise UserError(f"{path}: {dataset}: a link; the numbers must be in the file itself", key="dataset")
         if not dataset and (both := pair(n for n in own if "/" not in n)):
             mean, cov = (_hdf5_array(file[part], f"{path}: {part}") for part in both)
-            return Record(str(path), mean=mean, covariance=cov, said=said(file.attrs))
+            return Record(str(path), mean=mean, covariance=cov, said=said(file.attrs), stored=file[both[1]].dtype)
         groups = {n for n in own if file.get(n, getclass=True) is h5py.Group}
         pairs = {g: both for g in groups if (both := pair(n[len(g) + 1 :] for n in own if n.startswith(g + "/")))}
         single = own - groups - {f"{g}/{part}" for g, both in pairs.items() for part in both}
@@ -50,8 +50,9 @@ def hdf5(path: Path, dataset: str | None) -> Record:
         where, says = f"{path}: {name}", said({**file.attrs, **file[name].attrs})
         if name in pairs:
             mean, cov = (_hdf5_array(file[f"{name}/{part}"], f"{where}/{part}") for part in pairs[name])
-            return Record(where, mean=mean, covariance=cov, said=says)
-        return Record(where, samples=_hdf5_array(file[name], where), said=says)
+            stored = file[f"{name}/{pairs[name][1]}"].dtype
+            return Record(where, mean=mean, covariance=cov, said=says, stored=stored)
+        return Record(where, samples=_hdf5_array(file[name], where), said=says, stored=file[name].dtype)
 
 
 def _hdf5_array(node: h5py.Dataset, where: str) -> Array:
@@ -68,7 +69,8 @@ def _hdf5_array(node: h5py.Dataset, where: str) -> Array:
 def npy(path: Path, _dataset: None) -> Record:
     """Array (n, T)."""
     with path.open("rb") as stream:
-        return Record(str(path), samples=real(_load(stream, path), str(path)))
+        array = np.asarray(_load(stream, path))
+    return Record(str(path), samples=real(array, str(path)), stored=array.dtype)
 
 
 def npz(path: Path, dataset: str | None) -> Record:
@@ -78,9 +80,9 @@ def npz(path: Path, dataset: str | None) -> Record:
     both = pair(arrays)
     if both and dataset is None:
         mean, cov = (real(arrays[n], f"{path}: {n}") for n in both)
-        return Record(str(path), mean=mean, covariance=cov)
-    name = choose(dataset, arrays, path)
-    return Record(f"{path}: {name}", samples=real(arrays[name], f"{path}: {name}"))
+        return Record(str(path), mean=mean, covariance=cov, stored=arrays[both[1]].dtype)
+    where = f"{path}: {(name := choose(dataset, arrays, path))}"
+    return Record(where, samples=real(arrays[name], where), stored=arrays[name].dtype)
 
 
 def _load(stream: BinaryIO, path: Path) -> Any:
@@ -144,7 +146,8 @@ def _labelled(path: Path, dataset: str | None, kind: str, **how: Any) -> Record:
     names = [str(n) for n, v in data.data_vars.items() if v.ndim == 2]
     if dataset is None and "samples" not in data and (both := pair(map(str, data.data_vars))):
         mean, cov = (real(data[n].values, f"{path}: {n}") for n in both)
-        return Record(str(path), mean=mean, covariance=cov, times=times, said=said(data.attrs))
+        stored = data[both[1]].dtype
+        return Record(str(path), mean=mean, covariance=cov, times=times, said=said(data.attrs), stored=stored)
     name = choose("samples" if dataset is None and "samples" in names else dataset, names, path)
     variable = data[name]
     if "t" in variable.dims:
@@ -153,4 +156,4 @@ def _labelled(path: Path, dataset: str | None, kind: str, **how: Any) -> Record:
     if variable.dims[0] in SAMPLE_DIMS:
         says["resampling"] = SAMPLE_DIMS[str(variable.dims[0])]
     where = f"{path}: {name}"
-    return Record(where, samples=real(variable.values, where), times=times, said=says)
+    return Record(where, samples=real(variable.values, where), times=times, said=says, stored=variable.dtype)

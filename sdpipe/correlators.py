@@ -34,7 +34,8 @@ class Source:
         For files with errors or a covariance instead of samples: whether they are those of the ``mean`` or those
         of one configuration, ``sample``, sqrt(n) larger. Needed where the file does not say.
     configurations
-        n, for ``error: sample``.
+        n, how many there were: for ``error: sample``; and for a covariance or bootstrap samples, to know how well they
+        determine the covariance.
     bin
         Consecutive configurations that are averaged into one.
     covariance
@@ -70,9 +71,10 @@ class Correlator:
 
     @property
     def estimated_from(self) -> int | None:
-        """How many configurations, binned, the full covariance comes from; None where it does not come from any."""
-        counts = self.dim == "cfg" and self.samples is not None and self.facts["covariance"] == "full"
-        return len(self.samples) if counts else None
+        """How many configurations, binned, the full covariance comes from; None where it is not full, or not known."""
+        if self.facts["covariance"] != "full":
+            return None
+        return len(self.samples) if self.dim == "cfg" and self.samples is not None else self.facts.get("configurations")
 
     def bootstrap(self, count: int, seed: int, stream: str) -> Array:
         """Return bootstrap means (boot, t): those of the file where it holds any, otherwise ``count`` of them.
@@ -122,11 +124,26 @@ def load(source: Source, period: int | None = None, times: tuple[int, ...] | Non
         covariance = spread(samples)
     flags = [*flags, *folding.asymmetry(mean, covariance, matrix, times, where)]
     covariance = folding.covariance(covariance, matrix, correlated=record.errors is None)
-    covariance = treat(covariance, source.covariance, where, folded)
+    count = None if dim == "cfg" else known.get("configurations")
+    covariance = treat(covariance, source.covariance, where, folded, count)
     if (exact := np.flatnonzero(np.diag(covariance) == 0)).size:
         raise UserError(f"{where}: variance 0 at t = {times[exact[0]]}; it must be positive")
+    if source.covariance == "full":
+        check_covariance(covariance, times, where, rounding=_rounding(record, matrix))
     facts |= known | {"covariance": source.covariance}
     return Correlator(times, matrix @ mean, covariance, folded, dim, where, facts, tuple(flags))
+
+
+def _rounding(record: Record, matrix: Array) -> float:
+    """Return how large an eigenvalue of the correlation matrix, (t, t), can be from the rounding of the file alone.
+
+    A covariance is known to the precision of its numbers; that from samples to the square of rounding C(t) over the
+    spread of C(t).
+    """
+    if record.samples is None:
+        return len(matrix) * record.precision
+    x = record.samples @ matrix.T
+    return float(np.max(record.precision * np.abs(x).max(axis=0) / x.std(axis=0, ddof=1)) ** 2)
 
 
 def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Array, Array, dict[str, Any]]:
@@ -136,7 +153,7 @@ def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Arra
         if getattr(source, key) not in (None, 1):
             raise UserError(f"{where}: {key} is for samples, and this file holds a mean with its errors", key=key)
     error = _agreed(where, "error", source.error, record.said, ("mean", "sample"))
-    n = _agreed(where, "configurations", source.configurations, record.said)
+    n = _count(source, record)
     if error is None:
         raise UserError(
             f"{where}: are these errors those of the mean, or those of one configuration (sqrt(n) larger)? "
@@ -153,7 +170,7 @@ def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Arra
         )
     covariance = np.diag(record.errors**2) if record.covariance is None else record.covariance
     if source.covariance != "diagonal":
-        check_covariance(covariance, there, where, definite=False)
+        check_covariance(covariance, there, where, definite=False, rounding=len(there) * record.precision)
     facts = {"resampling": "none", "bin": 1, "error_of": error, **({"configurations": n} if n else {})}
     return record.mean, covariance / (n if error == "sample" else 1), facts
 
@@ -163,10 +180,10 @@ def _independent(
 ) -> tuple[Array, dict[str, Any], list[str]]:
     """Return bootstrap means or binned configurations (n, T), facts and flags of a file with samples."""
     where, samples = record.where, record.samples
-    if source.error or source.configurations:
+    kind = _agreed(where, "resampling", source.resampling, record.said, get_args(Resampling)) or "configurations"
+    if source.error or (source.configurations and kind != "bootstrap"):
         key = "error" if source.error else "configurations"
         raise UserError(f"{where}: {key} is for a mean with its errors, and these are samples", key=key)
-    kind = _agreed(where, "resampling", source.resampling, record.said, get_args(Resampling)) or "configurations"
     if len(samples) < 2:
         raise UserError(f"{where}: one configuration has no statistical error; at least 2 are needed")
     _check_rows(samples, there, matrix, where, kind)
@@ -174,7 +191,12 @@ def _independent(
         for key, plain in (("bin", 1), ("covariance", "full")):
             if (value := getattr(source, key)) not in (plain, "diagonal"):
                 raise UserError(f"{where}: {key}: {value} needs configurations, not bootstrap samples", key=key)
-        return samples, {"resampling": kind, "bin": 1, "samples": len(samples)}, []
+        n = _count(source, record)
+        return (
+            samples,
+            {"resampling": kind, "bin": 1, "samples": len(samples), **({"configurations": n} if n else {})},
+            [],
+        )
     if kind == "jackknife":
         samples = resampling.from_jackknife(samples)
     n, size = len(samples), source.bin
@@ -203,6 +225,16 @@ def _check_rows(samples: Array, there: tuple[int, ...], matrix: Array, where: st
         row = int(first[np.argmax(count > 1)])
         again = np.flatnonzero((samples == samples[row]).all(axis=1))[1]
         raise UserError(f"{where}: rows {row} and {again} are the same; each configuration counts once")
+
+
+def _count(source: Source, record: Record) -> int | None:
+    """Return how many configurations are behind a mean with its errors or bootstrap samples, where that is said."""
+    n = _agreed(record.where, "configurations", source.configurations, record.said)
+    if n is not None and (not isinstance(n, int) or n < 2):
+        raise UserError(
+            f"{record.where}: configurations: {n}; it must be a whole number, 2 or more", key="configurations"
+        )
+    return n
 
 
 def _agreed(where: str, key: str, asked: Any, said: dict[str, Any], allowed: tuple[str, ...] = ()) -> Any:

@@ -23,7 +23,9 @@ def describe(facts: dict[str, Any]) -> str:
     """
     kind, size = facts["resampling"], facts["bin"]
     words = "a mean with its errors" if kind == "none" else f"{facts['samples']} {kind} samples"
-    if "tau_int" in facts:
+    if "tau_int" not in facts:
+        words += f" of {facts['configurations']} configurations" if "configurations" in facts else ""
+    else:
         words = f"{facts['configurations']} {kind if kind == 'configurations' else f'{kind} samples'}"
         words += f" in bins of {size}" if size > 1 else ""
         words += f" ({facts['dropped']} left over)" if facts["dropped"] else ""
@@ -44,7 +46,7 @@ def keys(facts: dict[str, Any]) -> dict[str, Any]:
         "dataset": facts["dataset"],
         "resampling": kind if kind in ("bootstrap", "jackknife") else None,
         "error": facts.get("error_of"),
-        "configurations": int(facts.get("configurations", 0)) if kind == "none" else None,
+        "configurations": int(facts.get("configurations", 0)) if kind in ("none", "bootstrap") else None,
         "bin": size if size > 1 else None,
         "covariance": facts["covariance"] if facts["covariance"] != "full" else None,
     }

@@ -82,12 +82,17 @@ class Noise:
         return noisy
 
 
-def check_covariance(covariance: Array, times: tuple[int, ...], source: str, definite: bool = True) -> None:
+def check_covariance(
+    covariance: Array, times: tuple[int, ...], source: str, definite: bool = True, rounding: float = 0.0
+) -> None:
     """Raise UserError where a covariance is not symmetric or not positive definite.
 
     With ``definite`` false, zero eigenvalues are allowed, as for data at t and T - t that were made equal.
+    ``rounding`` is how large an eigenvalue of the correlation matrix can be from rounding alone, where the numbers
+    were stored with less precision than they have here.
     """
     variance, n = np.diag(covariance), len(covariance)
+    rounding = max(rounding, n * np.finfo(float).eps)
     if variance.min() < 0 or (definite and variance.min() == 0):
         t = times[int(np.argmin(variance))]
         raise UserError(f"{source}: variance {variance.min():.3g} at t = {t}; it must be positive")
@@ -96,21 +101,25 @@ def check_covariance(covariance: Array, times: tuple[int, ...], source: str, def
     if np.abs(correlation - correlation.T).max() > 1e-8:
         raise UserError(f"{source}: the covariance is not symmetric")
     lowest = np.linalg.eigvalsh(correlation)[0]
-    if lowest <= (n * np.finfo(float).eps if definite else -1e-8 * n):
+    if lowest <= (rounding if definite else -max(1e-8 * n, rounding)):
         raise UserError(
             f"{source}: the covariance is not positive {'' if definite else 'semi-'}definite (lowest eigenvalue of the "
-            f"correlation matrix {lowest:.3g}); allowed remedies: covariance: shrink (needs samples) or diagonal",
+            f"correlation matrix {lowest:.3g}, of which rounding can make {rounding:.2g}); allowed remedies: "
+            "covariance: shrink (needs configurations) or diagonal, or fewer times",
             key="covariance",
         )
 
 
-def treat(covariance: Array, treatment: Treatment, source: str, samples: Array | None = None) -> Array:
+def treat(
+    covariance: Array, treatment: Treatment, source: str, samples: Array | None = None, count: int | None = None
+) -> Array:
     """Return the covariance as it is, its diagonal, or its Ledoit-Wolf shrinkage.
 
-    ``samples`` (cfg, t) are what ``covariance``, that of their mean, was estimated from.
+    ``samples`` (cfg, t) are what ``covariance``, that of their mean, was estimated from; ``count`` is how many
+    configurations there were behind it, where that is known and ``samples`` are not these.
 
-    Raises UserError when the full covariance has fewer samples than times, or when a shrinkage is asked
-    for without samples.
+    Raises UserError when the full covariance has fewer samples or configurations than times, or when a shrinkage
+    is asked for without samples.
     """
     if treatment == "diagonal":
         return np.diag(np.diag(covariance))
@@ -122,12 +131,16 @@ def treat(covariance: Array, treatment: Treatment, source: str, samples: Array |
         error = samples.std(axis=0, ddof=1)
         intensity = ledoit_wolf((samples - samples.mean(axis=0)) / error)
         return (1 - intensity) * covariance + intensity * np.diag(np.diag(covariance))
-    if samples is not None and len(samples) <= samples.shape[1]:
-        raise UserError(
-            f"{source}: {len(samples)} samples do not determine a covariance of {samples.shape[1]} times; "
-            "allowed remedies: covariance: shrink or diagonal, or fewer times",
-            key="covariance",
-        )
+    for n, what, remedy in (
+        (None if samples is None else len(samples), "samples", "covariance: shrink or diagonal"),
+        (count, "configurations", "covariance: diagonal"),
+    ):
+        if n is not None and n <= len(covariance):
+            raise UserError(
+                f"{source}: {n} {what} do not determine a covariance of {len(covariance)} times; "
+                f"allowed remedies: {remedy}, or fewer times",
+                key="covariance",
+            )
     return covariance
 
 

@@ -24,7 +24,8 @@ class Record:
 
     ``times`` are the time slices that the file names, None where it lists T values without saying.
     ``said`` is what the file states about itself: ``resampling``, ``error`` (``mean``: errors of the mean;
-    ``sample``: of one configuration) and ``configurations``, how many there were.
+    ``sample``: of one configuration) and ``configurations``, how many there were. ``stored`` is the type of the
+    numbers in the file, of the covariance where it holds one.
     """
 
     where: str
@@ -34,6 +35,7 @@ class Record:
     errors: Array | None = None
     times: Array | None = None
     said: dict[str, Any] = field(default_factory=dict)
+    stored: np.dtype | type = float
 
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples.ndim != 2:
@@ -44,6 +46,11 @@ class Record:
                 raise UserError(f"{self.where}: mean has shape {mean} and cov {cov}; needed (T,) and (T, T)")
         if self.times is not None:
             check_times(self.times, self.where)
+
+    @property
+    def precision(self) -> float:
+        """Relative distance of neighbouring numbers, as they are in the file."""
+        return max(float(np.finfo(kind).eps) for kind in (self.stored, float) if np.dtype(kind).kind == "f")
 
 
 def real(values: Any, where: str) -> Array:

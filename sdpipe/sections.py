@@ -109,7 +109,7 @@ class Data(Section):
     error: Literal["mean", "sample"] | None = None
     """For a file without samples: errors of the mean, or of one configuration; null leaves it to the file."""
     configurations: Annotated[int, Field(ge=2)] | None = None
-    """How many there were, for `error: sample`."""
+    """How many there were: for `error: sample`; known, also for `error: mean` and bootstrap samples."""
     bin: PositiveInt = 1
     """Consecutive configurations that are averaged into one."""
     covariance: Literal["full", "shrink", "diagonal"] = "full"

@@ -42,6 +42,12 @@ def covariance() -> np.ndarray:
     return 1e-6 * np.exp(-np.abs(t[:, None] - t) / 3)
 
 
+def drawn(configurations: np.ndarray) -> np.ndarray:
+    """Return 200 bootstrap means of configurations."""
+    rows = np.random.default_rng(1).integers(len(configurations), size=(200, len(configurations)))
+    return configurations[rows].mean(axis=1)
+
+
 def spoilt(values: np.ndarray, at: Any, value: Any) -> np.ndarray:
     values = values.copy()
     values[at] = value
@@ -224,6 +230,10 @@ BAD = [
     h5("a resampling of its own", hdf5({"resampling": "subsets"}, eta=X), "the file says resampling: subsets; allowed:",
        "resampling"),
     h5("an error of samples", hdf5(eta=X), "error is for a mean with its errors", "error", "dataset: eta, error: mean"),
+    h5("bootstrap samples of few", hdf5(eta=drawn(X[:8]).astype("f4")), "not positive definite (lowest eigenvalue",
+       "covariance", "dataset: eta, resampling: bootstrap"),
+    h5("bootstrap samples of said few", hdf5({"configurations": 8}, eta=drawn(X)), "8 configurations do not determine",
+       "covariance", "dataset: eta, resampling: bootstrap"),
     h5("external link", hdf5_with(lambda f, p: f.__setitem__("x", h5py.ExternalLink(outside(p), "/eta"))),
        "a link; the numbers must be in the file itself", "dataset", "dataset: x"),
     h5("through an external link", hdf5_with(lambda f, p: f.__setitem__("x", h5py.ExternalLink(outside(p), "/"))),
@@ -249,6 +259,10 @@ BAD = [
     h5("negative variance", hdf5(g__mean=mean(), g__cov=-covariance()), "variance -1e-06 at t = 0", keys=BOTH),
     h5("not symmetric", hdf5(g__mean=mean(), g__cov=spoilt(covariance(), (2, 3), 0)), "not symmetric", keys=BOTH),
     h5("singular", hdf5(g__mean=mean(), g__cov=np.full((16, 16), 1e-6)), "not positive definite", "covariance", BOTH),
+    h5("singular in single precision", hdf5(g__mean=mean(), g__cov=np.cov(X[:8].T).astype("f4")),
+       "not positive definite", "covariance", BOTH),
+    h5("no number of configurations", hdf5({"configurations": "many"}, **PAIR), "many; it must be a whole number",
+       "configurations", BOTH),
     h5("of another size", hdf5(g__mean=mean(), g__cov=covariance()[:, 1:]), "needed (T,) and (T, T)", keys=BOTH),
     h5("no covariance", hdf5(g__mean=mean()), "there is no dataset 'g'; those there: g/mean", "dataset", BOTH),
     h5("zero mean", hdf5(g__mean=0 * mean(), g__cov=covariance()), "zero at t_ref = 1", keys=BOTH),

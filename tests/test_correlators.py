@@ -354,6 +354,80 @@ def test_few_configurations_need_a_covariance_that_they_determine(tmp_path: Path
     assert read_correlator(tmp_path / "x.npy").attrs["covariance"] == "full"
 
 
+def few(count: int, size: int = 16) -> np.ndarray:
+    """Return configurations (cfg, t) with 0.1 % errors, strongly correlated in t."""
+    rng = np.random.default_rng(2)
+    z = rng.standard_normal((count, 1)) + 0.3 * rng.standard_normal((count, size)).cumsum(axis=1)
+    return np.exp(-0.4 * np.arange(size)) * (1 + 0.001 * z)
+
+
+def write_bootstrap(path: Path, x: np.ndarray, dtype: str) -> dict[str, str]:
+    boots = bootstrap(x, 800, 1, "few").astype(dtype)
+    if path.suffix == ".nc":
+        xr.Dataset({"x": (("boot", "t"), boots)}).to_netcdf(path, engine="h5netcdf")
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["x"] = boots
+    else:
+        np.save(path, boots) if path.suffix == ".npy" else np.savez(path, boots)
+    return {"resampling": "bootstrap"}
+
+
+def write_pair(path: Path, x: np.ndarray, dtype: str) -> dict[str, str]:
+    pair = {"mean": x.mean(axis=0).astype(dtype), "cov": covariance_of_mean(x).astype(dtype)}
+    if path.suffix == ".nc":
+        xr.Dataset({"mean": ("t", pair["mean"]), "cov": (("t", "t2"), pair["cov"])}).to_netcdf(path, engine="h5netcdf")
+    elif path.suffix == ".h5":
+        with h5py.File(path, "w") as file:
+            file["g/mean"], file["g/cov"] = pair["mean"], pair["cov"]
+    else:
+        np.savez(path, **pair)
+    return {"error": "mean"}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        *((f"x.{ending}", write_bootstrap) for ending in ("h5", "npy", "npz", "nc")),
+        *((f"x.{ending}", write_pair) for ending in ("h5", "npz", "nc")),
+    ],
+)
+def test_a_covariance_that_only_rounding_makes_definite_is_refused(
+    tmp_path: Path, name: str, write: Callable, dtype: str
+) -> None:
+    """Ten configurations have rank 9, however many bootstrap samples are drawn from them."""
+    keys = write(tmp_path / name, few(10), dtype)
+    with pytest.raises(UserError, match=r"not positive definite .* covariance: shrink .* or diagonal, or fewer times"):
+        read_correlator(tmp_path / name, **keys)
+    assert read_correlator(tmp_path / name, **keys, covariance="diagonal").sizes["t"] == 16
+    assert read_correlator(tmp_path / name, **keys, times=(0, 7)).attrs["covariance"] == "full"
+    keys = write(tmp_path / f"sound-{name}", few(40), dtype)
+    assert read_correlator(tmp_path / f"sound-{name}", **keys).attrs["covariance"] == "full"
+
+
+@pytest.mark.parametrize("write", [write_bootstrap, write_pair])
+def test_configurations_behind_a_file_are_counted_where_they_are_said(tmp_path: Path, write: Callable) -> None:
+    path = tmp_path / "x.h5"
+    keys = write(path, few(40), "f8")
+    assert unlabelled(read_correlator(path, **keys)).estimated_from is None
+    assert unlabelled(read_correlator(path, **keys, configurations=40)).estimated_from == 40
+    assert unlabelled(read_correlator(path, **keys, configurations=40, covariance="diagonal")).estimated_from is None
+    with h5py.File(path, "a") as file:
+        file.attrs["configurations"] = 16
+        for node in file.values():
+            node.attrs["configurations"] = 16
+    with pytest.raises(UserError, match=r"16 configurations do not determine .* 16 times; .*: covariance: diagonal"):
+        read_correlator(path, **keys)
+    with pytest.raises(UserError, match="configurations: 40, but the file itself says 16"):
+        read_correlator(path, **keys, configurations=40)
+    with h5py.File(path, "a") as file:
+        for node in file.values():
+            node.attrs["configurations"] = "many"
+    with pytest.raises(UserError, match="configurations: many; it must be a whole number, 2 or more"):
+        read_correlator(path, **keys)
+
+
 def test_samples_of_a_mean_with_covariance_are_drawn_around_it(tmp_path: Path, samples: np.ndarray) -> None:
     path, x = tmp_path / "x.npz", samples[:, :4]
     keys = write_npz_covariance(path, x)

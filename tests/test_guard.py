@@ -173,7 +173,7 @@ def test_predict_takes_what_read_correlator_returns(
     assert float(np.abs(rho.mean("boot") - o3.mean("boot")).max() / error.max()) < 1
     assert float(rho.std("boot").mean() / error.mean()) == pytest.approx(1, rel=0.3)
     with pytest.raises(UserError, match=r"at t = 0, 1, .*; the networks take 1..8: .*times=\(1, 8\), period=16"):
-        sdpipe.predict(finished.root, sdpipe.read_correlator(path, "x"))
+        sdpipe.predict(finished.root, sdpipe.read_correlator(path, "x", covariance="diagonal"))
 
 
 def test_configurations_taken_for_bootstrap_samples_are_flagged(
@@ -188,7 +188,7 @@ def test_configurations_taken_for_bootstrap_samples_are_flagged(
 
 def save_bootstrap(path: Path, x: np.ndarray) -> dict[str, object]:
     np.savez(path, other=x, mine=bootstrap(x, 200, 1, "mine"))
-    return {"dataset": "mine", "resampling": "bootstrap"}
+    return {"dataset": "mine", "resampling": "bootstrap", "configurations": len(x)}
 
 
 def save_jackknife(path: Path, x: np.ndarray) -> dict[str, object]:
