@@ -196,7 +196,9 @@ def _data(run: Run, samples: xr.Dataset | xr.DataArray | NDArray) -> _Data:
     if not isinstance(samples, xr.Dataset):
         values = _values(run, samples)
         covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
-        return _Data(values, values.mean(axis=0), covariance, {"path": "FILE", "resampling": "bootstrap"})
+        attrs = getattr(samples, "attrs", {})
+        keys = labelled.keys(attrs) if "sha256" in attrs else {"path": "FILE", "resampling": "bootstrap"}
+        return _Data(values, values.mean(axis=0), covariance, keys)
     if not {"mean", "covariance"} <= samples.keys():
         raise UserError(
             f"samples: a Dataset of {', '.join(map(str, samples))}; allowed: what sdpipe.read_correlator returns, "
