@@ -89,10 +89,8 @@ def _limits(
         return (0.0, "any positive width"), (round(energies.max - energies.min, 9), "energies.max - energies.min")
     low = min((energies.min, "energies.min"), (E0[0], "the lowest of spectra.E0"))
     if kind == "delta_tanh":
-        return low, (
-            round(masses(E0, energies.max)[1], 9),
-            "halfway to energies.max: its step is at up to twice the mass",
-        )
+        top = round(masses(E0, energies.max)[1], 9)
+        return low, (top, "halfway from 1.5 spectra.E0 to energies.max: the step is at up to twice the mass")
     return low, (energies.max, "energies.max")
 
 
