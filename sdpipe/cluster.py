@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +27,9 @@ TEND_EVERY = 3.0
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at how many workers are connected."""
+
+TRACKER = "ignore:resource_tracker:UserWarning"
+"""Python's tracker of semaphores warns of those of workers that were ended in mid-task, which it removes."""
 
 SETTINGS = {
     # The default returns freed memory to the system at once: half the time of training went into page faults.
@@ -153,6 +157,8 @@ def uninterrupted() -> Iterator[None]:
     Processes that are started in it, or by its threads later, never see SIGINT: Ctrl-C in a terminal reaches all of
     them, and is for the driver, which then ends its workers.
     """
+    if TRACKER not in sys.warnoptions:
+        sys.warnoptions.append(TRACKER)
     resource_tracker.ensure_running()  # by itself it starts with the first worker, and unblocks SIGINT there
     came: list[int] = []
     handler = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))

@@ -156,8 +156,14 @@ class Layout:
         what depends on them is made anew. Raises UserError where anything else differs.
         """
         self.check_owner(config)
-        if not self.owns(config):
-            write_text(self.config, to_yaml(config))
+        for file in (self._claimed, self.config):
+            if not file.exists() or file.read_text(encoding="utf-8") != to_yaml(config):
+                write_text(file, to_yaml(config))
+
+    @property
+    def _claimed(self) -> Path:
+        """The config that last claimed the directory; ``config.yaml`` is the same, but lies where people edit it."""
+        return self.root / STATE / "config.yaml"
 
     def owns(self, config: Config) -> bool:
         """Return whether the directory was made, or last continued, with exactly this config."""
@@ -174,7 +180,8 @@ class Layout:
             if self.root.exists() and (not self.root.is_dir() or {p.name for p in self.root.iterdir()} - {STATE}):
                 raise UserError(f"{self.root}: not empty and not a run directory; choose another with --run")
             return
-        old, new = plain(load_config(self.root)), plain(config)
+        claimed = load_config(self._claimed if self._claimed.exists() else self.root)
+        old, new = plain(claimed), plain(config)
         changed = [key for name in FIXED for key in _differences(old[name], new[name], name)]
         for key in FIXED_TRAINING:
             changed += _differences(old["training"][key], new["training"][key], f"training.{key}")

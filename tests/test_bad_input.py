@@ -210,6 +210,18 @@ def test_a_run_directory_of_another_config(
     assert snapshot(finished_copy) == before
 
 
+def test_a_config_that_was_edited_in_its_run_directory_loses_no_work(
+    cli: Cli, finished_copy: Path, snapshot: Snapshot
+) -> None:
+    config = finished_copy / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 1", "seed: 3"))
+    for stage in ("generate", "train", "run", "status"):
+        fault = refused_in(cli, snapshot, finished_copy, stage, finished_copy)
+        assert f"{finished_copy}: made from another config: seed was 1, is 3" in fault
+    config.write_text(config.read_text().replace("seed: 3", "seed: 1").replace("bootstrap: 50\n", "bootstrap: 51\n"))
+    assert cli("predict", finished_copy).status == 0
+
+
 def test_a_directory_of_something_else_is_left_alone(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -44,7 +44,7 @@ def test_a_finished_run_is_done(look, finished: Finished) -> None:
         "generate": ("done", "6/6 blocks"),
         "train": ("done", "12/12 networks"),
         "predict": ("done", "4/4 targets"),
-        "validate": ("done", "3/3 steps"),
+        "validate": ("done", "4/4 steps"),
         "analyze": ("done", "4/4 targets"),
         "report": ("done", "1/1 page"),
     }
@@ -79,7 +79,7 @@ def test_what_is_lost_is_unfinished_or_missing(look, finished_copy: Path) -> Non
         "generate": ("done", "6/6 blocks"),
         "train": ("unfinished", "11/12 networks"),
         "predict": ("unfinished", "3/4 targets"),
-        "validate": ("unfinished", "2/3 steps"),
+        "validate": ("unfinished", "3/4 steps"),
         "analyze": ("missing", "0/4 targets"),
         "report": ("missing", "0/1 page"),
     }
@@ -90,9 +90,9 @@ def test_what_is_lost_is_unfinished_or_missing(look, finished_copy: Path) -> Non
 @pytest.mark.parametrize(
     ("override", "done", "validate"),
     [
-        ("bootstrap=51", 0, ("done", "3/3 steps")),
-        ("targets.o3.threshold=0.8", 3, ("done", "3/3 steps")),
-        ("budget.central=Nref_rho", 0, ("stale", "0/3 steps")),
+        ("bootstrap=51", 0, ("done", "4/4 steps")),
+        ("targets.o3.threshold=0.8", 3, ("done", "4/4 steps")),
+        ("budget.central=Nref_rho", 0, ("stale", "0/4 steps")),
     ],
 )
 def test_what_an_override_makes_stale_is_stale(
