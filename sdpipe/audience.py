@@ -18,6 +18,7 @@ import torch
 from sdpipe import checkpoint, dataset, feeds, files, memory, problem, training
 from sdpipe.blocks import NetworkId, StackTask, chunk_samples, every_network, network_name
 from sdpipe.config import Config, digest
+from sdpipe.errors import RunError
 from sdpipe.layout import Layout
 from sdpipe.noise import Noise
 
@@ -58,10 +59,16 @@ def train_stack(
     """Train one stack and write a checkpoint for each network as it stops.
 
     A stack that does not fit the memory of its device, which ``sharers`` workers use, trains in parts, one after
-    another; data that do not fit are streamed from disk. Both are reported.
+    another; data that do not fit are streamed from disk. Both are reported. Raises RunError where the config wants a
+    GPU and this machine has none.
     """
     torch.set_num_threads(threads)
     device = training.device_for(config.training.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            f"training.device: no CUDA GPU on {socket.gethostname()}; what is finished in {root} is safe; give the job "
+            "a GPU in the section of cluster.gpu, or set training.device=auto"
+        )
     report(device=device.type, host=socket.gethostname())
     need, sets = stack_need(config, task), [(n.ensemble, n.sigma_index) for n in task.networks]
     host = memory.available(torch.device("cpu"), worker_memory(), sharers)

@@ -47,9 +47,12 @@ def opened(config: Config, root: Path, console: Console, names: list[str], take_
 def check(config: Config, layout: Layout, names: list[str]) -> list[str]:
     """Check all that stages ``names`` need, and return the job scripts that Slurm accepted.
 
-    Raises UserError where an input cannot be used, an earlier stage is not done, or Slurm refuses a script.
+    Raises UserError where an input cannot be used, an earlier stage is not done, there is no GPU to train on, or Slurm
+    refuses a script.
     """
     check_inputs(config, layout, names)
+    if "train" in names and pending.missing_networks(config, layout):
+        workers.check_device(config)
     if names[0] in stages.NEEDS:
         stages.NEEDS[names[0]](config, layout)
     return workers.check_pools(config, layout, names)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from sdpipe.config import Config
+from sdpipe.errors import ConfigError
 from sdpipe.layout import Layout
 
 if TYPE_CHECKING:
@@ -64,6 +66,17 @@ class Workers(ExitStack):
         if self._local is None:
             self._local = self.enter_context(cluster.LocalMachine(self._say))
         return self._local
+
+
+def check_device(config: Config) -> None:
+    """Raise ConfigError where networks are to be trained on a GPU of this machine, and it has none."""
+    if config.training.device != "cuda" or config.cluster.gpu != "local":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        fault = f"no CUDA GPU on this machine ({socket.gethostname()}); allowed here: auto, cpu"
+        raise ConfigError((("training", "device"), fault))
 
 
 def check_pools(config: Config, layout: Layout, stages: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,3 +111,17 @@ def test_left_to_itself_a_stack_is_wide_where_one_gpu_trains_everything(
 def test_workers_that_share_a_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (700, 1000))
     assert [memory.available(torch.device("cuda"), 1, n) for n in (1, 2, 5)] == [420, 300, 120]
+
+
+def test_a_worker_without_the_gpu_that_is_asked_for_names_its_host(
+    cli: Cli, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run"
+    assert cli("generate", tiny_config, "--run", root).status == 0
+    has_gpu = [True]  # the driver sees one, the worker does not
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(has_gpu and has_gpu.pop()))
+    outcome = cli("train", root, "training={device: cuda, replicas: 2, epochs: 2}")
+    assert outcome.status == 1
+    line = outcome.err.splitlines()[-1]
+    assert line.startswith(f"error: training.device: no CUDA GPU on {socket.gethostname()}; ")
+    assert f"what is finished in {root} is safe" in line

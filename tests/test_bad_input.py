@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 if TYPE_CHECKING:
     from tests.conftest import Finished, Outcome
@@ -71,6 +73,22 @@ def test_every_fault_of_a_config_has_its_line(cli: Cli, write_config: Write, tmp
     keys = [line.split(": ")[2] for line in outcome.faults]
     assert sorted(keys) == ["budget.references.b", "kernel", "seed", "training.epoch"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+def test_a_gpu_that_is_not_there(cli: Cli, tiny_config: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    fault = refused(cli, tiny_config, "training.device=cuda", *more)
+    here = f"no CUDA GPU on this machine ({socket.gethostname()}); allowed here: auto, cpu"
+    assert fault == f"error: command line: training.device: {here}"
+
+
+def test_a_gpu_is_needed_where_networks_are_to_be_trained_only(
+    cli: Cli, finished_copy: Path, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli("run", finished_copy, "training.device=cuda").status == 0
+    assert cli("generate", tiny_config, "training.device=cuda", "--dry-run").status == 0
 
 
 # --- noise from mean and covariance --------------------------------------------------------------------------
