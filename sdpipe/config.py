@@ -7,9 +7,12 @@ import json
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
 
-from sdpipe.sections import Family, Level, Name, Noise, Section, Target, distinct
+from sdpipe.sections import Energy, Family, Level, Name, Noise, Section, Target, distinct
+
+MOST_SLICES = 2048
+"""Time slices that the networks may see: their covariance is a matrix that must fit, and be inverted."""
 
 
 class Lattice(Section):
@@ -18,8 +21,8 @@ class Lattice(Section):
     period: Annotated[int, Field(ge=2, le=100_000)]
     """T, the number of time slices."""
     times: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
-    """First and last time slice that the networks see; up to T/2 where C(t) = C(T - t)."""
-    spacing: PositiveFloat = 1.0
+    """First and last time slice that the networks see, at most 2048 of them; up to T/2 where C(t) = C(T - t)."""
+    spacing: Annotated[float, Field(ge=1e-4, le=1e4)] = 1.0
     """a in 1/GeV (1 fm = 5.0677/GeV); 1 leaves everything in units of 1/a."""
 
     @model_validator(mode="after")
@@ -27,6 +30,8 @@ class Lattice(Section):
         first, last = self.times
         if not first <= last <= self.period:
             raise ValueError(f"times: {first}..{last} must ascend and lie within 0..{self.period} (the period)")
+        if last - first >= MOST_SLICES:
+            raise ValueError(f"times: {first}..{last} are {last - first + 1} slices; allowed: at most {MOST_SLICES}")
         return self
 
     @property
@@ -40,18 +45,18 @@ class Smearing(Section):
 
     kind: Literal["gaussian"] = "gaussian"
     """Shape of the smearing."""
-    sigma: Annotated[list[PositiveFloat], Field(min_length=1), AfterValidator(distinct)]
-    """Widths in GeV; networks are trained for each."""
+    sigma: Annotated[list[Energy], Field(min_length=1, max_length=100), AfterValidator(distinct)]
+    """Widths in GeV, none below 1e-3 of the largest or 1e-4 of `energies.max`; networks are trained for each."""
 
 
 class Energies(Section):
     """Evenly spaced energies E at which rho_sigma(E) is given."""
 
-    min: NonNegativeFloat
+    min: Annotated[float, Field(ge=0, le=1e4)]
     """Lowest E in GeV."""
-    max: PositiveFloat
+    max: Energy
     """Highest E in GeV."""
-    count: Annotated[int, Field(ge=2, le=100_000)]
+    count: Annotated[int, Field(ge=2, le=4096)]
     """How many energies."""
 
     @model_validator(mode="after")
@@ -66,13 +71,13 @@ class Spectra(Section):
 
     Nb: Annotated[list[Annotated[int, Field(ge=2, le=4096)]], Field(min_length=1), AfterValidator(distinct)]
     """Basis sizes, one training set each."""
-    Nrho: Annotated[int, Field(ge=100)]
+    Nrho: Annotated[int, Field(ge=100, le=10_000_000)]
     """Samples in each training set; an ensemble may use fewer, the first ones."""
-    E0: tuple[PositiveFloat, PositiveFloat] = (0.2, 1.3)
+    E0: tuple[Energy, Energy] = (0.2, 1.3)
     """Range of the threshold E0 in GeV; your spectrum should begin inside it."""
-    epsilon: NonNegativeFloat = 1e-7
+    epsilon: Annotated[float, Field(ge=0, le=10)] = 1e-7
     """Coefficients fall like 1/n^(1 + epsilon)."""
-    omega_max: PositiveFloat | None = None
+    omega_max: Energy | None = None
     """Cutoff of the integrals over omega in GeV; null is none."""
 
     @model_validator(mode="after")
@@ -135,9 +140,9 @@ class Training(Section):
     """Ours, or that of arXiv:2307.00808."""
     inputs: Literal["whiten", "standardise"] = "whiten"
     """Rotated to unit covariance, or standardised time by time."""
-    epochs: PositiveInt | None = None
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Passes through the samples, at most; null is the protocol's."""
-    batch: PositiveInt | None = None
+    batch: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Samples in a batch; null is the protocol's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""

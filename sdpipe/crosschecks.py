@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from sdpipe.calibration import draws_needed
-from sdpipe.config import Budget, Energies, Ensemble, Lattice, Spectra, Validation
+from sdpipe.config import Budget, Energies, Ensemble, Lattice, Smearing, Spectra, Validation
 
 Location = tuple[str | int, ...]
 Fault = tuple[Location, str]
@@ -21,6 +21,27 @@ def _check_times(lattice: Lattice, kernel: str, spectra: Spectra) -> Iterable[Fa
             f"C(t) diverges at t = {divergent[0]} for kernel {kernel}: "
             f"keep to 1..{lattice.period // 2}, or give a finite spectra.omega_max",
         )
+
+
+def _check_decay(lattice: Lattice, spectra: Spectra) -> Iterable[Fault]:
+    exponent = lattice.spacing * lattice.times[1] * spectra.E0[1]
+    if exponent > 1e4:
+        yield (
+            ("lattice", "spacing"),
+            f"C(t) falls by exp(-{exponent:.3g}) to t = {lattice.times[1]} above the highest threshold E0 "
+            f"({spectra.E0[1]}); allowed: spacing * t * E0 up to 1e4",
+        )
+
+
+def _check_sigma(smearing: Smearing, energies: Energies) -> Iterable[Fault]:
+    smallest = max(1e-4 * energies.max, 1e-3 * max(smearing.sigma))
+    for i, sigma in enumerate(smearing.sigma):
+        if sigma < smallest:
+            yield (
+                ("smearing", "sigma", i),
+                f"{sigma:g} is below 1e-3 of the largest sigma or 1e-4 of energies.max ({energies.max:g}); "
+                f"allowed here: from {smallest:g} on",
+            )
 
 
 def _check_ensembles(spectra: Spectra, ensembles: dict[str, Ensemble]) -> Iterable[Fault]:
@@ -96,6 +117,8 @@ def _limits(
 
 CHECKS: tuple[Callable[..., Iterable[Fault]], ...] = (
     _check_times,
+    _check_decay,
+    _check_sigma,
     _check_ensembles,
     _check_budget,
     _check_validation,

@@ -53,14 +53,36 @@ def spectrum(section: sections.Mock) -> spectra.Spectrum:
     raise TypeError(f"{section.kind} is not a single known spectral density")
 
 
-def _known(config: Config, section: sections.Mock) -> tuple[Array, Array]:
-    """Return C (t,) and rho_sigma (sigma, E) of a mock target."""
-    grid = observables(config)
+SIZES = (1e-37, 1e37)
+"""What C(t_ref) of a known spectral density must lie between: the networks compute in 32 bits."""
+
+
+def _integrals(config: Config, section: sections.Mock, *keys: str) -> tuple[Array, Array]:
+    """Return C (t,) and rho_sigma (sigma, E) of a single known spectral density, which is at ``keys`` in the config.
+
+    Raises ConfigError where its C(t) cannot be computed or is too small or too large.
+    """
+    grid, times = observables(config), config.lattice.slices
+    try:
+        with np.errstate(all="ignore"):
+            C, rho = grid.split(spectrum(section).integrals(grid, config.spectra.omega_max))
+    except RuntimeError as error:
+        raise ConfigError((keys, f"its integrals cannot be computed on these grids ({error})")) from None
+    at = times.index(1) if 1 in times else 0
+    if not (np.isfinite(C).all() and np.isfinite(rho).all() and SIZES[0] <= abs(C[at]) <= SIZES[1]):
+        allowed = f"{SIZES[0]:g} to {SIZES[1]:g} in size, and all values finite"
+        raise ConfigError((keys, f"C(t = {times[at]}) = {C[at]:.3g}; allowed: {allowed}"))
+    return C, rho
+
+
+def _known(config: Config, name: str) -> tuple[Array, Array]:
+    """Return C (t,) and rho_sigma (sigma, E) of a mock target; raise ConfigError where it cannot be used."""
+    grid, section = observables(config), config.targets[name]
     if isinstance(section, sections.Chebyshev):
         i = section.sample
         draw = samples.generate(prior(config, section.Nb), grid, config.seed, i, i + 1, stream="target")
         return draw.correlator[0], draw.smeared[0]
-    return grid.split(spectrum(section).integrals(grid, config.spectra.omega_max))
+    return _integrals(config, section, "targets", name)
 
 
 def _correlator(config: Config, section: sections.Data | sections.HDF5Noise, *keys: str) -> Correlator:
@@ -90,19 +112,28 @@ def _at(error: UserError, section: sections.Section, *keys: str) -> ConfigError:
 def lattice_noise(config: Config) -> Noise:
     """Return C_latt and Cov_latt of the run.
 
-    Raises UserError for a file that cannot be used, see :func:`sdpipe.correlators.load` and :class:`Noise`.
+    Raises ConfigError for a file that cannot be used, see :func:`sdpipe.correlators.load` and :class:`Noise`, and for
+    synthetic noise that is no covariance.
     """
     section, times = config.noise, config.lattice.slices
     if isinstance(section, sections.SyntheticNoise):
-        grid = observables(config)
-        mean = grid.split(spectrum(section.model).integrals(grid, config.spectra.omega_max))[0]
-        made = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
-        return Noise(times, mean, noise.treat(made.covariance, section.covariance, made.source), made.source)
+        return _synthetic(config, section)
     c = _correlator(config, section, "noise")
     try:
         return Noise(times, c.mean, c.covariance, c.where, c.flags)
     except UserError as error:
         raise _at(error, section, "noise") from None
+
+
+def _synthetic(config: Config, section: sections.SyntheticNoise) -> Noise:
+    times, mean = config.lattice.slices, _integrals(config, section.model, "noise", "model")[0]
+    try:
+        with np.errstate(all="ignore"):
+            made = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
+        return Noise(times, mean, noise.treat(made.covariance, section.covariance, made.source), made.source)
+    except UserError as error:
+        key = error.key or ("delta" if section.delta else "model")
+        raise ConfigError(*((("noise", key), fault) for fault in error.faults)) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +162,7 @@ def target(config: Config, name: str, lattice: Noise, amplitude: Callable[[Array
         c = _real_target(config, name)
         scale, rule = (amplitude(c.mean), "auto") if section.scale == "auto" else (section.scale, "given")
         return TargetData(c.bootstrap(config.bootstrap, config.seed, name) * scale, scale, rule, correlator=c)
-    correlator, truth = _known(config, section)
+    correlator, truth = _known(config, name)
     boots = lattice.draw(correlator, config.bootstrap, rng.generator(config.seed, "target", name))
     return TargetData(boots, 1.0, truth=truth)
 
@@ -147,14 +178,16 @@ def _real_target(config: Config, name: str) -> Correlator:
 
 
 def check_targets(config: Config) -> None:
-    """Raise ConfigError, with every fault, when the file of a target cannot be used."""
+    """Raise ConfigError, with every fault, when a target cannot be used: its file, or its spectral density."""
     faults = []
     for name, section in config.targets.items():
-        if isinstance(section, sections.Correlator):
-            try:
+        try:
+            if isinstance(section, sections.Correlator):
                 _real_target(config, name)
-            except ConfigError as error:
-                faults += error.places
+            elif not isinstance(section, sections.Chebyshev):  # draws of the prior are all of one size
+                _integrals(config, section, "targets", name)
+        except ConfigError as error:
+            faults += error.places
     if faults:
         raise ConfigError(*faults)
 
@@ -169,8 +202,11 @@ def data_keys(section: sections.Data) -> dict[str, object]:
 
 
 def _file_hash(path: Path) -> str:
-    """Return the hash of a file; a file that is not there has one too, so that a moved run can be looked at."""
-    return readers.sha256(path) if path.exists() else "missing"
+    """Return the hash of a file; one that cannot be read has one too, so that a moved run can be looked at."""
+    try:
+        return readers.sha256(path)
+    except OSError:
+        return "missing"
 
 
 def _with_content(section: sections.Section) -> dict[str, object]:

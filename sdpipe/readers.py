@@ -27,10 +27,7 @@ def read(path: Path, dataset: str | None = None) -> Record:
     ending = next((e for e in READERS if path.name.lower().endswith(e)), None)
     if ending is None:
         raise UserError(f"{path}: cannot tell the format; allowed endings of the name: {', '.join(READERS)}")
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    if not (path.is_dir() if ending == ".zarr" else path.is_file()):
-        raise UserError(f"{path}: not a {'directory' if ending == '.zarr' else 'regular file'}")
+    _check_kind(path, directory=ending == ".zarr")
     if dataset is not None and ending in WITHOUT_NAMES:
         raise UserError(f"{path}: a {ending} file holds one correlator; leave dataset out", key="dataset")
     try:
@@ -41,6 +38,17 @@ def read(path: Path, dataset: str | None = None) -> Record:
         raise
     except Exception as error:  # the libraries that read files raise whatever damaged bytes lead them to
         raise UserError(f"{path}: damaged, or not what its name says ({first_line(error)})") from None
+
+
+def _check_kind(path: Path, directory: bool) -> None:
+    """Raise UserError where there is no file, or no ``directory``, of this name."""
+    try:
+        if not path.exists():
+            raise UserError(f"{path}: no such file")
+        if not (path.is_dir() if directory else path.is_file()):
+            raise UserError(f"{path}: not a {'directory' if directory else 'regular file'}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be looked at ({error.strerror})") from None
 
 
 def sha256(path: Path) -> str:

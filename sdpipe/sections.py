@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 
 def _free(name: str) -> str:
@@ -16,8 +16,24 @@ def _free(name: str) -> str:
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80), AfterValidator(_free)]
-DataPath = Annotated[Path, AfterValidator(lambda p: p.expanduser().absolute())]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+LONGEST_PATH = 4095
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        path = path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{path.parts[0][:60]}: there is no such user here") from None
+    if len(str(path)) > LONGEST_PATH:
+        raise ValueError(f"a path of {len(str(path))} characters; allowed: at most {LONGEST_PATH}")
+    return path
+
+
+DataPath = Annotated[Path, AfterValidator(_absolute)]
+Weight = Annotated[float, Field(ge=-1e12, le=1e12)]
+"""Of a delta function or a continuum."""
+Energy = Annotated[float, Field(ge=1e-4, le=1e4)]
+"""In GeV, where it is not zero."""
 
 
 def distinct(values: Sequence[Any]) -> Sequence[Any]:
@@ -33,8 +49,9 @@ def _ascending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+PeakCount = Annotated[int, Field(ge=1, le=10_000)]
 Level = Annotated[float, Field(gt=0, lt=1)]
-Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+Range = Annotated[tuple[Energy, Energy], AfterValidator(_ascending)]
 
 
 class Section(BaseModel):
@@ -48,7 +65,7 @@ class O3(Section):
 
     kind: Literal["o3"]
     """This spectral density."""
-    threshold: PositiveFloat = 1.0
+    threshold: Energy = 1.0
     """Threshold in GeV."""
 
 
@@ -57,15 +74,15 @@ class DeltaTanh(Section):
 
     kind: Literal["delta_tanh"]
     """This spectral density."""
-    amplitude: Finite = 1.5
+    amplitude: Weight = 1.5
     """A, in GeV."""
-    mass: PositiveFloat = 0.8
+    mass: Energy = 0.8
     """M in GeV."""
-    height: Finite = 1.4730869020785
+    height: Weight = 1.4730869020785
     """H."""
-    position: PositiveFloat = 1.2744910285
+    position: Energy = 1.2744910285
     """w0 in GeV."""
-    width: PositiveFloat = 1 / 17.08883512531
+    width: Energy = 1 / 17.08883512531
     """Width of the step in GeV."""
 
 
@@ -74,9 +91,9 @@ class Peaks(Section):
 
     kind: Literal["peaks"]
     """This spectral density."""
-    amplitudes: Annotated[list[Finite], Field(min_length=1)]
+    amplitudes: Annotated[list[Weight], Field(min_length=1)]
     """Weight of each peak, in GeV."""
-    masses: Annotated[list[PositiveFloat], Field(min_length=1)]
+    masses: Annotated[list[Energy], Field(min_length=1)]
     """Position of each peak in GeV; as many as amplitudes."""
 
     @model_validator(mode="after")
@@ -93,7 +110,7 @@ class Chebyshev(Section):
     """This spectral density."""
     Nb: Annotated[int, Field(ge=2, le=4096)]
     """Size of its basis."""
-    sample: Annotated[int, Field(ge=0)] = 0
+    sample: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Which draw."""
 
 
@@ -108,7 +125,7 @@ class Data(Section):
     """What the samples are; null leaves it to the file, else configurations."""
     error: Literal["mean", "sample"] | None = None
     """For a file without samples: errors of the mean, or of one configuration; null leaves it to the file."""
-    configurations: Annotated[int, Field(ge=2)] | None = None
+    configurations: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = None
     """How many there were: for `error: sample`; known, also for `error: mean` and bootstrap samples."""
     bin: PositiveInt = 1
     """Consecutive configurations that are averaged into one."""
@@ -121,7 +138,7 @@ class Correlator(Data):
 
     kind: Literal["correlator"]
     """Real data."""
-    scale: Literal["auto"] | PositiveFloat = "auto"
+    scale: Literal["auto"] | Annotated[float, Field(ge=1e-30, le=1e30)] = "auto"
     """What multiplies the correlator before the networks; auto makes it most likely under the prior."""
 
 
@@ -159,11 +176,11 @@ class SyntheticNoise(NoiseSection):
 
     kind: Literal["synthetic"]
     """A stand-in until there are data."""
-    r1: PositiveFloat = 1e-3
+    r1: Annotated[float, Field(ge=1e-12, le=1e3)] = 1e-3
     """Relative error at t = 1."""
-    delta: Finite = 0.0
+    delta: Annotated[float, Field(ge=-10, le=10)] = 0.0
     """Growth of the relative error with each time slice."""
-    tau: PositiveFloat = 4.0
+    tau: Annotated[float, Field(ge=0.01, le=1e6)] = 4.0
     """Correlation length in time slices."""
     model: Annotated[O3 | DeltaTanh | Peaks, Field(discriminator="kind")] = O3(kind="o3")
     """Spectral density whose C(t) the errors are relative to."""
@@ -206,7 +223,7 @@ class PeaksFamily(Section):
 
     kind: Literal["peaks"]
     """This family."""
-    count: tuple[PositiveInt, PositiveInt] = (5, 50)
+    count: tuple[PeakCount, PeakCount] = (5, 50)
     """Range of their number."""
     mass: Range | None = None
     """Range of their positions in GeV; null follows `spectra.E0` and `energies`."""

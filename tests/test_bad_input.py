@@ -75,6 +75,50 @@ def test_every_fault_of_a_config_has_its_line(cli: Cli, write_config: Write, tmp
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "key", "words"),
+    [
+        ("noise={kind: hdf5, path: ~nosuchuser/x.h5}", "noise.path", "~nosuchuser: there is no such user here"),
+        (f"noise={{kind: hdf5, path: {5000 * 'x'}.h5}}", "noise.path", "allowed: at most 4095"),
+        (f"noise={{kind: hdf5, path: {300 * 'x'}.h5}}", "noise.path", "cannot be looked at (File name too long)"),
+        (f"noise={{kind: hdf5, path: {300 * 'x'}}}", "noise.path", "cannot tell the format"),
+        ("spectra.Nrho=99999999999", "spectra.Nrho", "less than or equal to 10000000"),
+        ("lattice={period: 100000, times: [1, 50000]}", "lattice.times", "50000 slices; allowed: at most 2048"),
+        ("smearing.sigma=[1e-300]", "smearing.sigma.0", "greater than or equal to 0.0001"),
+        ("smearing.sigma=[1e300]", "smearing.sigma.0", "less than or equal to 10000"),
+        ("smearing.sigma=[0.0002]", "smearing.sigma.0", "allowed here: from 0.00023 on"),
+        ("smearing.sigma=[0.1, 1000]", "smearing.sigma.0", "below 1e-3 of the largest sigma"),
+        ("lattice.spacing=1e-300", "lattice.spacing", "greater than or equal to 0.0001"),
+        ("lattice.spacing=1000", "lattice.spacing", "spacing * t * E0 up to 1e4"),
+        ("spectra.E0=[1e-300, 1]", "spectra.E0.0", "greater than or equal to 0.0001"),
+        ("energies.max=1e300", "energies.max", "less than or equal to 10000"),
+        ("noise.r1=1e300", "noise.r1", "less than or equal to 1000"),
+        ("noise.r1=1e-300", "noise.r1", "greater than or equal to 0.000000000001"),
+        ("noise.tau=1e300", "noise.tau", "less than or equal to 1000000"),
+        ("noise.delta=1000", "noise.delta", "less than or equal to 10"),
+        ("noise={kind: synthetic, delta: -10, r1: 1e-12}|lattice={period: 200, times: [1, 50]}", "noise.delta", "t = "),
+        ("noise={kind: synthetic, covariance: shrink}", "noise.covariance", "shrink needs samples"),
+        ("noise.model={kind: o3, threshold: 900}", "noise.model", "; allowed: 1e-37 to 1e+37 in size"),
+        (
+            "targets.x={kind: peaks, amplitudes: [1e300], masses: [1]}",
+            "targets.x.amplitudes.0",
+            "less than or equal to 1",
+        ),
+        ("targets.x={kind: peaks, amplitudes: [1], masses: [1e300]}", "targets.x.masses.0", "equal to 10000"),
+        ("targets.x={kind: peaks, amplitudes: [1], masses: [1e4]}", "targets.x", "C(t = 1) = 0; allowed: 1e-37 to"),
+        ("targets.x={kind: peaks, amplitudes: [0], masses: [1]}", "targets.x", "C(t = 1) = 0; allowed: 1e-37 to"),
+    ],
+)
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["", "dry"])
+@pytest.mark.filterwarnings("error")
+def test_values_beyond_what_can_be_computed(
+    cli: Cli, tiny_config: Path, override: str, key: str, words: str, more: list[str]
+) -> None:
+    fault = refused(cli, tiny_config, *override.split("|"), *more)
+    assert fault.startswith(f"error: command line: {key}: ")
+    assert words in fault
+
+
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])
 def test_a_gpu_that_is_not_there(cli: Cli, tiny_config: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

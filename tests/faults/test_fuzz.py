@@ -8,9 +8,9 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -19,10 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpipe import problem, readers
-from sdpipe.config import Config, to_yaml
-from sdpipe.configfile import load_config
-from sdpipe.errors import UserError
+from sdpipe.config import Config, plain, to_yaml
+from sdpipe.configfile import Origin, load_config, read_config
+from sdpipe.errors import ConfigError, UserError
+from sdpipe.layout import Layout
+from sdpipe.plan import plan
 from sdpipe.records import Record
+from sdpipe.stages import in_one_go
 from tests.faults.conftest import FULL
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ WORDS += [
     "1:30",
     "é",
 ]
+WORDS += ["~nosuchuser/x.h5", "1.0e+300", "-1.0e+300", "1.0e-300", "1e8", "99999999999"]
 WORDS += ["\t", "\x00", "\ufeff", "\n", "ß" * 200]
 MAGIC = ["nan", "inf", "1e400", "-", ",", "\n", "\x93NUMPY", "PK\x03\x04", "\x89HDF", "CDF\x01", "{"]
 
@@ -99,16 +103,62 @@ def test_any_yaml_loads_or_is_refused_with_a_line(tmp_path_factory: pytest.TempP
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_bytes(data)
     try:
-        config = load_config(path)
+        config, origin = read_config(path)
     except UserError as error:
         told = error.faults
     else:
         _check_round_trip(config, tmp_path_factory.getbasetemp() / "resolved.yaml")
-        return
+        told = _refused_before_work(config, origin, tmp_path_factory.getbasetemp() / "run")
     for fault in told:
         assert fault.startswith(str(path)), fault
         assert LINE.match(fault.removeprefix(str(path))), fault
         assert "\n" not in fault
+
+
+def leaves(section: Any, *keys: str) -> Iterator[str]:
+    """Yield the dotted path of every single value in a config."""
+    if not isinstance(section, dict):
+        yield ".".join(keys)
+        return
+    for key, value in section.items():
+        yield from leaves(value, *keys, key)
+
+
+CONFIG = SHIPPED[0].with_name("quickstart.yaml")
+PEAKS = "targets.peaks={kind: peaks, amplitudes: [0.5, 0.25], masses: [0.7, 1.4]}"
+KEYS = sorted(leaves(plain(load_config(CONFIG, [PEAKS]))))
+
+
+@fuzz
+@given(
+    key=st.sampled_from(KEYS),
+    value=st.floats() | st.integers() | st.sampled_from(["~nosuchuser/x", "[0]"]),
+    data=st.data(),
+)
+def test_any_number_at_any_key_is_computed_with_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: float | str, data: st.DataObject
+) -> None:
+    wrapped = data.draw(st.sampled_from(["{}", "[{}]", "[{}, 1]", "[1, {}]"])).format(value)
+    try:
+        config, origin = read_config(CONFIG, [PEAKS, f"{key}={wrapped}"])
+    except UserError as error:
+        told = error.faults
+    else:
+        told = _refused_before_work(config, origin, tmp_path_factory.getbasetemp() / "run")
+    assert all(re.match(rf"command line: |{re.escape(str(CONFIG))}:\d+: ", fault) for fault in told)
+
+
+def _refused_before_work(config: Config, origin: Origin, root: Path) -> Sequence[str]:
+    """Return what a dry run finds wrong with a config that loads, but for sections of jobqueue.yaml; nothing raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            problem.lattice_noise(config)
+            problem.check_targets(config)
+        except ConfigError as error:
+            return origin.describe(error.places)
+        assert plan(config, Layout(root), in_one_go(config))
+    return ()
 
 
 def _check_round_trip(config: Config, path: Path) -> None:
