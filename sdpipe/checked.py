@@ -35,15 +35,22 @@ def metadata_hash(store: Path, *, members: bool = True) -> str:
     told = {k: v for k, v in attributes(store).items() if k != METADATA}
     hashed = hashlib.sha256(json.dumps({**content, "attributes": told}, sort_keys=True).encode())
     for file in sorted(store.glob("*/zarr.json")) if members else []:
-        hashed.update(file.parent.name.encode() + file.read_bytes())
+        hashed.update(file.parent.name.encode() + _bytes(file))
     return hashed.hexdigest()
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise DamageError(file, "lost") from None
+    except OSError as error:
+        raise DamageError(file, f"cannot be read ({error.strerror})") from None
 
 
 def _metadata(node: Path) -> Json:
     try:
-        content = json.loads((node / "zarr.json").read_bytes())
-    except (FileNotFoundError, IsADirectoryError):
-        raise DamageError(node / "zarr.json", "lost") from None
+        content = json.loads(_bytes(node / "zarr.json"))
     except ValueError:
         raise DamageError(node / "zarr.json", "damaged (not JSON)") from None
     if not isinstance(content, dict):
@@ -110,11 +117,7 @@ def damage(store: Path) -> Iterator[DamageError]:
     for array in sorted(p.parent for p in store.glob("*/zarr.json")):
         for file in chunks(array):
             try:
-                check_chunk(file, file.read_bytes())
-            except FileNotFoundError:
-                yield DamageError(file, "lost")
-            except OSError as error:
-                yield DamageError(file, f"cannot be read ({error.strerror})")
+                check_chunk(file, _bytes(file))
             except DamageError as error:
                 yield error
 

@@ -110,12 +110,26 @@ def _execute(arguments: argparse.Namespace) -> None:
 
 
 def _work(arguments: argparse.Namespace, config: Config) -> None:
+    from sdpipe import lock
+
+    root = arguments.run or (arguments.config if arguments.config.is_dir() else Path("runs") / config.name)
+    root = root.absolute()
+    if root.suffix == ".zarr":
+        raise UserError(f"{root}: a run directory must not end in .zarr, as its stores do; choose another name")
+    try:
+        _work_in(root, arguments, config)
+    except OSError as error:
+        if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(root):
+            raise lock.failure(root, error) from error
+        raise
+
+
+def _work_in(root: Path, arguments: argparse.Namespace, config: Config) -> None:
     from sdpipe import session, stages
     from sdpipe.console import Console
     from sdpipe.layout import Layout
 
-    root = arguments.run or (arguments.config if arguments.config.is_dir() else Path("runs") / config.name)
-    layout, console = Layout(root.absolute()), Console(arguments.level)
+    layout, console = Layout(root), Console(arguments.level)
     if arguments.stage == "status":
         layout.require()
         session.check_inputs(config, layout, ["run"])

@@ -217,8 +217,9 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Orig
     UserError
         With every fault of the file: ``FILE:LINE: key: what is wrong and what is allowed``.
     """
-    file = path / "config.yaml" if path.is_dir() else path
+    file = path
     try:
+        file = path / "config.yaml" if path.is_dir() else path
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         what = "not a run directory: config.yaml is missing in it" if path.is_dir() else "no such file or run directory"

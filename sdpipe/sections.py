@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 
 
 def _free(name: str) -> str:
-    if name == "zarr.json" or name.endswith((".partial", ".replaced")):
+    if name == "zarr.json" or name.endswith((".partial", ".replaced", ".zarr")):
         raise ValueError(f"{name} is a name of sdpipe's own files; choose another")
     return name
 

@@ -41,13 +41,23 @@ def checkpoints(layout: Layout) -> Iterator[DamageError]:
             yield DamageError(path, "lost")
         elif name not in marked:
             yield DamageError(path, "not known to be whole; to be made anew")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != noted.get("sha256"):
-            yield DamageError(path, "damaged (its SHA-256 is not the recorded one)")
+        else:
+            yield from _unless_whole(path, noted.get("sha256"))
     for path in sorted(layout.state("train").glob("*.pt")):
         try:
             read_sealed(path)
         except DamageError as error:
             yield error
+        except OSError as error:
+            yield DamageError(path, f"cannot be read ({error.strerror})")
+
+
+def _unless_whole(checkpoint: Path, sha256: str | None) -> Iterator[DamageError]:
+    try:
+        if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != sha256:
+            yield DamageError(checkpoint, "damaged (its SHA-256 is not the recorded one)")
+    except OSError as error:
+        yield DamageError(checkpoint, f"cannot be read ({error.strerror})")
 
 
 def unfinished(config: Config, layout: Layout, file: Path) -> bool:

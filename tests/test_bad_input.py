@@ -293,6 +293,13 @@ def test_a_directory_of_something_else_is_left_alone(cli: Cli, tiny_config: Path
     assert "not a run directory" in cli("run", tiny_config, "--run", run / "thesis.tex").fault
 
 
+def test_a_run_directory_that_is_named_like_a_store(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
+    fault = cli("run", tiny_config, "--run", tmp_path / "x.zarr").fault
+    assert fault.startswith(f"error: {tmp_path / 'x.zarr'}: a run directory must not end in .zarr")
+    assert "choose another" in refused(cli, tiny_config, "name=x.zarr")
+    assert not (tmp_path / "x.zarr").exists()
+
+
 def test_a_run_directory_with_a_damaged_config(cli: Cli, finished_copy: Path, snapshot: Snapshot) -> None:
     (finished_copy / "config.yaml").write_text("name: [")
     assert f"{finished_copy / 'config.yaml'}:" in refused_in(cli, snapshot, finished_copy, "run", finished_copy)

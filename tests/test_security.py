@@ -82,7 +82,20 @@ def test_a_config_runs_no_code(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../out", "/tmp/out", "a/b", "..", ".hidden", "a\\b", "a\0b", "zarr.json", "a.partial", "a.replaced", "a\n"],
+    [
+        "../out",
+        "/tmp/out",
+        "a/b",
+        "..",
+        ".hidden",
+        "a\\b",
+        "a\0b",
+        "zarr.json",
+        "a.partial",
+        "a.replaced",
+        "a.zarr",
+        "a\n",
+    ],
 )
 @pytest.mark.parametrize("key", ["name", "targets", "ensembles"])
 def test_names_stay_in_the_run_directory(tiny_config: Path, name: str, key: str) -> None:

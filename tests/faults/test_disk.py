@@ -84,20 +84,58 @@ def test_a_read_only_run_is_looked_at_but_not_worked_in(
     assert cli("run", root, "bootstrap=60").status == 0
 
 
-def test_a_directory_of_somebody_else_is_told(finished: Finished, tmp_path: Path) -> None:
-    """The tests may run as root, to whom every directory is open; so this takes that right away first."""
-    theirs = tmp_path / "theirs"
-    theirs.mkdir(mode=0o555)
-    command = [sys.executable, "-m", "sdpipe", "generate", str(finished.config), "--run", str(theirs / "run")]
+def without_rights(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a command as one to whom not every directory is open: root, if the tests run as it, gives that away."""
+    command = [sys.executable, "-m", "sdpipe", *map(str, arguments)]
     if os.getuid() == 0:
         if not shutil.which("setpriv"):
             pytest.skip("root without its rights needs setpriv")
-        os.chown(theirs, 65534, 65534)
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     environment = {**os.environ, "PYTHONPATH": str(Path(sdpipe.__file__).parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def test_a_directory_of_somebody_else_is_told(finished: Finished, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o555)
+    if os.getuid() == 0:
+        os.chown(theirs, 65534, 65534)
+    done = without_rights("generate", finished.config, "--run", theirs / "run")
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {theirs / 'run'}")
     assert "Permission denied" in line
     assert "safe" in line
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_a_state_that_cannot_be_read_is_told(finished_copy: Path, command: str) -> None:
+    (finished_copy / ".sdpipe").chmod(0)
+    done = without_rights(command, finished_copy)
+    (finished_copy / ".sdpipe").chmod(0o755)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {finished_copy / '.sdpipe'}/")
+    assert f"Permission denied; what is finished in {finished_copy} is safe" in line
+
+
+def test_files_that_cannot_be_read_are_all_listed(finished_copy: Path) -> None:
+    names = ["training.zarr/zarr.json", "history.zarr/val_loss/c/0/0/0/0", "networks/Nmax-sigma0-replica000.pt"]
+    for name in names:
+        (finished_copy / name).chmod(0)
+    done = without_rights("status", finished_copy, "--verify")
+    told = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "networks" in done.stdout
+    assert told[:-1] == [f"error: {finished_copy / name}: cannot be read (Permission denied)" for name in names]
+
+
+def test_a_correlator_behind_a_closed_door_is_told_with_its_key(finished: Finished, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    target = f"targets.x={{kind: correlator, path: {closed / 'a.h5'}}}"
+    done = without_rights("run", finished.root, target, "--dry-run")
+    closed.chmod(0o755)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line == f"error: command line: targets.x.path: {closed / 'a.h5'}: cannot be looked at (Permission denied)"
