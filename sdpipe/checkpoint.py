@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdpipe.errors import DamageError, UserError
+from sdpipe import __version__
+from sdpipe.errors import DamageError
 from sdpipe.files import write_bytes
 from sdpipe.networks import Parameters
-from sdpipe.store import SCHEMA
+from sdpipe.store import SCHEMA, another_schema
 
 Array = NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def save(path: Path, network: Network) -> str:
         for k, v in ({f.name: getattr(network, f.name) for f in fields(network)}).items()
     }
     buffer = io.BytesIO()
-    torch.save({"schema": SCHEMA, **content}, buffer)
+    torch.save({"schema": SCHEMA, "sdpipe_version": __version__, **content}, buffer)
     write_bytes(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
@@ -95,8 +96,9 @@ def load(path: Path, sha256: str | None = None) -> Network:
         raise DamageError(path, f"not a readable checkpoint ({type(error).__name__})") from None
     if not isinstance(content, dict):
         raise DamageError(path, "not a checkpoint")
-    if content.pop("schema", None) != SCHEMA:
-        raise UserError(f"{path}: written with another schema than {SCHEMA}; train again")
+    if content.get("schema") != SCHEMA:
+        raise another_schema(path, content)
+    content = {k: v for k, v in content.items() if k not in ("schema", "sdpipe_version")}
     if content.keys() != {f.name for f in fields(Network)}:
         raise DamageError(path, "not a checkpoint of a network")
     return Network(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items()})

@@ -231,8 +231,14 @@ def read_attributes(path: Path) -> dict[str, Any]:
     if ours or checked.METADATA in found:  # another schema is believed where the hash fits, or where there is none
         checked.check_metadata(path)
     if not ours:
-        raise UserError(
-            f"{path}: written by sdpipe {found.get('sdpipe_version')} with schema {found.get('schema')}, but this is "
-            f"sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or another --run"
-        )
+        raise another_schema(path, found)
     return found
+
+
+def another_schema(path: Path, found: Mapping[str, Any]) -> UserError:
+    """Say in one line that ``path`` is of another schema, and which sdpipe wrote it; ``found`` is what it says."""
+    return UserError(
+        f"{path}: written by sdpipe {found.get('sdpipe_version', 'of another version')} with schema "
+        f"{found.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or "
+        "another --run"
+    )

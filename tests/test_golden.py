@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +16,12 @@ import torch
 import xarray as xr
 
 import sdpipe
-from sdpipe import inference, store, verify
+from sdpipe import checkpoint, inference, store, verify
 from sdpipe.errors import UserError
 from sdpipe.layout import Layout
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, Outcome
+    from tests.conftest import Outcome
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
 
@@ -81,11 +83,22 @@ def test_another_schema_is_refused_and_left_as_it_is(
     assert snapshot(finished_copy) == before
 
 
-def test_a_network_of_another_schema_is_refused(finished: Finished, tmp_path: Path) -> None:
-    from sdpipe import checkpoint
-
-    content = torch.load(finished.root / "networks" / "Nmax-sigma0-replica000.pt", weights_only=True)
-    torch.save({**content, "schema": store.SCHEMA + 1}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="another schema"):
-        checkpoint.load(tmp_path / "a.pt")
-    assert np.isfinite(content["linear_loss"])
+@pytest.mark.parametrize("version", [{"sdpipe_version": "7.7"}, {}], ids=["", "unsaid"])
+def test_a_network_of_another_schema_is_refused_and_left_as_it_is(
+    cli: Cli, finished_copy: Path, snapshot: Callable[[Path], dict[str, bytes]], version: dict[str, str]
+) -> None:
+    path = finished_copy / "networks" / "Nmax-sigma0-replica000.pt"
+    content = torch.load(path, weights_only=True)
+    del content["schema"], content["sdpipe_version"]
+    torch.save({"schema": store.SCHEMA + 1, **version, **content}, path)
+    marker = finished_copy / ".sdpipe" / "train" / f"{path.stem}.json"
+    facts = json.loads(marker.read_text()) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    marker.write_text(json.dumps(facts))
+    before = snapshot(finished_copy)
+    by = version.get("sdpipe_version", "of another version")
+    words = f"{path}: written by sdpipe {by} with schema {store.SCHEMA + 1}, but this is sdpipe {sdpipe.__version__}"
+    for command in (["run"], ["predict", "bootstrap=60"], ["status"], ["status", "--verify"]):
+        assert words in cli(command[0], finished_copy, *command[1:]).fault
+    with pytest.raises(UserError, match=re.escape(words)):
+        checkpoint.load(path)
+    assert snapshot(finished_copy) == before
