@@ -46,6 +46,8 @@ def hdf5(path: Path, dataset: str | None) -> Record:
         groups = {n for n in own if file.get(n, getclass=True) is h5py.Group}
         pairs = {g: both for g in groups if (both := pair(n[len(g) + 1 :] for n in own if n.startswith(g + "/")))}
         single = own - groups - {f"{g}/{part}" for g, both in pairs.items() for part in both}
+        if not (single or pairs) and (elsewhere := sorted(links.keys() - own)):
+            raise UserError(f"{path}: {elsewhere[0]}: a link; the numbers must be in the file itself")
         name = choose(dataset, [*single, *pairs], path)
         where, says = f"{path}: {name}", said({**file.attrs, **file[name].attrs})
         if name in pairs:

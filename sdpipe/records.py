@@ -14,6 +14,9 @@ from sdpipe.errors import UserError
 
 Array = NDArray[np.float64]
 
+LARGEST = 1e150
+"""Size of values whose squares are still finite."""
+
 SAID = ("resampling", "error", "configurations")
 """Attributes by which a file may say what its numbers are; see :class:`Record`."""
 
@@ -44,6 +47,9 @@ class Record:
             mean, cov = self.mean.shape, self.covariance.shape
             if len(mean) != 1 or cov != mean * 2:
                 raise UserError(f"{self.where}: mean has shape {mean} and cov {cov}; needed (T,) and (T, T)")
+        for values in (self.samples, self.mean, self.errors):
+            if values is not None and (size := np.abs(values).max()) > LARGEST:
+                raise UserError(f"{self.where}: a value of size {size:.3g}; allowed: up to {LARGEST:g}")
         if self.times is not None:
             check_times(self.times, self.where)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -218,6 +219,22 @@ def test_a_fault_of_a_file_of_data_names_the_line_of_its_key(
     config = write_config(("targets:\n", entry))
     line = config.read_text().splitlines().index("    dataset: y") + 1
     assert refused(cli, config).startswith(f"error: {config}:{line}: targets.mine.dataset: {path}: ")
+
+
+def test_a_file_of_nothing_but_a_link_is_refused_as_a_link(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["there"] = h5py.ExternalLink("b.h5", "x")
+    fault = refused(cli, tiny_config, f"targets.mine={{kind: correlator, path: {tmp_path / 'a.h5'}}}")
+    assert fault.endswith(f"{tmp_path / 'a.h5'}: there: a link; the numbers must be in the file itself")
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_whose_squares_overflow_are_refused_without_a_warning(
+    cli: Cli, tiny_config: Path, write_hdf5: Write, configurations: np.ndarray
+) -> None:
+    path = write_hdf5("data.h5", {"x": configurations * 1e308})
+    fault = refused(cli, tiny_config, f"targets.mine={{kind: correlator, path: {path}}}")
+    assert fault.startswith(f"error: command line: targets.mine.path: {path}: x: a value of size ")
 
 
 def test_noise_from_fewer_configurations_than_times_needs_a_remedy(
