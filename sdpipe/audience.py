@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdpipe import checkpoint, dataset, feeds, files, memory, problem, training
+from sdpipe import __version__, checkpoint, dataset, feeds, files, memory, problem, training
 from sdpipe.blocks import NetworkId, StackTask, chunk_samples, every_network, network_name
 from sdpipe.config import Config, digest
 from sdpipe.errors import RunError
 from sdpipe.layout import Layout
 from sdpipe.noise import Noise
+from sdpipe.store import SCHEMA
 
 Report = Callable[..., None]
 
@@ -122,6 +123,8 @@ def _train_part(
             sha256=sha256,
             val_loss=best,
             linear_loss=made_from.linear_loss,
+            schema=SCHEMA,
+            sdpipe_version=__version__,
             together=[layout.network(*n).stem for n in networks],
         )
 

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, Future, LocalCluster, get_worker, performance_report
+from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, performance_report
 from distributed.system import MEMORY_LIMIT
+
+from sdpipe.errors import RunError
 
 TOPIC = "sdpipe"
 TEND_EVERY = 3.0
@@ -121,6 +123,11 @@ class Pool:
                 except TimeoutError:  # its worker was lost with the result: it runs again
                     finished.put(future)
                     continue
+                except KilledWorker as error:
+                    raise RunError(
+                        f"{running[future]}: {error.allowed_failures + 1} workers died of it, one after the other, as "
+                        "they do when memory runs out; what is finished is safe; give workers more memory"
+                    ) from None
                 name = running.pop(future)
                 future.release()
                 yield name, result

@@ -12,6 +12,9 @@ from sdpipe.feeds import BUFFER_CHUNKS, VALIDATION_ROWS
 SHARE = 0.6
 """Part of the memory of a worker or a device that a training may plan with; the rest is for libraries and waste."""
 
+LIBRARIES = 350_000_000
+"""Bytes that a worker takes before it has any data."""
+
 SINGLE = 4
 
 
@@ -68,7 +71,7 @@ def available(device: torch.device, worker: int, sharers: int) -> int:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return int(SHARE * min(free, total / sharers))
-    return int(SHARE * worker)
+    return int(SHARE * max(worker - LIBRARIES, 0))
 
 
 def cut(need: Need, sets: list[int], host: int, device: int) -> tuple[bool, list[slice]]:

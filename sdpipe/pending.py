@@ -73,10 +73,17 @@ def missing_networks(config: Config, layout: Layout) -> list[NetworkId]:
 
 
 def _trained(config: Config, layout: Layout) -> dict[NetworkId, dict[str, Any] | None]:
-    """Return the facts of every network of the config, None for one that is not there."""
+    """Return the facts of every network of the config, None for one that is not there.
+
+    Raises UserError where one was written with another schema.
+    """
     markers = {name: layout.markers("train", problem.network_hash(config, name)) for name in config.ensembles}
     paths = {network: layout.network(*network) for network in every_network(config)}
-    return {n: markers[n.ensemble].facts(path.stem) if path.exists() else None for n, path in paths.items()}
+    trained = {n: markers[n.ensemble].facts(path.stem) if path.exists() else None for n, path in paths.items()}
+    for network, facts in trained.items():
+        if facts and facts.get("schema", store.SCHEMA) != store.SCHEMA:
+            raise store.another_schema(paths[network], facts)
+    return trained
 
 
 def stacks(config: Config, layout: Layout, wide: bool) -> list[StackTask]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from sdpipe import heads, lock, pending, problem, stages, verify, workers
+from sdpipe import lock, pending, problem, stages, verify, workers
 from sdpipe.config import Config
 from sdpipe.console import Console
 from sdpipe.errors import DamageError
@@ -61,7 +61,6 @@ def check(config: Config, layout: Layout, names: list[str]) -> list[str]:
 def check_inputs(config: Config, layout: Layout, names: list[str]) -> None:
     """Raise UserError when the run directory is another config's or a data file cannot be used."""
     layout.check_owner(config)
-    heads.check(layout)
     problem.lattice_noise(config)
     if names != ["generate"] and names != ["train"]:
         problem.check_targets(config)

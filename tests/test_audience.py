@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from sdpipe import checkpoint, memory
+from sdpipe import checkpoint, cluster, memory
 from sdpipe.audience import stack_need
 from sdpipe.blocks import NetworkId, StackTask
 from sdpipe.configfile import load_config
+from sdpipe.errors import RunError
 from sdpipe.workers import wide_stacks
 
 if TYPE_CHECKING:
@@ -77,7 +79,7 @@ def test_new_replicas_join_no_stack_of_old_ones(cli: Cli, serial: SerialPool, wi
 
 def test_a_wide_stack_that_does_not_fit_is_cut_and_says_so(cli: Cli, serial: SerialPool, wide: Path) -> None:
     need = stack_need(load_config(wide), StackTask("", (NetworkId("Nmax", 0, 0),), ()))
-    serial.memory = int((2 * need.data(False) + 4.5 * need.member(False)) / memory.SHARE)
+    serial.memory = memory.LIBRARIES + int((2 * need.data(False) + 4.5 * need.member(False)) / memory.SHARE)
     for path in (wide / "networks").glob("*.pt"):
         path.unlink()
     before = sorted(path.stem for path in (wide / ".sdpipe" / "train").glob("N*.json"))
@@ -86,6 +88,15 @@ def test_a_wide_stack_that_does_not_fit_is_cut_and_says_so(cli: Cli, serial: Ser
     assert f"{WIDE[0]}: 8 networks do not fit" in outcome.err
     assert "training 4 at a time" in outcome.err
     assert sorted(files(wide)) == before
+
+
+def test_a_task_that_kills_its_workers_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 1)
+    with (
+        pytest.raises(RunError, match=r"^greedy: 2 workers died of it, .* give workers more memory$"),
+        cluster.local_pool(1, tmp_path / "log.html", lambda _: None) as pool,
+    ):
+        list(pool.map(os._exit, [cluster.Task("greedy", (1,))]))
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,9 @@ def test_a_network_of_another_schema_is_refused_and_left_as_it_is(
     del content["schema"], content["sdpipe_version"]
     torch.save({"schema": store.SCHEMA + 1, **version, **content}, path)
     marker = finished_copy / ".sdpipe" / "train" / f"{path.stem}.json"
-    facts = json.loads(marker.read_text()) | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    facts = json.loads(marker.read_text())
+    del facts["sdpipe_version"]
+    facts |= {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "schema": store.SCHEMA + 1, **version}
     marker.write_text(json.dumps(facts))
     before = snapshot(finished_copy)
     by = version.get("sdpipe_version", "of another version")

@@ -22,7 +22,7 @@ FLOORS = [
     {"layout", "problem", "guard", "labelled", "inference", "integrals", "history", "dataset", "cluster"},
     {"page", "mocks", "assessment", "coverage", "validation_figures", "asymptotics"},
     {"blocks", "glossary", "provenance", "slurm"},
-    {"generation", "audience", "pending", "report", "workers", "verify", "heads"},
+    {"generation", "audience", "pending", "report", "workers", "verify"},
     {"validation", "prediction"},
     {"status"},
     {"plan", "plots", "stages"},

@@ -68,7 +68,8 @@ def test_noise_copies_that_are_kept_or_stored_take_memory() -> None:
 
 
 def test_a_part_of_the_memory_is_left_to_others() -> None:
-    assert memory.available(torch.device("cpu"), 1000, 3) == 600
+    assert memory.available(torch.device("cpu"), memory.LIBRARIES + 1000, 3) == 600
+    assert memory.available(torch.device("cpu"), 1000, 3) == 0
 
 
 def networks(root: Path) -> dict[str, checkpoint.Network]:
@@ -87,7 +88,7 @@ def test_a_stack_too_large_for_memory_trains_in_parts_to_the_same_networks_and_s
     cli: Callable[..., Outcome], serial: SerialPool, finished: Finished, finished_copy: Path
 ) -> None:
     need = stack_need(load_config(finished_copy), StackTask("", (NetworkId("Nmax", 0, 0),), ()))
-    serial.memory = int((need.data(False) + 1.5 * need.member(False)) / memory.SHARE)
+    serial.memory = memory.LIBRARIES + int((need.data(False) + 1.5 * need.member(False)) / memory.SHARE)
     said, parts = train_anew(cli, finished_copy)
     assert "train-Nmax-0.44-r0-1: 2 networks do not fit" in said
     assert "training 1 at a time" in said
