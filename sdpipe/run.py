@@ -169,12 +169,18 @@ def predict(
         flags += [f"{wrong}; {guard.remedy(str(run.layout.root), 'mine', data.keys)}{unsaved}"] if wrong else []
     facts = {"scale": factor, "scale_rule": "auto" if scale == "auto" else "given"}
     facts |= typical(run.config, run.networks, lattice, factor * data.mean, own, data.estimated_from, flags)
-    validated = run.config.budget.calibration == "conformal" and run.layout.validation.exists()
-    p_value, facts["flags"] = judge(xr.Dataset({"rho": rho}, attrs=facts), run.validation if validated else None)
+    p_value, facts["flags"] = judge(xr.Dataset({"rho": rho}, attrs=facts), _calibration(run))
     for flag in facts["flags"][len(data.flags) :]:
         warnings.warn(flag, stacklevel=2)
     rho.attrs = {"units": "1", "long_name": "smeared spectral density", **facts}
     return rho if p_value is None else rho.assign_attrs(p_value=p_value)
+
+
+def _calibration(run: Run) -> xr.Dataset | None:
+    """Return what ``validate`` wrote, None where it did not, or when nothing was sized by evidence yet."""
+    if run.config.budget.calibration != "conformal" or not run.layout.validation.exists():
+        return None
+    return run.validation if "scale_rule" in run.validation.coords else None
 
 
 @dataclass(frozen=True, eq=False)
