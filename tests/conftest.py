@@ -21,12 +21,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 import sdpipe
 from sdpipe import cli as command_line
 from sdpipe import cluster
 
 os.environ.update({"MKL_CBWR": "AUTO,STRICT"})  # as in a worker, so that networks are the same to the last bit
+
+settings.register_profile("the same in every run", derandomize=True)
+if os.environ.get("SDPIPE_FAULTS") != "full":
+    settings.load_profile("the same in every run")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -38,6 +38,7 @@ def test_kernel_and_smearing_are_linear(at: list[float], a: float, b: float, dat
     assert np.all(np.abs(both - apart) <= 1e-12 * np.abs(size) + 1e-300)
 
 
+@pytest.mark.filterwarnings("ignore:no spectral density explains the data")  # samples are any numbers
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), exponent=st.integers(-20, 20))
 def test_a_prediction_does_not_depend_on_the_unit_of_the_correlator(seed: int, exponent: int) -> None:
