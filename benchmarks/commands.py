@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from sdpipe.layout import Layout
+from sdpipe.disk.layout import Layout
 
 
 def arguments(stage: str, config: Path, layout: Layout) -> list[str]:

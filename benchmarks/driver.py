@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from benchmarks.table import Row
-from sdpipe.cluster import Task, local_pool
+from sdpipe.workers.pools import Task, local_pool
 
 BLOCKS, WORKERS = 10_000, 1000
 

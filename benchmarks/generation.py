@@ -13,16 +13,16 @@ from scipy.special import eval_chebyt
 
 from benchmarks.table import Limit, Row, turn_by_turn, wall_seconds
 from benchmarks.training_sets import empty_run, one_ensemble
-from sdpipe import problem
-from sdpipe.blocks import training_blocks
-from sdpipe.cluster import Task, cores, local_pool
-from sdpipe.config import Config
-from sdpipe.generation import generate_block
-from sdpipe.kernels import Observables, gaussian
-from sdpipe.layout import Layout
-from sdpipe.quadrature import ORDER
-from sdpipe.samples import BATCH
-from sdpipe.spectra import ChebyshevPrior
+from sdpipe.config import problem
+from sdpipe.config.schema import Config
+from sdpipe.disk.layout import Layout
+from sdpipe.physics.kernels import Observables, gaussian
+from sdpipe.physics.quadrature import ORDER
+from sdpipe.physics.samples import BATCH
+from sdpipe.physics.spectra import ChebyshevPrior
+from sdpipe.pipeline.generation import generate_block
+from sdpipe.pipeline.pieces import training_blocks
+from sdpipe.workers.pools import Task, cores, local_pool
 
 NODES = 28 * 16
 """Panels x nodes of the plain composite rule, whose two products a sample are c V and (...) K."""

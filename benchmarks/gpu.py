@@ -12,12 +12,13 @@ from benchmarks.commands import run_stage
 from benchmarks.steps import mock, plain_epoch, stack_epoch
 from benchmarks.table import Limit, Row, turn_by_turn, wall_seconds
 from benchmarks.training_sets import REFERENCE, SYNTHETIC
-from sdpipe import networks, store
-from sdpipe.cluster import cores
-from sdpipe.config import Config, to_yaml
-from sdpipe.configfile import load_config
-from sdpipe.layout import Layout
-from sdpipe.samples import is_validation
+from sdpipe.config.load import load_config
+from sdpipe.config.schema import Config, to_yaml
+from sdpipe.disk import store
+from sdpipe.disk.layout import Layout
+from sdpipe.learn import networks
+from sdpipe.physics.samples import is_validation
+from sdpipe.workers.pools import cores
 
 PEAK = 67e12
 """Single-precision peak of an H200 outside its tensor cores, in operations a second."""

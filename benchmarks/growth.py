@@ -8,9 +8,10 @@ import torch
 
 from benchmarks.table import Row, turn_by_turn
 from benchmarks.training_sets import one_ensemble
-from sdpipe import networks, problem
-from sdpipe.samples import BATCH, generate
-from sdpipe.stacks import Progress, Stack
+from sdpipe.config import problem
+from sdpipe.learn import networks
+from sdpipe.learn.stacks import Progress, Stack
+from sdpipe.physics.samples import BATCH, generate
 
 REPLICAS, PAIRS = 5, 256
 

@@ -13,10 +13,12 @@ from benchmarks.commands import run_stage
 from benchmarks.steps import plain_network
 from benchmarks.table import Limit, Row, turn_by_turn
 from benchmarks.training_sets import REFERENCE, SYNTHETIC
-from sdpipe import audience, inference, problem
-from sdpipe.config import to_yaml
-from sdpipe.configfile import load_config
-from sdpipe.layout import Layout
+from sdpipe.config import problem
+from sdpipe.config.load import load_config
+from sdpipe.config.schema import to_yaml
+from sdpipe.disk.layout import Layout
+from sdpipe.infer import inference
+from sdpipe.pipeline import audience
 
 BARE_SAMPLES = 10
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.commands import arguments, run_stage
 from benchmarks.table import Limit, Row
 from benchmarks.training_sets import one_ensemble
-from sdpipe.config import to_yaml
-from sdpipe.layout import Layout
+from sdpipe.config.schema import to_yaml
+from sdpipe.disk.layout import Layout
 
 MOMENTS = 6
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.optimize import approx_fprime, least_squares
 
 import sdpipe
-from sdpipe import figures
-from sdpipe.kernels import gaussian
+from sdpipe.physics.kernels import gaussian
+from sdpipe.show import figures
 
 STATES = 3
 START = np.log([0.05, 0.1, 0.2, 0.4, 0.5, 0.6])

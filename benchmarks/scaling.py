@@ -12,7 +12,7 @@ from statistics import median
 from benchmarks.table import Row
 from benchmarks.training_sets import one_ensemble
 from benchmarks.workers import generate_on
-from sdpipe.cluster import Pool, cores, local_pool
+from sdpipe.workers.pools import Pool, cores, local_pool
 
 BLOCKS = 12
 ROUNDS = 3
@@ -23,7 +23,7 @@ section: str | None = None
 
 @contextmanager
 def _slurm(jobs: int, root: Path) -> Iterator[Pool]:
-    from sdpipe import slurm
+    from sdpipe.workers import slurm
 
     settings = slurm.read_section(section, "cpu", False, root / "logs")
     log = root / "slurm.html"

@@ -11,9 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.table import Limit, Row, turn_by_turn
-from sdpipe.feeds import Data, Member
-from sdpipe.networks import FEATURE_MAPS, HIDDEN, NEGATIVE_SLOPE
-from sdpipe.training import PROTOCOLS, train
+from sdpipe.learn.feeds import Data, Member
+from sdpipe.learn.networks import FEATURE_MAPS, HIDDEN, NEGATIVE_SLOPE
+from sdpipe.learn.training import PROTOCOLS, train
 
 T, E, REPLICAS = 16, 47, 5
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from sdpipe.tables import table
+from sdpipe.show.tables import table
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ import torch
 
 from benchmarks.table import Limit, Row
 from benchmarks.training_sets import make, one_ensemble
-from sdpipe import dataset, files, problem
-from sdpipe.feeds import Member
-from sdpipe.training import PROTOCOLS, train
+from sdpipe.config import problem
+from sdpipe.disk import files
+from sdpipe.learn import dataset
+from sdpipe.learn.feeds import Member
+from sdpipe.learn.training import PROTOCOLS, train
 
 Nb, NRHO, NETWORK, SIGMA_INDEX = 128, 50_000, "arcL", 0
 

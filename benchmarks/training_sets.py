@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sdpipe import problem, store
-from sdpipe.blocks import training_blocks, training_template
-from sdpipe.config import Config
-from sdpipe.configfile import load_config
-from sdpipe.generation import generate_block
-from sdpipe.layout import Layout
+from sdpipe.config import problem
+from sdpipe.config.load import load_config
+from sdpipe.config.schema import Config
+from sdpipe.disk import store
+from sdpipe.disk.layout import Layout
+from sdpipe.pipeline.generation import generate_block
+from sdpipe.pipeline.pieces import training_blocks, training_template
 
 REFERENCE = Path(__file__).parents[1] / "configs" / "broad-audience-T32.yaml"
 SYNTHETIC = "noise={kind: synthetic, r1: 1.0e-3}"

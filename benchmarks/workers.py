@@ -13,11 +13,11 @@ import psutil
 from benchmarks.commands import arguments
 from benchmarks.table import Limit, Row
 from benchmarks.training_sets import empty_run, one_ensemble
-from sdpipe.blocks import training_blocks
-from sdpipe.cluster import Pool, Task, local_pool
-from sdpipe.config import Config, to_yaml
-from sdpipe.generation import generate_block
-from sdpipe.layout import Layout
+from sdpipe.config.schema import Config, to_yaml
+from sdpipe.disk.layout import Layout
+from sdpipe.pipeline.generation import generate_block
+from sdpipe.pipeline.pieces import training_blocks
+from sdpipe.workers.pools import Pool, Task, local_pool
 
 SMALL, LARGE = 400_000, 4_000_000
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sdpipe.config import Config, Section
+from sdpipe.config.schema import Config, Section
 
 Schema = dict[str, Any]
 FILE = Path(__file__).with_suffix(".md")

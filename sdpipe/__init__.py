@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "open_run": "sdpipe.run",
     "predict": "sdpipe.run",
-    "read_correlator": "sdpipe.labelled",
-    "error_budget": "sdpipe.budget",
-    "integral": "sdpipe.integrals",
+    "read_correlator": "sdpipe.correlators.labelled",
+    "error_budget": "sdpipe.infer.budget",
+    "integral": "sdpipe.infer.integrals",
 }
 
 __all__ = ["__version__", "error_budget", "integral", "open_run", "predict", "read_correlator"]

@@ -15,9 +15,9 @@ from sdpipe import __version__
 from sdpipe.errors import ConfigError, DamageError, RunError, UserError
 
 if TYPE_CHECKING:
-    from sdpipe.config import Config
-    from sdpipe.layout import Layout
-    from sdpipe.status import Stage
+    from sdpipe.config.schema import Config
+    from sdpipe.disk.layout import Layout
+    from sdpipe.pipeline.status import Stage
 
 HELP = {
     "generate": "draw mock spectral densities; write training.zarr",
@@ -100,7 +100,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _execute(arguments: argparse.Namespace) -> None:
-    from sdpipe.configfile import read_config
+    from sdpipe.config.load import read_config
 
     config, origin = read_config(arguments.config, arguments.overrides)
     try:
@@ -110,7 +110,7 @@ def _execute(arguments: argparse.Namespace) -> None:
 
 
 def _work(arguments: argparse.Namespace, config: Config) -> None:
-    from sdpipe import lock
+    from sdpipe.disk import lock
 
     root = arguments.run or (arguments.config if arguments.config.is_dir() else Path("runs") / config.name)
     root = root.absolute()
@@ -125,9 +125,9 @@ def _work(arguments: argparse.Namespace, config: Config) -> None:
 
 
 def _work_in(root: Path, arguments: argparse.Namespace, config: Config) -> None:
-    from sdpipe import session, stages
-    from sdpipe.console import Console
-    from sdpipe.layout import Layout
+    from sdpipe.disk.layout import Layout
+    from sdpipe.pipeline import session, stages
+    from sdpipe.show.console import Console
 
     layout, console = Layout(root), Console(arguments.level)
     if arguments.stage == "status":
@@ -140,7 +140,7 @@ def _work_in(root: Path, arguments: argparse.Namespace, config: Config) -> None:
         return
     names = stages.in_one_go(config) if arguments.stage == "run" else [arguments.stage]
     if arguments.dry_run:
-        from sdpipe.plan import plan
+        from sdpipe.pipeline.plan import plan
 
         scripts = session.check(config, layout, names)
         print("\n\n".join([plan(config, layout, names), *scripts]))
@@ -158,7 +158,7 @@ def _work_in(root: Path, arguments: argparse.Namespace, config: Config) -> None:
     if arguments.stage == "run":
         console.say(f"report: {layout.report}")
     elif arguments.stage in ("predict", "validate", "analyze"):
-        from sdpipe import status
+        from sdpipe.pipeline import status
 
         if command := _next(arguments, status.survey(config, layout)):
             console.say(f"next: {command}")
@@ -166,7 +166,8 @@ def _work_in(root: Path, arguments: argparse.Namespace, config: Config) -> None:
 
 def _tables(config: Config, layout: Layout, stages: set[str]) -> str:
     """Return the tables of those of ``stages`` that have any."""
-    from sdpipe import store, tables
+    from sdpipe.disk import store
+    from sdpipe.show import tables
 
     parts = []
     if "validate" in stages:
@@ -178,7 +179,8 @@ def _tables(config: Config, layout: Layout, stages: set[str]) -> str:
 
 def _verified(config: Config, layout: Layout) -> list[DamageError]:
     """Return all damage. Where no driver is at work, what is damaged does not count as done from now on."""
-    from sdpipe import lock, verify
+    from sdpipe.disk import lock
+    from sdpipe.pipeline import verify
 
     found = [e for e in verify.damage(layout) if not verify.unfinished(config, layout, e.file)]
     if not any(driver.may_live() for driver in lock.drivers(layout.drivers)):
@@ -190,7 +192,7 @@ def _verified(config: Config, layout: Layout) -> list[DamageError]:
 
 def _next(arguments: argparse.Namespace, stages: list[Stage]) -> str | None:
     """Return the command that does what is left."""
-    from sdpipe import status
+    from sdpipe.pipeline import status
 
     stage = status.next_stage(stages)
     run = ["--run", str(arguments.run)] if arguments.run else []
@@ -199,7 +201,7 @@ def _next(arguments: argparse.Namespace, stages: list[Stage]) -> str | None:
 
 def _status(arguments: argparse.Namespace, config: Config, layout: Layout, damaged: list[DamageError] | None) -> str:
     """Return what ``sdpipe status`` prints: ``damaged`` is None where the bytes were not read."""
-    from sdpipe import status
+    from sdpipe.pipeline import status
 
     found = status.survey(config, layout)
     command = _next(arguments, found)

@@ -13,19 +13,20 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe import pending, store
-from sdpipe.blocks import every_network
-from sdpipe.config import Config
-from sdpipe.configfile import load_config
+from sdpipe.config.load import load_config
+from sdpipe.config.schema import Config
+from sdpipe.correlators.statistics import covariance_of_bootstrap
+from sdpipe.disk import store
+from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
-from sdpipe.layout import Layout
-from sdpipe.noise import Noise
-from sdpipe.resampling import covariance_of_bootstrap
+from sdpipe.physics.noise import Noise
+from sdpipe.pipeline import pending
+from sdpipe.pipeline.pieces import every_network
 
 if TYPE_CHECKING:
-    from sdpipe.checkpoint import Network
-    from sdpipe.integrals import Weight
-    from sdpipe.plots import Plots
+    from sdpipe.infer.integrals import Weight
+    from sdpipe.learn.trained import Network
+    from sdpipe.show.plots import Plots
 
 STREAM = "predict"
 """Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
@@ -67,11 +68,11 @@ class Run:
     @cached_property
     def networks(self) -> list[Network]:
         """Every trained network of the config. Their files are enough: data files need not be there."""
-        from sdpipe import checkpoint
+        from sdpipe.learn import trained
 
         paths = [self.layout.network(*network) for network in every_network(self.config)]
         markers = self.layout.markers("train", "")
-        return [checkpoint.load(path, (markers.noted(path.stem) or {}).get("sha256")) for path in paths]
+        return [trained.load(path, (markers.noted(path.stem) or {}).get("sha256")) for path in paths]
 
     def _groups(self, path: Path) -> dict[str, xr.Dataset]:
         return {name: store.read(path / name) for name in self.config.targets if (path / name).exists()}
@@ -79,7 +80,7 @@ class Run:
     @property
     def plot(self) -> Plots:
         """Figures on matplotlib axes: reconstruction, budget, history, samples."""
-        from sdpipe.plots import Plots
+        from sdpipe.show.plots import Plots
 
         return Plots(self)
 
@@ -90,8 +91,8 @@ class Run:
         Its attribute ``flags`` says what speaks against the result. Raises UserError where there is no prediction of
         the target, and for an f or limits that cannot be used.
         """
-        from sdpipe.assessment import judge, unresolved
-        from sdpipe.integrals import integral
+        from sdpipe.infer.assessment import judge, unresolved
+        from sdpipe.infer.integrals import integral
 
         there = self.predictions
         if target not in there:
@@ -103,12 +104,12 @@ class Run:
         return result.assign_attrs(flags=judge(data, validation)[1])
 
     def __repr__(self) -> str:
-        from sdpipe.overview import as_text
+        from sdpipe.pipeline.overview import as_text
 
         return as_text(self.config, self.layout)
 
     def _repr_html_(self) -> str:
-        from sdpipe.overview import as_html
+        from sdpipe.pipeline.overview import as_html
 
         return as_html(self.config, self.layout)
 
@@ -139,7 +140,7 @@ def predict(
 
     The result carries what ``predictions.zarr`` records of a target as attributes, ``scale``, ``distance``, ``chi2``,
     ``dof``, ``back_check`` and ``flags`` among them, and after ``validate`` ``p_value``. A flag, such as noise unlike
-    that of the training (:mod:`sdpipe.guard`), is also a warning. Where there are no more samples than times their
+    that of the training (:mod:`sdpipe.infer.guard`), is also a warning. Where there are no more samples than times the
     noise is not known: it is not compared, and the back-check takes that of the training.
 
     Raises
@@ -148,9 +149,9 @@ def predict(
         When ``run`` is not a run directory, ``samples`` or ``scale`` is none of these, the time slices are not those
         of the networks, a value is not finite, or the mean at t_ref is zero.
     """
-    from sdpipe import guard, inference
-    from sdpipe.assessment import judge
-    from sdpipe.prediction import typical
+    from sdpipe.infer import guard, inference
+    from sdpipe.infer.assessment import judge
+    from sdpipe.pipeline.prediction import typical
 
     if scale != "auto" and not (isinstance(scale, Real) and np.isfinite(scale) and scale):
         raise UserError(f"scale: {scale!r} is not allowed; allowed: 'auto', or a finite number other than 0")
@@ -197,7 +198,7 @@ class _Data:
 
 def _data(run: Run, samples: xr.Dataset | xr.DataArray | NDArray) -> _Data:
     """Return what was given to :func:`predict`; raise UserError where it cannot be used."""
-    from sdpipe import labelled
+    from sdpipe.correlators import labelled
 
     if not isinstance(samples, xr.Dataset):
         values = _values(run, samples)

@@ -25,7 +25,7 @@ from hypothesis import settings
 
 import sdpipe
 from sdpipe import cli as command_line
-from sdpipe import cluster
+from sdpipe.workers import pools
 
 os.environ.update({"MKL_CBWR": "AUTO,STRICT"})  # as in a worker, so that networks are the same to the last bit
 
@@ -116,7 +116,7 @@ class SerialPool:
     def map(
         self,
         function: Callable[..., Any],
-        tasks: list[cluster.Task],
+        tasks: list[pools.Task],
         on_message: Callable[[dict[str, Any]], None] | None = None,
     ) -> Iterator[tuple[str, Any]]:
         self.on_message = on_message
@@ -220,9 +220,9 @@ def serial(monkeypatch: pytest.MonkeyPatch) -> Iterator[SerialPool]:
     def in_this_process(*_arguments: Any) -> Iterator[SerialPool]:
         yield pool
 
-    monkeypatch.setattr(cluster.LocalMachine, "pool", in_this_process)
-    monkeypatch.setattr(cluster, "report", pool.report)
-    monkeypatch.setattr(cluster, "memory", lambda: pool.memory)
+    monkeypatch.setattr(pools.LocalMachine, "pool", in_this_process)
+    monkeypatch.setattr(pools, "report", pool.report)
+    monkeypatch.setattr(pools, "memory", lambda: pool.memory)
     threads = torch.get_num_threads()
     yield pool
     torch.set_num_threads(threads)

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 import sdpipe
-from sdpipe import __version__, store
+from sdpipe import __version__
 from sdpipe import cli as command_line
 from sdpipe.cli import EXAMPLES, HELP
-from sdpipe.configfile import load_config
+from sdpipe.config.load import load_config
+from sdpipe.disk import store
 
 if TYPE_CHECKING:
     from tests.conftest import Finished, Outcome, SerialPool

@@ -16,9 +16,12 @@ import torch
 import xarray as xr
 
 import sdpipe
-from sdpipe import checkpoint, inference, store, verify
+from sdpipe.disk import store
+from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
-from sdpipe.layout import Layout
+from sdpipe.infer import inference
+from sdpipe.learn import trained
+from sdpipe.pipeline import verify
 
 if TYPE_CHECKING:
     from tests.conftest import Outcome
@@ -102,5 +105,5 @@ def test_a_network_of_another_schema_is_refused_and_left_as_it_is(
     for command in (["run"], ["predict", "bootstrap=60"], ["status"], ["status", "--verify"]):
         assert words in cli(command[0], finished_copy, *command[1:]).fault
     with pytest.raises(UserError, match=re.escape(words)):
-        checkpoint.load(path)
+        trained.load(path)
     assert snapshot(finished_copy) == before

@@ -1,4 +1,4 @@
-"""The house stands: imports go down only, Dask lives in one place, the training core needs PyTorch and NumPy only."""
+"""The house stands: ten rooms, imports go down only, Dask in one room, the training core on PyTorch and NumPy only."""
 
 from __future__ import annotations
 
@@ -12,86 +12,94 @@ import sdpipe
 
 PACKAGE = Path(sdpipe.__file__).parent
 
-FLOORS = [
-    {"errors", "rng", "sections", "console"},
-    {"config", "files", "kernels", "networks", "noise", "records", "resampling", "folding"},
-    {"lock", "quadrature", "containers", "stacks", "transforms", "feeds", "checked", "typicality"},
-    {"spectra", "store", "training", "memory", "readers", "calibration"},
-    {"crosschecks"},
-    {"configfile", "samples", "families", "correlators", "checkpoint", "budget", "figures", "tables"},
-    {"layout", "problem", "guard", "labelled", "inference", "integrals", "history", "dataset", "cluster"},
-    {"page", "mocks", "assessment", "coverage", "validation_figures", "asymptotics"},
-    {"blocks", "glossary", "provenance", "slurm"},
-    {"generation", "audience", "pending", "report", "workers", "verify"},
-    {"validation", "prediction"},
-    {"status"},
-    {"plan", "plots", "stages"},
-    {"overview", "session"},
-    {"run"},
-    {"cli"},
-    {"__main__"},
-]
-"""From the ground up; a module imports from lower floors only."""
+ROOMS = (
+    ("top", "what people call: the command line, open_run, predict"),
+    ("pipeline", "the stages, what they are made of, what is done"),
+    ("show", "figures, tables, the report, the console"),
+    ("workers", "pools of workers, local and on Slurm: the only room that imports Dask"),
+    ("infer", "prediction, budget, calibration, coverage, trust, integrals"),
+    ("learn", "networks and their training"),
+    ("disk", "stores, receipts, layout, lock"),
+    ("config", "the YAML file and the problem that it builds"),
+    ("correlators", "file formats, statistics, folding"),
+    ("physics", "kernels, quadrature, spectral densities, noise"),
+)
+"""From the top down; a room imports from itself and from rooms below it only. ``errors`` is for all."""
+
+NAMES = [name for name, _ in ROOMS]
 
 
-def modules() -> list[str]:
-    """Return the names of all modules but the package itself."""
-    return sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__")
-
-
-def imports(module: str) -> set[str]:
-    """Return every absolute module that ``module`` imports, inside functions too, but not for type checks only."""
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    found = set()
-    for node in ast.walk(tree):
-        if node in skipped:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{a.name}" for a in node.names} if node.module == "sdpipe" else {node.module}
+def modules() -> dict[str, tuple[str, Path]]:
+    """Return module -> (its room, its file)."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts[-1] != "__init__":
+            found[".".join(parts)] = (parts[0] if len(parts) > 1 else "top", path)
     return found
 
 
-def own(module: str) -> set[str]:
-    """Return the sdpipe modules that ``module`` imports."""
-    return {n.split(".")[1] for n in imports(module) if n.startswith("sdpipe.")} & set(modules())
+def imports(path: Path, skip_types: bool = False) -> set[str]:
+    """Return every absolute module that a file imports, inside functions too."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if skip_types and isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in (n for n in ast.walk(tree) if n not in skipped):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
-def test_every_module_has_a_floor() -> None:
-    assert sorted(name for floor in FLOORS for name in floor) == modules()
+def own(path: Path) -> set[str]:
+    """Return the modules of sdpipe that a file imports."""
+    parts = [name.split(".")[1:] for name in imports(path, skip_types=True) if name.startswith("sdpipe.")]
+    return {m for p in parts for m in (".".join(p[:n]) for n in (1, 2)) if m in modules()}
+
+
+def test_the_rooms_are_those_of_the_table() -> None:
+    there = {p.parent.name for p in PACKAGE.glob("*/__init__.py")}
+    assert there == set(NAMES[1:])
 
 
 @pytest.mark.parametrize("module", modules())
 def test_imports_go_down_only(module: str) -> None:
-    level = next(i for i, floor in enumerate(FLOORS) if module in floor)
-    below = set().union(*FLOORS[:level])
-    assert own(module) <= below
+    room, path = modules()[module]
+    allowed = NAMES[NAMES.index(room) :]
+    for other in own(path) - {"errors"}:
+        assert modules()[other][0] in allowed, f"{module} in {room} imports {other}"
 
 
-def test_dask_is_imported_where_pools_are_made_only() -> None:
-    users = {
-        m for m in modules() if any(n.split(".")[0] in ("dask", "distributed", "dask_jobqueue") for n in imports(m))
-    }
-    assert users == {"cluster", "slurm"}
+def test_no_circle() -> None:
+    left = {module: own(path) for module, (_, path) in modules().items()}
+    while ground := {module for module, needs in left.items() if not needs & left.keys()}:
+        left = {module: needs for module, needs in left.items() if module not in ground}
+    assert left == {}
+
+
+def test_dask_is_imported_in_one_room_only() -> None:
+    def uses_dask(path: Path) -> bool:
+        return any(n.split(".")[0] in ("dask", "distributed", "dask_jobqueue") for n in imports(path))
+
+    assert {room for room, path in modules().values() if uses_dask(path)} == {"workers"}
 
 
 def test_the_training_core_needs_pytorch_and_numpy_only() -> None:
-    core, todo = set(), {"training"}
+    core, todo = set(), {"learn.training"}
     while todo:
         module = todo.pop()
         core.add(module)
-        todo |= own(module) - core
-    outside = {n.split(".")[0] for m in core for n in imports(m)} - {"sdpipe"} - set(sys.stdlib_module_names)
-    assert outside == {"torch", "numpy"}
+        todo |= own(modules()[module][1]) - core
+    outside = {n.split(".")[0] for m in core for n in imports(modules()[m][1])}
+    assert outside - {"sdpipe"} - set(sys.stdlib_module_names) == {"torch", "numpy"}
 
 
-@pytest.mark.parametrize("module", modules())
-def test_files_stay_short(module: str) -> None:
-    assert len((PACKAGE / f"{module}.py").read_text().splitlines()) <= 300
+def test_physics_knows_no_config_no_disk_and_no_dask() -> None:
+    outside = {n.split(".")[0] for room, path in modules().values() if room == "physics" for n in imports(path)}
+    assert outside - {"sdpipe"} - set(sys.stdlib_module_names) <= {"numpy", "scipy"}

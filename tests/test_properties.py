@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdpipe
-from sdpipe import noise
-from sdpipe.budget import error_budget
-from sdpipe.kernels import Kernel, Observables
-from sdpipe.spectra import peaks
+from sdpipe.infer.budget import error_budget
+from sdpipe.physics import noise
+from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.spectra import peaks
 
 GRID = Observables(Kernel("vector", 16, 1.0), (1, 2, 3, 4, 5), (0.44, 0.63), (0.2, 0.8, 1.4, 2.0))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sdpipe
-from sdpipe import problem
+from sdpipe.config import problem
 
 if TYPE_CHECKING:
     from tests.conftest import Outcome, SerialPool

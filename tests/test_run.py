@@ -15,8 +15,8 @@ import pytest
 import xarray as xr
 
 import sdpipe
-from sdpipe import problem
-from sdpipe.configfile import load_config
+from sdpipe.config import problem
+from sdpipe.config.load import load_config
 from sdpipe.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from sdpipe import checkpoint, slurm
-from sdpipe.configfile import load_config
+from sdpipe.config.load import load_config
 from sdpipe.errors import DamageError, UserError
+from sdpipe.learn import trained
+from sdpipe.workers import slurm
 
 if TYPE_CHECKING:
     from tests.conftest import Finished, Outcome
@@ -31,8 +32,8 @@ class Bomb:
 POOL = """
 from pathlib import Path
 import psutil
-from sdpipe import cluster
-with cluster.local_pool(2, Path("log.html"), lambda text: None) as pool:
+from sdpipe.workers import pools
+with pools.local_pool(2, Path("log.html"), lambda text: None) as pool:
     print(pool.client.scheduler_info()["address"])
     for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
         for connection in process.net_connections("inet"):
@@ -68,7 +69,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     sign, path = tmp_path / "sign", tmp_path / "a.pt"
     torch.save({"schema": 1, "weights": Bomb(sign)}, path)
     with pytest.raises(DamageError, match="not a readable checkpoint"):
-        checkpoint.load(path)
+        trained.load(path)
     assert not sign.exists()
 
 

@@ -18,14 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdpipe import problem, readers
-from sdpipe.config import Config, plain, to_yaml
-from sdpipe.configfile import Origin, load_config, read_config
+from sdpipe.config import problem
+from sdpipe.config.load import Origin, load_config, read_config
+from sdpipe.config.schema import Config, plain, to_yaml
+from sdpipe.correlators import readers
+from sdpipe.correlators.records import Record
+from sdpipe.disk.layout import Layout
 from sdpipe.errors import ConfigError, UserError
-from sdpipe.layout import Layout
-from sdpipe.plan import plan
-from sdpipe.records import Record
-from sdpipe.stages import in_one_go
+from sdpipe.pipeline.plan import plan
+from sdpipe.pipeline.stages import in_one_go
 from tests.faults.conftest import FULL
 
 if TYPE_CHECKING:

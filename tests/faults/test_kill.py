@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from sdpipe import checkpoint, stages
+from sdpipe.learn import trained
+from sdpipe.pipeline import stages
 from tests.faults.conftest import FULL, wait_for
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def content(root: Path) -> dict[str, object]:
         if path.name != "zarr.json":  # metadata hold the time of creation
             found[str(path.relative_to(root))] = path.read_bytes()
     for path in (root / "networks").glob("*.pt"):
-        n = checkpoint.load(path)
+        n = trained.load(path)
         weights = {k: v.numpy().tobytes() for k, v in n.parameters.items()}
         found[path.name] = (weights, n.train_loss, n.val_loss, n.best_epoch, n.matrix.tobytes(), n.weight.tobytes())
     return found

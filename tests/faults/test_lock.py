@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 import sdpipe
-from sdpipe import lock
+from sdpipe.disk import lock
 from tests.faults.conftest import wait_for
 
 if TYPE_CHECKING:

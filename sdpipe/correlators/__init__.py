@@ -1,0 +1,1 @@
+"""Correlators of users: file formats, statistics, folding."""

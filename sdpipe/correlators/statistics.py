@@ -1,0 +1,77 @@
+"""Statistics of a time series of configurations: bins, autocorrelation, jackknife and bootstrap."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpipe.physics import rng
+
+Array = NDArray[np.float64]
+
+WINDOW = 1.5
+"""S of Wolff's automatic window: the ratio of the exponential to the integrated autocorrelation time."""
+
+
+def binned(samples: Array, size: int) -> Array:
+    """Return means (n // size, t) over ``size`` consecutive rows of (n, t); rows left over at the end are dropped.
+
+    >>> binned(np.array([[1.0], [3.0], [5.0], [7.0], [100.0]]), 2).tolist()
+    [[2.0], [6.0]]
+    """
+    n = len(samples) // size
+    return samples[: n * size].reshape(n, size, -1).mean(axis=1)
+
+
+def from_jackknife(samples: Array) -> Array:
+    """Return the configurations x_i = n x_mean - (n - 1) x_(i) behind jackknife samples x_(i), (n, t).
+
+    Exact, since C(t) itself is an average over configurations: with them, mean and covariance of the mean are
+    those of the jackknife, (n - 1) / n sum_i (x_(i) - x_mean)^2.
+    """
+    n = len(samples)
+    return n * samples.mean(axis=0) - (n - 1) * samples
+
+
+def covariance_of_mean(samples: Array) -> Array:
+    """Return the covariance (t, t) of the mean of independent samples (cfg, t): their covariance over n."""
+    return np.atleast_2d(np.cov(samples, rowvar=False, ddof=1)) / len(samples)
+
+
+def covariance_of_bootstrap(samples: Array) -> Array:
+    """Return the covariance (t, t) that bootstrap means (boot, t) spread with: that of the mean, no factor 1/n."""
+    return np.atleast_2d(np.cov(samples, rowvar=False, ddof=1))
+
+
+def bootstrap(configurations: Array, count: int, seed: int, stream: str) -> Array:
+    """Return ``count`` bootstrap means (boot, t) of configurations (cfg, t), drawn with replacement."""
+    n = len(configurations)
+    drawn = rng.generator(seed, "bootstrap", stream).integers(n, size=(count, n))
+    weights = np.stack([np.bincount(row, minlength=n) for row in drawn]) / n
+    return weights @ configurations
+
+
+def autocorrelation_time(series: Array) -> tuple[Array, Array]:
+    """Return tau_int and its error, each (t,), of series (n, t), in units of their spacing.
+
+        tau_int = 1/2 + sum_{s=1}^{W} Gamma(s) / Gamma(0),   error^2 = 4/n (W + 1/2 - tau_int) tau_int^2
+
+    with W the first s at which exp(-s / tau) - tau / sqrt(s n) < 0, tau = S / log((2 tau_int + 1) / (2 tau_int - 1)),
+    or n/2. Independent series have tau_int = 1/2; correlation makes the error of the mean sqrt(2 tau_int) larger.
+
+    U. Wolff, Comput. Phys. Commun. 156 (2004) 143, hep-lat/0306017;
+    N. Madras and A. Sokal, J. Stat. Phys. 50 (1988) 109.
+    """
+    n = len(series)
+    deviation = series - series.mean(axis=0)
+    power = np.abs(np.fft.rfft(deviation, 2 * n, axis=0)) ** 2
+    gamma = np.fft.irfft(power, axis=0)[:n] / np.arange(n, 0, -1)[:, None]
+    integrated = np.cumsum(gamma / gamma[0], axis=0) - 0.5
+    lag = np.arange(1, max(n // 2, 2))[:, None]
+    value = np.maximum(integrated[lag[:, 0]], 0.5 + 1e-9)
+    tau = WINDOW / np.log((2 * value + 1) / (2 * value - 1))
+    enough = np.exp(-lag / tau) - tau / np.sqrt(lag * n) < 0
+    enough[-1] = True
+    window = lag[np.argmax(enough, axis=0), 0]
+    value = np.take_along_axis(integrated, window[None], axis=0)[0]
+    return value, np.sqrt(4 / n * np.maximum(window + 0.5 - value, 0)) * np.abs(value)

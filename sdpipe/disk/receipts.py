@@ -1,0 +1,137 @@
+"""Receipts: the one mechanism that says what is done in a run directory.
+
+A *piece* is what is made in one go: a block of samples, a network, the budget of a target. When all of its files are
+on disk, its receipt is written, last and in one step: what it was made from, and the SHA-256, size and time of change
+of each file. The receipt is sealed with its own SHA-256. A piece is done when its receipt is there and whole, is of
+today's inputs, and its files agree with it. Whatever lost or damaged a file, or put another in its place, the piece is
+not done, and the next run makes it anew.
+
+A file whose size and time of change are those of the receipt is taken to be the file that was written; any other is
+hashed. ``thorough`` checks hash every file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdpipe.disk.files import STATE, write_text
+from sdpipe.errors import DamageError
+
+Stamp = tuple[str, int, int]
+"""SHA-256, size in bytes, and time of change in nanoseconds of a file."""
+
+
+def seal(content: Any) -> str:
+    """Return plain data as one line of JSON that ends with its own SHA-256.
+
+    >>> unseal(seal({"a": 1})), unseal(seal({"a": 1}).replace("1", "2", 1))
+    ({'a': 1}, None)
+    """
+    text = json.dumps(content, sort_keys=True)
+    return f"{text} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def unseal(line: str) -> Any:
+    """Return the data of a line of :func:`seal`, or None where it is not what was written."""
+    text, _, digest = line.strip().rpartition(" ")
+    return json.loads(text) if hashlib.sha256(text.encode()).hexdigest() == digest else None
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; raises DamageError where it is lost or cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise DamageError(path, "lost") from None
+    except OSError as error:
+        raise DamageError(path, f"cannot be read ({error.strerror})") from None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a piece was made from, its files by their path in the run directory, and what else is worth noting."""
+
+    made_from: str
+    files: dict[str, Stamp]
+    facts: dict[str, Any]
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of each file."""
+        return {name: stamp[0] for name, stamp in self.files.items()}
+
+
+class Receipts:
+    """All receipts of a run directory. A piece is named by its stage and its own name."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.directory = root, root / STATE / "receipts"
+
+    def path(self, stage: str, piece: str) -> Path:
+        """Return the file of one receipt."""
+        return self.directory / stage / f"{piece}.json"
+
+    def write(self, stage: str, piece: str, made_from: str, files: Iterable[Path], **facts: Any) -> None:
+        """Say that a piece is done. Call it when all of its files are on disk."""
+        stamps = {}
+        for file in sorted(files):
+            stat = file.stat()
+            stamps[file.relative_to(self.root).as_posix()] = (sha256(file), stat.st_size, stat.st_mtime_ns)
+        path = self.path(stage, piece)
+        path.parent.parent.mkdir(exist_ok=True)
+        write_text(path, seal({"made_from": made_from, "files": stamps, "facts": facts}))
+
+    def read(self, stage: str, piece: str) -> Receipt | None:
+        """Return the receipt of a piece, or None where there is none.
+
+        Raises DamageError where it is not what was written.
+        """
+        path = self.path(stage, piece)
+        try:
+            content = unseal(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            content = None
+        if content is None:
+            raise DamageError(path, "damaged (a receipt that is not what was written)")
+        return Receipt(content["made_from"], {k: tuple(v) for k, v in content["files"].items()}, content["facts"])
+
+    def check(self, receipt: Receipt, thorough: bool = False) -> Iterator[DamageError]:
+        """Yield each file that does not agree with its receipt."""
+        for name, (digest, size, changed) in receipt.files.items():
+            path = self.root / name
+            try:
+                stat = path.stat()
+                if not thorough and (stat.st_size, stat.st_mtime_ns) == (size, changed):
+                    continue
+                if stat.st_size != size or sha256(path) != digest:
+                    yield DamageError(path, "damaged (not what its receipt says)")
+            except DamageError as error:
+                yield error
+            except OSError as error:
+                yield DamageError(path, "lost" if isinstance(error, FileNotFoundError) else str(error.strerror))
+
+    def damage(self) -> Iterator[DamageError]:
+        """Yield every receipt that is damaged, and every file that does not agree with its receipt, all bytes read."""
+        for stage, piece in self.all():
+            try:
+                receipt = self.read(stage, piece)
+            except DamageError as error:
+                yield error
+            else:
+                yield from self.check(receipt, thorough=True) if receipt else ()
+
+    def all(self) -> list[tuple[str, str]]:
+        """Return stage and name of every piece that has a receipt, whole or not."""
+        return [(p.parent.name, p.stem) for p in sorted(self.directory.glob("*/*.json"))]
+
+    def forget(self, stage: str, piece: str) -> None:
+        """Say that a piece is not done after all."""
+        self.path(stage, piece).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""From networks to numbers with errors: prediction, budget, calibration, coverage, trust, integrals."""

@@ -1,0 +1,107 @@
+"""Do error bars hold: coverage, split-conformal factors, and the width that the data cannot resolve.
+
+Arrays have samples first: central, truth and error (sample, ...), trailing axes such as (sigma, E).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from sdpipe.config.rules import draws_needed
+from sdpipe.infer.typicality import nearest
+
+Array = NDArray[np.float64]
+
+RULES = ("given", "auto")
+"""How a correlator is sized before the networks see it: by a factor that is known, or by that of largest evidence.
+
+Errors that hold for one need not hold for the other, so each is calibrated by itself.
+"""
+
+BAND = 3.0
+"""Standard deviations of the binomial distribution within which a coverage agrees with its level."""
+
+
+def rule_of(family: int) -> int:
+    """Return which of ``RULES`` sizes the draws of a validation family: the first families have one each.
+
+    >>> [rule_of(family) for family in range(4)]
+    [0, 1, 0, 0]
+    """
+    return family if family < len(RULES) else 0
+
+
+def conformal_factor(scores: Array, level: float) -> Array:
+    """Return q, the ceil((n + 1) level)-th smallest of n scores (n, ...), along the first axis.
+
+    A new score exchangeable with these is at most q with probability >= level, whatever their distribution:
+    split-conformal prediction, J. Lei et al., J. Am. Stat. Assoc. 113 (2018) 1094.
+
+    Raises ValueError when there are fewer scores than :func:`draws_needed`.
+    """
+    n = len(scores)
+    if n < draws_needed(level):
+        raise ValueError(f"{n} draws cannot calibrate level {level}: {draws_needed(level)} are needed")
+    return np.sort(scores, axis=0)[ceil((n + 1) * level - 1e-9) - 1]
+
+
+def conformal_rank(scores: Array, calibration: Array) -> Array:
+    """Return the level (n, ...) at which the calibrated error just covers each score: 1 where none does.
+
+    The smallest k / (m + 1) whose conformal factor from m calibration scores (m, ...) reaches the score; uniform for
+    exchangeable scores, so that the share of ranks <= level is the coverage at that level.
+    """
+    flat, reference = scores.reshape(len(scores), -1), np.sort(calibration.reshape(len(calibration), -1), axis=0)
+    below = [np.searchsorted(reference[:, j], flat[:, j], side="left") for j in range(flat.shape[1])]
+    return ((np.stack(below, axis=1) + 1) / (len(reference) + 1)).reshape(scores.shape)
+
+
+def gaussian_quantile(level: float) -> float:
+    """Return the number of standard deviations that hold ``level`` of a normal density, on both sides."""
+    return float(ndtri((1 + level) / 2))
+
+
+def band(level: float, count: int) -> float:
+    """Return how far a coverage from ``count`` spectra may be from ``level``: BAND binomial standard deviations.
+
+    Energies of one spectrum are so strongly correlated that they count as one.
+    """
+    return BAND * float(np.sqrt(level * (1 - level) / count))
+
+
+def verdict(coverage: float, level: float, count: int) -> str:
+    """Return ``holds``, or ``too narrow`` or ``too wide`` where a coverage leaves the band around its level.
+
+    >>> verdict(0.69, 0.683, 1000), verdict(0.38, 0.683, 1000), verdict(0.99, 0.683, 1000)
+    ('holds', 'too narrow', 'too wide')
+    """
+    if abs(coverage - level) <= band(level, count):
+        return "holds"
+    return "too narrow" if coverage < level else "too wide"
+
+
+@dataclass(frozen=True, eq=False)
+class Resolution:
+    """What the data cannot resolve: residuals of the central ensemble on noise-free draws of the prior.
+
+    residual (draw, sigma, E) = mean over replicas of the estimate - truth; noise_scale (draw,) is
+    s = C(t_ref) / C_latt(t_ref) of the draw.
+    """
+
+    residual: Array
+    noise_scale: Array
+
+    def covariance(self, noise_scale: float) -> Array:
+        """Return <residual residual'> (sigma, E, E) over the quarter of draws nearest in noise scale."""
+        near = self.residual[nearest(noise_scale, self.noise_scale)]
+        return np.einsum("dse,dsf->sef", near, near) / len(near)
+
+    def width(self, noise_scales: Array) -> Array:
+        """Return Delta_resolution = sqrt(<residual^2>) (n, sigma, E) at each of the noise scales (n,)."""
+        squares = self.residual**2
+        return np.sqrt(np.stack([squares[nearest(s, self.noise_scale)].mean(axis=0) for s in noise_scales]))

@@ -1,0 +1,1 @@
+"""Networks and their training: PyTorch and NumPy only where training runs."""

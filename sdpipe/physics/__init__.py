@@ -1,0 +1,1 @@
+"""The physics: kernels, quadrature, spectral densities, noise. NumPy only: no config, no disk, no Dask."""

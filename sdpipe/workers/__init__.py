@@ -1,0 +1,1 @@
+"""Pools of workers, local and on Slurm: the only room that imports Dask."""
