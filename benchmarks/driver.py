@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from benchmarks.table import Row
-from sdpipe.workers.pools import Task, local_pool
+from benchmarks.workers import local_pool
+from sdpipe.workers.pool import Task
 
 BLOCKS, WORKERS = 10_000, 1000
 
@@ -17,7 +18,7 @@ def nothing(_: int) -> None:
 
 def measure(root: Path) -> list[Row]:
     """Time 10,000 blocks that do nothing, on as many workers as there are cores."""
-    with local_pool(2, root / "driver.html", lambda _: None) as pool:
+    with local_pool(2, root) as pool:
         list(pool.map(nothing, [Task(f"warm-{i}", (i,)) for i in range(100)]))
         begun = time.perf_counter()
         count = sum(1 for _ in pool.map(nothing, [Task(f"block-{i}", (i,)) for i in range(BLOCKS)]))

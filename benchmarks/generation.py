@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,16 @@ from scipy.special import eval_chebyt
 
 from benchmarks.table import Limit, Row, turn_by_turn, wall_seconds
 from benchmarks.training_sets import empty_run, one_ensemble
-from sdpipe.config import problem
+from benchmarks.workers import local_pool
 from sdpipe.config.schema import Config
 from sdpipe.disk.layout import Layout
 from sdpipe.physics.kernels import Observables, gaussian
 from sdpipe.physics.quadrature import ORDER
 from sdpipe.physics.samples import BATCH
 from sdpipe.physics.spectra import ChebyshevPrior
-from sdpipe.pipeline.generation import generate_block
 from sdpipe.pipeline.pieces import training_blocks
-from sdpipe.workers.pools import Task, cores, local_pool
+from sdpipe.pipeline.tasks import generate_block
+from sdpipe.workers.pool import Task, cores
 
 NODES = 28 * 16
 """Panels x nodes of the plain composite rule, whose two products a sample are c V and (...) K."""
@@ -32,10 +33,8 @@ TRAPEZOID_SAMPLES = 4
 
 def blocks_of(config: Config, root: Path) -> Callable[[], object]:
     """Return a function that writes one block after another of a new ``training.zarr``, round and round."""
-    empty_run(config, root)
-    blocks = training_blocks(config)
-    done = iter(range(10**9))
-    return lambda: generate_block(config, root, blocks[next(done) % (len(blocks) - 1)])
+    whole = cycle(empty_run(config, root)[:-1])
+    return lambda: generate_block(*next(whole))
 
 
 OMEGA = np.linspace(1e-6, 10, 4000)
@@ -60,7 +59,7 @@ def speed(root: Path) -> list[Row]:
     """Samples per second of one core, by processor time: a busy machine does not count."""
     config = one_ensemble(128, 400_000, "arcL")
     large = one_ensemble(512, 400_000, "arcL")
-    grid, prior = problem.observables(config), problem.prior(config, 128)
+    grid, prior = config.observables, config.spectra.prior(128)
     columns, size = grid.count, training_blocks(config)[0].stop
     g = np.random.default_rng(1)
     c, V, K = g.random((BATCH, 128)), g.random((128, NODES)), g.random((NODES, columns))
@@ -116,7 +115,7 @@ def speed(root: Path) -> list[Row]:
         ),
         Row(
             "generate Nb=512", training_blocks(large)[0].stop / t["512"], "samples/s/core", None,
-            (Limit("ours", "≥", 15_000),), note=f"{problem.prior(large, 512).quadrature(grid).nodes} nodes; "
+            (Limit("ours", "≥", 15_000),), note=f"{large.spectra.prior(512).quadrature(grid).nodes} nodes; "
             f"{rule.nodes} at Nb=128",
         ),
     ]  # fmt: skip
@@ -134,12 +133,10 @@ def _written() -> int:
 def writes(root: Path) -> list[Row]:
     """Bytes written for each byte on disk, and stored noise copies by all workers against the disk's own bandwidth."""
     config = one_ensemble(128, 200 * 2048, "arcL", "noise={kind: synthetic, r1: 1.0e-3, copies: 20}")
-    blocks, target, copy = training_blocks(config), root / "copies", root / "disk"
-
-    empty_run(config, target)
-    before = _written()
+    target, copy = root / "copies", root / "disk"
+    blocks, before = empty_run(config, target), _written()
     for block in blocks:
-        generate_block(config, target, block)
+        generate_block(*block)
     size = sum(f.stat().st_size for f in _files(Layout(target).training))
     amplification = (_written() - before) / size
     content = [f.read_bytes() for f in _files(target)]
@@ -151,16 +148,15 @@ def writes(root: Path) -> list[Row]:
             (copy / str(i)).write_bytes(data)
         os.sync()
 
-    with local_pool(cores(), root / "copies.html", lambda _: None) as pool:
+    with local_pool(cores(), root) as pool:
 
         def ours() -> None:
-            empty_run(config, target)
-            list(pool.map(generate_block, [Task(b.name, (config, target, b)) for b in blocks]))
+            list(pool.map(generate_block, [Task(piece.name, (*at, piece)) for *at, piece in empty_run(config, target)]))
             os.sync()
 
         t = turn_by_turn({"ours": ours, "disk": disk}, rounds=3, clock=wall_seconds)
-    empty_run(config, target)
-    core = turn_by_turn({"": lambda: generate_block(config, target, blocks[0])}, rounds=5)[""] * len(blocks)
+    blocks = empty_run(config, target)
+    core = turn_by_turn({"": lambda: generate_block(*blocks[0])}, rounds=5)[""] * len(blocks)
     return [
         Row("bytes written for each byte on disk", amplification, "", None, (Limit("ours", "≤", 1.01),)),
         Row(

@@ -18,7 +18,7 @@ from sdpipe.disk import store
 from sdpipe.disk.layout import Layout
 from sdpipe.learn import networks
 from sdpipe.physics.samples import is_validation
-from sdpipe.workers.pools import cores
+from sdpipe.workers.pool import cores
 
 PEAK = 67e12
 """Single-precision peak of an H200 outside its tensor cores, in operations a second."""
@@ -60,11 +60,11 @@ def measure(root: Path) -> list[Row]:
     plain = turn_by_turn({"": lambda: plain_epoch("arcL", sample, 32, "cuda")}, rounds=3, clock=wall_seconds)[""]
     stacks = {str(n): lambda n=n: stack_epoch("arcL", sample, 256, n, "cuda") for n in (5, 10, 20, 40)}
     sizes = turn_by_turn(stacks, rounds=3, clock=wall_seconds)
-    rate, one = pairs / trained, len(sample.x) / plain
+    rate, one = pairs / trained, sample.rows[0] / plain
     return [
         Row("audience at reference scale, generation included", (generated + trained) / 60, "min", None,
             (Limit("ours", "≤", 15),), True, f"whole commands; generation {generated:.0f} s on {cores()} cores"),
         Row("training of it", rate, "pairs/s", one, note="baseline: one arcL network, DataLoader, batch 32, this GPU"),
         Row("training of it, of the single-precision peak of an H200", 100 * operations / trained / PEAK, "%"),
-        *(Row(f"arcL, batch 256, stack of {n}", int(n) * len(sample.x) / t, "pairs/s", one) for n, t in sizes.items()),
+        *(Row(f"arcL, batch 256, stack of {n}", int(n) * sample.rows[0] / t, "pairs/s", one) for n, t in sizes.items()),
     ]  # fmt: skip

@@ -8,9 +8,8 @@ import torch
 
 from benchmarks.table import Row, turn_by_turn
 from benchmarks.training_sets import one_ensemble
-from sdpipe.config import problem
 from sdpipe.learn import networks
-from sdpipe.learn.stacks import Progress, Stack
+from sdpipe.learn.training import Stack
 from sdpipe.physics.samples import BATCH, generate
 
 REPLICAS, PAIRS = 5, 256
@@ -35,16 +34,15 @@ SHAPES = {
 def _generation(Nb: int, overrides: tuple[str, ...]) -> float:
     """Return microseconds of one core for a sample, without the write."""
     config = one_ensemble(Nb, 8 * BATCH, "arcL", *overrides)
-    prior, grid = problem.prior(config, Nb), problem.observables(config)
+    prior, grid = config.spectra.prior(Nb), config.observables
     t = turn_by_turn({"": lambda: generate(prior, grid, 1, 0, BATCH)}, rounds=9)
     return 1e6 * t[""] / BATCH
 
 
 def _step(network: str, inputs: int, outputs: int) -> float:
     """Return microseconds of one core for a pair, in a stack at the default batch."""
-    initial = networks.stack([networks.initialise(network, inputs, outputs, s) for s in range(REPLICAS)])
-    parameters = {k: v.float() for k, v in initial.items()}
-    stack = Stack(parameters, dict(parameters), [Progress(i) for i in range(REPLICAS)])
+    initial = [networks.initialise(network, inputs, outputs, s) for s in range(REPLICAS)]
+    stack = Stack.begin(initial, torch.device("cpu"), torch.float32)
     x, y = torch.randn(REPLICAS, PAIRS, inputs), torch.randn(REPLICAS, PAIRS, outputs)
 
     def steps() -> None:
@@ -63,14 +61,7 @@ def measure(_: Path) -> list[Row]:
     grids = {name: _generation(128, overrides) for name, overrides in GRIDS.items()}
     first = next(iter(grids.values()))
     rows += [Row(f"generate, Nb = 128, {name}", us, "us/sample", first, (), True) for name, us in grids.items()]
-    shapes = {
-        (16, 47): "",
-        (8, 47): ", 8 times",
-        (32, 47): ", 32 times",
-        (16, 24): ", 24 energies",
-        (16, 94): ", 94 energies",
-    }
-    steps = {name: _step("arcL", *shape) for shape, name in shapes.items()}
+    steps = {name: _step("arcL", *shape) for name, shape in SHAPES.items()}
     rows += [Row(f"train arcL{name}", us, "us/pair", steps[""], (), True) for name, us in steps.items()]
     smaller = {n: _step(n, 16, 47) for n in ("arcS", "arcM")}
     return rows + [Row(f"train {n}", us, "us/pair", steps[""], (), True) for n, us in smaller.items()]

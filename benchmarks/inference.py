@@ -13,12 +13,12 @@ from benchmarks.commands import run_stage
 from benchmarks.steps import plain_network
 from benchmarks.table import Limit, Row, turn_by_turn
 from benchmarks.training_sets import REFERENCE, SYNTHETIC
-from sdpipe.config import problem
 from sdpipe.config.load import load_config
+from sdpipe.config.problem import Inputs
 from sdpipe.config.schema import to_yaml
 from sdpipe.disk.layout import Layout
-from sdpipe.infer import inference
-from sdpipe.pipeline import audience
+from sdpipe.infer.predict import estimates
+from sdpipe.pipeline.tasks import load_audience, load_networks
 
 BARE_SAMPLES = 10
 
@@ -34,7 +34,7 @@ SMALL = [
 
 def analyze(config: Path, layout: Layout) -> float:
     """Analyse every target anew; return the wall seconds of the process."""
-    shutil.rmtree(layout.state("analyze"), ignore_errors=True)
+    shutil.rmtree(layout.receipts.directory / "analyze", ignore_errors=True)
     return run_stage("analyze", config, layout)
 
 
@@ -47,15 +47,16 @@ def measure(root: Path) -> list[Row]:
     shutil.rmtree(layout.root, ignore_errors=True)
     file.write_text(to_yaml(config))
     wall = {stage: run_stage(stage, file, layout) for stage in ("generate", "train", "predict", "validate")}
-    lattice = problem.lattice_noise(config)
-    members = audience.load_networks(config, layout)
+    lattice = Inputs(config).problem.noise
+    everyone = load_audience(config, layout)
+    members = everyone.networks
     samples = lattice.draw(lattice.mean, config.bootstrap, np.random.default_rng(1))
     modules = {name: plain_network(name).eval() for name in ("arcS", "arcL")}
     x = torch.as_tensor((samples - lattice.mean) @ members[0].matrix, dtype=torch.float32)
 
     def one_by_one() -> None:
         for member in members:
-            inference.predict([member], samples[:1])
+            estimates([member], samples[:1])
 
     def bare() -> None:
         with torch.inference_mode():
@@ -65,8 +66,8 @@ def measure(root: Path) -> list[Row]:
 
     t = turn_by_turn(
         {
-            "load": lambda: audience.load_networks(config, layout),
-            "predict": lambda: inference.predict(members, samples, config.budget.central),
+            "load": lambda: load_networks(config, layout),
+            "predict": lambda: everyone.predict(samples),
             "one by one": one_by_one,
             "bare": bare,
         },

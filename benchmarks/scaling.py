@@ -11,8 +11,10 @@ from statistics import median
 
 from benchmarks.table import Row
 from benchmarks.training_sets import one_ensemble
-from benchmarks.workers import generate_on
-from sdpipe.workers.pools import Pool, cores, local_pool
+from benchmarks.workers import generate_on, local_pool
+from sdpipe.config.schema import Cluster
+from sdpipe.workers.pool import Pool, cores
+from sdpipe.workers.pools import Workers
 
 BLOCKS = 12
 ROUNDS = 3
@@ -23,12 +25,9 @@ section: str | None = None
 
 @contextmanager
 def _slurm(jobs: int, root: Path) -> Iterator[Pool]:
-    from sdpipe.workers import slurm
-
-    settings = slurm.read_section(section, "cpu", False, root / "logs")
-    log = root / "slurm.html"
-    with slurm.slurm_pool(settings, 1000, jobs, False, root / "tls", log, lambda _: None) as pool:
-        while len(pool.client.scheduler_info()["workers"]) < jobs * settings.processes:
+    workers = Workers(Cluster(cpu=section, jobs=jobs), root / "logs", root / "tls", lambda _: None)
+    with workers, workers.pool("cpu", "benchmark", 1000) as pool:
+        while len(pool.client.scheduler_info()["workers"]) < jobs * pool.sharers:
             time.sleep(0.2)
         yield pool
 
@@ -45,7 +44,7 @@ def _measure(where: str, pool: Pool, workers: int, root: Path) -> tuple[float, f
 
 def measure(root: Path) -> list[Row]:
     """Efficiency against one worker: strong is t_1 / (n t_n) of the same blocks, weak t_1 / t_n of n times as many."""
-    pools = [("local", n, local_pool(n, root / "local.html", lambda _: None)) for n in range(1, cores() + 1)]
+    pools = [("local", n, local_pool(n, root)) for n in range(1, cores() + 1)]
     if section:
         pools += [(section, n, _slurm(n, root)) for n in (1, 2, 3)]
     rows, alone = [], {}

@@ -11,19 +11,19 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.table import Limit, Row, turn_by_turn
-from sdpipe.learn.feeds import Data, Member
+from sdpipe.learn.feeds import Chunk, Member, TrainingSet
 from sdpipe.learn.networks import FEATURE_MAPS, HIDDEN, NEGATIVE_SLOPE
 from sdpipe.learn.training import PROTOCOLS, train
 
 T, E, REPLICAS = 16, 47, 5
 
 
-def mock(samples: int, seed: int = 1) -> Data:
+def mock(samples: int, seed: int = 1) -> TrainingSet:
     """Return data of the reference scale's shapes; a step takes the same time on any numbers."""
     g = np.random.default_rng(seed)
     x, y = g.standard_normal((samples, T)), g.standard_normal((samples, E))
-    zero = np.zeros((T, E))
-    return Data(x, np.ones(samples), y, 0.1 * np.eye(T), x[:256], y[:256], zero, np.zeros(E), np.ones(E))
+    held, linear = [Chunk(x, np.ones(samples), y, x[:256], y[:256])], (np.zeros((T, E)), np.zeros(E), np.ones(E))
+    return TrainingSet(held.__getitem__, (samples,), (256,), 0, 0.1 * np.eye(T), *linear)
 
 
 def plain_network(network: str) -> nn.Module:
@@ -37,9 +37,10 @@ def plain_network(network: str) -> nn.Module:
     )  # fmt: skip
 
 
-def plain_epoch(network: str, data: Data, batch: int, device: str = "cpu") -> None:
+def plain_epoch(network: str, data: TrainingSet, batch: int, device: str = "cpu") -> None:
     """Train one network for an epoch: DataLoader, torch.nn, Adam."""
-    model, pairs = plain_network(network).to(device), TensorDataset(torch.Tensor(data.x), torch.Tensor(data.y))
+    model, chunk = plain_network(network).to(device), data.read(0)
+    pairs = TensorDataset(torch.Tensor(chunk.x), torch.Tensor(chunk.y))
     optimizer, loss = torch.optim.Adam(model.parameters(), lr=2e-4), nn.L1Loss()
     for x, y in DataLoader(pairs, batch_size=batch, shuffle=True):
         optimizer.zero_grad()
@@ -47,7 +48,7 @@ def plain_epoch(network: str, data: Data, batch: int, device: str = "cpu") -> No
         optimizer.step()
 
 
-def stack_epoch(network: str, data: Data, batch: int, replicas: int, device: str = "cpu") -> None:
+def stack_epoch(network: str, data: TrainingSet, batch: int, replicas: int, device: str = "cpu") -> None:
     """Train a stack for an epoch, with fresh noise, validation and all."""
     protocol = replace(PROTOCOLS["default"], epochs=1, batch=batch)
     members = [Member(0, ("mock", r)) for r in range(replicas)]
@@ -58,7 +59,7 @@ def measure(_: Path) -> list[Row]:
     """Pairs per second of one core at batch 32, for each replica, and how that grows with the stack."""
     torch.set_num_threads(1)
     rows, data = [], mock(4000)
-    pairs = len(data.x)
+    pairs = data.rows[0]
     for network in FEATURE_MAPS:
         t = turn_by_turn(
             {

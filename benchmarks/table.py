@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pandas as pd
+
 from sdpipe.show.tables import table
 
 
@@ -85,7 +87,7 @@ def show(rows: list[Row], where: str) -> str:
         ours = f"{number(r.ours)} {r.unit}"
         lines.append([r.what, ours, number(r.baseline), number(r.ratio), limits, kept, where])
     notes = [f"{r.what}: {r.note}" for r in rows if r.note]
-    return "\n".join([table(header, lines), *notes])
+    return "\n".join([table(pd.DataFrame(lines, columns=header)), *notes])
 
 
 def as_json(rows: list[Row], where: str) -> list[dict[str, Any]]:

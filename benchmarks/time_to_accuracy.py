@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.table import Limit, Row
 from benchmarks.training_sets import make, one_ensemble
-from sdpipe.config import problem
+from sdpipe.config.problem import Inputs
 from sdpipe.disk import files
 from sdpipe.learn import dataset
 from sdpipe.learn.feeds import Member
@@ -32,9 +32,8 @@ def curve(root: Path, protocol: str, inputs: str) -> Path:
     config = one_ensemble(Nb, NRHO, NETWORK, "smearing.sigma=[0.44]", f"training.inputs={inputs}")
     path = make(config, root / "data")
     chosen = PROTOCOLS[protocol]
-    fitted = dataset.load(
-        path, Nb, NRHO, SIGMA_INDEX, problem.lattice_noise(config), inputs, chosen, config.seed, "Nmax"
-    )
+    noise = Inputs(config).problem.noise
+    fitted = dataset.load(path, Nb, NRHO, SIGMA_INDEX, noise, inputs, chosen, config.seed, "Nmax")
     file = root / f"{protocol}-{inputs}.json"
     old = json.loads(file.read_text()) if file.exists() else {"val_loss": [], "wall": [], "cpu": []}
     noted = {"linear_loss": fitted.linear_loss, "done": False, **{k: old[k] for k in ("val_loss", "wall", "cpu")}}

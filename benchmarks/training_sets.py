@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sdpipe.config import problem
 from sdpipe.config.load import load_config
+from sdpipe.config.problem import Inputs, Problem
 from sdpipe.config.schema import Config
 from sdpipe.disk import store
 from sdpipe.disk.layout import Layout
-from sdpipe.pipeline.generation import generate_block
-from sdpipe.pipeline.pieces import training_blocks, training_template
+from sdpipe.pipeline.made_from import MadeFrom
+from sdpipe.pipeline.pieces import Piece, of_training
+from sdpipe.pipeline.tasks import generate_block, training_template
 
 REFERENCE = Path(__file__).parents[1] / "configs" / "broad-audience-T32.yaml"
 SYNTHETIC = "noise={kind: synthetic, r1: 1.0e-3}"
@@ -32,22 +33,24 @@ def one_ensemble(Nb: int, Nrho: int, network: str, *overrides: str) -> Config:
     )
 
 
-def empty_run(config: Config, root: Path) -> Layout:
-    """Make ``root`` anew as a run directory whose ``training.zarr`` waits for its blocks."""
+def empty_run(config: Config, root: Path) -> list[tuple[Problem, Path, Piece]]:
+    """Make ``root`` anew as a run directory whose ``training.zarr`` is empty; return what each block is made with.
+
+    These are the arguments of :func:`sdpipe.pipeline.tasks.generate_block`.
+    """
     shutil.rmtree(root, ignore_errors=True)
-    layout = Layout(root)
-    layout.state("generate").mkdir(parents=True)
+    layout, inputs = Layout(root), Inputs(config)
+    layout.driver.parent.mkdir(parents=True)
     layout.claim(config)
-    identity = problem.training_hash(config)
-    store.create(layout.training, *training_template(config), store.attributes(identity, config.seed))
-    return layout
+    made = MadeFrom(inputs, layout)
+    training_template(config).create(layout.training, store.attributes(made.training, config.seed))
+    return [(inputs.problem, root, piece) for piece in of_training(made) if piece.work]
 
 
 def make(config: Config, root: Path) -> Path:
     """Write ``training.zarr`` of a config in this process, unless it is there; return its path."""
     layout = Layout(root)
     if not layout.training.exists():
-        empty_run(config, root)
-        for block in training_blocks(config):
-            generate_block(config, root, block)
+        for block in empty_run(config, root):
+            generate_block(*block)
     return layout.training

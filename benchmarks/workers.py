@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -13,19 +15,26 @@ import psutil
 from benchmarks.commands import arguments
 from benchmarks.table import Limit, Row
 from benchmarks.training_sets import empty_run, one_ensemble
-from sdpipe.config.schema import Config, to_yaml
+from sdpipe.config.schema import Cluster, Config, to_yaml
 from sdpipe.disk.layout import Layout
-from sdpipe.pipeline.generation import generate_block
-from sdpipe.pipeline.pieces import training_blocks
-from sdpipe.workers.pools import Pool, Task, local_pool
+from sdpipe.pipeline.tasks import generate_block
+from sdpipe.workers.pool import Pool, Task
+from sdpipe.workers.pools import Workers
 
 SMALL, LARGE = 400_000, 4_000_000
 
 
+@contextmanager
+def local_pool(count: int, root: Path) -> Iterator[Pool]:
+    """Start a pool of ``count`` processes of this machine."""
+    workers = Workers(Cluster(), root, root / "tls", lambda _: None)
+    with workers, workers.pool("cpu", "benchmark", count) as pool:
+        yield pool
+
+
 def generate_on(pool: Pool, config: Config, root: Path, blocks: int) -> float:
     """Return the wall seconds of some blocks on a pool whose workers have already made one each."""
-    empty_run(config, root)
-    tasks = [Task(f"{root.name}-{b.name}", (config, root, b)) for b in training_blocks(config)]
+    tasks = [Task(f"{root.name}-{piece.name}", (*at, piece)) for *at, piece in empty_run(config, root)]
     workers = sum(pool.client.nthreads().values())
     list(pool.map(generate_block, tasks[:workers]))
     begun = time.perf_counter()
@@ -60,8 +69,8 @@ def measure(root: Path) -> list[Row]:
     memory = {n: peak_memory(one_ensemble(128, n, "arcL"), root / f"memory-{n}") for n in (SMALL, LARGE)}
     config, ratios = one_ensemble(128, 20 * 43_008, "arcL"), []
     with (
-        local_pool(1, root / "one.html", lambda _: None) as one,
-        local_pool(2, root / "two.html", lambda _: None) as two,
+        local_pool(1, root / "one") as one,
+        local_pool(2, root / "two") as two,
     ):
         for _ in range(5):
             times = [generate_on(pool, config, root / "workers", 10) for pool in (one, two)]

@@ -1,24 +1,40 @@
-"""sdpipe: smeared spectral densities from lattice correlators, with a full error budget."""
+"""sdpipe: smeared spectral densities from lattice correlators, with a full error budget.
+
+>>> import sdpipe
+>>> dir(sdpipe)
+['__version__', 'error_budget', 'integral', 'open_run', 'predict', 'read_correlator']
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from sdpipe.version import __version__
 
-_HOMES = {
-    "open_run": "sdpipe.run",
-    "predict": "sdpipe.run",
-    "read_correlator": "sdpipe.correlators.labelled",
-    "error_budget": "sdpipe.infer.budget",
-    "integral": "sdpipe.infer.integrals",
-}
+if TYPE_CHECKING:
+    from sdpipe.correlators.correlator import read_correlator
+    from sdpipe.infer.budget import error_budget
+    from sdpipe.infer.integrals import integral
+    from sdpipe.run import open_run, predict
 
 __all__ = ["__version__", "error_budget", "integral", "open_run", "predict", "read_correlator"]
+
+_HOMES = {
+    "error_budget": "infer.budget",
+    "integral": "infer.integrals",
+    "open_run": "run",
+    "predict": "run",
+    "read_correlator": "correlators.correlator",
+}
+"""Public name -> its module, imported once somebody asks for it."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(f"sdpipe.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'sdpipe' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

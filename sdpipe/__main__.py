@@ -1,8 +1,50 @@
-"""``python -m sdpipe``."""
+"""``python -m sdpipe``: runs one command and turns how it ended into an exit status."""
 
+from __future__ import annotations
+
+import os
+import signal
 import sys
 
-from sdpipe.cli import main
+from sdpipe.errors import RunError, UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 the user can mend it, 1 anything else, 130 interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        from sdpipe.cli import execute  # an interruption while this is imported ends in one line, too
+
+        execute(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read stdout has read enough, as in: sdpipe status RUN | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UserError as error:
+        return _fail(2, *error.faults)
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is safe; the same command goes on from there", file=sys.stderr)
+        return 130
+    except RunError as error:
+        return _fail(1, str(error))
+    except Exception as error:
+        if {"-v", "--verbose"} & set(argv):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else ""
+        return _fail(1, f"{type(error).__name__}: {reason} (-v shows where)")
+    return 0
+
+
+def _fail(status: int, *faults: str) -> int:
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return status
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
 
 if __name__ == "__main__":
     sys.exit(main())

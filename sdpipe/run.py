@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
-from dataclasses import dataclass
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -15,72 +15,116 @@ from numpy.typing import NDArray
 
 from sdpipe.config.load import load_config
 from sdpipe.config.schema import Config
+from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.statistics import covariance_of_bootstrap
 from sdpipe.disk import store
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
-from sdpipe.physics.noise import Noise
-from sdpipe.pipeline import pending
-from sdpipe.pipeline.pieces import every_network
+from sdpipe.pipeline import stages
+from sdpipe.pipeline.state import State
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sdpipe.infer.integrals import Weight
+    from sdpipe.infer.predict import Audience
     from sdpipe.learn.trained import Network
-    from sdpipe.show.plots import Plots
+    from sdpipe.show.figures import Plots
 
 STREAM = "predict"
 """Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
 
 
 class Run:
-    """A run directory. Stores are opened when first asked for, and read lazily."""
+    """A run directory. Stores are opened when first asked for, and read lazily.
+
+    What is damaged is not read: DamageError says which file, and the command that makes it anew. What was made from
+    other inputs than the config and its data files have now is read with a warning that says the command.
+
+    >>> run = sdpipe.open_run("runs/quickstart")
+    >>> run.training.correlator.dims, run.history.val_loss.dims
+    (('Nb', 'sample', 't'), ('ensemble', 'sigma', 'replica', 'epoch'))
+    >>> run.predictions["o3"].rho.dims
+    ('sigma', 'ensemble', 'replica', 'boot', 'E')
+    >>> bool((run.budget["o3"].total > 0).all()), "coverage" in run.validation
+    (True, True)
+    >>> run.networks[0].architecture, run.plot.reconstruction("o3").get_lines()[0].get_label()
+    ('arcS', 'central value')
+    """
 
     def __init__(self, path: Path) -> None:
         self.layout = Layout(path)
+        self.layout.refuse_without_config("status")
         self.config: Config = load_config(path)
 
     @property
     def training(self) -> xr.Dataset:
         """correlator (Nb, sample, t), smeared (Nb, sample, sigma, E), threshold (Nb, sample)."""
-        pending.require_training(self.config, self.layout)
+        stages.require(self._state, "train")
         return store.read(self.layout.training)
 
     @property
     def history(self) -> xr.Dataset:
         """train_loss, val_loss (ensemble, sigma, replica, epoch), linear_loss (ensemble, sigma)."""
+        self._checked("train", "history")
         return store.read(self.layout.history)
 
     @property
     def predictions(self) -> dict[str, xr.Dataset]:
         """Target -> rho (sigma, ensemble, replica, boot, E), correlator (boot, t), truth where known."""
-        return self._groups(self.layout.predictions)
+        return self._groups("predict", self.layout.predictions)
 
     @property
     def budget(self) -> dict[str, xr.Dataset]:
         """Target -> central, error, total, covariance, and truth and pull where known."""
-        return self._groups(self.layout.budget)
+        return self._groups("analyze", self.layout.budget)
 
     @property
     def validation(self) -> xr.Dataset:
         """Draws with known truth, the coverage of every error on them, and the factors that calibrate it."""
+        self._checked("validate", "validation")
         return store.read(self.layout.validation)
 
     @cached_property
     def networks(self) -> list[Network]:
         """Every trained network of the config. Their files are enough: data files need not be there."""
-        from sdpipe.learn import trained
+        from sdpipe.pipeline.tasks import load_networks
 
-        paths = [self.layout.network(*network) for network in every_network(self.config)]
-        markers = self.layout.markers("train", "")
-        return [trained.load(path, (markers.noted(path.stem) or {}).get("sha256")) for path in paths]
+        return load_networks(self.config, self.layout)
 
-    def _groups(self, path: Path) -> dict[str, xr.Dataset]:
-        return {name: store.read(path / name) for name in self.config.targets if (path / name).exists()}
+    @cached_property
+    def _audience(self) -> Audience:
+        from sdpipe.infer.predict import Audience
+
+        return Audience(self.networks, self.config.budget.central, self.config.spectra.E0[0])
+
+    @property
+    def _state(self) -> State:
+        """What is done now, from the data files as they are now."""
+        return State(self.config, self.layout)
+
+    def _checked(self, stage: str, *names: str) -> list[str]:
+        """Return those of the pieces ``names`` that are there; raise where one is damaged, warn where one is stale."""
+        state, there = self._state, []
+        for piece in stages.STAGE[stage].pieces(state.made):
+            if piece.name not in names:
+                continue
+            found = state.look(piece)
+            if found.damage:
+                raise found.damage
+            if found.condition == "stale" and not state.inputs.unreadable:
+                made = f"{stage}: {piece.name} was made from other inputs than those of now"
+                warnings.warn(f"{made}; run: {shlex.join(['sdpipe', stage, str(self.layout.root)])}", stacklevel=3)
+            there += [piece.name] if found.receipt else []
+        return there
+
+    def _groups(self, stage: str, path: Path) -> dict[str, xr.Dataset]:
+        return {name: store.read(path / name) for name in self._checked(stage, *self.config.targets)}
 
     @property
     def plot(self) -> Plots:
         """Figures on matplotlib axes: reconstruction, budget, history, samples."""
-        from sdpipe.show.plots import Plots
+        from sdpipe.show.figures import Plots
 
         return Plots(self)
 
@@ -90,9 +134,13 @@ class Run:
         Its errors are those of the total, not of the calibrated error, which is a promise for one energy at a time.
         Its attribute ``flags`` says what speaks against the result. Raises UserError where there is no prediction of
         the target, and for an f or limits that cannot be used.
+
+        >>> moment = sdpipe.open_run("runs/quickstart").integral("o3", lambda E: E**2, between=(0.5, 2.0))
+        >>> moment.central.dims, bool((moment.total > 0).all())
+        (('sigma',), True)
         """
-        from sdpipe.infer.assessment import judge, unresolved
         from sdpipe.infer.integrals import integral
+        from sdpipe.infer.trust import judge, unresolved
 
         there = self.predictions
         if target not in there:
@@ -104,20 +152,30 @@ class Run:
         return result.assign_attrs(flags=judge(data, validation)[1])
 
     def __repr__(self) -> str:
-        from sdpipe.pipeline.overview import as_text
+        from sdpipe.show.tables import run_as_text
 
-        return as_text(self.config, self.layout)
+        return run_as_text(self.config, self.layout, *self._stages())
 
     def _repr_html_(self) -> str:
-        from sdpipe.pipeline.overview import as_html
+        from sdpipe.show.tables import run_as_html
 
-        return as_html(self.config, self.layout)
+        return run_as_html(self.config, self.layout, *self._stages())
+
+    def _stages(self) -> tuple[pd.DataFrame, str | None]:
+        from sdpipe.show.tables import stages_frame
+
+        survey = stages.survey(self._state)
+        return stages_frame(survey), stages.next_stage(survey)
 
 
 def open_run(path: str | Path) -> Run:
     """Open the run directory ``path``.
 
     Raises UserError where it is not one.
+
+    >>> run = sdpipe.open_run("runs/quickstart")
+    >>> run.config.budget.central
+    'Nmax'
     """
     path = Path(path)
     if not path.is_dir():
@@ -140,7 +198,7 @@ def predict(
 
     The result carries what ``predictions.zarr`` records of a target as attributes, ``scale``, ``distance``, ``chi2``,
     ``dof``, ``back_check`` and ``flags`` among them, and after ``validate`` ``p_value``. A flag, such as noise unlike
-    that of the training (:mod:`sdpipe.infer.guard`), is also a warning. Where there are no more samples than times the
+    that of the training (:mod:`sdpipe.infer.trust`), is also a warning. Where there are no more samples than times the
     noise is not known: it is not compared, and the back-check takes that of the training.
 
     Raises
@@ -148,73 +206,62 @@ def predict(
     UserError
         When ``run`` is not a run directory, ``samples`` or ``scale`` is none of these, the time slices are not those
         of the networks, a value is not finite, or the mean at t_ref is zero.
+
+    Examples
+    --------
+    >>> run = sdpipe.open_run("runs/quickstart")
+    >>> rho = sdpipe.predict(run, run.predictions["o3"].correlator)
+    >>> rho.dims, rho.attrs["flags"]
+    (('sigma', 'ensemble', 'replica', 'boot', 'E'), [])
     """
-    from sdpipe.infer import guard, inference
-    from sdpipe.infer.assessment import judge
-    from sdpipe.pipeline.prediction import typical
+    from sdpipe.infer import trust
+    from sdpipe.infer.predict import reconstruct
 
     if scale != "auto" and not (isinstance(scale, Real) and np.isfinite(scale) and scale):
         raise UserError(f"scale: {scale!r} is not allowed; allowed: 'auto', or a finite number other than 0")
     run = run if isinstance(run, Run) else open_run(run)
-    data, central = _data(run, samples), run.config.budget.central
-    times, lattice = run.config.lattice.slices, inference.prior_of_data(run.networks, central).noise
-    if not np.isfinite(data.values).all() or data.mean[lattice.reference] == 0:
-        raise UserError(f"samples must be finite, and their mean at t = {times[lattice.reference]} other than zero")
-    factor = inference.amplitude_rule(run.networks, central)(data.mean) if scale == "auto" else float(scale)
-    rho = inference.predict(run.networks, data.values * factor, central) / np.float32(factor)
-    flags, own = list(data.flags), lattice
-    if data.covariance is not None:
-        own = Noise(times, factor * data.mean, factor**2 * data.covariance, "samples")
-        wrong = guard.compare(inference.of_ensemble(run.networks, central), data.mean, data.covariance)
-        unsaved = " (FILE holds these samples)" if data.keys["path"] == "FILE" else ""
-        flags += [f"{wrong}; {guard.remedy(str(run.layout.root), 'mine', data.keys)}{unsaved}"] if wrong else []
-    facts = {"scale": factor, "scale_rule": "auto" if scale == "auto" else "given"}
-    facts |= typical(run.config, run.networks, lattice, factor * data.mean, own, data.estimated_from, flags)
-    p_value, facts["flags"] = judge(xr.Dataset({"rho": rho}, attrs=facts), _calibration(run))
-    for flag in facts["flags"][len(data.flags) :]:
+    values, known, keys = _data(run, samples)
+    times, reference = run.config.lattice.slices, run._audience.noise.reference
+    if not np.isfinite(values).all() or known["mean"][reference] == 0:
+        raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
+    remedy = trust.remedy(str(run.layout.root), "mine", keys)
+    remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
+    made = reconstruct(run._audience, values, scale, remedy=remedy, **known)
+    p_value, flags = trust.judge(made, _calibration(run))
+    for flag in flags[len(known["flags"]) :]:
         warnings.warn(flag, stacklevel=2)
-    rho.attrs = {"units": "1", "long_name": "smeared spectral density", **facts}
-    return rho if p_value is None else rho.assign_attrs(p_value=p_value)
+    judged = {"flags": flags} if p_value is None else {"flags": flags, "p_value": p_value}
+    return made.rho.assign_attrs(made.attrs | judged)
 
 
 def _calibration(run: Run) -> xr.Dataset | None:
-    """Return what ``validate`` wrote, None where it did not, or when nothing was sized by evidence yet."""
+    """Return what ``validate`` wrote, None where it did not."""
     if run.config.budget.calibration != "conformal" or not run.layout.validation.exists():
         return None
-    return run.validation if "scale_rule" in run.validation.coords else None
+    return run.validation
 
 
-@dataclass(frozen=True, eq=False)
-class _Data:
-    """Bootstrap means (boot, t) with what is known of them; ``keys`` would read them from their file."""
+def _data(
+    run: Run, samples: xr.Dataset | xr.DataArray | NDArray
+) -> tuple[NDArray[np.float64], dict[str, Any], dict[str, Any]]:
+    """Return bootstrap means (boot, t), what is known of them, and the keys that read them from their file.
 
-    values: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    covariance: NDArray[np.float64] | None
-    keys: dict[str, Any]
-    flags: tuple[str, ...] = ()
-    estimated_from: int | None = None
-
-
-def _data(run: Run, samples: xr.Dataset | xr.DataArray | NDArray) -> _Data:
-    """Return what was given to :func:`predict`; raise UserError where it cannot be used."""
-    from sdpipe.correlators import labelled
-
-    if not isinstance(samples, xr.Dataset):
-        values = _values(run, samples)
-        covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
-        attrs = getattr(samples, "attrs", {})
-        keys = labelled.keys(attrs) if "sha256" in attrs else {"path": "FILE", "resampling": "bootstrap"}
-        return _Data(values, values.mean(axis=0), covariance, keys)
-    if not {"mean", "covariance"} <= samples.keys():
-        raise UserError(
-            f"samples: a Dataset of {', '.join(map(str, samples))}; allowed: what sdpipe.read_correlator returns, "
-            "or an array (boot, t) such as run.predictions[TARGET].correlator"
-        )
-    c = labelled.unlabelled(samples)
-    _check_times(run, c.times)
-    values = c.bootstrap(run.config.bootstrap, run.config.seed, STREAM)
-    return _Data(values, c.mean, c.covariance, labelled.keys(c.facts), tuple(c.flags), c.estimated_from)
+    Raises UserError where they cannot be used.
+    """
+    if isinstance(samples, xr.Dataset):
+        if not {"mean", "covariance"} <= samples.keys():
+            raise UserError(
+                f"samples: a Dataset of {', '.join(map(str, samples))}; allowed: what sdpipe.read_correlator returns, "
+                "or an array (boot, t) such as run.predictions[TARGET].correlator"
+            )
+        c = Correlator.from_xarray(samples)
+        _check_times(run, c.times)
+        known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
+        return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.of(c.facts).keys()
+    values, attrs = _values(run, samples), getattr(samples, "attrs", {})
+    covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
+    keys = Source.of(attrs).keys() if "sha256" in attrs else {"path": "FILE", "resampling": "bootstrap"}
+    return values, {"mean": values.mean(axis=0), "covariance": covariance, "flags": ()}, keys
 
 
 def _values(run: Run, samples: xr.DataArray | NDArray) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ ROOMS = (
     ("correlators", "file formats, statistics, folding"),
     ("physics", "kernels, quadrature, spectral densities, noise"),
 )
-"""From the top down; a room imports from itself and from rooms below it only. ``errors`` is for all."""
+"""From the top down; a room imports from itself and from rooms below it. ``errors`` and ``version`` are for all."""
 
 NAMES = [name for name, _ in ROOMS]
 
@@ -72,7 +72,7 @@ def test_the_rooms_are_those_of_the_table() -> None:
 def test_imports_go_down_only(module: str) -> None:
     room, path = modules()[module]
     allowed = NAMES[NAMES.index(room) :]
-    for other in own(path) - {"errors"}:
+    for other in own(path) - {"errors", "version"}:
         assert modules()[other][0] in allowed, f"{module} in {room} imports {other}"
 
 
@@ -103,3 +103,17 @@ def test_the_training_core_needs_pytorch_and_numpy_only() -> None:
 def test_physics_knows_no_config_no_disk_and_no_dask() -> None:
     outside = {n.split(".")[0] for room, path in modules().values() if room == "physics" for n in imports(path)}
     assert outside - {"sdpipe"} - set(sys.stdlib_module_names) <= {"numpy", "scipy"}
+
+
+def test_the_public_face_is_the_public_names() -> None:
+    assert dir(sdpipe) == sorted(sdpipe.__all__)
+    assert (PACKAGE / "py.typed").exists()
+    for name in sdpipe.__all__:
+        value = getattr(sdpipe, name)
+        assert isinstance(value, str) or ">>>" in value.__doc__, f"{name} has no example"
+
+
+def test_the_table_of_rooms_in_the_documents_is_that_of_the_house() -> None:
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert rows[: len(NAMES) + 1] == ["room", *NAMES]

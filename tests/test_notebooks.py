@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 import sdpipe
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished
+    from tests.fixtures import Finished
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 

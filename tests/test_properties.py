@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from sdpipe.infer.budget import error_budget
 from sdpipe.physics import noise
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.spectra import peaks
+
+if TYPE_CHECKING:
+    from tests.fixtures import Finished
 
 GRID = Observables(Kernel("vector", 16, 1.0), (1, 2, 3, 4, 5), (0.44, 0.63), (0.2, 0.8, 1.4, 2.0))
 
@@ -41,9 +44,11 @@ def test_kernel_and_smearing_are_linear(at: list[float], a: float, b: float, dat
 @pytest.mark.filterwarnings("ignore:no spectral density explains the data")  # samples are any numbers
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), exponent=st.integers(-20, 20))
-def test_a_prediction_does_not_depend_on_the_unit_of_the_correlator(seed: int, exponent: int) -> None:
+def test_a_prediction_does_not_depend_on_the_unit_of_the_correlator(
+    finished: Finished, seed: int, exponent: int
+) -> None:
     """In sdpipe.predict, samples are brought to the scale of the training set and their prediction back."""
-    run = sdpipe.open_run(Path(__file__).parent / "golden" / "run")
+    run = sdpipe.open_run(finished.root)
     samples = 1 + np.random.default_rng(seed).random((4, len(run.config.lattice.slices)))
     scaled = sdpipe.predict(run, samples * 2.0**exponent)
     plain = sdpipe.predict(run, samples)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import sdpipe
-from sdpipe.config import problem
+from sdpipe.config.problem import Inputs
 
 if TYPE_CHECKING:
-    from tests.conftest import Outcome, SerialPool
+    from tests.fixtures import Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
 
@@ -66,7 +66,7 @@ def test_a_real_correlator_from_file_to_budget(cli: Cli, serial: SerialPool, tmp
 
     # The store holds the correlator as it is in the file, and the scale that took it to the training set.
     C = folded(data)
-    noise = problem.lattice_noise(run.config)
+    noise = Inputs(run.config).problem.noise
     np.testing.assert_allclose(noise.mean, C.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(noise.covariance, np.cov(C, rowvar=False) / len(C), rtol=1e-6)
     predictions = run.predictions["eta_s"].load()

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from sdpipe.config.load import load_config
+from sdpipe.disk.receipts import sha256
 from sdpipe.errors import DamageError, UserError
 from sdpipe.learn import trained
 from sdpipe.workers import slurm
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, Outcome
+    from tests.fixtures import Finished
 
 
 class Bomb:
@@ -29,30 +30,8 @@ class Bomb:
         return Path.touch, (self.path,)
 
 
-POOL = """
-from pathlib import Path
-import psutil
-from sdpipe.workers import pools
-with pools.local_pool(2, Path("log.html"), lambda text: None) as pool:
-    print(pool.client.scheduler_info()["address"])
-    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-        for connection in process.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN:
-                print(connection.laddr.ip)
-"""
-
-
-def test_workers_of_this_machine_listen_on_loopback_only_and_speak_tls(
-    shell: Callable[..., Outcome], tmp_path: Path
-) -> None:
-    address, *listening = shell("-c", POOL, cwd=tmp_path).out.split()
-    assert address.startswith("tls://127.0.0.1:")
-    assert len(listening) >= 4
-    assert set(listening) == {"127.0.0.1"}
-
-
 def test_certificates_of_a_pool_are_readable_by_their_owner_only(tmp_path: Path) -> None:
-    security = slurm._certificates(tmp_path)
+    security = slurm.certificates(tmp_path)
     files = list(tmp_path.iterdir())
     assert {Path(security.tls_worker_key), Path(security.tls_worker_cert), Path(security.tls_ca_file)} == set(files)
     assert {stat.S_IMODE(f.stat().st_mode) for f in files} == {0o600}
@@ -69,7 +48,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     sign, path = tmp_path / "sign", tmp_path / "a.pt"
     torch.save({"schema": 1, "weights": Bomb(sign)}, path)
     with pytest.raises(DamageError, match="not a readable checkpoint"):
-        trained.load(path)
+        trained.load(path, sha256(path))
     assert not sign.exists()
 
 

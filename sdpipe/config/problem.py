@@ -1,268 +1,245 @@
-"""From the config to the objects of the physics: the one layer that knows both."""
+"""From the config to what is computed with: data files read once, and the objects of the physics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe.config import sections
-from sdpipe.config.schema import SCHEMA, Config, digest, plain
-from sdpipe.correlators import correlator, readers
-from sdpipe.correlators.correlator import Correlator, Source
+from sdpipe.config import schema
+from sdpipe.config.schema import Config, plain
+from sdpipe.correlators import correlator, formats
+from sdpipe.correlators.correlator import Correlator
 from sdpipe.errors import ConfigError, UserError
-from sdpipe.physics import noise, rng, samples, spectra
+from sdpipe.physics import noise, rng, samples
+from sdpipe.physics.families import Family
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
+from sdpipe.physics.spectra import ChebyshevPrior, Spectrum
 
 Array = NDArray[np.float64]
-
-
-def kernel(config: Config) -> Kernel:
-    """Return the kernel of the run."""
-    return Kernel(config.kernel, config.lattice.period, config.lattice.spacing)
-
-
-def energies(config: Config) -> tuple[float, ...]:
-    """Return the energies E in GeV."""
-    grid = np.linspace(config.energies.min, config.energies.max, config.energies.count)
-    return tuple(float(f"{e:.12g}") for e in grid)
-
-
-def observables(config: Config) -> Observables:
-    """Return C(t) and rho_sigma(E) on the grids of the run."""
-    return Observables(kernel(config), config.lattice.slices, tuple(config.smearing.sigma), energies(config))
-
-
-def prior(config: Config, Nb: int) -> spectra.ChebyshevPrior:
-    """Return the prior at basis size ``Nb``."""
-    s = config.spectra
-    return spectra.ChebyshevPrior(Nb, s.E0, s.epsilon, s.omega_max)
-
-
-def spectrum(section: sections.Mock) -> spectra.Spectrum:
-    """Return the known spectral density of a mock target."""
-    if isinstance(section, sections.O3):
-        return spectra.o3(section.threshold)
-    if isinstance(section, sections.DeltaTanh):
-        return spectra.delta_tanh(section.amplitude, section.mass, section.height, section.position, section.width)
-    if isinstance(section, sections.Peaks):
-        return spectra.peaks(tuple(section.amplitudes), tuple(section.masses))
-    raise TypeError(f"{section.kind} is not a single known spectral density")
-
 
 SIZES = (1e-37, 1e37)
 """What C(t_ref) of a known spectral density must lie between: the networks compute in 32 bits."""
 
+PRIOR = "chebyshev"
+"""The first validation family: the prior of the central ensemble, which calibrates."""
 
-def _integrals(config: Config, section: sections.Mock, *keys: str) -> tuple[Array, Array]:
-    """Return C (t,) and rho_sigma (sigma, E) of a single known spectral density, which is at ``keys`` in the config.
-
-    Raises ConfigError where its C(t) cannot be computed or is too small or too large.
-    """
-    grid, times = observables(config), config.lattice.slices
-    try:
-        with np.errstate(all="ignore"):
-            C, rho = grid.split(spectrum(section).integrals(grid, config.spectra.omega_max))
-    except RuntimeError as error:
-        raise ConfigError((keys, f"its integrals cannot be computed on these grids ({error})")) from None
-    at = times.index(1) if 1 in times else 0
-    if not (np.isfinite(C).all() and np.isfinite(rho).all() and SIZES[0] <= abs(C[at]) <= SIZES[1]):
-        allowed = f"{SIZES[0]:g} to {SIZES[1]:g} in size, and all values finite"
-        raise ConfigError((keys, f"C(t = {times[at]}) = {C[at]:.3g}; allowed: {allowed}"))
-    return C, rho
-
-
-def _known(config: Config, name: str) -> tuple[Array, Array]:
-    """Return C (t,) and rho_sigma (sigma, E) of a mock target; raise ConfigError where it cannot be used."""
-    grid, section = observables(config), config.targets[name]
-    if isinstance(section, sections.Chebyshev):
-        i = section.sample
-        draw = samples.generate(prior(config, section.Nb), grid, config.seed, i, i + 1, stream="target")
-        return draw.correlator[0], draw.smeared[0]
-    return _integrals(config, section, "targets", name)
-
-
-def _correlator(config: Config, section: sections.Data | sections.HDF5Noise, *keys: str) -> Correlator:
-    """Return the correlator of a section on the run's time slices, folded where the kernel is symmetric.
-
-    Raises ConfigError, with ``keys``, the section's place in the config, for a file that cannot be used.
-    """
-    if isinstance(section, sections.HDF5Noise):
-        source = Source(section.path, section.group, error="mean", covariance=section.covariance)
-    else:
-        source = Source(**{f.name: getattr(section, f.name) for f in fields(Source)})
-    k = kernel(config)
-    try:
-        return correlator.load(source, k.period if k.symmetric else None, config.lattice.slices)
-    except UserError as error:
-        raise _at(error, section, *keys) from None
-
-
-def _at(error: UserError, section: sections.Section, *keys: str) -> ConfigError:
-    """Return the fault of a data file as one of the section of the config at ``keys``."""
-    key = error.key or "path"
-    if key not in type(section).model_fields:
-        key = "group"
-    return ConfigError(*(((*keys, key), fault) for fault in error.faults))
-
-
-def lattice_noise(config: Config) -> Noise:
-    """Return C_latt and Cov_latt of the run.
-
-    Raises ConfigError for a file that cannot be used, see :func:`correlator.load` and :class:`Noise`, and for
-    synthetic noise that is no covariance.
-    """
-    section, times = config.noise, config.lattice.slices
-    if isinstance(section, sections.SyntheticNoise):
-        return _synthetic(config, section)
-    c = _correlator(config, section, "noise")
-    try:
-        return Noise(times, c.mean, c.covariance, c.where, c.flags)
-    except UserError as error:
-        raise _at(error, section, "noise") from None
-
-
-def _synthetic(config: Config, section: sections.SyntheticNoise) -> Noise:
-    times, mean = config.lattice.slices, _integrals(config, section.model, "noise", "model")[0]
-    try:
-        with np.errstate(all="ignore"):
-            made = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
-        return Noise(times, mean, noise.treat(made.covariance, section.covariance, made.source), made.source)
-    except UserError as error:
-        key = error.key or ("delta" if section.delta else "model")
-        raise ConfigError(*((("noise", key), fault) for fault in error.faults)) from None
+PRIOR_AUTO = "chebyshev-auto"
+"""The second: the same draws, each sized as real data with ``scale: auto`` are; it calibrates these."""
 
 
 @dataclass(frozen=True, eq=False)
-class TargetData:
-    """What is predicted: samples (boot, t), what scaled them, and the truth (sigma, E) or the data behind them.
+class Target:
+    """What is to be predicted: samples (boot, t) of C(t), and the truth (sigma, E) or the data behind them.
 
-    ``scale_rule`` is auto where the data themselves say the scale.
+    ``scale`` multiplies the samples before the networks see them; None lets the data themselves say it.
     """
 
     samples: Array
-    scale: float
-    scale_rule: str = "given"
+    scale: float | None = 1.0
     truth: Array | None = None
     correlator: Correlator | None = None
 
 
-def target(config: Config, name: str, lattice: Noise, amplitude: Callable[[Array], float]) -> TargetData:
-    """Return the bootstrap samples of one target.
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a task computes with; small, and the same in every task of a command."""
 
-    Mock targets: C + s L z, s = C(t_ref) / C_latt(t_ref) (44). Real data: bootstrap means, multiplied by
-    ``scale``; ``scale: auto`` takes ``amplitude`` of their mean, which the linearity of the problem allows;
-    predictions are divided by it.
+    config: Config
+    noise: Noise
+
+    @cached_property
+    def observables(self) -> Observables:
+        """C(t) and rho_sigma(E) on the grids of the run."""
+        return self.config.observables
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel of the run."""
+        return self.observables.kernel
+
+    def prior(self, Nb: int) -> ChebyshevPrior:
+        """Return the prior at basis size ``Nb``."""
+        return self.config.spectra.prior(Nb)
+
+    def draw(self, family: str, start: int, stop: int, stream: str = "validation") -> tuple[Array, Array]:
+        """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
+        drawn: ChebyshevPrior | Family = families(self.config)[family].build(self.config)
+        seed = self.config.seed
+        if isinstance(drawn, ChebyshevPrior):
+            made = samples.generate(drawn, self.observables, seed, start, stop, stream)
+            return made.correlator, made.smeared
+        spectra = [drawn.draw(rng.generator(seed, stream, family, i)) for i in range(start, stop)]
+        grid, end = self.observables, self.config.spectra.omega_max
+        return grid.split(np.stack([s.integrals(grid, end) for s in spectra]))
+
+
+def families(config: Config) -> dict[str, schema.Family]:
+    """Return every validation family of a run, first the prior of the central ensemble, once for each way of sizing.
+
+    Where the config names none, the others are the prior at every other trained Nb and at twice the largest, then every
+    family off the prior.
     """
-    section = config.targets[name]
-    if isinstance(section, sections.Correlator):
-        c = _real_target(config, name)
-        scale, rule = (amplitude(c.mean), "auto") if section.scale == "auto" else (section.scale, "given")
-        return TargetData(c.bootstrap(config.bootstrap, config.seed, name) * scale, scale, rule, correlator=c)
-    correlator, truth = _known(config, name)
-    boots = lattice.draw(correlator, config.bootstrap, rng.generator(config.seed, "target", name))
-    return TargetData(boots, 1.0, truth=truth)
+    central = config.ensembles[config.budget.central].Nb
+    prior = {name: schema.ChebyshevFamily(kind="chebyshev", Nb=central) for name in (PRIOR, PRIOR_AUTO)}
+    if config.validation.families is not None:
+        return prior | config.validation.families
+    others = [Nb for Nb in (*config.spectra.Nb, 2 * max(config.spectra.Nb)) if Nb != central]
+    return (
+        prior
+        | {f"{PRIOR}-Nb{Nb}": schema.ChebyshevFamily(kind="chebyshev", Nb=Nb) for Nb in others}
+        | {
+            "o3": schema.O3Family(kind="o3"),
+            "resonance": schema.ResonanceFamily(kind="resonance"),
+            "peaks": schema.PeaksFamily(kind="peaks"),
+            "delta_tanh": schema.DeltaTanhFamily(kind="delta_tanh"),
+        }
+    )
 
 
-def _real_target(config: Config, name: str) -> Correlator:
-    """Return the correlator of a target with real data; raise ConfigError where it cannot be used."""
-    c = _correlator(config, config.targets[name], "targets", name)
-    try:
-        Noise(c.times, c.mean, c.covariance, c.where)
-    except UserError as error:
-        raise _at(error, config.targets[name], "targets", name) from None
-    return c
+class Inputs:
+    """A config with the data files that it names, each read once, when it is first asked for.
 
+    What is made of a file, and the hash that says what it was made from, are of the same bytes.
+    """
 
-def check_targets(config: Config) -> None:
-    """Raise ConfigError, with every fault, when a target cannot be used: its file, or its spectral density."""
-    faults = []
-    for name, section in config.targets.items():
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._snapshots: dict[Path, formats.Snapshot | UserError] = {}
+        self._correlators: dict[tuple[str, ...], Correlator] = {}
+
+    def sha256(self, path: Path) -> str:
+        """Return the hash of a file; one that cannot be read has one too, so that a moved run can be looked at."""
+        found = self._snapshot(path)
+        return "missing" if isinstance(found, UserError) else found.sha256
+
+    def _snapshot(self, path: Path) -> formats.Snapshot | UserError:
+        if path not in self._snapshots:
+            try:
+                self._snapshots[path] = formats.snapshot(path)
+            except UserError as error:
+                self._snapshots[path] = error
+        return self._snapshots[path]
+
+    def content(self, section: schema.Section) -> dict[str, Any]:
+        """Return a section as plain data, with the hash of its file in place of the path."""
+        data = plain(section)
+        return data | {"path": self.sha256(Path(data["path"]))} if "path" in data else data
+
+    @property
+    def unreadable(self) -> list[Path]:
+        """Data files that are named and cannot be read."""
+        return [path for _, path in self.data if self.sha256(path) == "missing"]
+
+    @property
+    def data(self) -> list[tuple[str, Path]]:
+        """Where the config names a data file, and which."""
+        named = {"noise": self.config.noise, **self.config.targets}
+        return [(where, part.path) for where, part in named.items() if hasattr(part, "path")]
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What the tasks of this command compute with.
+
+        Raises ConfigError for a file that cannot be used, see :func:`correlator.load` and :class:`Noise`, and for
+        synthetic noise that is no covariance.
+        """
+        section, times = self.config.noise, self.config.lattice.slices
+        if isinstance(section, schema.SyntheticNoise):
+            return Problem(self.config, self._synthetic(section))
+        c = self._correlator(section, "noise")
+        return Problem(self.config, Noise(times, c.mean, c.covariance, c.where, c.flags))
+
+    def _synthetic(self, section: schema.SyntheticNoise) -> Noise:
+        times, mean = self.config.lattice.slices, self._integrals(section.model.spectrum(), "noise", "model")[0]
         try:
-            if isinstance(section, sections.Correlator):
-                _real_target(config, name)
-            elif not isinstance(section, sections.Chebyshev):  # draws of the prior are all of one size
-                _integrals(config, section, "targets", name)
-        except ConfigError as error:
-            faults += error.places
-    if faults:
-        raise ConfigError(*faults)
+            with np.errstate(all="ignore"):
+                made = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
+            return Noise(times, mean, noise.treat(made.covariance, section.covariance, made.source), made.source)
+        except UserError as error:
+            key = error.key or ("delta" if section.delta else "model")
+            raise ConfigError(*((("noise", key), fault) for fault in error.faults)) from None
+
+    def _correlator(self, section: schema.Data | schema.HDF5Noise, *keys: str) -> Correlator:
+        """Return the correlator of a section on the run's time slices, folded where the kernel is symmetric."""
+        if keys not in self._correlators:
+            kernel, found = self.config.observables.kernel, self._snapshot(section.path)
+            with _at(section, *keys):
+                if isinstance(found, UserError):
+                    raise found
+                period = kernel.period if kernel.symmetric else None
+                c = correlator.load(section.source, period, self.config.lattice.slices, found)
+                Noise(c.times, c.mean, c.covariance, c.where)
+            self._correlators[keys] = c
+        return self._correlators[keys]
+
+    def _integrals(self, spectrum: Spectrum, *keys: str) -> tuple[Array, Array]:
+        """Return C (t,) and rho_sigma (sigma, E) of a known spectral density, which is at ``keys`` in the config.
+
+        Raises ConfigError where its C(t) cannot be computed or is too small or too large.
+        """
+        grid, times = self.config.observables, self.config.lattice.slices
+        try:
+            with np.errstate(all="ignore"):
+                C, rho = grid.split(spectrum.integrals(grid, self.config.spectra.omega_max))
+        except RuntimeError as error:
+            raise ConfigError((keys, f"its integrals cannot be computed on these grids ({error})")) from None
+        at = times.index(1) if 1 in times else 0
+        if not (np.isfinite(C).all() and np.isfinite(rho).all() and SIZES[0] <= abs(C[at]) <= SIZES[1]):
+            allowed = f"{SIZES[0]:g} to {SIZES[1]:g} in size, and all values finite"
+            raise ConfigError((keys, f"C(t = {times[at]}) = {C[at]:.3g}; allowed: {allowed}"))
+        return C, rho
+
+    def target(self, name: str) -> Target:
+        """Return the bootstrap samples of one target.
+
+        Mock targets: C + s L z, s = C(t_ref) / C_latt(t_ref) (44). Real data: bootstrap means.
+
+        Raises ConfigError where its file, or its spectral density, cannot be used.
+        """
+        config, section = self.config, self.config.targets[name]
+        if isinstance(section, schema.Correlator):
+            c = self._correlator(section, "targets", name)
+            scale = None if section.scale == "auto" else section.scale
+            return Target(c.bootstrap(config.bootstrap, config.seed, name), scale, correlator=c)
+        if isinstance(section, schema.Chebyshev):
+            i, prior = section.sample, config.spectra.prior(section.Nb)
+            draw = samples.generate(prior, config.observables, config.seed, i, i + 1, stream="target")
+            C, truth = draw.correlator[0], draw.smeared[0]
+        else:
+            C, truth = self._integrals(section.spectrum(), "targets", name)
+        generator = rng.generator(config.seed, "target", name)
+        return Target(self.problem.noise.draw(C, config.bootstrap, generator), truth=truth)
+
+    def check(self, targets: bool) -> None:
+        """Raise ConfigError, with every fault, when the noise or, with ``targets``, one of these cannot be used."""
+        assert self.problem
+        faults = []
+        for name, section in self.config.targets.items() if targets else ():
+            try:
+                if isinstance(section, schema.Correlator):
+                    self._correlator(section, "targets", name)
+                elif not isinstance(section, schema.Chebyshev):  # draws of the prior are all of one size
+                    self._integrals(section.spectrum(), "targets", name)
+            except ConfigError as error:
+                faults += error.places
+        if faults:
+            raise ConfigError(*faults)
 
 
-def data_keys(section: sections.Data) -> dict[str, object]:
-    """Return the keys that say which data these are, without defaults: noise and targets share them."""
-    return {
-        k: v
-        for k, v in section.model_dump(mode="json", exclude_defaults=True).items()
-        if k in sections.Data.model_fields
-    }
-
-
-def _file_hash(path: Path) -> str:
-    """Return the hash of a file; one that cannot be read has one too, so that a moved run can be looked at."""
+@contextmanager
+def _at(section: schema.Section, *keys: str) -> Iterator[None]:
+    """Report the fault of a data file as one of the section of the config at ``keys``."""
     try:
-        return readers.sha256(path)
-    except OSError:
-        return "missing"
-
-
-def _with_content(section: sections.Section) -> dict[str, object]:
-    """Return a section as plain data, with the hash of its file in place of the path."""
-    data = plain(section)
-    if "path" in data:
-        data["path"] = _file_hash(Path(data["path"]))
-    return data
-
-
-def training_hash(config: Config) -> str:
-    """Return the hash of everything that ``training.zarr`` depends on."""
-    parts = [plain(getattr(config, n)) for n in ("lattice", "smearing", "energies", "spectra")]
-    stored = _with_content(config.noise) if config.noise.copies else None
-    return digest(SCHEMA, config.seed, config.kernel, *parts, stored)
-
-
-def network_hash(config: Config, ensemble: str) -> str:
-    """Return the hash of everything that the networks of one ensemble depend on."""
-    training = {k: v for k, v in plain(config.training).items() if k in ("protocol", "inputs", "epochs", "batch")}
-    return digest(training_hash(config), _with_content(config.noise), plain(config.ensembles[ensemble]), training)
-
-
-VERSION = 2
-"""Of how correlators are sized, predicted and judged: with another one predictions and validation are made anew."""
-
-
-def prediction_hash(config: Config, name: str) -> str:
-    """Return the hash of everything that the predictions of one target depend on."""
-    target = _with_content(config.targets[name])
-    return digest(VERSION, audience_hash(config), target, config.bootstrap, name, config.budget.central)
-
-
-def budget_hash(config: Config, name: str) -> str:
-    """Return the hash of everything that the budget of one target depends on."""
-    calibration = validation_hash(config) if config.budget.calibration == "conformal" else None
-    return digest(prediction_hash(config, name), plain(config.budget), calibration)
-
-
-def draws_hash(config: Config) -> str:
-    """Return the hash of everything that the predictions of the validation draws depend on."""
-    drawn = {k: v for k, v in plain(config.validation).items() if k != "levels"}
-    return digest(VERSION, audience_hash(config), drawn, config.budget.central, config.budget.references)
-
-
-def validation_hash(config: Config) -> str:
-    """Return the hash of everything that ``validation.zarr`` depends on."""
-    return digest(draws_hash(config), config.validation.levels, config.budget.level)
-
-
-def audience_hash(config: Config) -> str:
-    """Return the hash of everything that the set of all networks depends on."""
-    return digest({e: network_hash(config, e) for e in config.ensembles}, config.training.replicas)
-
-
-def report_hash(config: Config) -> str:
-    """Return the hash of everything that the report depends on."""
-    return digest(plain(config), {name: budget_hash(config, name) for name in config.targets})
+        yield
+    except UserError as error:
+        key = error.key or "path"
+        key = key if key in type(section).model_fields else "group"
+        raise ConfigError(*(((*keys, key), fault) for fault in error.faults)) from None

@@ -1,21 +1,302 @@
-"""Every section of the YAML file, with all defaults in one place; those of data and spectral densities: sections.py."""
+"""Every section of the YAML file, with all defaults in one place, and the objects that sections build."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from sdpipe.config.sections import Energy, Family, Level, Name, Noise, Section, Target, distinct
+from sdpipe.correlators.correlator import ErrorOf, Resampling, Source
+from sdpipe.errors import UserError
+from sdpipe.physics import families, spectra
+from sdpipe.physics.kernels import Kernel, KernelName, Observables
+from sdpipe.physics.noise import Treatment
+from sdpipe.version import __version__
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the layout of every store and network; a reader refuses any other."""
 
 MOST_SLICES = 2048
 """Time slices that the networks may see: their covariance is a matrix that must fit, and be inverted."""
+
+
+def _free(name: str) -> str:
+    if name == "zarr.json" or name.endswith((".partial", ".replaced", ".zarr")):
+        raise ValueError(f"{name} is a name of sdpipe's own files; choose another")
+    return name
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80), AfterValidator(_free)]
+LONGEST_PATH = 4095
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        path = path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{path.parts[0][:60]}: there is no such user here") from None
+    if len(str(path)) > LONGEST_PATH:
+        raise ValueError(f"a path of {len(str(path))} characters; allowed: at most {LONGEST_PATH}")
+    return path
+
+
+DataPath = Annotated[Path, AfterValidator(_absolute)]
+Weight = Annotated[float, Field(ge=-1e12, le=1e12)]
+"""Of a delta function or a continuum."""
+Energy = Annotated[float, Field(ge=1e-4, le=1e4)]
+"""In GeV, where it is not zero."""
+
+
+def distinct(values: Sequence[Any]) -> Sequence[Any]:
+    """Return ``values``; refuse two that are equal."""
+    if len(set(values)) != len(values):
+        raise ValueError("values must differ from each other")
+    return values
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError(f"{values[0]} must not be above {values[1]}")
+    return values
+
+
+PeakCount = Annotated[int, Field(ge=1, le=10_000)]
+Level = Annotated[float, Field(gt=0, lt=1)]
+Range = Annotated[tuple[Energy, Energy], AfterValidator(_ascending)]
+
+
+class Section(BaseModel):
+    """Some keys of the config; the string below each says what it means, and docs/configuration.md is made of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class O3(Section):
+    """The two-particle density of the O(3) model, arXiv:2307.00808 eq. (63)."""
+
+    kind: Literal["o3"]
+    """This spectral density."""
+    threshold: Energy = 1.0
+    """Threshold in GeV."""
+
+    def spectrum(self) -> spectra.Spectrum:
+        return spectra.o3(self.threshold)
+
+
+class DeltaTanh(Section):
+    """A delta function below a smooth step: A delta(w - M) + theta(w - w0) H/2 [1 + tanh((w - w0)/width)]."""
+
+    kind: Literal["delta_tanh"]
+    """This spectral density."""
+    amplitude: Weight = 1.5
+    """A, in GeV."""
+    mass: Energy = 0.8
+    """M in GeV."""
+    height: Weight = 1.4730869020785
+    """H."""
+    position: Energy = 1.2744910285
+    """w0 in GeV."""
+    width: Energy = 1 / 17.08883512531
+    """Width of the step in GeV."""
+
+    def spectrum(self) -> spectra.Spectrum:
+        return spectra.delta_tanh(self.amplitude, self.mass, self.height, self.position, self.width)
+
+
+class Peaks(Section):
+    """Delta functions, as in a finite volume."""
+
+    kind: Literal["peaks"]
+    """This spectral density."""
+    amplitudes: Annotated[list[Weight], Field(min_length=1)]
+    """Weight of each peak, in GeV."""
+    masses: Annotated[list[Energy], Field(min_length=1)]
+    """Position of each peak in GeV; as many as amplitudes."""
+
+    @model_validator(mode="after")
+    def _paired(self) -> Peaks:
+        if len(self.amplitudes) != len(self.masses):
+            raise ValueError(f"amplitudes: {len(self.amplitudes)} values, but masses has {len(self.masses)}")
+        return self
+
+    def spectrum(self) -> spectra.Spectrum:
+        return spectra.peaks(tuple(self.amplitudes), tuple(self.masses))
+
+
+class Chebyshev(Section):
+    """Draw number ``sample`` of the prior, from a stream that no training set uses."""
+
+    kind: Literal["chebyshev"]
+    """This spectral density."""
+    Nb: Annotated[int, Field(ge=2, le=4096)]
+    """Size of its basis."""
+    sample: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Which draw."""
+
+
+class Data(Section):
+    """A correlator in a file, and how its numbers are to be understood."""
+
+    path: DataPath
+    """The file; the end of its name tells the format."""
+    dataset: str | None = None
+    """Name in the file; may be left out where it holds one correlator only."""
+    resampling: Resampling | None = None
+    """What the samples are; null leaves it to the file, else configurations."""
+    error: ErrorOf | None = None
+    """For a file without samples: errors of the mean, or of one configuration; null leaves it to the file."""
+    configurations: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = None
+    """How many there were: for `error: sample`; known, also for `error: mean` and bootstrap samples."""
+    bin: PositiveInt = 1
+    """Consecutive configurations that are averaged into one."""
+    covariance: Treatment = "full"
+    """The covariance as it is; shrunk towards its diagonal (Ledoit and Wolf), for few samples; its diagonal only."""
+
+    @property
+    def source(self) -> Source:
+        """Where the correlator is, and how its numbers are to be understood."""
+        return Source(**{field.name: getattr(self, field.name) for field in fields(Source)})
+
+
+class Correlator(Data):
+    """Real data; no truth is known."""
+
+    kind: Literal["correlator"]
+    """Real data."""
+    scale: Literal["auto"] | Annotated[float, Field(ge=1e-30, le=1e30)] = "auto"
+    """What multiplies the correlator before the networks; auto makes it most likely under the prior."""
+
+
+Mock = O3 | DeltaTanh | Peaks | Chebyshev
+Target = Annotated[Mock | Correlator, Field(discriminator="kind")]
+
+
+class NoiseSection(Section):
+    copies: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Noisy copies of each sample to store; 0 draws the noise while training."""
+    covariance: Treatment = "full"
+    """The covariance as it is; shrunk towards its diagonal (Ledoit and Wolf), for few samples; its diagonal only."""
+
+
+class HDF5Noise(NoiseSection):
+    """``mean (T,)`` and ``cov (T, T)``, the covariance of that mean, in one group."""
+
+    kind: Literal["hdf5"]
+    """A mean with its covariance."""
+    path: DataPath
+    """The HDF5 file."""
+    group: str = "octet(0)"
+    """The group that holds `mean` and `cov`."""
+
+    @property
+    def source(self) -> Source:
+        """Where the mean and its covariance are."""
+        return Source(self.path, self.group, error="mean", covariance=self.covariance)
+
+
+class CorrelatorNoise(Data, NoiseSection):
+    """The covariance of the mean of real data."""
+
+    kind: Literal["correlator"]
+    """Real data."""
+
+
+class SyntheticNoise(NoiseSection):
+    """Relative error r1 exp(delta (t - 1)), correlation exp(-|t - t'| / tau), around C(t) of ``model``."""
+
+    kind: Literal["synthetic"]
+    """A stand-in until there are data."""
+    r1: Annotated[float, Field(ge=1e-12, le=1e3)] = 1e-3
+    """Relative error at t = 1."""
+    delta: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    """Growth of the relative error with each time slice."""
+    tau: Annotated[float, Field(ge=0.01, le=1e6)] = 4.0
+    """Correlation length in time slices."""
+    model: Annotated[O3 | DeltaTanh | Peaks, Field(discriminator="kind")] = O3(kind="o3")
+    """Spectral density whose C(t) the errors are relative to."""
+
+
+Noise = Annotated[HDF5Noise | CorrelatorNoise | SyntheticNoise, Field(discriminator="kind")]
+
+
+class ChebyshevFamily(Section):
+    """Draws of the prior at another basis size."""
+
+    kind: Literal["chebyshev"]
+    """This family."""
+    Nb: Annotated[int, Field(ge=2, le=4096)]
+    """Size of its basis."""
+
+    def build(self, config: Config) -> spectra.ChebyshevPrior:
+        return config.spectra.prior(self.Nb)
+
+
+class O3Family(Section):
+    """The two-particle density of the O(3) model."""
+
+    kind: Literal["o3"]
+    """This family."""
+    threshold: Range | None = None
+    """Range of the threshold in GeV; null is `spectra.E0`."""
+
+    def build(self, config: Config) -> families.O3Family:
+        return families.O3Family(self.threshold or config.spectra.E0)
+
+
+class ResonanceFamily(Section):
+    """A resonance over a smooth continuum."""
+
+    kind: Literal["resonance"]
+    """This family."""
+    mass: Range | None = None
+    """Range of the mass in GeV; null follows `spectra.E0` and `energies`."""
+    width: Range | None = None
+    """Range of the width in GeV; null follows `smearing.sigma`."""
+
+    def build(self, config: Config) -> families.ResonanceFamily:
+        sigma = min(config.smearing.sigma)
+        width = self.width or (0.2 * sigma, 0.7 * sigma)
+        return families.ResonanceFamily(self.mass or config.masses, width, config.spectra.E0)
+
+
+class PeaksFamily(Section):
+    """Delta functions, as in a finite volume."""
+
+    kind: Literal["peaks"]
+    """This family."""
+    count: Annotated[tuple[PeakCount, PeakCount], AfterValidator(_ascending)] = (5, 50)
+    """Range of their number."""
+    mass: Range | None = None
+    """Range of their positions in GeV; null follows `spectra.E0` and `energies`."""
+
+    def build(self, config: Config) -> families.PeaksFamily:
+        return families.PeaksFamily(self.count, self.mass or (config.masses[0], config.energies.max))
+
+
+class DeltaTanhFamily(Section):
+    """A delta function below a smooth step."""
+
+    kind: Literal["delta_tanh"]
+    """This family."""
+    mass: Range | None = None
+    """Range of the position of the delta function in GeV; null follows `spectra.E0` and `energies`."""
+
+    def build(self, config: Config) -> families.DeltaTanhFamily:
+        return families.DeltaTanhFamily(self.mass or config.masses)
+
+
+Family = Annotated[
+    ChebyshevFamily | O3Family | ResonanceFamily | PeaksFamily | DeltaTanhFamily, Field(discriminator="kind")
+]
+"""Families of validation. ``build(config)`` returns what draws are made from and fills ranges that are left open:
+thresholds of the prior, :attr:`Config.masses` (peaks up to the highest energy), 0.2 to 0.7 of the smallest sigma."""
 
 
 class Lattice(Section):
@@ -68,6 +349,11 @@ class Energies(Section):
             raise ValueError(f"min: {self.min} must be below max ({self.max})")
         return self
 
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The energies E in GeV, rounded to 12 digits."""
+        return tuple(float(f"{e:.12g}") for e in np.linspace(self.min, self.max, self.count))
+
 
 class Spectra(Section):
     """The prior: random spectral densities on a Chebyshev basis, arXiv:2307.00808 eqs. (38, 39)."""
@@ -91,6 +377,10 @@ class Spectra(Section):
         if self.omega_max is not None and self.omega_max <= high:
             raise ValueError(f"omega_max: {self.omega_max} must be above the highest threshold E0 ({high})")
         return self
+
+    def prior(self, Nb: int) -> spectra.ChebyshevPrior:
+        """Return the prior at basis size ``Nb``."""
+        return spectra.ChebyshevPrior(Nb, self.E0, self.epsilon, self.omega_max)
 
 
 NetworkName = Literal["arcS", "arcM", "arcL"]
@@ -152,15 +442,13 @@ class Training(Section):
     stack: Literal["auto", "replicas", "architecture"] = "auto"
     """Networks that train side by side in one task: replicas of one ensemble and sigma, or all of one architecture and
     Nrho; auto takes all where one GPU trains everything."""
-    replicas_per_task: PositiveInt | None = None
-    """The most replicas of one ensemble and sigma in a task; null is all."""
 
 
 class Cluster(Section):
     """``local``, or the name of a section in jobqueue.yaml; ``jobs`` is the most that run at once."""
 
     cpu: Name = "local"
-    """Pool of generate and predict."""
+    """Pool of generate, predict and validate."""
     gpu: Name = "local"
     """Pool of train."""
     jobs: Annotated[int, Field(ge=1, le=10_000)] = 4
@@ -176,7 +464,7 @@ class Config(Section):
     """Of every random number."""
     lattice: Lattice
     """Grid of times."""
-    kernel: Literal["vector", "periodic", "exponential"]
+    kernel: KernelName
     """b_T(t, omega), see [method.md](method.md#problem)."""
     smearing: Smearing
     """What is asked for: widths."""
@@ -201,6 +489,25 @@ class Config(Section):
     cluster: Cluster = Cluster()
     """Where the work runs: `local`, or a section of jobqueue.yaml."""
 
+    @property
+    def kernel_function(self) -> Kernel:
+        """b_T(t, omega) on the lattice of the run."""
+        return Kernel(self.kernel, self.lattice.period, self.lattice.spacing)
+
+    @property
+    def observables(self) -> Observables:
+        """C(t) and rho_sigma(E) on the grids of the run."""
+        return Observables(self.kernel_function, self.lattice.slices, tuple(self.smearing.sigma), self.energies.grid)
+
+    @property
+    def masses(self) -> tuple[float, float]:
+        """Masses of families that leave them open: 1.5 times the lowest threshold, to halfway to the highest energy.
+
+        The continuum of such a family rises at up to twice the mass.
+        """
+        low = 1.5 * self.spectra.E0[0]
+        return low, (low + self.energies.max) / 2
+
 
 def plain(config: BaseModel) -> dict[str, Any]:
     """Return a config or a section as plain dicts, lists, strings and numbers."""
@@ -220,3 +527,12 @@ def digest(*parts: Any) -> str:
     """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def another_schema(path: Path, found: Mapping[str, Any]) -> UserError:
+    """Say in one line that ``path`` is of another schema, and which sdpipe wrote it; ``found`` is what it says."""
+    return UserError(
+        f"{path}: written by sdpipe {found.get('sdpipe_version', 'of another version')} with schema "
+        f"{found.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or "
+        "another --run"
+    )

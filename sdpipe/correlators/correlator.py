@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, fields
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe.correlators import folding, readers, statistics
-from sdpipe.correlators.records import Record
+from sdpipe.correlators import formats, statistics
+from sdpipe.correlators.formats import Record, Snapshot
 from sdpipe.errors import UserError
 from sdpipe.physics import rng
 from sdpipe.physics.noise import Noise, Treatment, check_covariance, treat
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Array = NDArray[np.float64]
 Resampling = Literal["configurations", "bootstrap", "jackknife"]
 ErrorOf = Literal["mean", "sample"]
 
+ASYMMETRY = 5.0
+"""Standard deviations between C(t) and C(T - t) from which on folding them is flagged."""
+
 
 @dataclass(frozen=True)
 class Source:
-    """Where a correlator is and how its numbers are to be understood.
-
-    Parameters
-    ----------
-    path, dataset
-        The file, and the name in it where it can hold several correlators.
-    resampling
-        What the samples are: configurations (the default), bootstrap or jackknife. A file that says so itself
-        needs no word; one that says otherwise is refused.
-    error
-        For files with errors or a covariance instead of samples: whether they are those of the ``mean`` or those
-        of one configuration, ``sample``, sqrt(n) larger. Needed where the file does not say.
-    configurations
-        n, how many there were: for ``error: sample``; and for a covariance or bootstrap samples, to know how well they
-        determine the covariance.
-    bin
-        Consecutive configurations that are averaged into one.
-    covariance
-        full; shrink (Ledoit-Wolf, for few configurations); diagonal.
-    """
+    """Where a correlator is, and how its numbers are to be understood; the fields are those of the config's section."""
 
     path: Path
     dataset: str | None = None
@@ -50,6 +39,30 @@ class Source:
     configurations: int | None = None
     bin: int = 1
     covariance: Treatment = "full"
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Source:
+        """Return the source that the facts (or attributes) of a correlator tell of.
+
+        >>> Source.of({"path": "x.txt", "dataset": "", "resampling": "none", "error_of": "sample",
+        ...            "configurations": 40, "bin": 1, "covariance": "diagonal"}).keys()
+        {'path': 'x.txt', 'error': 'sample', 'configurations': 40, 'covariance': 'diagonal'}
+        """
+        kind, n = facts["resampling"], facts.get("configurations")
+        return cls(
+            Path(facts["path"]),
+            facts["dataset"] or None,
+            resampling=kind if kind in ("bootstrap", "jackknife") else None,
+            error=facts.get("error_of"),
+            configurations=int(n) if n and kind in ("none", "bootstrap") else None,
+            bin=int(facts["bin"]),
+            covariance=facts["covariance"],
+        )
+
+    def keys(self) -> dict[str, Any]:
+        """Return the keys of the config that read this correlator, without defaults."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {**values, "path": str(self.path)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,49 +103,263 @@ class Correlator:
             return self.samples
         return statistics.bootstrap(self.samples, count, seed, stream)
 
+    def to_xarray(self) -> xr.Dataset:
+        """Return ``samples (cfg|boot, t)`` where there are any, ``mean (t)`` and ``covariance (t, t2)``."""
+        import xarray as xr
 
-def load(source: Source, period: int | None = None, times: tuple[int, ...] | None = None) -> Correlator:
+        data = xr.Dataset(
+            {
+                "mean": ("t", self.mean, {"long_name": "C(t)"}),
+                "covariance": (("t", "t2"), self.covariance, {"long_name": "covariance of the mean"}),
+            },
+            coords={name: (name, list(self.times), {"units": "lattice units"}) for name in ("t", "t2")},
+            attrs={**self.facts, "error": "mean", "flags": list(self.flags)},
+        )
+        if self.samples is not None:
+            words = "bootstrap means" if self.dim == "boot" else "C(t)"
+            data["samples"] = ((self.dim, "t"), self.samples, {"long_name": words})
+        return data
+
+    @classmethod
+    def from_xarray(cls, data: xr.Dataset) -> Correlator:
+        """Return the correlator behind the result of :func:`read_correlator`."""
+        facts = {k: v for k, v in data.attrs.items() if k not in ("error", "flags")}
+        samples, dim = (data.samples.values, str(data.samples.dims[0])) if "samples" in data else (None, "")
+        mean, covariance = data["mean"].values, data["covariance"].values
+        times, flags = tuple(data.t.values.tolist()), tuple(data.attrs["flags"])
+        return cls(times, mean, covariance, samples, dim, str(facts["path"]), facts, flags)
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """Say in a few words how a correlator was read.
+
+    >>> describe({"resampling": "configurations", "samples": 112, "bin": 2, "covariance": "full",
+    ...           "configurations": 225, "dropped": 1, "tau_int": 0.71, "tau_int_error": 0.16})
+    '225 configurations in bins of 2 (1 left over), tau_int 0.71 +- 0.16; covariance full'
+    """
+    kind, size = facts["resampling"], facts["bin"]
+    words = "a mean with its errors" if kind == "none" else f"{facts['samples']} {kind} samples"
+    if "tau_int" not in facts:
+        words += f" of {facts['configurations']} configurations" if "configurations" in facts else ""
+    else:
+        words = f"{facts['configurations']} {kind if kind == 'configurations' else f'{kind} samples'}"
+        words += f" in bins of {size}" if size > 1 else ""
+        words += f" ({facts['dropped']} left over)" if facts["dropped"] else ""
+        words += f", tau_int {facts['tau_int']:.2f} +- {facts['tau_int_error']:.2f}"
+    return f"{words}; covariance {facts['covariance']}"
+
+
+def read_correlator(
+    path: str | Path,
+    dataset: str | None = None,
+    *,
+    resampling: Resampling | None = None,
+    error: ErrorOf | None = None,
+    configurations: int | None = None,
+    bin: int = 1,  # noqa: A002 - the name of the config's key
+    covariance: Treatment = "full",
+    period: int | None = None,
+    times: tuple[int, int] | None = None,
+) -> xr.Dataset:
+    """Read a correlator from a file of any known format (docs/correlators.md).
+
+    Parameters
+    ----------
+    path, dataset
+        The file, and the name in it where it can hold several correlators.
+    resampling
+        What the samples are: configurations (the default), bootstrap or jackknife. A file that says so itself
+        needs no word; one that says otherwise is refused.
+    error
+        For files with errors or a covariance instead of samples: whether they are those of the ``mean`` or those
+        of one configuration, ``sample``, sqrt(n) larger. Needed where the file does not say.
+    configurations
+        n, how many there were: for ``error="sample"``; and for a covariance or bootstrap samples, to know how well
+        they determine the covariance.
+    bin
+        Consecutive configurations that are averaged into one.
+    covariance
+        full; shrink (Ledoit-Wolf, for few configurations); diagonal.
+    period
+        T in lattice units: data over a whole period are folded, [C(t) + C(T - t)] / 2.
+    times
+        First and last time slice of the result; default: all of the file, up to T/2 where it is folded.
+
+    Returns
+    -------
+    ``mean (t)``, ``covariance (t, t2)`` of that mean, and where the file holds any ``samples``: configurations
+    ``(cfg, t)``, binned, with jackknife samples turned back into configurations; or bootstrap means ``(boot, t)``.
+    Numbers are in the units of the file, t in lattice units. Attributes: path, dataset, sha256, resampling,
+    configurations, bin, tau_int (in configurations, at the slice where it is largest beyond its error), error_of (what
+    the errors in the file are of: mean or sample), covariance, and ``flags``, each of which is also a warning.
+
+    Raises
+    ------
+    UserError
+        For a file that cannot be read or used; the message says what is allowed.
+
+    Examples
+    --------
+    >>> from tempfile import NamedTemporaryFile
+    >>> with NamedTemporaryFile(suffix=".txt") as file:
+    ...     np.savetxt(file, [[1, 0.50, 0.01], [2, 0.25, 0.01]], header="t C err")
+    ...     file.flush()
+    ...     data = read_correlator(file.name, error="mean", covariance="diagonal")
+    >>> data["mean"].sel(t=2).item(), data["covariance"].dims
+    (0.25, ('t', 't2'))
+    """
+    for key, value, allowed, words in (
+        ("path", path, isinstance(path, (str, PathLike)), "the path of one file"),
+        ("bin", bin, bin >= 1, "1 or more"),
+        ("covariance", covariance, covariance in get_args(Treatment), ", ".join(get_args(Treatment))),
+        ("times", times, times is None or (len(times) == 2 and 0 <= times[0] <= times[1]), "(first, last), from 0"),
+        ("period", period, period is None or period >= 2, "2 or more"),
+    ):
+        if not allowed:
+            raise UserError(f"read_correlator: {key}: {value} is not allowed; allowed: {words}", key=key)
+    source = Source(Path(path).expanduser(), dataset, resampling, error, configurations, bin, covariance)
+    correlator = load(source, period, None if times is None else tuple(range(times[0], times[1] + 1)))
+    for flag in correlator.flags:
+        warnings.warn(flag, stacklevel=2)
+    return correlator.to_xarray()
+
+
+def load(
+    source: Source,
+    period: int | None = None,
+    times: tuple[int, ...] | None = None,
+    snapshot: Snapshot | None = None,
+) -> Correlator:
     """Read a correlator and take it to the slices ``times`` (default: those of the file).
 
-    With ``period`` T, data over a whole period are folded, [C(t) + C(T - t)] / 2.
+    With ``period`` T, data over a whole period are folded, [C(t) + C(T - t)] / 2. ``snapshot`` is the file where it
+    has been read already.
 
     Raises UserError, with the ``key`` of the config that mends it, where the file cannot be read
-    (:mod:`sdpipe.correlators.readers`), does not hold these times, contradicts ``source``, or does not determine the
+    (:mod:`sdpipe.correlators.formats`), does not hold these times, contradicts ``source``, or does not determine the
     covariance that is asked for.
     """
-    record = readers.read(source.path, source.dataset)
+    snapshot = snapshot or formats.snapshot(source.path)
+    record = formats.parse(snapshot, source.dataset)
     where = record.where
     size = (record.samples if record.samples is not None else record.mean).shape[-1]
     there = tuple(range(size)) if record.times is None else tuple(int(t) for t in record.times)
     if len(there) != size:
-        raise UserError(f"{where}: {size} values a sample, but {len(there)} time slices")
+        raise record.fault(f"{size} values per sample, but {len(there)} time slices")
     if times is None:
         times = tuple(t for t in there if period is None or t <= period // 2)
         if not times:
-            raise UserError(
-                f"{where}: its first time slice, {there[0]}, is beyond half the period {period}", key="period"
-            )
-    matrix = folding.select(there, period, times, where, named=record.times is not None)
-    facts = {"path": str(source.path), "dataset": source.dataset or "", "sha256": readers.sha256(source.path)}
+            raise record.fault(f"its first time slice, {there[0]}, is beyond half the period {period}", "period")
+    matrix = folding(there, period, times, where, named=record.times is not None)
     if record.samples is None:
         mean, covariance, known = _given(source, record, there)
-        samples, dim, folded, flags = None, "", None, []
+        dim, folded, flags = "", None, []
     else:
         samples, known, flags = _independent(source, record, there, matrix, times)
         dim = "boot" if known["resampling"] == "bootstrap" else "cfg"
         mean, folded = samples.mean(axis=0), samples @ matrix.T
         spread = statistics.covariance_of_bootstrap if dim == "boot" else statistics.covariance_of_mean
         covariance = spread(samples)
-    flags = [*flags, *folding.asymmetry(mean, covariance, matrix, times, where)]
-    covariance = folding.covariance(covariance, matrix, correlated=record.errors is None)
+    flags = [*flags, *asymmetry(mean, covariance, matrix, times, where)]
+    covariance = _folded(covariance, matrix, correlated=record.errors is None)
     count = None if dim == "cfg" else known.get("configurations")
     covariance = treat(covariance, source.covariance, where, folded, count)
     if (exact := np.flatnonzero(np.diag(covariance) == 0)).size:
-        raise UserError(f"{where}: variance 0 at t = {times[exact[0]]}; it must be positive")
+        raise record.fault(f"variance 0 at t = {times[exact[0]]}; it must be positive")
     if source.covariance == "full":
         check_covariance(covariance, times, where, rounding=_rounding(record, matrix))
-    facts |= known | {"covariance": source.covariance}
+    facts = {"path": str(source.path), "dataset": source.dataset or "", "sha256": snapshot.sha256}
+    facts |= {**known, "covariance": source.covariance}
     return Correlator(times, matrix @ mean, covariance, folded, dim, where, facts, tuple(flags))
+
+
+# --- what the numbers are ------------------------------------------------------------------------------------
+
+
+def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Array, Array, dict[str, Any]]:
+    """Return mean, covariance of the mean and facts of a file without samples."""
+    for key in ("resampling", "bin"):
+        if getattr(source, key) != getattr(Source, key):
+            raise record.fault(f"{key} is for samples, and this file holds a mean with its errors", key)
+    error, known = _agreed(source, record, "error", ("mean", "sample")), _configurations(source, record)
+    if error is None:
+        ask = "are these errors those of the mean, or those of one configuration (sqrt(n) larger)?"
+        raise record.fault(f"{ask} say error: mean, or error: sample and configurations: n", "error")
+    if error == "sample" and not known:
+        raise record.fault("error: sample needs configurations: n, how many there were", "configurations")
+    if record.covariance is None and source.covariance != "diagonal":
+        allowed = "allowed: covariance: diagonal, or a file with samples or a covariance"
+        raise record.fault(f"errors without their correlation between times; {allowed}", "covariance")
+    covariance = np.diag(record.errors**2) if record.covariance is None else record.covariance
+    if source.covariance != "diagonal":
+        check_covariance(covariance, there, record.where, definite=False, rounding=len(there) * record.precision)
+    covariance = covariance / (known["configurations"] if error == "sample" else 1)
+    return record.mean, covariance, {"resampling": "none", "bin": 1, "error_of": error, **known}
+
+
+def _independent(
+    source: Source, record: Record, there: tuple[int, ...], matrix: Array, times: tuple[int, ...]
+) -> tuple[Array, dict[str, Any], list[str]]:
+    """Return bootstrap means or binned configurations (n, T), facts and flags of a file with samples."""
+    samples, size = record.samples, source.bin
+    kind = _agreed(source, record, "resampling", get_args(Resampling)) or "configurations"
+    for key in ("error",) if kind == "bootstrap" else ("error", "configurations"):
+        if getattr(source, key):
+            raise record.fault(f"{key} is for a mean with its errors, and these are samples", key)
+    if len(samples) < 2:
+        raise record.fault("one configuration has no statistical error; at least 2 are needed")
+    if (constant := np.flatnonzero((np.ptp(samples, axis=0) == 0) & matrix.any(axis=0))).size:
+        raise record.fault(f"t = {there[constant[0]]} is the same in every sample (zero variance)")
+    if kind == "bootstrap":
+        for key, plain in (("bin", 1), ("covariance", "full")):
+            if (value := getattr(source, key)) not in (plain, "diagonal"):
+                raise record.fault(f"{key}: {value} needs configurations, not bootstrap samples", key)
+        facts = {"resampling": kind, "bin": 1, "samples": len(samples), **_configurations(source, record)}
+        return samples, facts, []
+    _, first, count = np.unique(samples, axis=0, return_index=True, return_counts=True)
+    if (count > 1).any():
+        row = int(first[np.argmax(count > 1)])
+        again = np.flatnonzero((samples == samples[row]).all(axis=1))[1]
+        raise record.fault(f"rows {row} and {again} are the same; each configuration counts once")
+    if kind == "jackknife":
+        samples = statistics.from_jackknife(samples)
+    n = len(samples)
+    if n // size < 2:
+        raise record.fault(f"bin: {size} leaves {n // size} of {n} configurations; needed: 2 or more", "bin")
+    tau, error = statistics.autocorrelation_time(samples @ matrix.T)
+    i = int(np.argmax(tau - 2 * error))
+    facts = {"resampling": kind, "configurations": n, "bin": size, "samples": n // size}
+    facts |= {"dropped": n % size, "tau_int": float(tau[i]), "tau_int_error": float(error[i])}
+    flags = []
+    if 2 * (tau[i] - 2 * error[i]) > size:
+        flags = [
+            f"{record.where}: bin {size} is shorter than 2 tau_int = {2 * tau[i]:.1f} +- {2 * error[i]:.1f} "
+            f"configurations (t = {times[i]}), so that the errors are too small; choose bin: "
+            f"{int(np.ceil(2 * tau[i]))} or more"
+        ]
+    return statistics.binned(samples, size), facts, flags
+
+
+def _configurations(source: Source, record: Record) -> dict[str, int]:
+    """Return the number of configurations behind a mean or bootstrap samples, as a fact where it is said."""
+    n = _agreed(source, record, "configurations")
+    if n is not None and (not isinstance(n, int) or n < 2):
+        raise record.fault(f"configurations: {n}; it must be a whole number, 2 or more", "configurations")
+    return {"configurations": n} if n else {}
+
+
+def _agreed(source: Source, record: Record, key: str, allowed: tuple[str, ...] = ()) -> Any:
+    """Return what the user or the file says about ``key``.
+
+    Raises UserError where they contradict each other, or where a word is not among those allowed.
+    """
+    asked, told = getattr(source, key), record.said.get(key)
+    for value, who in ((told, "the file says "), (asked, "")):
+        if value is not None and allowed and value not in allowed:
+            raise record.fault(f"{who}{key}: {value}; allowed: {', '.join(allowed)}", key)
+    if None not in (asked, told) and asked != told:
+        raise record.fault(f"{key}: {asked}, but the file itself says {told}", key)
+    return told if asked is None else asked
 
 
 def _rounding(record: Record, matrix: Array) -> float:
@@ -147,106 +374,75 @@ def _rounding(record: Record, matrix: Array) -> float:
     return float(np.max(record.precision * np.abs(x).max(axis=0) / x.std(axis=0, ddof=1)) ** 2)
 
 
-def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Array, Array, dict[str, Any]]:
-    """Return mean, covariance of the mean and facts of a file without samples."""
-    where = record.where
-    for key in ("resampling", "bin"):
-        if getattr(source, key) not in (None, 1):
-            raise UserError(f"{where}: {key} is for samples, and this file holds a mean with its errors", key=key)
-    error = _agreed(where, "error", source.error, record.said, ("mean", "sample"))
-    n = _count(source, record)
-    if error is None:
-        raise UserError(
-            f"{where}: are these errors those of the mean, or those of one configuration (sqrt(n) larger)? "
-            "say error: mean, or error: sample and configurations: n",
-            key="error",
-        )
-    if error == "sample" and not n:
-        raise UserError(f"{where}: error: sample needs configurations: n, how many there were", key="configurations")
-    if record.covariance is None and source.covariance != "diagonal":
-        raise UserError(
-            f"{where}: errors without their correlation between times; allowed: covariance: diagonal, or a file "
-            "with samples or a covariance",
-            key="covariance",
-        )
-    covariance = np.diag(record.errors**2) if record.covariance is None else record.covariance
-    if source.covariance != "diagonal":
-        check_covariance(covariance, there, where, definite=False, rounding=len(there) * record.precision)
-    facts = {"resampling": "none", "bin": 1, "error_of": error, **({"configurations": n} if n else {})}
-    return record.mean, covariance / (n if error == "sample" else 1), facts
+# --- which time slices, and what is folded -------------------------------------------------------------------
 
 
-def _independent(
-    source: Source, record: Record, there: tuple[int, ...], matrix: Array, times: tuple[int, ...]
-) -> tuple[Array, dict[str, Any], list[str]]:
-    """Return bootstrap means or binned configurations (n, T), facts and flags of a file with samples."""
-    where, samples = record.where, record.samples
-    kind = _agreed(where, "resampling", source.resampling, record.said, get_args(Resampling)) or "configurations"
-    if source.error or (source.configurations and kind != "bootstrap"):
-        key = "error" if source.error else "configurations"
-        raise UserError(f"{where}: {key} is for a mean with its errors, and these are samples", key=key)
-    if len(samples) < 2:
-        raise UserError(f"{where}: one configuration has no statistical error; at least 2 are needed")
-    _check_rows(samples, there, matrix, where, kind)
-    if kind == "bootstrap":
-        for key, plain in (("bin", 1), ("covariance", "full")):
-            if (value := getattr(source, key)) not in (plain, "diagonal"):
-                raise UserError(f"{where}: {key}: {value} needs configurations, not bootstrap samples", key=key)
-        n = _count(source, record)
-        return (
-            samples,
-            {"resampling": kind, "bin": 1, "samples": len(samples), **({"configurations": n} if n else {})},
-            [],
-        )
-    if kind == "jackknife":
-        samples = statistics.from_jackknife(samples)
-    n, size = len(samples), source.bin
-    if n // size < 2:
-        raise UserError(f"{where}: bin: {size} leaves {n // size} of {n} configurations; needed: 2 or more", key="bin")
-    tau, error = statistics.autocorrelation_time(samples @ matrix.T)
-    i = int(np.argmax(tau - 2 * error))
-    facts = {"resampling": kind, "configurations": n, "bin": size, "samples": n // size}
-    facts |= {"dropped": n % size, "tau_int": float(tau[i]), "tau_int_error": float(error[i])}
-    flags = []
-    if 2 * (tau[i] - 2 * error[i]) > size:
-        flags = [
-            f"{where}: bin {size} is shorter than 2 tau_int = {2 * tau[i]:.1f} +- {2 * error[i]:.1f} configurations "
-            f"(t = {times[i]}), so that the errors are too small; choose bin: {int(np.ceil(2 * tau[i]))} or more"
-        ]
-    return statistics.binned(samples, size), facts, flags
+def folding(
+    there: tuple[int, ...], period: int | None, times: tuple[int, ...], where: str, named: bool = False
+) -> Array:
+    """Return the matrix (t, len(there)) that takes data at the slices ``there`` to the slices ``times``.
 
+    With a period T, C(t) = C(T - t): data over a whole period are folded, [C(t) + C(T - t)] / 2, and data up to
+    T/2 are taken as folded already. Where ``times`` reaches beyond T/2, or ``period`` is None, nothing is folded.
+    ``named`` says that the file itself names its slices; without, their number must be T, or T/2 + 1 where times allow.
 
-def _check_rows(samples: Array, there: tuple[int, ...], matrix: Array, where: str, kind: str) -> None:
-    """Raise UserError where a time slice in use never changes, or where a sample is there twice."""
-    constant = np.flatnonzero((np.ptp(samples, axis=0) == 0) & matrix.any(axis=0))
-    if constant.size:
-        raise UserError(f"{where}: t = {there[constant[0]]} is the same in every sample (zero variance)")
-    _, first, count = np.unique(samples, axis=0, return_index=True, return_counts=True)
-    if kind != "bootstrap" and (count > 1).any():
-        row = int(first[np.argmax(count > 1)])
-        again = np.flatnonzero((samples == samples[row]).all(axis=1))[1]
-        raise UserError(f"{where}: rows {row} and {again} are the same; each configuration counts once")
+    Raises UserError when the data do not hold these times.
 
-
-def _count(source: Source, record: Record) -> int | None:
-    """Return how many configurations are behind a mean with its errors or bootstrap samples, where that is said."""
-    n = _agreed(record.where, "configurations", source.configurations, record.said)
-    if n is not None and (not isinstance(n, int) or n < 2):
-        raise UserError(
-            f"{record.where}: configurations: {n}; it must be a whole number, 2 or more", key="configurations"
-        )
-    return n
-
-
-def _agreed(where: str, key: str, asked: Any, said: dict[str, Any], allowed: tuple[str, ...] = ()) -> Any:
-    """Return what the user or the file says about ``key``.
-
-    Raises UserError where they contradict each other, or where the file's word is not among those allowed.
+    >>> folding((0, 1, 2, 3), 4, (1, 2), "x")
+    array([[0. , 0.5, 0. , 0.5],
+           [0. , 0. , 1. , 0. ]])
     """
-    told = said.get(key)
-    for value, who in ((told, "the file says "), (asked, "")):
-        if value is not None and allowed and value not in allowed:
-            raise UserError(f"{where}: {who}{key}: {value}; allowed: {', '.join(allowed)}", key=key)
-    if None not in (asked, told) and asked != told:
-        raise UserError(f"{where}: {key}: {asked}, but the file itself says {told}", key=key)
-    return told if asked is None else asked
+    at = {t: i for i, t in enumerate(there)}
+    missing = [t for t in times if t not in at]
+    held = f"{where}: {len(there)} time slices, {there[0]}..{there[-1]}, but lattice.period {period} and times"
+    folds = period is not None and max(times) <= period // 2
+    beyond = period is not None and not folds
+    if folds:
+        half = period // 2
+        mirrored = len(there) == period or (named and all((period - t) % period in at for t in times))
+        folds = max(there) < period and mirrored
+        folded = max(there) <= half and (named or len(there) == half + 1)
+        if not (folds or folded or (named and missing)):
+            raise UserError(f"{held} need {period} (a period), or {half + 1} (folded)")
+    if missing:
+        span = f"{there[0]}..{there[-1]}" if len(there) == there[-1] - there[0] + 1 else ", ".join(map(str, there))
+        raise UserError(f"{where}: t = {missing[0]} is missing; those there: {span}; needed: {times[0]}..{times[-1]}")
+    if beyond and (max(there) >= period or not (named or len(there) == period)):
+        raise UserError(f"{held} up to {max(times)} need {period}")
+    unit = np.eye(len(there))
+    return np.array([(unit[at[t]] + unit[at[(period - t) % period if folds else t]]) / 2 for t in times])
+
+
+def _folded(given: Array, matrix: Array, correlated: bool) -> Array:
+    """Return the covariance (t, t) of folded data from that of the data.
+
+    Where the correlation between times is not known, ``correlated`` false, ``given`` being diagonal, C(t) and
+    C(T - t) are taken as fully correlated: the error of their mean is (e1 + e2) / 2, which is never too small. On
+    real data they are nearly so, and taking them as independent makes errors up to sqrt(2) too small.
+    """
+    if correlated:
+        return matrix @ given @ matrix.T
+    return np.diag((matrix @ np.sqrt(np.diag(given))) ** 2)
+
+
+def asymmetry(mean: Array, covariance: Array, matrix: Array, times: tuple[int, ...], where: str) -> list[str]:
+    """Return a flag where C(t) and C(T - t), which are folded, differ by more than ASYMMETRY.
+
+    Raises UserError where they have opposite signs: the weighted sum of C(t) C(T - t) is negative.
+    """
+    rows = np.flatnonzero((matrix == 0.5).sum(axis=1) == 2)
+    i, j = np.array([np.flatnonzero(matrix[r]) for r in rows], int).reshape(-1, 2).T
+    total = covariance[i, i] + covariance[j, j]
+    if not rows.size or total.min() <= 0:
+        return []
+    if np.sum(mean[i] * mean[j] / total) < 0:
+        raise UserError(f"{where}: C(T - t) = -C(t), but the kernel needs C(T - t) = C(t); choose another correlator")
+    difference = np.maximum(total - 2 * covariance[i, j], 1e-12 * total)
+    pull = np.abs(mean[i] - mean[j]) / np.sqrt(difference)
+    worst = int(np.argmax(pull))
+    if pull[worst] <= ASYMMETRY:
+        return []
+    return [
+        f"{where}: C(t) and C(T - t) differ by {pull[worst]:.0f} standard deviations at t = {times[rows[worst]]}; "
+        "the kernel makes them equal"
+    ]

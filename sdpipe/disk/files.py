@@ -1,21 +1,20 @@
-"""Files and directories that appear whole or not at all, and the markers that say what is done."""
+"""Files and directories that appear whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
 
 from sdpipe.errors import DamageError
 
 STATE = ".sdpipe"
-"""Directory of markers, stage records and unfinished work inside a run directory."""
+"""Directory of receipts, timings and unfinished work inside a run directory."""
 
 PARTIAL = ".partial"
 """Ending of a file or store that is being written."""
@@ -76,12 +75,27 @@ def put_back(aside: Path) -> None:
         aside.rename(path)
 
 
+def set_aside(path: Path) -> None:
+    """Give a damaged file, or a directory in its place, a name that :func:`sweep` removes."""
+    if path.exists():
+        path.replace(path.with_name(path.name + PARTIAL))
+
+
 def sweep(directory: Path) -> None:
     """Remove what killed processes left in ``directory`` and below, and put back what was being replaced."""
     for aside in list(directory.rglob("*" + OLD)):
         put_back(aside)
     for rubbish in list(directory.rglob("*" + PARTIAL)):
         delete(rubbish)
+
+
+def below(place: Path) -> Iterator[os.stat_result]:
+    """Yield size and times of a file, or of every file below a directory; those that vanish meanwhile are left out."""
+    for path in place.rglob("*") if place.is_dir() else [place]:
+        with suppress(FileNotFoundError):
+            stat = path.stat()
+            if S_ISREG(stat.st_mode):
+                yield stat
 
 
 def write_text(path: Path, text: str) -> None:
@@ -109,40 +123,3 @@ def read_sealed(path: Path) -> bytes:
     if hashlib.sha256(content).digest() != digest:
         raise DamageError(path, "damaged (wrong checksum)")
     return content
-
-
-@dataclass(frozen=True)
-class Markers:
-    """Done-markers of one stage: one small JSON file a block, holding the hash of what it was made from."""
-
-    directory: Path
-    config_hash: str
-
-    def add(self, block: str, **facts: Any) -> None:
-        """Say that ``block`` is done. Call it after its data are on disk."""
-        write_text(self.directory / f"{block}.json", json.dumps({"config_hash": self.config_hash, **facts}))
-
-    def noted(self, block: str) -> dict[str, Any] | None:
-        """Return what was noted with ``block``, whatever it was made from, or None where nothing was."""
-        try:
-            facts = json.loads((self.directory / f"{block}.json").read_text())
-        except (FileNotFoundError, ValueError):
-            return None
-        return facts if isinstance(facts, dict) else None
-
-    def facts(self, block: str) -> dict[str, Any] | None:
-        """Return what was noted with ``block``, or None where it is not done with this hash."""
-        facts = self.noted(block)
-        return facts if facts and facts.get("config_hash") == self.config_hash else None
-
-    def missing(self, blocks: list[str]) -> list[str]:
-        """Return those of ``blocks`` that are not done."""
-        return [b for b in blocks if self.facts(b) is None]
-
-    def forget(self, block: str) -> None:
-        """Say that ``block`` is not done after all."""
-        (self.directory / f"{block}.json").unlink(missing_ok=True)
-
-    def clear(self) -> None:
-        """Forget every block."""
-        shutil.rmtree(self.directory, ignore_errors=True)

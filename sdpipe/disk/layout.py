@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import shlex
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sdpipe.config.load import load_config
-from sdpipe.config.schema import Config, plain, to_yaml
-from sdpipe.disk import store
-from sdpipe.disk.files import OLD, PARTIAL, STATE, Markers, delete, put_back, sweep, write_text
-from sdpipe.errors import UserError
+from sdpipe.config.schema import SCHEMA, Config, another_schema, plain, to_yaml
+from sdpipe.disk.files import OLD, PARTIAL, STATE, delete, put_back, sweep, write_text
+from sdpipe.disk.receipts import Receipt, Receipts, seal, sha256, unseal
+from sdpipe.errors import DamageError, UserError
+from sdpipe.version import __version__
 
 FIXED = ("seed", "lattice", "kernel", "smearing", "energies", "spectra", "noise")
 """Sections that a run directory keeps for life: its samples and networks are made from them."""
 
 FIXED_TRAINING = ("protocol", "inputs", "epochs", "batch")
+
+CLAIM = ("claim", "config")
+"""The receipt of the config that last claimed the directory."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +45,6 @@ class Layout:
     def networks(self) -> Path:
         return self.root / "networks"
 
-    def network(self, ensemble: str, sigma_index: int, replica: int) -> Path:
-        """Return the checkpoint of one network.
-
-        >>> Layout(Path("runs/a")).network("Nmax", 0, 3).name
-        'Nmax-sigma0-replica003.pt'
-        """
-        return self.networks / f"{ensemble}-sigma{sigma_index}-replica{replica:03d}.pt"
-
     @property
     def history(self) -> Path:
         return self.root / "history.zarr"
@@ -67,7 +64,7 @@ class Layout:
     @property
     def draws(self) -> Path:
         """Predictions for the draws of all families, of which ``validation.zarr`` is made."""
-        return self.state("validate") / "draws.zarr"
+        return self.root / STATE / "draws.zarr"
 
     @property
     def figures(self) -> Path:
@@ -81,73 +78,87 @@ class Layout:
     def logs(self) -> Path:
         return self.root / "logs"
 
+    @property
+    def driver(self) -> Path:
+        """The lock of the one driver."""
+        return self.root / STATE / "driver.json"
+
+    @property
+    def certificates(self) -> Path:
+        return self.root / STATE / "tls"
+
+    @property
+    def running(self) -> Path:
+        """Epoch and losses of what is being trained, a file for each stack."""
+        return self.root / STATE / "running"
+
+    @property
+    def unfinished(self) -> Path:
+        """Weights of what is being trained, a file for each stack."""
+        return self.root / STATE / "unfinished"
+
+    @cached_property
+    def receipts(self) -> Receipts:
+        return Receipts(self.root)
+
     def relative(self, path: Path) -> str:
-        """Return a path of this run as markers and tables spell it.
+        """Return a path of this run as tables spell it.
 
         >>> Layout(Path("runs/a")).relative(Path("runs/a/figures/o3.png"))
         'figures/o3.png'
         """
         return path.relative_to(self.root).as_posix()
 
-    def stores(self) -> list[Path]:
-        """Return every store that is there; of those with groups, each group."""
-        groups = [*self._groups(self.predictions), *self._groups(self.budget)]
-        return [p for p in (self.training, self.history, self.validation, self.draws, *groups) if p.exists()]
-
-    @staticmethod
-    def _groups(path: Path) -> list[Path]:
-        return sorted(p for p in path.glob("*") if p.is_dir() and not p.name.endswith(OLD))
-
-    @property
-    def drivers(self) -> Path:
-        return self.root / STATE / "drivers"
-
     def sweep(self) -> None:
         """Remove what killed drivers and workers left behind. Call it as the one driver."""
         for aside in list(self.root.glob(f"*.zarr{OLD}")):
             put_back(aside)
-        for rubbish in [*self.root.glob(f".*{PARTIAL}"), self.state("running"), self.state("tls")]:
+        for rubbish in [*self.root.glob(f"*{PARTIAL}"), self.running, self.certificates]:
             delete(rubbish)
         for place in (self.networks, self.figures, self.root / STATE, *self.root.glob("*.zarr")):
-            sweep(place)
-
-    def state(self, stage: str) -> Path:
-        """Return the directory of markers and unfinished work of one stage."""
-        return self.root / STATE / stage
-
-    def progress(self, task: str) -> Path:
-        """Return the file in which a running stack notes epoch and losses of its networks."""
-        return self.state("running") / f"{task}.json"
-
-    def markers(self, stage: str, config_hash: str) -> Markers:
-        """Return the done-markers of one stage for work made from ``config_hash``."""
-        return Markers(self.state(stage), config_hash)
+            if place.suffix == ".zarr" or not place.is_symlink():
+                sweep(place)
 
     def note_sitting(self, stage: str, begun: datetime, seconds: float) -> None:
         """Note how long a stage worked; one that was interrupted has several sittings."""
-        sitting = {
-            "stage": stage,
-            "begun": begun.isoformat(timespec="seconds"),
-            "seconds": seconds,
-            "host": socket.gethostname(),
-        }
-        path = self.state("sittings.jsonl")
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("\n" + json.dumps(sitting))  # on a line of its own, even after one that a kill cut short
+        told = {"stage": stage, "begun": begun.isoformat(timespec="seconds"), "seconds": seconds}
+        with self._sittings.open("a", encoding="utf-8") as file:
+            file.write("\n" + seal({**told, "host": socket.gethostname()}))  # a line of its own, even after a cut one
 
     def sittings(self) -> list[dict[str, Any]]:
-        """Return what :meth:`note_sitting` noted, in the order of time."""
-        path, found = self.state("sittings.jsonl"), []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            with suppress(json.JSONDecodeError):
-                found.append(json.loads(line))
-        return found
+        """Return what :meth:`note_sitting` noted, in the order of time; a damaged line counts as lost."""
+        lines = self._sittings.read_text(encoding="utf-8", errors="replace") if self._sittings.exists() else ""
+        return [told for line in lines.splitlines() if (told := unseal(line))]
+
+    @property
+    def _sittings(self) -> Path:
+        return self.root / STATE / "sittings.txt"
+
+    def in_training(self) -> list[dict[str, Any]]:
+        """Return what the stacks in training last noted: network, epoch, epochs, losses, and when.
+
+        A file that has just gone, with its stack, or is not what was written tells nothing.
+        """
+        rows = []
+        for file in sorted(self.running.glob("*.json")):
+            try:
+                at, noted = file.stat().st_mtime, unseal(file.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError):
+                continue
+            rows += [{**row, "modified": at} for row in noted or []]
+        return rows
 
     def require(self) -> None:
         """Raise UserError where this is not a run directory."""
         if not self.config.exists():
+            self.refuse_without_config("status")
             raise UserError(f"{self.root}: not a run directory (no config.yaml in it); run: sdpipe run CONFIG")
+
+    def refuse_without_config(self, stage: str) -> None:
+        """Raise UserError where ``config.yaml`` is lost and its copy is not, with the command that goes on."""
+        if not self.config.exists() and self._copy.exists():
+            command = shlex.join(["sdpipe", stage, str(self._copy), "--run", str(self.root)])
+            raise UserError(f"{self.config}: missing; its copy is {self._copy}; run: {command}")
 
     def claim(self, config: Config) -> None:
         """Make the run directory, or check that it was made from this config, and save the resolved config.
@@ -156,32 +167,47 @@ class Layout:
         what depends on them is made anew. Raises UserError where anything else differs.
         """
         self.check_owner(config)
-        for file in (self._claimed, self.config):
-            if not file.exists() or file.read_text(encoding="utf-8") != to_yaml(config):
-                write_text(file, to_yaml(config))
+        text = to_yaml(config)
+        for file in (self._copy, self.config):
+            if not file.exists() or file.read_text(encoding="utf-8", errors="replace") != text:
+                write_text(file, text)
+        receipt = self._claimed()
+        if receipt is None or receipt.hashes != {self.relative(self._copy): sha256(self._copy)}:
+            self.receipts.write(*CLAIM, "", [self._copy], schema=SCHEMA, sdpipe_version=__version__)
 
     @property
-    def _claimed(self) -> Path:
+    def _copy(self) -> Path:
         """The config that last claimed the directory; ``config.yaml`` is the same, but lies where people edit it."""
         return self.root / STATE / "config.yaml"
 
+    def _claimed(self) -> Receipt | None:
+        try:
+            return self.receipts.read(*CLAIM)
+        except DamageError:
+            return None
+
     def owns(self, config: Config) -> bool:
         """Return whether the directory was made, or last continued, with exactly this config."""
-        return self.config.exists() and self.config.read_text(encoding="utf-8") == to_yaml(config)
+        return self.config.exists() and self.config.read_text(encoding="utf-8", errors="replace") == to_yaml(config)
 
     def check_owner(self, config: Config) -> None:
         """Raise UserError, naming every key that differs, where the directory belongs to another config.
 
-        So does a store of another schema, which this version can neither read nor may replace.
+        So does one of another schema, which this version can neither read nor may replace.
         """
-        for path in self.stores():
-            store.identity(path)
-        if not self.config.exists():
+        receipt = self._claimed()
+        self._check_schema(receipt)
+        copy_is_whole = self._copy.exists() and (
+            receipt is None or receipt.hashes.get(self.relative(self._copy)) == sha256(self._copy)
+        )
+        owner = self._copy if copy_is_whole else self.config
+        if not owner.exists():
             if self.root.exists() and (not self.root.is_dir() or {p.name for p in self.root.iterdir()} - {STATE}):
                 raise UserError(f"{self.root}: not empty and not a run directory; choose another with --run")
             return
-        claimed = load_config(self._claimed if self._claimed.exists() else self.root)
-        old, new = plain(claimed), plain(config)
+        if owner.read_text(encoding="utf-8", errors="replace") == to_yaml(config):
+            return
+        old, new = plain(load_config(owner)), plain(config)
         changed = [key for name in FIXED for key in _differences(old[name], new[name], name)]
         for key in FIXED_TRAINING:
             changed += _differences(old["training"][key], new["training"][key], f"training.{key}")
@@ -189,6 +215,24 @@ class Layout:
             changed += _differences(old["ensembles"][name], new["ensembles"][name], f"ensembles.{name}")
         if changed:
             raise UserError(*(f"{self.root}: made from another config: {c}; use another --run for it" for c in changed))
+
+    def _check_schema(self, receipt: Receipt | None) -> None:
+        """Raise UserError where another version made this directory: by its claim or, without one, by its stores."""
+        if receipt is not None:
+            found = [(self.root, receipt.facts)]
+        else:
+            found = [(p, _attributes(p)) for p in (self.training, self.history, self.validation) if p.exists()]
+        for path, facts in found:
+            if isinstance(facts.get("schema"), int) and facts["schema"] != SCHEMA:
+                raise another_schema(path, facts)
+
+
+def _attributes(store: Path) -> dict[str, Any]:
+    """Return the attributes of a store, none where they cannot be read."""
+    try:
+        return dict(json.loads((store / "zarr.json").read_bytes())["attributes"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _differences(old: Any, new: Any, key: str) -> list[str]:

@@ -1,135 +1,174 @@
 """One driver at a time in a run directory: who is at work there, and whether it still lives.
 
-A driver writes a file of its own first and looks for those of others afterwards, so that of two that start
-together at least one sees the other. On this host a driver lives as long as its process; on another host
-as long as its file is touched every few seconds, by the clock of the file server.
+The lock is one file, written under a name of its own and linked into place: of several drivers only one can do that,
+on network file systems too, see O_EXCL in open(2). A driver that this process can see lives as long as its process;
+of any other only the user can say that it is dead.
 """
 
 from __future__ import annotations
 
-import _thread
 import errno
-import json
 import os
 import socket
-import threading
-import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import BaseModel, ConfigDict, Field
 
-from sdpipe.disk.files import write_text
+from sdpipe.disk.files import partial
 from sdpipe.errors import RunError, UserError
 
-HEARTBEAT = 2.0
-"""Seconds between two signs of life."""
 
-SILENCE = 60.0
-"""Seconds without a sign of life after which a driver on another host may be taken for dead."""
-
-
-@dataclass(frozen=True)
-class Driver:
+class Driver(BaseModel):
     """A process that works, or worked, in a run directory."""
 
-    file: Path
-    host: str
-    pid: int
-    started: float
-    since: str
-    touched: float
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def lives_here(self) -> bool:
-        """Return whether it is a living process of this host."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 2
-            return self.host == socket.gethostname() and same and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
+    host: str
+    boot: str
+    """Id of the machine's boot, after which process ids mean something else."""
+    namespace: str
+    """Of process ids: each container on a machine has its own."""
+    pid: Annotated[int, Field(ge=0, lt=2**31)]
+    started: int
+    """Start of the process in clock ticks since boot, which setting the clock does not move."""
+    since: str
+
+    def is_near(self) -> bool:
+        """Return whether this process would see that one: both are of one host, boot and namespace."""
+        return _here().items() <= self.model_dump().items()
 
     def may_live(self) -> bool:
-        """Return whether it lives here, or is of another host and so might."""
-        return self.host != socket.gethostname() or self.lives_here()
+        """Return False only where it is sure that the process has ended."""
+        if not self.is_near():
+            return True
+        if not psutil.pid_exists(self.pid):
+            return False
+        try:
+            state, started = _process(self.pid)
+        except OSError:  # another user's, on a machine that hides them
+            return True
+        return state not in "ZX" and started == self.started
 
     def __str__(self) -> str:
         return f"sdpipe on {self.host}, pid {self.pid}, since {self.since}"
 
 
-def drivers(directory: Path) -> list[Driver]:
-    """Return every driver that has left its file in ``directory``, living or dead."""
-    found = []
-    for file in sorted(directory.glob("*.json")):
+UNKNOWN = Driver(host="a host not known", boot="", namespace="", pid=0, started=0, since="a time not known")
+"""The driver that a damaged lock stands for."""
+
+
+def _here() -> dict[str, str]:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return {"host": socket.gethostname(), "boot": boot, "namespace": str(Path("/proc/self/ns/pid").readlink())}
+
+
+def _process(pid: int) -> tuple[str, int]:
+    """Return the state of a process, and its start in clock ticks since boot: proc(5), fields 3 and 22 of stat."""
+    facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return facts[0], int(facts[19])
+
+
+def this_process() -> Driver:
+    """Return the driver that this process is."""
+    pid, now = os.getpid(), datetime.now(UTC)
+    return Driver(**_here(), pid=pid, started=_process(pid)[1], since=now.isoformat(timespec="seconds"))
+
+
+def _driver(content: bytes) -> Driver:
+    try:
+        return Driver.model_validate_json(content)
+    except ValueError:
+        return UNKNOWN
+
+
+def holder(path: Path) -> Driver | None:
+    """Return the driver that the lock ``path`` names, living or dead, or None where there is no lock."""
+    try:
+        return _driver(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class Lock:
+    """The lock of the run directory ``root``, held by this process; ``content`` is what it wrote."""
+
+    path: Path
+    root: Path
+    content: bytes
+
+    def check(self) -> None:
+        """Raise RunError where the lock is lost: with the run directory, or to another driver."""
         try:
-            told = json.loads(file.read_text(encoding="utf-8"))
-            found.append(Driver(file, **told, touched=file.stat().st_mtime))
-        except (FileNotFoundError, ValueError, TypeError):  # it has just left, or the file is damaged
-            continue
-    return found
+            lost = self.path.read_bytes() != self.content
+        except FileNotFoundError:
+            lost = True
+        except OSError:  # a file server that is away for a moment has given the lock to nobody
+            return
+        if lost and not self.root.exists():
+            raise deleted(self.root)
+        if lost:
+            raise RunError(f"{self.root}: another sdpipe has taken over; this one has stopped")
+
+    def take(self) -> bool:
+        """Put the lock into place where there is none; return whether that was done."""
+        with partial(self.path) as own:
+            own.write_bytes(self.content)
+            with suppress(FileExistsError, FileNotFoundError):
+                os.link(own, self.path)
+            with suppress(FileNotFoundError):  # swept away by the driver at work
+                taken = own.stat().st_nlink == 2  # whatever link said: a file server's answer may get lost
+                own.unlink()
+                return taken
+        return False
 
 
-def _judge(other: Driver, now: float, root: Path, take_over: bool) -> str:
-    """Return what to say about a dead driver; raise UserError where it lives, or might."""
-    if other.host == socket.gethostname():
-        if other.lives_here():
-            raise UserError(f"{root}: in use by {other}; wait until it is done, or end it")
+def _remove(path: Path, content: bytes) -> None:
+    """Remove the lock that has this ``content``; one that takes its place meanwhile is put back."""
+    with suppress(FileNotFoundError), partial(path) as aside:
+        if path.read_bytes() == content:
+            path.rename(aside)
+            if aside.read_bytes() != content:
+                with suppress(FileExistsError):
+                    os.link(aside, path)
+            aside.unlink()
+
+
+def _judge(other: Driver, path: Path, root: Path, take_over: bool) -> str:
+    """Return what to say on going on in place of ``other``; raise UserError where it lives, or might."""
+    if not other.may_live():
         return f"{root}: {other}, has died; going on in its place"
-    silence = now - other.touched
-    if silence < SILENCE:
-        raise UserError(f"{root}: in use by {other}; wait until it is done, or end it there")
-    if not take_over:
-        raise UserError(
-            f"{root}: in use by {other}, which has given no sign of life for {silence:.0f} s; "
-            "if it is dead, add --take-over to go on in its place"
-        )
-    return f"{root}: {other}, is silent for {silence:.0f} s; taking over"
+    if other.is_near():
+        raise UserError(f"{root}: in use by {other}; wait until it is done, or end it")
+    if take_over:
+        return f"{root}: taking over from {other}"
+    doubt = f"{path} is damaged" if other == UNKNOWN else "it cannot be told from here whether that lives"
+    raise UserError(f"{root}: in use by {other}; {doubt}; if it does not, add --take-over to go on in its place")
 
 
 @contextmanager
-def held(directory: Path, root: Path, take_over: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Be the one driver of ``root``, with the files of drivers in ``directory``.
+def held(path: Path, root: Path, take_over: bool, say: Callable[[str], None]) -> Iterator[Lock]:
+    """Be the one driver of ``root``, with the lock ``path``.
 
-    Raises UserError where another holds it, and RunError as soon as the own file is gone: the run directory was
-    deleted, or another driver has taken over.
+    Raises UserError where another driver lives, or where it might and ``take_over`` does not say that it is dead.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    mine = directory / f"{uuid.uuid4().hex}.json"
-    process = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
-    write_text(mine, json.dumps({**process, "since": datetime.now(UTC).isoformat(timespec="seconds")}))
-    ended, lost = threading.Event(), threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT):
-            try:
-                os.utime(mine)
-            except FileNotFoundError:
-                lost.set()
-                _thread.interrupt_main()
-                return
-            except OSError:
-                continue
-
-    thread = threading.Thread(target=beat, daemon=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = Lock(path, root, this_process().model_dump_json().encode())
+    while not mine.take():
+        with suppress(FileNotFoundError):  # it has just left
+            found = path.read_bytes()
+            say(_judge(_driver(found), path, root, take_over))
+            _remove(path, found)
     try:
-        for other in drivers(directory):
-            if other.file != mine:
-                say(_judge(other, mine.stat().st_mtime, root, take_over))
-                other.file.unlink(missing_ok=True)
-        thread.start()
-        yield
-    except KeyboardInterrupt:
-        if lost.is_set() and root.exists():
-            raise RunError(f"{root}: another sdpipe has taken over; this one has stopped") from None
-        if lost.is_set():
-            raise deleted(root) from None
-        raise
+        yield mine
     finally:
-        ended.set()
-        mine.unlink(missing_ok=True)
+        _remove(path, mine.content)
 
 
 def deleted(root: Path) -> RunError:

@@ -135,3 +135,14 @@ class Receipts:
     def forget(self, stage: str, piece: str) -> None:
         """Say that a piece is not done after all."""
         self.path(stage, piece).unlink(missing_ok=True)
+
+    def forget_below(self, place: Path) -> None:
+        """Say that no piece with a file below ``place`` is done."""
+        below = place.relative_to(self.root).as_posix() + "/"
+        for stage, piece in self.all():
+            try:
+                receipt = self.read(stage, piece)
+            except DamageError:
+                continue
+            if receipt and any(name.startswith(below) for name in receipt.files):
+                self.forget(stage, piece)

@@ -1,11 +1,14 @@
 """Zarr v3 stores on disk: templates, whole-chunk block writes, atomic replacement, checked reading.
 
-A store is made under a temporary name and renamed. Every chunk ends in a checksum, and is written whatever its
-values: one that is not there is lost.
+A store is made under a temporary name and renamed. Every chunk is written, whatever its values, and ends in a CRC-32C.
+Zarr itself reads a chunk that is not there as fill values, and reports a wrong checksum without its file; a
+:class:`CheckedStore` raises and names the file.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,32 +16,34 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore
 
-from sdpipe import __version__
-from sdpipe.config.schema import SCHEMA
-from sdpipe.disk import checked
+from sdpipe.config.schema import SCHEMA, another_schema
 from sdpipe.disk.files import partial, replace
 from sdpipe.errors import DamageError, UserError
+from sdpipe.version import __version__
 
-CHUNK_BYTES = 16 * 2**20
+CHUNK = re.compile(r"(?:^|/)c(?:/\d+)*$")
+
+CRC_BYTES = 4
+"""Bytes of the checksum at the end of a chunk; those of nothing are zeros, so a chunk must be longer."""
+
+COMPRESSORS = (BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCodec())
+"""Codecs of every array: fast compression, then a checksum that is verified on each read."""
 
 
-def compressors() -> tuple[Any, ...]:
-    """Codecs of every array: fast compression, then a checksum that is verified on each read."""
-    return BloscCodec(cname="lz4", clevel=1, shuffle="bitshuffle"), Crc32cCodec()
-
-
-def attributes(config_hash: str, seed: int) -> dict[str, Any]:
+def attributes(made_from: str, seed: int) -> dict[str, Any]:
     """Return the attributes that every store carries."""
     return {
         "sdpipe_version": __version__,
         "schema": SCHEMA,
-        "config_hash": config_hash,
+        "config_hash": made_from,
         "seed": seed,
         "numpy_version": np.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -56,47 +61,62 @@ class Variable:
     long_name: str
 
 
-def create(path: Path, coords: Mapping[str, Any], variables: Mapping[str, Variable], attrs: Mapping[str, Any]) -> None:
-    """Create an empty store in one step: either all of it is there or nothing."""
-    empty = xr.Dataset(coords=dict(coords), attrs=dict(attrs))
-    with partial(path) as unfinished:
-        _write(unfinished, empty)
-        group = zarr.open_group(unfinished, mode="r+")
-        for name, v in variables.items():
-            array = group.create_array(
-                name,
-                shape=tuple(empty.sizes[d] for d in v.dims),
-                chunks=tuple(min(c, empty.sizes[d]) for c, d in zip(v.chunks, v.dims, strict=True)),
-                dtype=v.dtype,
-                fill_value=np.nan,  # what other readers see of a lost chunk
-                compressors=compressors(),
-                dimension_names=v.dims,
-            )
-            array.attrs.update({"units": v.units, "long_name": v.long_name})
-        seal(unfinished)
-        unfinished.rename(path)
+@dataclass(frozen=True)
+class Template:
+    """Coordinates and empty arrays of a store that is filled block by block."""
+
+    coords: Mapping[str, Any]
+    variables: Mapping[str, Variable]
+
+    def create(self, path: Path, attrs: Mapping[str, Any]) -> list[Path]:
+        """Create the store in one step, or write anew all of it but the chunks of its arrays; return what was written.
+
+        Chunks of the arrays that are there stay: only blocks write them.
+        """
+        empty = xr.Dataset(coords=dict(self.coords), attrs=dict(attrs))
+        with partial(path) as unfinished:
+            _write(unfinished, empty)
+            group = zarr.open_group(unfinished, mode="r+")
+            for name, v in self.variables.items():
+                array = group.create_array(
+                    name,
+                    shape=tuple(empty.sizes[d] for d in v.dims),
+                    chunks=tuple(min(c, empty.sizes[d]) for c, d in zip(v.chunks, v.dims, strict=True)),
+                    dtype=v.dtype,
+                    fill_value=np.nan,  # what other readers see of a lost chunk
+                    compressors=COMPRESSORS,
+                    dimension_names=v.dims,
+                )
+                array.attrs.update({"units": v.units, "long_name": v.long_name})
+            made = [file.relative_to(unfinished) for file in files(unfinished)]
+            if path.exists():
+                for file in made:
+                    (path / file).parent.mkdir(parents=True, exist_ok=True)
+                    (unfinished / file).replace(path / file)
+                shutil.rmtree(unfinished)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                unfinished.rename(path)
+        return [path / file for file in made]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays before compression."""
+        sizes = {dim: np.size(values[1]) for dim, values in self.coords.items() if isinstance(values, tuple)}
+        return sum(
+            int(np.prod([sizes[d] for d in v.dims])) * np.dtype(v.dtype).itemsize for v in self.variables.values()
+        )
 
 
-def restore(path: Path, coords: Mapping[str, Any], variables: Mapping[str, Variable], attrs: Mapping[str, Any]) -> None:
-    """Write metadata and coordinates of a store anew, and leave the chunks of its arrays as they are."""
-    with partial(path) as fresh:
-        create(fresh, coords, variables, attrs)
-        for file in sorted(p for p in fresh.rglob("*") if p.is_file()):
-            (path / file.relative_to(fresh)).parent.mkdir(parents=True, exist_ok=True)
-            file.replace(path / file.relative_to(fresh))
-        shutil.rmtree(fresh)
+def files(path: Path) -> list[Path]:
+    """Return every file of a store."""
+    return sorted(p for p in path.rglob("*") if p.is_file())
 
 
 def _write(path: Path, dataset: xr.Dataset) -> None:
-    encoding = {name: {"compressors": compressors()} for name in dataset.variables}
+    encoding = {name: {"compressors": COMPRESSORS} for name in dataset.variables}
     with zarr.config.set({"array.write_empty_chunks": True}):
         dataset.to_zarr(path, zarr_format=3, consolidated=False, encoding=encoding)
-
-
-def seal(path: Path) -> None:
-    """Note the hash of the metadata in the attributes of a store, as the last thing that is written to it."""
-    group = zarr.open_group(path, mode="r+")
-    group.attrs[checked.METADATA] = checked.metadata_hash(path)
 
 
 def bounds(region: tuple[slice | int, ...], shape: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -110,51 +130,41 @@ def bounds(region: tuple[slice | int, ...], shape: tuple[int, ...]) -> list[tupl
     return [part.indices(size)[:2] for part, size in zip(parts, shape, strict=True)]
 
 
-def write_block(path: Path, name: str, region: tuple[slice | int, ...], values: NDArray[Any]) -> None:
-    """Write ``values`` into whole chunks of array ``name``.
+def write_block(path: Path, region: tuple[slice | int, ...], arrays: Mapping[str, NDArray[Any]]) -> list[Path]:
+    """Write the values of ``arrays``, by name, into whole chunks; return the files of these chunks.
 
     Raises ValueError when ``region`` cuts a chunk: two tasks could then overwrite each other's half.
     """
+    written = []
     with zarr.config.set({"array.write_empty_chunks": True}):
-        array = zarr.open_array(path / name, mode="r+")
-        whole = (
-            low % chunk == 0 and (high % chunk == 0 or high == size)
-            for (low, high), chunk, size in zip(bounds(region, array.shape), array.chunks, array.shape, strict=True)
-        )
-        if not all(whole):
-            raise ValueError(f"{path}: {name}: region {region} cuts chunks of {array.chunks}")
-        array[region] = values
+        for name, values in arrays.items():
+            array = zarr.open_array(path / name, mode="r+")
+            spans = list(zip(bounds(region, array.shape), array.chunks, array.shape, strict=True))
+            if not all(low % chunk == 0 and (high % chunk == 0 or high == size) for (low, high), chunk, size in spans):
+                raise ValueError(f"{path}: {name}: region {region} cuts chunks of {array.chunks}")
+            array[region] = values
+            counts = np.array([[low // chunk, -(-high // chunk)] for (low, high), chunk, _ in spans])
+            for index in np.ndindex(*(counts[:, 1] - counts[:, 0])):
+                written.append(path.joinpath(name, "c", *map(str, counts[:, 0] + index)))
+    return written
 
 
-def chunk(path: Path, name: str, index: tuple[int, ...], dims: int) -> Path:
-    """Return the file of one chunk of array ``name``, of ``dims`` dimensions; ``index`` is zero past its end.
-
-    >>> chunk(Path("a.zarr"), "rho", (1, 4), 3).as_posix()
-    'a.zarr/rho/c/1/4/0'
-    """
-    return path.joinpath(name, "c", *map(str, index), *["0"] * (dims - len(index)))
-
-
-def write_dataset(path: Path, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> None:
-    """Write a small dataset as a store or a group of one, replacing what is there."""
+def write_dataset(path: Path, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> list[Path]:
+    """Write a small dataset as a store or a group of one, replacing what is there; return its files."""
     with partial(path) as unfinished:
         _write(unfinished, dataset.assign_attrs(dict(attrs)))
-        seal(unfinished)
         replace(unfinished, path)
+    return files(path)
 
 
-def create_groups(path: Path, attrs: Mapping[str, Any]) -> None:
-    """Make an empty store for groups, where there is none, or its damaged file anew.
-
-    Groups are written with :func:`write_dataset`.
-    """
-    if not is_root_whole(path):
-        with partial(path) as unfinished:
-            root = zarr.open_group(unfinished, mode="w", zarr_format=3, attributes=dict(attrs))
-            root.attrs[checked.METADATA] = checked.metadata_hash(unfinished, members=False)
-            path.mkdir(parents=True, exist_ok=True)
-            (unfinished / "zarr.json").replace(path / "zarr.json")
-            unfinished.rmdir()
+def create_groups(path: Path, attrs: Mapping[str, Any]) -> list[Path]:
+    """Write the file that makes a directory a store of groups; groups are written with :func:`write_dataset`."""
+    with partial(path) as unfinished:
+        zarr.open_group(unfinished, mode="w", zarr_format=3, attributes=dict(attrs))
+        path.mkdir(parents=True, exist_ok=True)
+        (unfinished / "zarr.json").replace(path / "zarr.json")
+        unfinished.rmdir()
+    return [path / "zarr.json"]
 
 
 def read(path: Path) -> xr.Dataset:
@@ -173,71 +183,60 @@ def load(path: Path) -> xr.Dataset:
 
 def _open(path: Path, chunks: dict[str, int] | None) -> xr.Dataset:
     read_attributes(path)
-    return xr.open_zarr(checked.CheckedStore(path), consolidated=False, chunks=chunks)
-
-
-def identity(path: Path) -> str | None:
-    """Return the hash of what a store was made from, or None where it is missing or damaged.
-
-    Raises UserError where it was written with another schema.
-    """
-    try:
-        return str(read_attributes(path)["config_hash"]) if path.exists() else None
-    except (DamageError, KeyError):
-        return None
-
-
-def is_whole(path: Path) -> bool:
-    """Return whether metadata and every chunk of a store are there; reads the metadata only."""
-    try:
-        checked.check_metadata(path)
-    except DamageError:
-        return False
-    return all(is_array_whole(file.parent) for file in path.glob("*/zarr.json"))
-
-
-def is_array_whole(path: Path) -> bool:
-    """Return whether metadata and every chunk of one array are there."""
-    try:
-        return all(chunk.exists() for chunk in checked.chunks(path))
-    except DamageError:
-        return False
-
-
-def check_root(path: Path) -> None:
-    """Raise DamageError where the file of a store of groups is lost or damaged."""
-    checked.check_root(path, set(attributes("", 0)))
-
-
-def is_root_whole(path: Path) -> bool:
-    """Return whether the file of a store of groups is there and as written."""
-    try:
-        check_root(path)
-    except DamageError:
-        return False
-    return True
+    return xr.open_zarr(CheckedStore(path), consolidated=False, chunks=chunks)
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """Return the attributes of a store without reading its arrays.
 
-    Raises UserError where it is missing or, intact, written with another schema; DamageError where it is damaged.
+    Raises UserError where it is missing or written with another schema; DamageError where it is damaged.
     """
+    file = path / "zarr.json"
     if not path.exists():
         raise UserError(f"{path}: missing")
-    found = checked.attributes(path)
-    ours = found.get("schema") == SCHEMA
-    if ours or checked.METADATA in found:  # another schema is believed where the hash fits, or where there is none
-        checked.check_metadata(path)
-    if not ours:
+    try:
+        found = json.loads(file.read_bytes())["attributes"]
+        schema = found["schema"]
+    except FileNotFoundError:
+        raise DamageError(file, "lost") from None
+    except (OSError, ValueError, TypeError, KeyError):
+        raise DamageError(file, "damaged (no attributes of a store)") from None
+    if schema != SCHEMA:
         raise another_schema(path, found)
     return found
 
 
-def another_schema(path: Path, found: Mapping[str, Any]) -> UserError:
-    """Say in one line that ``path`` is of another schema, and which sdpipe wrote it; ``found`` is what it says."""
-    return UserError(
-        f"{path}: written by sdpipe {found.get('sdpipe_version', 'of another version')} with schema "
-        f"{found.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or "
-        "another --run"
-    )
+def check_chunk(file: Path, data: Any) -> None:
+    """Raise DamageError where the bytes of a chunk do not end with their CRC-32C, or are no more than that."""
+    view = memoryview(data)
+    if len(view) <= CRC_BYTES:
+        raise DamageError(file, f"damaged (cut to {len(view)} bytes)")
+    if google_crc32c.value(bytes(view[:-CRC_BYTES])) != int.from_bytes(view[-CRC_BYTES:], "little"):
+        raise DamageError(file, "damaged (wrong checksum)")
+
+
+class CheckedStore(LocalStore):
+    """A local store, for reading, whose chunks must be there and end with their checksum."""
+
+    def __init__(self, root: Path | str, *, read_only: bool = True) -> None:
+        super().__init__(root, read_only=read_only)
+
+    def _check(self, key: str, value: Any, byte_range: Any) -> None:
+        if not CHUNK.search(key):
+            return
+        if value is None:
+            raise DamageError(self.root / key, "lost")
+        if byte_range is None:
+            check_chunk(self.root / key, value.as_buffer_like())
+
+    async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+        """Return the bytes of one file; raises DamageError for a chunk that is lost or damaged."""
+        value = await super().get(key, prototype, byte_range)
+        self._check(key, value, byte_range)
+        return value
+
+    def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
+        """Return the bytes of one file, as :meth:`get`."""
+        value = super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        self._check(key, value, byte_range)
+        return value

@@ -126,6 +126,12 @@ def error_budget(
     ------
     UserError
         When an ensemble is missing, when there is one replica only, or a prediction is not finite.
+
+    >>> values = np.array([[1.0, 1.2], [1.4, 1.6]]).reshape(1, 1, 2, 2, 1)
+    >>> coords = {"sigma": [0.44], "ensemble": ["Nmax"], "E": [1.0]}
+    >>> rho = xr.DataArray(values, dims=("sigma", "ensemble", "replica", "boot", "E"), coords=coords)
+    >>> error_budget(rho, "Nmax", {}).error.round(3).values.ravel().tolist()
+    [0.1, 0.283]
     """
     value, signed = signed_errors(rho, central, references)
     best = rho.sel(ensemble=central, drop=True).astype(float)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from sdpipe.config.rules import draws_needed
-from sdpipe.infer.typicality import nearest
 
 Array = NDArray[np.float64]
 
@@ -22,6 +21,9 @@ RULES = ("given", "auto")
 
 Errors that hold for one need not hold for the other, so each is calibrated by itself.
 """
+
+NEIGHBOURS = 4
+"""A correlator is compared with this share, 1/4, of the reference draws: those nearest in noise scale."""
 
 BAND = 3.0
 """Standard deviations of the binomial distribution within which a coverage agrees with its level."""
@@ -36,6 +38,16 @@ def rule_of(family: int) -> int:
     return family if family < len(RULES) else 0
 
 
+def nearest(scale: float, reference: Array) -> NDArray[np.intp]:
+    """Return the indices of the ``len(reference) / NEIGHBOURS`` reference noise scales nearest to ``scale`` in |log|.
+
+    >>> nearest(1.0, np.array([0.1, 10.0, -0.9, 3.0])).tolist()
+    [2]
+    """
+    distance = np.abs(np.log(np.abs(reference) / abs(scale)))
+    return np.argsort(distance, kind="stable")[: max(len(reference) // NEIGHBOURS, 1)]
+
+
 def conformal_factor(scores: Array, level: float) -> Array:
     """Return q, the ceil((n + 1) level)-th smallest of n scores (n, ...), along the first axis.
 
@@ -43,6 +55,9 @@ def conformal_factor(scores: Array, level: float) -> Array:
     split-conformal prediction, J. Lei et al., J. Am. Stat. Assoc. 113 (2018) 1094.
 
     Raises ValueError when there are fewer scores than :func:`draws_needed`.
+
+    >>> float(conformal_factor(np.arange(1.0, 100.0), 0.683))
+    69.0
     """
     n = len(scores)
     if n < draws_needed(level):
@@ -55,6 +70,9 @@ def conformal_rank(scores: Array, calibration: Array) -> Array:
 
     The smallest k / (m + 1) whose conformal factor from m calibration scores (m, ...) reaches the score; uniform for
     exchangeable scores, so that the share of ranks <= level is the coverage at that level.
+
+    >>> conformal_rank(np.array([0.5, 2.5, 9.0]), np.array([1.0, 2.0, 3.0])).tolist()
+    [0.25, 0.75, 1.0]
     """
     flat, reference = scores.reshape(len(scores), -1), np.sort(calibration.reshape(len(calibration), -1), axis=0)
     below = [np.searchsorted(reference[:, j], flat[:, j], side="left") for j in range(flat.shape[1])]
@@ -62,7 +80,11 @@ def conformal_rank(scores: Array, calibration: Array) -> Array:
 
 
 def gaussian_quantile(level: float) -> float:
-    """Return the number of standard deviations that hold ``level`` of a normal density, on both sides."""
+    """Return the number of standard deviations that hold ``level`` of a normal density, on both sides.
+
+    >>> round(gaussian_quantile(0.954), 3)
+    1.995
+    """
     return float(ndtri((1 + level) / 2))
 
 
@@ -70,6 +92,9 @@ def band(level: float, count: int) -> float:
     """Return how far a coverage from ``count`` spectra may be from ``level``: BAND binomial standard deviations.
 
     Energies of one spectrum are so strongly correlated that they count as one.
+
+    >>> round(band(0.5, 900), 6)
+    0.05
     """
     return BAND * float(np.sqrt(level * (1 - level) / count))
 

@@ -59,41 +59,30 @@ def integral(
         I[ensemble, replica, boot] = Σ_k w_k f(E_k) rho[ensemble, replica, boot, E_k]
 
     with the weights w of :func:`quadrature_weights`, and then what :func:`sdpipe.error_budget` does with rho(E) at one
-    E, done with I: mean and spread over boot and replica, and for every reference X
+    E, done with I. Its arguments are those of this function, and
 
-        Delta_X = |I(Nmax) - I(Nref_X)| erf(P_X / sqrt 2),   P_X the shift of I in units of its statistical error.
-
-    Linear propagation of the budget's covariance,
-
-        propagated^2 = Σ_kl w_k f(E_k) covariance(E_k, E_l) f(E_l) w_l,
-
-    has the same statistical part. Its systematic part differs a little from ``total``: there the shift at each E is
-    weighed with its erf before they are added, here the shift of I is.
-
-    Parameters
-    ----------
-    rho
-        (sigma, ensemble, replica, boot, E), dimensionless.
     f
         Function of the energies (E,) in GeV, smooth between a and b: cut with ``between``, not with a step in f.
-    central, references, truth, resolution
-        As in :func:`sdpipe.error_budget`. From the covariance ``resolution`` (sigma, E, E2) of what the data cannot
-        resolve follows Delta_resolution^2 = Σ_kl w_k f(E_k) resolution(E_k, E_l) f(E_l) w_l. The conformal factors of a
-        calibrated error belong to single energies; they say nothing of an integral.
     between
         (a, b) in GeV; without it, all energies of the run.
 
-    Returns
-    -------
-    ``central (sigma)``, ``error (source, sigma)``, ``total (sigma)``, ``propagated (sigma)``,
-    ``boot_values (sigma, boot)``, the mean over replicas of the central ensemble for each bootstrap sample,
-    ``weight (E)`` = w f, and ``truth`` and ``pull`` where the truth is known. Units are those of f times GeV.
+    Linear propagation, propagated^2 = Σ_kl w_k f(E_k) covariance(E_k, E_l) f(E_l) w_l, has the same statistical part.
+    Its systematic part differs a little from ``total``: there the shift at each E is weighed with its erf before they
+    are added, here the shift of I is. Δ_resolution follows linearly from the covariance ``resolution``. The conformal
+    factors of a calibrated error belong to single energies; they say nothing of an integral.
 
-    Raises
-    ------
-    UserError
-        When f is no function, not finite or not one number for each energy, or (a, b) is not inside the run's
-        energies.
+    Returns ``central (sigma)``, ``error (source, sigma)``, ``total (sigma)``, ``propagated (sigma)``,
+    ``boot_values (sigma, boot)``, the mean over replicas of the central ensemble for each bootstrap sample,
+    ``weight (E)`` = w f, and ``truth`` and ``pull`` where the truth is known, in units of f times GeV.
+
+    Raises UserError when f is no function, not finite or not one number for each energy, or (a, b) is not inside the
+    run's energies.
+
+    >>> dims = ("sigma", "ensemble", "replica", "boot", "E")
+    >>> coords = {"ensemble": ["Nmax"], "E": np.linspace(0, 2, 9)}
+    >>> rho = xr.DataArray(np.ones((1, 1, 2, 3, 9)), dims=dims, coords=coords)
+    >>> integral(rho, lambda E: E, "Nmax", {}).central.round(9).values.tolist()
+    [2.0]
     """
     E = rho.E.values
     weight = xr.DataArray(quadrature_weights(E, between) * _values(f, E), dims="E", coords={"E": rho.E})

@@ -1,11 +1,18 @@
 """What surrounds a network: the input transform and the best linear estimator, both in closed form.
 
-Everything here is a function of first and second moments of the training samples, noise included.
+Everything here is a function of first and second moments of the training samples, noise included:
+
+>>> from sdpipe.physics.noise import synthetic
+>>> C = np.random.default_rng(1).standard_normal((500, 3))
+>>> moments = Moments.of(lambda: [(C, 2 * C[:, :1])], synthetic((1, 2, 3), np.ones(3), r1=1e-3, delta=0.0, tau=1.0))
+>>> transform = InputTransform.fit(moments, "whiten")
+>>> np.allclose(LinearEstimator.fit(moments, transform)(transform(C)), 2 * C[:, :1], atol=1e-3)
+True
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,13 +47,8 @@ class Moments:
     target_covariance: Array
 
     @classmethod
-    def of(cls, correlator: NDArray, target: NDArray, noise: Noise) -> Moments:
-        """Return the moments of correlator (sample, t) and target (sample, E), in float64."""
-        return cls.over(lambda: iter([(correlator, target)]), noise)
-
-    @classmethod
-    def over(cls, parts: Callable[[], Iterator[tuple[NDArray, NDArray]]], noise: Noise) -> Moments:
-        """Return the moments of all (correlator, target) that ``parts()`` yields; it is called twice."""
+    def of(cls, parts: Callable[[], Iterable[tuple[NDArray, NDArray]]], noise: Noise) -> Moments:
+        """Return the moments in float64 of every C (sample, t) and y (sample, E) in ``parts()``, called twice."""
         n, mean, target_mean = 0, np.float64(0), np.float64(0)
         for c, y in _blocks(parts()):
             n, mean, target_mean = n + len(c), mean + c.sum(axis=0), target_mean + y.sum(axis=0)
@@ -64,7 +66,7 @@ class Moments:
         return cls(mean, covariance, power * noise.covariance, target_mean, cross, target_covariance)
 
 
-def _blocks(parts: Iterator[tuple[NDArray, NDArray]]) -> Iterator[tuple[Array, Array]]:
+def _blocks(parts: Iterable[tuple[NDArray, NDArray]]) -> Iterator[tuple[Array, Array]]:
     """Cut parts into blocks of ROWS, in float64: bounds the memory."""
     for correlator, target in parts:
         for low in range(0, len(correlator), ROWS):

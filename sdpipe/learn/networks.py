@@ -58,20 +58,12 @@ def parameter_count(network: str, inputs: int, outputs: int) -> int:
     return sum(prod(shape) for shape in shapes(network, inputs, outputs).values())
 
 
-def activations(network: str, inputs: int, outputs: int) -> int:
-    """Return how many numbers a forward pass of one replica keeps for each input, padding and taps included.
-
-    >>> activations("arcL", 16, 47)
-    3606
-    """
-    first, second = FEATURE_MAPS[network]
-    once, twice = _convolved(inputs), _convolved(_convolved(inputs))
-    maps = inputs + 5 * once + 2 * once * first + 2 * first + 3 * twice * first + 2 * twice * second
-    return maps + 2 * HIDDEN + 2 * outputs
-
-
 def initialise(network: str, inputs: int, outputs: int, seed: int) -> Parameters:
-    """Draw one replica: weights N(0, 0.05), biases 0; float64, a function of ``seed`` alone."""
+    """Draw one replica: weights N(0, 0.05), biases 0; float64, a function of ``seed`` alone.
+
+    >>> initialise("arcS", 16, 47, seed=1)["dense.weight"].shape
+    torch.Size([128, 256])
+    """
     generator = torch.Generator().manual_seed(seed)
     return {
         name: INITIAL_SCALE * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -96,7 +88,12 @@ def _convolve(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def forward(p: Parameters, x: Tensor) -> Tensor:
-    """Return the outputs (replica, batch, E) for inputs x (replica, batch, t)."""
+    """Return the outputs (replica, batch, E) for inputs x (replica, batch, t).
+
+    >>> both = stack([initialise("arcS", 16, 47, seed) for seed in (1, 2)])
+    >>> forward(both, torch.zeros(2, 100, 16, dtype=torch.float64)).shape
+    torch.Size([2, 100, 47])
+    """
     h = F.leaky_relu(_convolve(x.unsqueeze(-1), p["conv1.weight"], p["conv1.bias"]), NEGATIVE_SLOPE)
     h = F.leaky_relu(_convolve(h, p["conv2.weight"], p["conv2.bias"]), NEGATIVE_SLOPE)
     h = F.leaky_relu(torch.baddbmm(p["dense.bias"], h.flatten(2), p["dense.weight"]), NEGATIVE_SLOPE)

@@ -1,4 +1,4 @@
-"""One trained network in one self-sufficient file: weights, transforms, grids, noise and provenance."""
+"""Trained networks: one self-sufficient file each, and the losses of all of them as one labelled dataset."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe import __version__
 from sdpipe.disk.files import write_bytes
 from sdpipe.disk.store import SCHEMA, another_schema
 from sdpipe.errors import DamageError
 from sdpipe.learn.networks import Parameters
+from sdpipe.version import __version__
 
 Array = NDArray[np.float64]
 
@@ -68,27 +69,25 @@ class Network:
 
 def save(path: Path, network: Network) -> str:
     """Write a checkpoint in one step and return the SHA-256 of its bytes."""
-    content = {
-        k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v
-        for k, v in ({f.name: getattr(network, f.name) for f in fields(network)}).items()
-    }
+    values = {f.name: getattr(network, f.name) for f in fields(network)}
+    content = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
     buffer = io.BytesIO()
     torch.save({"schema": SCHEMA, "sdpipe_version": __version__, **content}, buffer)
     write_bytes(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def load(path: Path, sha256: str | None = None) -> Network:
-    """Read a checkpoint.
+def load(path: Path, sha256: str) -> Network:
+    """Read a checkpoint whose bytes have the hash ``sha256``, the one that is recorded for it in the run.
 
-    Raises DamageError where the file is missing, damaged (its bytes do not have the hash ``sha256``) or not a
-    checkpoint, UserError where it is of another schema.
+    Raises DamageError where the file is missing, has another hash, or is no checkpoint, and UserError where it is of
+    another schema.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise DamageError(path, "missing") from None
-    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != sha256:
         raise DamageError(path, "damaged (its SHA-256 is not the recorded one)")
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -98,7 +97,44 @@ def load(path: Path, sha256: str | None = None) -> Network:
         raise DamageError(path, "not a checkpoint")
     if content.get("schema") != SCHEMA:
         raise another_schema(path, content)
-    content = {k: v for k, v in content.items() if k not in ("schema", "sdpipe_version")}
-    if content.keys() != {f.name for f in fields(Network)}:
+    names = {f.name for f in fields(Network)}
+    if content.keys() - {"schema", "sdpipe_version"} != names:
         raise DamageError(path, "not a checkpoint of a network")
-    return Network(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items()})
+    return Network(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items() if k in names})
+
+
+def histories(networks: list[Network]) -> xr.Dataset:
+    """Return train_loss, val_loss (ensemble, sigma, replica, epoch), NaN past the last epoch of a network,
+    linear_loss (ensemble, sigma) and best_epoch (ensemble, sigma, replica).
+
+    Losses are mean absolute errors of the dimensionless rho_sigma(E); ``linear_loss`` is that of the best
+    linear estimator on the same validation samples and noise.
+    """
+    ensembles = list(dict.fromkeys(n.ensemble for n in networks))
+    sigma = list(dict.fromkeys(n.sigma for n in sorted(networks, key=lambda n: n.sigma_index)))
+    replicas = sorted({n.replica for n in networks})
+    epochs = max(len(n.val_loss) for n in networks)
+    shape = (len(ensembles), len(sigma), len(replicas))
+    train, val = np.full((*shape, epochs), np.nan), np.full((*shape, epochs), np.nan)
+    linear, best = np.empty(shape[:2]), np.empty(shape, int)
+    for n in networks:
+        at = ensembles.index(n.ensemble), sigma.index(n.sigma), replicas.index(n.replica)
+        train[at][: len(n.train_loss)] = n.train_loss
+        val[at][: len(n.val_loss)] = n.val_loss
+        linear[at[:2]], best[at] = n.linear_loss, n.best_epoch
+    dims = ("ensemble", "sigma", "replica")
+    made = {
+        "train_loss": ((*dims, "epoch"), train, "mean absolute error on training pairs"),
+        "val_loss": ((*dims, "epoch"), val, "mean absolute error on validation samples"),
+        "linear_loss": (dims[:2], linear, "the same for the best linear estimator"),
+        "best_epoch": (dims, best, "epoch whose weights were kept"),
+    }
+    return xr.Dataset(
+        {name: (d, values, {"units": "1", "long_name": words}) for name, (d, values, words) in made.items()},
+        coords={
+            "ensemble": np.array(ensembles, object),
+            "sigma": ("sigma", sigma, {"units": "GeV"}),
+            "replica": replicas,
+            "epoch": np.arange(epochs),
+        },
+    )

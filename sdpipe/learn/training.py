@@ -8,37 +8,34 @@ Every random number is a function of (seed, member, epoch): a killed training re
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sdpipe.disk.files import read_sealed, write_sealed
+from sdpipe.errors import DamageError
 from sdpipe.learn import networks
-from sdpipe.learn.feeds import VALIDATION_ROWS, Data, Feed, Member, Streamed, feed, stacked
+from sdpipe.learn.feeds import VALIDATION_ROWS, Feed, Member, TrainingSet, stacked
 from sdpipe.learn.networks import Parameters
-from sdpipe.learn.stacks import Progress, Stack
 from sdpipe.physics import rng
+
+MIN_FALL = 1e-5
+"""A validation loss that falls by less does not count as progress for early stopping."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a network is trained.
+    """How a network is trained: at most ``epochs``, in steps of ``batch`` pairs (sample, noise copy).
 
-    Attributes
-    ----------
-    epochs, batch
-        Largest number of epochs, and pairs (sample, noise copy) in a step.
-    rate
-        Learning rate of Adam as a function of (epochs done, as a real number; ``epochs``).
-    copies, fresh
-        Noise copies of each sample in an epoch; whether they are drawn anew in every epoch.
-    residual
-        Whether the network corrects the linear estimator, in units of its residual, or predicts rho itself.
-    patience
-        Epochs without a fall of the validation loss by 1e-5 after which training stops.
+    ``rate`` is the learning rate of Adam as a function of (epochs done, as a real number; ``epochs``). An epoch has
+    ``copies`` noise copies of each sample, with ``fresh`` drawn anew in every epoch. With ``residual`` the network
+    corrects the linear estimator, in units of its residual; without, it predicts rho itself. Training stops after
+    ``patience`` epochs without a fall of the validation loss by MIN_FALL.
     """
 
     epochs: int
@@ -51,13 +48,21 @@ class Protocol:
 
 
 def published_rate(done: float, _epochs: int) -> float:
-    """Return 2e-4, flat for 25 epochs, then 2e-4 / (1 + 4e-4 (e - 24)): arXiv:2307.00808, sec. 4."""
+    """Return 2e-4, flat for 25 epochs, then 2e-4 / (1 + 4e-4 (e - 24)): arXiv:2307.00808, sec. 4.
+
+    >>> published_rate(24.9, 200), round(published_rate(49, 200), 9)
+    (0.0002, 0.00019802)
+    """
     epoch = int(done)
     return 2e-4 if epoch < 25 else 2e-4 / (1 + 4e-4 * (epoch - 24))
 
 
 def one_cycle_rate(done: float, epochs: int, peak: float = 3e-3) -> float:
-    """Return a rate that rises from peak/10 over the first 30 % of ``epochs`` and falls to 0, both as a cosine."""
+    """Return a rate that rises from peak/10 over the first 30 % of ``epochs`` and falls to 0, both as a cosine.
+
+    >>> [round(one_cycle_rate(done, 10), 6) for done in (0, 3, 6.5, 10)]
+    [0.0003, 0.003, 0.0015, 0.0]
+    """
     turn = 0.3 * epochs
     if done < turn:
         return peak * (0.1 + 0.9 * (1 - math.cos(math.pi * done / turn)) / 2)
@@ -81,11 +86,102 @@ class Outcome:
     diverged: int | None = None
 
 
+Finished = Callable[[int, Outcome], None]
+
+
+@dataclass
+class Progress:
+    """Losses and the best epoch of one living member, ``row`` of those that training began with."""
+
+    row: int
+    train_loss: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    best_loss: float = math.inf
+    best_epoch: int = -1
+    reference: float = math.inf
+    since: int = 0
+
+    def add(self, train: float, val: float) -> bool:
+        """Note the losses of an epoch; return whether it is the best so far."""
+        self.train_loss.append(train)
+        self.val_loss.append(val)
+        fell = val < self.reference - MIN_FALL
+        self.reference, self.since = (val, 0) if fell else (self.reference, self.since + 1)
+        if not val < self.best_loss:
+            return False
+        self.best_loss, self.best_epoch = val, len(self.val_loss) - 1
+        return True
+
+
+class Stack:
+    """Weights, optimiser and progress of the living members; the first axis of every tensor is the member."""
+
+    def __init__(self, parameters: Parameters, best: Parameters, progress: list[Progress], epoch: int = 0) -> None:
+        self.parameters = {k: v.requires_grad_() for k, v in parameters.items()}
+        self.best, self.progress, self.epoch = best, progress, epoch
+        self.optimizer = torch.optim.Adam(list(self.parameters.values()), fused=True)
+
+    @classmethod
+    def begin(cls, initial: list[Parameters], device: torch.device, dtype: torch.dtype) -> Stack:
+        """Return the stack of networks with these initial weights."""
+        parameters = {k: v.to(device, dtype) for k, v in networks.stack(initial).items()}
+        best = {k: v.clone() for k, v in parameters.items()}
+        return cls(parameters, best, [Progress(row) for row in range(len(initial))])
+
+    def step(self, losses: Tensor, rate: float) -> None:
+        """Take one step of Adam on every member; the sum of their losses keeps their gradients apart."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self.optimizer.step()
+
+    def keep(self, rows: list[int]) -> Stack:
+        """Return the stack of the members at ``rows``, with their own weights and optimiser state."""
+        smaller = Stack(
+            {k: v.detach()[rows].clone() for k, v in self.parameters.items()},
+            {k: v[rows].clone() for k, v in self.best.items()},
+            [self.progress[r] for r in rows],
+            self.epoch,
+        )
+        for old, new in zip(self.parameters.values(), smaller.parameters.values(), strict=True):
+            state = self.optimizer.state[old]
+            smaller.optimizer.state[new] = {k: (v[rows] if v.ndim else v).clone() for k, v in state.items()}
+        return smaller
+
+    def save(self, path: Path, identity: str) -> None:
+        """Write everything that training goes on from, in one step."""
+        state = {
+            "identity": identity,
+            "epoch": self.epoch,
+            "parameters": {k: v.detach() for k, v in self.parameters.items()},
+            "best": self.best,
+            "optimizer": self.optimizer.state_dict(),
+            "progress": [asdict(p) for p in self.progress],
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_sealed(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: Path, identity: str, device: torch.device) -> Stack | None:
+        """Return the stack saved at ``path``, or None where there is none of this identity, or a damaged one."""
+        try:
+            state = torch.load(io.BytesIO(read_sealed(path)), map_location=device, weights_only=True)
+        except (FileNotFoundError, DamageError):
+            return None
+        if state["identity"] != identity:
+            return None
+        stack = cls(state["parameters"], state["best"], [Progress(**p) for p in state["progress"]], state["epoch"])
+        stack.optimizer.load_state_dict(state["optimizer"])
+        return stack
+
+
 class _Estimator:
     """offset + x @ weight + scale * network(x) for every member at once."""
 
     def __init__(
-        self, data: list[Data] | list[Streamed], members: list[Member], device: torch.device, dtype: torch.dtype
+        self, data: list[TrainingSet], members: list[Member], device: torch.device, dtype: torch.dtype
     ) -> None:
         mine = [data[m.data] for m in members]
         self.weight, offset, scale = (stacked(mine, name, device, dtype) for name in ("weight", "offset", "scale"))
@@ -97,24 +193,12 @@ class _Estimator:
         return (y - linear - self.scale * networks.forward(p, x)).abs().mean(dim=(1, 2))
 
 
-def _new_stack(
-    network: str,
-    data: list[Data] | list[Streamed],
-    members: list[Member],
-    seed: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Stack:
-    inputs, outputs = data[0].weight.shape
-    seeds = [rng.torch_seed(seed, "weights", *m.stream) for m in members]
-    initial = networks.stack([networks.initialise(network, inputs, outputs, s) for s in seeds])
-    parameters = {k: v.to(device, dtype) for k, v in initial.items()}
-    best = {k: v.clone() for k, v in parameters.items()}
-    return Stack(parameters, best, [Progress(row) for row in range(len(members))])
-
-
 def device_for(wanted: str) -> torch.device:
-    """Return the device of ``training.device``: auto takes a GPU where PyTorch sees one."""
+    """Return the device of ``training.device``: auto takes a GPU where PyTorch sees one.
+
+    >>> device_for("cpu")
+    device(type='cpu')
+    """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
@@ -122,11 +206,11 @@ def device_for(wanted: str) -> torch.device:
 
 def train(
     network: str,
-    data: list[Data] | list[Streamed],
+    data: list[TrainingSet],
     members: list[Member],
     protocol: Protocol,
     seed: int,
-    finished: Callable[[int, Outcome], None],
+    finished: Finished,
     *,
     state: Path | None = None,
     identity: str = "",
@@ -134,36 +218,30 @@ def train(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Train the members of one stack to the end.
+    """Train the ``members`` of one stack, networks of one architecture, to the end.
 
-    Parameters
-    ----------
-    network
-        Name of the architecture.
-    data
-        Training sets, all of one size and all in memory or all streamed; ``Member.data`` points into this list.
-    members
-        Networks to train.
-    protocol
-        Learning rate, batch, noise copies and stopping.
-    seed
-        Every random number is a function of it, the member's stream and the epoch.
-    finished
-        Called with (index into ``members``, outcome) when that member stops.
-    state, identity
-        File that holds the unfinished stack after each epoch, resumed from where its identity is this one.
-    on_epoch
-        Called after each epoch with (epoch, [(index into ``members``, validation loss)]).
-    device, dtype
-        Where and in what precision to train.
+    ``data`` are training sets of one size, cut into chunks alike, that ``Member.data`` points into; every random number
+    is a function of ``seed``, the member's stream and the epoch. The loss is the mean absolute error over pairs and
+    energies. ``finished(i, outcome)`` is called when member i stops; one whose loss is not finite leaves the stack with
+    ``Outcome.diverged`` set to that epoch, and the others go on. ``on_epoch(epochs, [(i, validation loss)])`` is called
+    after each epoch. The file ``state`` holds the unfinished stack after each epoch; training goes on from it where it
+    has this ``identity``.
 
-    The loss is the mean absolute error over pairs and energies. A member whose loss is not finite leaves the
-    stack with ``Outcome.diverged`` set to that epoch; the others go on.
+    >>> from sdpipe.learn.feeds import Chunk
+    >>> x, y, one = torch.linspace(-1, 1, 64).reshape(16, 4), torch.zeros(16, 3), torch.ones(16)
+    >>> read = {0: Chunk(x, one, y, x, y)}.get
+    >>> data = TrainingSet(read, (16,), (16,), 0, 0.01 * torch.eye(4), torch.zeros(4, 3), torch.zeros(3), torch.ones(3))
+    >>> done, members = {}, [Member(0, ("example", replica)) for replica in range(2)]
+    >>> train("arcS", [data], members, PROTOCOLS["default"], 1, done.__setitem__)
+    >>> [len(done[i].val_loss) for i in range(2)]
+    [20, 20]
     """
     device = device or torch.device("cpu")
     stack = Stack.load(state, identity, device) if state else None
-    stack = stack or _new_stack(network, data, members, seed, device, dtype)
-    source = feed(data, protocol.copies, protocol.fresh, seed, device, dtype)
+    if stack is None:
+        seeds, shape = [rng.torch_seed(seed, "weights", *m.stream) for m in members], data[0].weight.shape
+        stack = Stack.begin([networks.initialise(network, *shape, s) for s in seeds], device, dtype)
+    source = Feed(data, protocol.copies, protocol.fresh, seed, device, dtype)
     while stack.progress:
         living = [members[p.row] for p in stack.progress]
         estimator = _Estimator(data, living, device, dtype)
@@ -175,7 +253,10 @@ def train(
             total += losses.detach() * (x.shape[1] / source.pairs)
         val = _validate(estimator, stack.parameters, source, [m.data for m in living])
         stack.epoch += 1
-        stack = _end_epoch(stack, total.tolist(), val.tolist(), protocol, finished, on_epoch)
+        there, losses = stack.progress, val.tolist()
+        stack = _end_epoch(stack, total.tolist(), losses, protocol, finished)
+        if on_epoch:
+            on_epoch(stack.epoch, [(p.row, loss) for p, loss in zip(there, losses, strict=True)])
         if state and stack.progress:
             stack.save(state, identity)
     if state:
@@ -193,12 +274,7 @@ def _validate(estimator: _Estimator, p: Parameters, source: Feed, rows: list[int
 
 
 def _end_epoch(
-    stack: Stack,
-    train_loss: list[float],
-    val_loss: list[float],
-    protocol: Protocol,
-    finished: Callable[[int, Outcome], None],
-    on_epoch: Callable[[int, list[tuple[int, float]]], None] | None,
+    stack: Stack, train_loss: list[float], val_loss: list[float], protocol: Protocol, finished: Finished
 ) -> Stack:
     """Note the losses, keep the best weights, and let the members that stop leave the stack."""
     staying = []
@@ -208,16 +284,8 @@ def _end_epoch(
             for name, values in stack.parameters.items():
                 stack.best[name][i] = values.detach()[i]
         if diverged or stack.epoch >= protocol.epochs or progress.since >= protocol.patience:
-            outcome = Outcome(
-                {k: v[i].cpu() for k, v in stack.best.items()},
-                progress.train_loss,
-                progress.val_loss,
-                progress.best_epoch,
-                stack.epoch - 1 if diverged else None,
-            )
-            finished(progress.row, outcome)
+            weights, at = {k: v[i].cpu() for k, v in stack.best.items()}, stack.epoch - 1 if diverged else None
+            finished(progress.row, Outcome(weights, progress.train_loss, progress.val_loss, progress.best_epoch, at))
         else:
             staying.append(i)
-    if on_epoch:
-        on_epoch(stack.epoch, [(p.row, v) for p, v in zip(stack.progress, val_loss, strict=True)])
     return stack if len(staying) == len(stack.progress) else stack.keep(staying)

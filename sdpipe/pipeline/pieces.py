@@ -1,34 +1,70 @@
-"""How work is cut: blocks of ``training.zarr`` with its template, and stacks of networks."""
+"""How work is cut: the pieces of every stage, the templates of its stores, and stacks of networks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from sdpipe.config import mocks, problem
+from sdpipe.config.problem import families
 from sdpipe.config.schema import Config
-from sdpipe.disk import store
-from sdpipe.physics.samples import BATCH, is_validation
+from sdpipe.physics.samples import BATCH
 from sdpipe.physics.spectra import RNG_BLOCK
+from sdpipe.pipeline.made_from import MadeFrom
+
+CHUNK_BYTES = 16 * 2**20
+
+VALIDATION_BLOCK = 500
+"""Draws of one family that one task takes."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is made in one go and has one receipt.
+
+    ``work`` is what makes it: a block, a network, the name of a target. ``counted`` is false for what accompanies the
+    pieces that people count, such as the metadata of a store; ``needed`` where no later stage needs it.
+    """
+
+    stage: str
+    name: str
+    made_from: str
+    work: Any = None
+    counted: bool = True
+    needed: bool = True
 
 
 @dataclass(frozen=True)
 class Block:
-    """A contiguous range of samples at one Nb: the unit of work of ``generate``."""
+    """A contiguous range of samples in one row of a store: the unit of work of ``generate`` and ``validate``.
+
+    ``of`` is the basis size, or the validation family, of the row.
+    """
 
     name: str
     row: int
-    Nb: int
+    of: Any
     start: int
     stop: int
+
+    @property
+    def region(self) -> tuple[int, slice]:
+        """Where the block lies in an array (row, sample, ...)."""
+        return self.row, slice(self.start, self.stop)
+
+
+def _blocks(stage: str, rows: list[tuple[str, Any]], total: int, step: int) -> list[Block]:
+    return [
+        Block(f"{stage}-{name}-{i:04d}", row, of, start, min(start + step, total))
+        for row, (name, of) in enumerate(rows)
+        for i, start in enumerate(range(0, total, step))
+    ]
 
 
 def chunk_samples(config: Config) -> int:
     """Return the samples in a chunk: about 16 MiB, at least four chunks a set, whole batches where there is one."""
-    largest = store.CHUNK_BYTES // (4 * len(config.smearing.sigma) * config.energies.count)
+    largest = CHUNK_BYTES // (4 * len(config.smearing.sigma) * config.energies.count)
     quarter = -(-config.spectra.Nrho // 4)
     unit = BATCH if min(largest, quarter) >= BATCH else RNG_BLOCK
     return unit * max(min(largest // unit, -(-quarter // unit)), 1)
@@ -36,104 +72,53 @@ def chunk_samples(config: Config) -> int:
 
 def training_blocks(config: Config) -> list[Block]:
     """Return every block of ``training.zarr``."""
-    step, total = chunk_samples(config), config.spectra.Nrho
-    return [
-        Block(f"generate-Nb{Nb}-{i:04d}", row, Nb, start, min(start + step, total))
-        for row, Nb in enumerate(config.spectra.Nb)
-        for i, start in enumerate(range(0, total, step))
-    ]
+    rows = [(f"Nb{Nb}", Nb) for Nb in config.spectra.Nb]
+    return _blocks("generate", rows, config.spectra.Nrho, chunk_samples(config))
 
 
-def training_template(config: Config) -> tuple[dict[str, Any], dict[str, store.Variable]]:
-    """Return coordinates and arrays of ``training.zarr``."""
-    chunk, n_t, n_E = chunk_samples(config), len(config.lattice.slices), config.energies.count
-    n_sigma, copies, units = len(config.smearing.sigma), config.noise.copies, problem.kernel(config).units
-    sample = np.arange(config.spectra.Nrho)
-    coords = {
-        "Nb": ("Nb", np.array(config.spectra.Nb), {"long_name": "size of the Chebyshev basis"}),
-        "sample": ("sample", sample),
-        "t": ("t", np.array(config.lattice.slices), {"units": "lattice units"}),
-        "sigma": ("sigma", np.array(config.smearing.sigma), {"units": "GeV"}),
-        "E": ("E", np.array(problem.energies(config)), {"units": "GeV"}),
-        "validation": ("sample", is_validation(sample), {"long_name": "sample validates; the others train"}),
-    }
-    variables = {
-        "correlator": store.Variable(("Nb", "sample", "t"), (1, chunk, n_t), "float32", units, "clean correlator"),
-        "smeared": store.Variable(
-            ("Nb", "sample", "sigma", "E"), (1, chunk, n_sigma, n_E), "float32", "1", "smeared spectral density"
-        ),
-        "threshold": store.Variable(("Nb", "sample"), (1, chunk), "float64", "GeV", "threshold E0"),
-    }
-    if copies:
-        coords["copy"] = ("copy", np.arange(copies))
-        variables["noisy"] = store.Variable(
-            ("Nb", "sample", "copy", "t"), (1, chunk, copies, n_t), "float32", units, "correlator with lattice noise"
-        )
-    return coords, variables
-
-
-VALIDATION_BLOCK = 500
-"""Draws of one family that one task takes."""
-
-
-@dataclass(frozen=True)
-class ValidationBlock:
-    """A contiguous range of draws of one validation family: the unit of work of ``validate``."""
-
-    name: str
-    family: str
-    row: int
-    start: int
-    stop: int
-
-
-def validation_blocks(config: Config) -> list[ValidationBlock]:
+def validation_blocks(config: Config) -> list[Block]:
     """Return every block of draws that ``validate`` predicts."""
-    total = config.validation.samples
+    return _blocks("validate", [(f, f) for f in families(config)], config.validation.samples, VALIDATION_BLOCK)
+
+
+def of_training(made: MadeFrom) -> list[Piece]:
+    """Return metadata and blocks of ``training.zarr``."""
+    blocks = [Piece("generate", b.name, made.training, b) for b in training_blocks(made.config)]
+    return [Piece("generate", "template", made.training, counted=False), *blocks]
+
+
+def of_audience(made: MadeFrom) -> list[Piece]:
+    """Return every network, and the history of all."""
+    networks = [Piece("train", n.stem, made.networks[n.ensemble], n) for n in every_network(made.config)]
+    return [*networks, Piece("train", "history", made.audience, counted=False, needed=False)]
+
+
+def of_predictions(made: MadeFrom) -> list[Piece]:
+    """Return the store of predictions, and its targets."""
+    targets = [Piece("predict", name, made_from, name) for name, made_from in made.predictions.items()]
+    return [Piece("predict", "@store", made.audience, counted=False, needed=False), *targets]
+
+
+def of_validation(made: MadeFrom) -> list[Piece]:
+    """Return metadata and blocks of the predicted draws, and what is made of them."""
+    blocks = [Piece("validate", b.name, made.draws, b, needed=False) for b in validation_blocks(made.config)]
     return [
-        ValidationBlock(f"validate-{family}-{i:04d}", family, row, start, min(start + VALIDATION_BLOCK, total))
-        for row, family in enumerate(mocks.families_of(config))
-        for i, start in enumerate(range(0, total, VALIDATION_BLOCK))
+        Piece("validate", "template", made.draws, counted=False, needed=False),
+        *blocks,
+        Piece("validate", "validation", made.validation, counted=False),
+        Piece("validate", "@figures", made.validation, counted=False, needed=False),
     ]
 
 
-def validation_template(config: Config) -> tuple[dict[str, Any], dict[str, store.Variable]]:
-    """Return coordinates and arrays of the store of predicted draws."""
-    sources = ["latt", "net", *config.budget.references]
-    n_sigma, n_E = len(config.smearing.sigma), config.energies.count
-    coords = {
-        "family": np.array(list(mocks.families_of(config)), object),
-        "sample": np.arange(config.validation.samples),
-        "source": np.array(sources, object),
-        "sigma": ("sigma", np.array(config.smearing.sigma), {"units": "GeV"}),
-        "E": ("E", np.array(problem.energies(config)), {"units": "GeV"}),
-    }
-    dims, chunks = ("family", "sample", "sigma", "E"), (1, VALIDATION_BLOCK, n_sigma, n_E)
+def of_budgets(made: MadeFrom) -> list[Piece]:
+    """Return the store of budgets, and its targets with their figures."""
+    targets = [Piece("analyze", name, made_from, name) for name, made_from in made.budgets.items()]
+    return [Piece("analyze", "@store", made.audience, counted=False, needed=False), *targets]
 
-    def per_energy(long_name: str) -> store.Variable:
-        return store.Variable(dims, chunks, "float32", "1", long_name)
 
-    def per_sample(long_name: str) -> store.Variable:
-        return store.Variable(dims[:2], chunks[:2], "float64", "1", long_name)
-
-    return coords, {
-        "truth": per_energy("true smeared spectral density"),
-        "central": per_energy("central value"),
-        "error": store.Variable(
-            ("family", "sample", "source", "sigma", "E"),
-            (1, VALIDATION_BLOCK, len(sources), n_sigma, n_E),
-            "float32",
-            "1",
-            "error by source",
-        ),
-        "linear": per_energy("estimate of the best linear estimator"),
-        "linear_error": per_energy("its posterior error"),
-        "scale": per_sample("factor on the correlator before the networks see it"),
-        "noise_scale": per_sample("noise scale C(t_ref) / C_latt(t_ref) of the correlator that they see"),
-        "distance": per_sample("squared Mahalanobis distance of C(t) from the prior"),
-        "spread": per_sample("standard deviation over networks, mean over sigma and E"),
-        "back_check": per_sample("p-value of the nearest correlator in the span of the kernel"),
-    }
+def of_report(made: MadeFrom) -> list[Piece]:
+    """Return the page."""
+    return [Piece("report", "report", made.report)]
 
 
 class NetworkId(NamedTuple):
@@ -143,19 +128,41 @@ class NetworkId(NamedTuple):
     sigma_index: int
     replica: int
 
+    @property
+    def stem(self) -> str:
+        """The name of its file.
 
-def network_name(config: Config, network: NetworkId) -> str:
-    """Return the name of one network in messages, such as train-Nmax-0.44-r3."""
-    return f"train-{network.ensemble}-{config.smearing.sigma[network.sigma_index]:g}-r{network.replica}"
+        >>> NetworkId("Nmax", 0, 3).stem
+        'Nmax-sigma0-replica003'
+        """
+        return f"{self.ensemble}-sigma{self.sigma_index}-replica{self.replica:03d}"
+
+    def label(self, config: Config) -> str:
+        """Return its name in messages, such as train-Nmax-0.44-r3."""
+        return f"train-{self.ensemble}-{config.smearing.sigma[self.sigma_index]:g}-r{self.replica}"
+
+
+def every_network(config: Config) -> list[NetworkId]:
+    """Return the whole broad audience."""
+    sigmas, replicas = range(len(config.smearing.sigma)), range(config.training.replicas)
+    return [NetworkId(*choice) for choice in product(config.ensembles, sigmas, replicas)]
+
+
+COST = {"arcS": 1, "arcM": 2, "arcL": 4}
+"""Time that a network takes, relative to the smallest."""
 
 
 @dataclass(frozen=True)
-class StackTask:
-    """Networks of one architecture and training-set size that train side by side; those of ``wanted`` are kept."""
+class Stack:
+    """Networks of one architecture and training-set size that train side by side; those of ``wanted`` are kept.
+
+    ``identities`` say what the networks of each ensemble are made from.
+    """
 
     name: str
     networks: tuple[NetworkId, ...]
     wanted: tuple[NetworkId, ...]
+    identities: Mapping[str, str]
 
 
 def stack_name(config: Config, networks: tuple[NetworkId, ...]) -> str:
@@ -165,12 +172,42 @@ def stack_name(config: Config, networks: tuple[NetworkId, ...]) -> str:
     """
     first, last = networks[0], networks[-1]
     if first == last:
-        return network_name(config, first)
-    whither = str(last.replica) if first[:2] == last[:2] else network_name(config, last).replace("train", "to", 1)
-    return f"{network_name(config, first)}-{whither}"
+        return first.label(config)
+    whither = str(last.replica) if first[:2] == last[:2] else last.label(config).replace("train", "to", 1)
+    return f"{first.label(config)}-{whither}"
 
 
-def every_network(config: Config) -> list[NetworkId]:
-    """Return the whole broad audience."""
-    sigmas, replicas = range(len(config.smearing.sigma)), range(config.training.replicas)
-    return [NetworkId(*choice) for choice in product(config.ensembles, sigmas, replicas)]
+def stacks(
+    made: MadeFrom, missing: list[NetworkId], together: Mapping[NetworkId, tuple[str, ...]], wide: bool
+) -> list[Stack]:
+    """Return the stacks that train the networks ``missing``, the costly ones first.
+
+    Side by side are the replicas of one ensemble and sigma or, with ``wide``, all networks of one architecture and
+    training-set size. ``together`` says with which others, by the stems of their files, each network that is there was
+    trained: one of them that is missing is trained again in that stack, since its last bits depend on it.
+    """
+    config = made.config
+
+    def alike(network: NetworkId) -> tuple[str, int]:
+        ensemble = config.ensembles[network.ensemble]
+        return ensemble.network, ensemble.Nrho
+
+    def cost(stack: Stack) -> int:
+        architecture, Nrho = alike(stack.networks[0])
+        return len(stack.networks) * Nrho * COST[architecture]
+
+    by_stem = {network.stem: network for network in every_network(config)}
+    stack_of: dict[NetworkId, tuple[NetworkId, ...]] = {}
+    for stems in set(together.values()):
+        stack = tuple(by_stem[stem] for stem in stems if stem in by_stem)
+        if len(stack) == len(stems) and len(set(map(alike, stack))) == 1:
+            stack_of |= dict.fromkeys(stack, stack)
+    wanted: dict[tuple[Any, ...], list[NetworkId]] = {}
+    for network in missing:
+        wanted.setdefault(stack_of.get(network, alike(network) if wide else network[:2]), []).append(network)
+    todo = []
+    for networks in wanted.values():
+        stack = stack_of.get(networks[0], tuple(networks))
+        identities = {name: made.networks[name] for name in {n.ensemble for n in stack}}
+        todo.append(Stack(stack_name(config, stack), stack, tuple(networks), identities))
+    return sorted(todo, key=lambda stack: -cost(stack))

@@ -4,66 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
-from sdpipe.config import problem
-from sdpipe.config.schema import Config
-from sdpipe.disk import lock
-from sdpipe.disk.layout import Layout
+from sdpipe.disk import files, lock
 from sdpipe.errors import DamageError
-from sdpipe.pipeline import pending, stages, verify
-from sdpipe.show.console import Console
-from sdpipe.workers import choice
+from sdpipe.pipeline import stages
+from sdpipe.pipeline.state import State
+from sdpipe.show.console import log
+from sdpipe.workers import pools
 
 
 @contextmanager
-def opened(config: Config, root: Path, console: Console, names: list[str], take_over: bool) -> Iterator[stages.Context]:
+def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.Command]:
     """Check every input of stages ``names`` before anything is written, then be the one driver of the run directory.
 
     Raises UserError where an input cannot be used or another driver is at work; RunError, which says what is safe,
-    where the run directory cannot be written or is lost. What a stage finds damaged is made anew by the next run.
+    where the run directory cannot be written or is lost. A file found damaged on reading is set aside, so that the next
+    run makes anew what it belongs to.
     """
-    layout = Layout(root)
-    check(config, layout, names)
+    check(state, names)
+    config, layout = state.config, state.layout
     with ExitStack() as stack:
+        watch = None
         try:
-            stack.enter_context(lock.held(layout.drivers, root, take_over, console.say))
+            watch = stack.enter_context(lock.held(layout.driver, layout.root, take_over, log.info)).check
             layout.sweep()
             layout.claim(config)
         except OSError as error:  # a finished run on a file system that cannot be written is still to be looked at
-            if not layout.owns(config) or pending.anything(config, layout, names):
-                raise lock.failure(root, error) from error
+            if not layout.owns(config) or any(stages.left(state, name) for name in names):
+                raise lock.failure(layout.root, error) from error
         try:
-            with choice.Workers(config, layout, console.say) as pools:
-                yield stages.Context(config, layout, console, pools)
+            with pools.Workers(config.cluster, layout.logs, layout.certificates, log.info, watch) as workers:
+                yield stages.Command(state, workers)
         except DamageError as error:
-            verify.forget(config, layout, error.file)
+            files.set_aside(error.file)
             raise
         except Exception as error:
-            if not root.exists():
-                raise lock.deleted(root) from error
+            if not layout.root.exists():
+                raise lock.deleted(layout.root) from error
             if isinstance(error, OSError):
-                raise lock.failure(root, error) from error
+                raise lock.failure(layout.root, error) from error
             raise
 
 
-def check(config: Config, layout: Layout, names: list[str]) -> list[str]:
+def check(state: State, names: list[str]) -> list[str]:
     """Check all that stages ``names`` need, and return the job scripts that Slurm accepted.
 
     Raises UserError where an input cannot be used, an earlier stage is not done, there is no GPU to train on, or Slurm
     refuses a script.
     """
-    check_inputs(config, layout, names)
-    if "train" in names and pending.missing_networks(config, layout):
-        choice.check_device(config)
-    if names[0] in stages.NEEDS:
-        stages.NEEDS[names[0]](config, layout)
-    return choice.check_pools(config, layout, names)
-
-
-def check_inputs(config: Config, layout: Layout, names: list[str]) -> None:
-    """Raise UserError when the run directory is another config's or a data file cannot be used."""
-    layout.check_owner(config)
-    problem.lattice_noise(config)
-    if names != ["generate"] and names != ["train"]:
-        problem.check_targets(config)
+    state.layout.check_owner(state.config)
+    todo = [name for name in names if stages.left(state, name)]
+    if todo:  # data files that nothing is left to be made of are not looked into
+        state.inputs.check(targets=not {"generate", "train"} >= set(names))
+    if "train" in todo:
+        pools.check_device(state.config)
+    stages.require(state, names[0])
+    kinds = dict.fromkeys(kind for name in names if (kind := stages.STAGE[name].pool))
+    return pools.check_pools(state.config, list(kinds), state.layout.logs)

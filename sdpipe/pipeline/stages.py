@@ -1,304 +1,447 @@
-"""The pipeline on a page: a stage reads the config, maps a function over pending blocks, and returns.
+"""THE PAGE: every stage of the pipeline in one table, and what each does with the pieces that are not done.
 
-Every stage is a resume: it returns whether it had anything to do. Dask, PyTorch and matplotlib are imported
-once there is work for them, so that a finished run answers at once.
+A stage is a row: its pieces, what must be done before it, the function that makes what is left. What is pending, what
+``status`` and ``--dry-run`` print, which command mends what is missing and the help of the command line all follow.
+Dask, PyTorch and matplotlib are imported once there is work for them, so that a finished run answers at once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sdpipe.config import problem
+from sdpipe.config.problem import Problem
 from sdpipe.config.schema import Config
-from sdpipe.disk import files, store
+from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
-from sdpipe.errors import RunError
-from sdpipe.pipeline import pending
-from sdpipe.pipeline.pieces import (
-    NetworkId,
-    network_name,
-    training_blocks,
-    training_template,
-    validation_blocks,
-    validation_template,
-)
-from sdpipe.show.console import Console
-from sdpipe.workers.choice import Workers, wide_stacks
+from sdpipe.errors import RunError, UserError
+from sdpipe.pipeline import pieces
+from sdpipe.pipeline.made_from import MadeFrom
+from sdpipe.pipeline.pieces import Piece
+from sdpipe.pipeline.state import Found, Progress, State, survey_of
+from sdpipe.show import console
+from sdpipe.show.console import log
+from sdpipe.workers.pools import Workers
 
 
 @dataclass(frozen=True)
-class Context:
-    """What every stage works on."""
+class Command:
+    """One command at work: what it knows of the run directory, and who works for it."""
 
-    config: Config
-    layout: Layout
-    console: Console
+    state: State
     workers: Workers
 
+    @property
+    def config(self) -> Config:
+        return self.state.config
 
-def generate(run: Context) -> bool:
+    @property
+    def layout(self) -> Layout:
+        return self.state.layout
+
+    @property
+    def problem(self) -> Problem:
+        return self.state.inputs.problem
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the page.
+
+    Attributes
+    ----------
+    name, says, example
+        What people type, what the help says of it, and an example.
+    pieces, unit
+        What it makes, and what these are called.
+    places
+        Where that lies.
+    do
+        Makes the pieces that are left.
+    needs
+        Stages that must be done before.
+    pool
+        Whose workers it uses.
+    detail
+        More that ``--dry-run`` says.
+    """
+
+    name: str
+    says: str
+    example: str
+    pieces: Callable[[MadeFrom], list[Piece]]
+    unit: str
+    places: Callable[[Layout], list[Path]]
+    do: Callable[[Command, list[Found]], None]
+    needs: tuple[str, ...] = ()
+    pool: Literal["cpu", "gpu"] | None = None
+    detail: Callable[[State, list[Found]], list[str]] = lambda _state, _left: []
+
+
+# --- what each stage does --------------------------------------------------------------------------------------------
+
+
+def generate(run: Command, left: list[Found]) -> None:
     """Write ``training.zarr``: mock correlators and smeared spectral densities, block by block."""
-    config, layout = run.config, run.layout
-    blocks = pending.blocks(config, layout)
-    if not pending.anything(config, layout, ["generate"]):
-        return False
-    from sdpipe.pipeline.generation import generate_block
-    from sdpipe.workers.pools import Task
+    from sdpipe.pipeline import tasks
 
-    identity = problem.training_hash(config)
-    markers, attrs = layout.markers("generate", identity), store.attributes(identity, config.seed)
-    if not pending.training_is_current(config, layout):
-        if layout.training.exists():
-            run.console.say("generate: the inputs have changed; making the training set anew")
-            files.remove(layout.training)
-        markers.clear()
-        store.create(layout.training, *training_template(config), attrs)
-        markers.add("template")
-    elif not pending.template_is_current(config, layout):
-        run.console.say("generate: metadata or coordinates of the training set are lost; writing them anew")
-        store.restore(layout.training, *training_template(config), attrs)
-        markers.add("template")
-    if not blocks:
-        return True
-    tasks = [Task(b.name, (config, layout.root, b)) for b in blocks]
-    with (
-        run.workers.pool("generate", len(tasks)) as pool,
-        run.console.progress("generate", len(training_blocks(config)), len(tasks)) as progress,
-    ):
-        samples = 0
-        for _, result in pool.map(generate_block, tasks):
-            samples += result["samples"]
-            progress.advance(f"{samples / progress.seconds:,.0f} samples/s")
-    return True
+    _prepare_store(run, left, run.layout.training, tasks.training_template)
+    blocks = [found.piece for found in left if found.piece.work]
+    samples, total = 0, len(pieces.training_blocks(run.config))
+    todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
+    for _, result, progress in _map(run, "generate", tasks.generate_block, todo, total):
+        samples += result["samples"]
+        progress.advance(f"{samples / progress.seconds:,.0f} samples/s")
 
 
-def train(run: Context) -> bool:
-    """Train every network of the broad audience, then write ``history.zarr``."""
-    config, layout = run.config, run.layout
-    pending.require_training(config, layout)
-    missing = pending.missing_networks(config, layout)
-    if not missing and pending.history_is_current(config, layout):
-        return False
-    from sdpipe.learn import history
-    from sdpipe.pipeline.audience import load_networks
+def train(run: Command, left: list[Found]) -> None:
+    """Train every network of the broad audience, then write ``history.zarr`` and its figure."""
+    from sdpipe.pipeline import tasks
 
-    if missing:
-        _train_stacks(run, missing)
-    networks = load_networks(config, layout)
-    identity = problem.audience_hash(config)
-    store.write_dataset(layout.history, history.collect(networks), store.attributes(identity, config.seed))
-    layout.markers("train", identity).add("history")
-    for leftover in layout.state("train").glob("*.pt"):
-        leftover.unlink()
-    return True
+    missing = [found.piece.work for found in left if found.piece.work]
+    for flag in run.problem.noise.flags if missing else ():
+        log.warning(f"noise: {flag}")
+    stacks, diverged, devices = _stacks(run.state, missing), dict[str, str](), set[str]()
+    labels = {s.name: [n.label(run.config).removeprefix("train-") for n in s.networks] for s in stacks}
 
+    def show(progress: Any, message: dict[str, Any]) -> None:
+        if "note" in message:
+            log.info(f"train: {message['note']}")
+        elif "device" in message:
+            if message["device"] == "cpu" and not devices and run.config.training.device == "auto":
+                log.info(f"train: no GPU on {message['host']}; training on the CPU")
+            devices.add(message["device"])
+        else:
+            note = f"val {message['val_loss']:.5f}, linear {message['linear_loss']:.5f}"
+            progress.row(message["task"].removeprefix("train-"), message["epoch"], message["epochs"], note)
 
-def _train_stacks(run: Context, missing: list[NetworkId]) -> None:
-    from sdpipe.pipeline.audience import train_stack
-    from sdpipe.workers import pools
-
-    config, layout = run.config, run.layout
-    if any(layout.network(*network).exists() for network in missing):
-        run.console.say(f"train: {len(missing)} networks are missing or stale; training them anew")
-    for flag in problem.lattice_noise(config).flags:
-        run.console.warn(f"noise: {flag}")
-    diverged, devices = dict[str, str](), set[str]()
-    stacks = pending.stacks(config, layout, wide_stacks(config))
-    with run.workers.pool("train", len(stacks)) as pool, run.console.progress("train", len(stacks)) as progress:
-        worker = (pool.threads, pool.sharers, pools.memory, pools.report)
-        tasks = [pools.Task(s.name, (config, layout.root, s, *worker)) for s in stacks]
-        networks = {s.name: [network_name(config, n) for n in s.networks] for s in stacks}
-
-        def show(message: dict[str, Any]) -> None:
-            if "note" in message:
-                run.console.say(f"train: {message['note']}")
-            elif "device" in message:
-                if message["device"] == "cpu" and not devices and config.training.device == "auto":
-                    run.console.say(f"train: no GPU on {message['host']}; training on the CPU")
-                devices.add(message["device"])
-            else:
-                note = f"val {message['val_loss']:.5f}, linear {message['linear_loss']:.5f}"
-                progress.row(message["task"].removeprefix("train-"), message["epoch"], message["epochs"], note)
-
-        for name, result in pool.map(train_stack, tasks, on_message=show):
-            diverged |= result["diverged"]
-            for network in networks[name]:
-                progress.drop(network.removeprefix("train-"))
-            progress.advance(name)
+    todo = {s.name: (run.problem, run.layout.root, s) for s in stacks}
+    share = attrgetter("threads", "sharers")
+    for name, result, progress in _map(run, "train", tasks.train_stack, todo, show=show, share=share):
+        diverged |= result["diverged"]
+        for label in labels[name]:
+            progress.drop(label)
+        progress.advance(name)
     if diverged:
         lost = "; ".join(f"{name} {why}" for name, why in sorted(diverged.items()))
-        raise RunError(f"training diverged: {lost}; all other networks are safe in {layout.networks}")
+        raise RunError(f"training diverged: {lost}; all other networks are safe in {run.layout.networks}")
+    for leftover in run.layout.unfinished.glob("*.pt"):
+        leftover.unlink()
+    tasks.write_history(run.config, run.layout, run.state.made.audience)
 
 
-def _open_groups(run: Context, path: Path, stage: str) -> None:
-    """Make the store of one group a target, or take out of it the targets that the config no longer has."""
-    config, layout = run.config, run.layout
-    store.create_groups(path, store.attributes(problem.audience_hash(config), config.seed))
-    for name in sorted({p.name for p in path.iterdir() if p.is_dir()} - config.targets.keys()):
-        run.console.say(f"{stage}: {name} is no longer a target; removing it from {path.name}")
-        layout.markers(stage, "").forget(name)
+def predict(run: Command, left: list[Found]) -> None:
+    """Send the bootstrap samples of every target through every network."""
+    from sdpipe.pipeline import tasks
+
+    _prepare_groups(run, left, run.layout.predictions)
+    names = {found.piece.name: found.piece for found in left if found.piece.work}
+    target = run.state.inputs.target
+    todo = {f"predict-{name}": (run.problem, run.layout.root, piece, target(name)) for name, piece in names.items()}
+    results = {}
+    for name, result, progress in _map(run, "predict", tasks.predict_target, todo):
+        results[name.removeprefix("predict-")] = result
+        progress.advance(name)
+    for name in names:
+        if results[name]["data"]:
+            log.info(f"{name}: {results[name]['data']}")
+        for flag in results[name]["flags"]:
+            log.warning(f"{name}: {flag}")
+
+
+def validate(run: Command, left: list[Found]) -> None:
+    """Predict draws with known truth; write how well the error bars hold, what calibrates them, and figures."""
+    from sdpipe.pipeline import results, tasks
+
+    _prepare_store(run, left, run.layout.draws, tasks.validation_template)
+    blocks, total = [found.piece for found in left if found.piece.work], len(pieces.validation_blocks(run.config))
+    todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
+    share = attrgetter("threads", "sharers")
+    for name, _, progress in _map(run, "validate", tasks.validate_block, todo, total, share=share):
+        progress.advance(name)
+    names = {found.piece.name: found.piece for found in left}
+    if piece := names.get("validation"):
+        for flag in tasks.write_validation(run.problem, run.layout, piece):
+            log.warning(f"validate: {flag}")
+    if piece := names.get("@figures"):
+        results.draw_validation(run.layout, piece)
+
+
+def analyze(run: Command, left: list[Found]) -> None:
+    """Write the error budget of every target and draw its figures."""
+    from sdpipe.pipeline import results
+
+    _prepare_groups(run, left, run.layout.budget)
+    for found in left:
+        if found.piece.work:
+            for flag in results.analyze_target(run.config, run.layout, found.piece):
+                log.warning(f"{found.piece.name}: {flag}")
+            log.debug(f"analyze: {found.piece.name}")
+
+
+def report(run: Command, left: list[Found]) -> None:
+    """Write ``report.html`` from everything that is there."""
+    from sdpipe.pipeline import results
+
+    inputs, (found,) = run.state.inputs, left
+    data = [(what, path, inputs.sha256(path)) for what, path in inputs.data]
+    results.write_report(run.config, run.layout, found.piece, data)
+
+
+# --- what stages share -----------------------------------------------------------------------------------------------
+
+
+def _map(
+    run: Command,
+    stage: str,
+    function: Callable[..., Any],
+    tasks: dict[str, tuple[Any, ...]],
+    total: int | None = None,
+    show: Callable[[Any, dict[str, Any]], None] | None = None,
+    share: Callable[[Any], tuple[int, ...]] = lambda _pool: (),
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield name, result and progress of each task as the workers of a stage finish it.
+
+    ``tasks`` are arguments by name, ``share`` adds what a task may use of its pool. Of ``total`` tasks all others are
+    done. ``show`` is called with the progress and each message of a task. No worker is started for no task.
+    """
+    if not tasks:
+        return
+    from sdpipe.workers.pool import Task
+
+    run.problem  # noqa: B018 - computed here, so that no task opens a file
+    with (
+        run.workers.pool(STAGE[stage].pool, stage, len(tasks)) as pool,
+        console.progress(stage, total or len(tasks), len(tasks)) as progress,
+    ):
+        on_message = (lambda message: show(progress, message)) if show else None
+        todo = [Task(name, (*arguments, *share(pool))) for name, arguments in tasks.items()]
+        for name, result in pool.map(function, todo, on_message):
+            yield name, result, progress
+
+
+def _prepare_store(run: Command, left: list[Found], path: Path, template: Callable[[Config], Any]) -> None:
+    """Make a store that blocks are written to, where its metadata are not done; blocks that are done stay."""
+    from sdpipe.disk import store
+
+    for piece in (found.piece for found in left if found.piece.name == "template"):
+        blocks = [p for p in STAGE[piece.stage].pieces(run.state.made) if p.work]
+        if len(run.state.left(blocks)) == len(blocks):
+            files.remove(path)
+            run.layout.receipts.forget_below(path)
+        written = template(run.config).create(path, store.attributes(piece.made_from, run.config.seed))
+        run.layout.receipts.write(piece.stage, piece.name, piece.made_from, written)
+
+
+def _prepare_groups(run: Command, left: list[Found], path: Path) -> None:
+    """Make the store of one group a target where it is not done, and take out of it what is no longer a target."""
+    from sdpipe.disk import store
+
+    for found in left:
+        if found.piece.name == "@store":
+            piece = found.piece
+            written = store.create_groups(path, store.attributes(piece.made_from, run.config.seed))
+            run.layout.receipts.write(piece.stage, piece.name, piece.made_from, written)
+    stage = left[0].piece.stage
+    for name in sorted({p.name for p in path.iterdir() if p.is_dir()} - run.config.targets.keys()):
+        log.info(f"{stage}: {name} is no longer a target; removing it from {path.name}")
+        run.layout.receipts.forget(stage, name)
         files.remove(path / name)
 
 
-def predict(run: Context) -> bool:
-    """Send the bootstrap samples of every target through every network."""
-    config, layout = run.config, run.layout
-    pending.require_networks(config, layout)
-    late = pending.predictions(config, layout)
-    if not pending.anything(config, layout, ["predict"]):
+def _stacks(state: State, missing: list[pieces.NetworkId]) -> list[pieces.Stack]:
+    from sdpipe.workers.pools import wide_stacks
+
+    found = [state.look(piece) for piece in pieces.of_audience(state.made) if piece.work]
+    together = {f.piece.work: tuple(f.receipt.facts["together"]) for f in found if f.condition == "done" and f.receipt}
+    return pieces.stacks(state.made, missing, together, wide_stacks(state.config))
+
+
+# --- what a dry run adds ---------------------------------------------------------------------------------------------
+
+
+def _bytes(state: State, _left: list[Found]) -> list[str]:
+    from rich.filesize import decimal
+
+    from sdpipe.pipeline import tasks
+
+    return [f"  {decimal(tasks.training_template(state.config).nbytes)} in all before compression"]
+
+
+def _networks(state: State, left: list[Found]) -> list[str]:
+    from sdpipe.learn.networks import parameter_count
+
+    config, missing = state.config, [f.piece.work for f in left if f.piece.work]
+    lines = [f"  in {len(_stacks(state, missing))} tasks"]
+    for name, e in config.ensembles.items():
+        weights = parameter_count(e.network, len(config.lattice.slices), config.energies.count)
+        lines.append(f"  {name}: Nb {e.Nb}, Nrho {e.Nrho}, {e.network} with {weights} parameters")
+    return lines
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+STAGES = (
+    Stage(
+        "generate",
+        "draw mock spectral densities; write training.zarr",
+        "sdpipe generate configs/quickstart.yaml spectra.Nrho=50000 --run runs/mine",
+        pieces.of_training,
+        "blocks",
+        lambda at: [at.training],
+        generate,
+        pool="cpu",
+        detail=_bytes,
+    ),
+    Stage(
+        "train",
+        "train the networks; write networks/ and history.zarr",
+        "sdpipe train runs/mine training.replicas=5 -v",
+        pieces.of_audience,
+        "networks",
+        lambda at: [at.networks, at.history],
+        train,
+        needs=("generate",),
+        pool="gpu",
+        detail=_networks,
+    ),
+    Stage(
+        "predict",
+        "send every target through every network; write predictions.zarr",
+        "sdpipe predict runs/mine targets.other.kind=correlator targets.other.path=other.h5",
+        pieces.of_predictions,
+        "targets",
+        lambda at: [at.predictions],
+        predict,
+        needs=("train",),
+        pool="cpu",
+    ),
+    Stage(
+        "validate",
+        "test the error bars on draws with known truth; write validation.zarr and its figures",
+        "sdpipe validate runs/mine validation.samples=4000",
+        pieces.of_validation,
+        "blocks",
+        lambda at: [at.validation, at.draws],
+        validate,
+        needs=("train",),
+        pool="cpu",
+    ),
+    Stage(
+        "analyze",
+        "write the error budget and its figures; print its tables",
+        "sdpipe analyze runs/mine > tables.txt",
+        pieces.of_budgets,
+        "targets",
+        lambda at: [at.budget, at.figures],
+        analyze,
+        needs=("predict", "validate"),
+    ),
+    Stage(
+        "report",
+        "write report.html",
+        "sdpipe report runs/mine",
+        pieces.of_report,
+        "page",
+        lambda at: [at.report],
+        report,
+        needs=("analyze",),
+    ),
+)
+"""Stages in the order in which ``run`` takes them. To add one, add a row and its two functions."""
+
+STAGE = {stage.name: stage for stage in STAGES}
+
+
+def wanted(config: Config, layout: Layout | None = None) -> list[str]:
+    """Return the stages of ``run``: ``validate`` only where it calibrates or, in ``layout``, was asked for."""
+    calibrates = config.budget.calibration == "conformal" or (layout is not None and layout.validation.exists())
+    return [stage.name for stage in STAGES if stage.name != "validate" or calibrates]
+
+
+def left(state: State, name: str) -> list[Found]:
+    """Return the pieces of a stage that are not done."""
+    return state.left(STAGE[name].pieces(state.made))
+
+
+def survey(state: State) -> list[Progress]:
+    """Return how far each stage is, in their order."""
+    rows = [STAGE[name] for name in wanted(state.config, state.layout)]
+    return [survey_of(state, s.name, s.unit, s.pieces(state.made), s.places(state.layout)) for s in rows]
+
+
+def next_stage(survey: Iterable[Progress]) -> str | None:
+    """Return the stage that does what is left: ``run`` where it is more than one, None where all is done.
+
+    >>> one, two = (Progress(n, "missing", 0, 1, "page", 0, None) for n in ("analyze", "report"))
+    >>> next_stage([one, two]), next_stage([two]), next_stage([])
+    ('run', 'report', None)
+    """
+    undone = [row.name for row in survey if row.state != "done"]
+    return None if not undone else undone[0] if len(undone) == 1 else "run"
+
+
+def require(state: State, name: str) -> None:
+    """Raise UserError, with the command that mends it, where a stage that ``name`` needs is not done."""
+    needed = [n for n in STAGE[name].needs if n in wanted(state.config)]
+    for stage in (STAGE[n] for n in needed):
+        missing = [found for found in left(state, stage.name) if found.piece.needed]
+        if not missing:
+            continue
+        place, layout = stage.places(state.layout)[0], state.layout
+        what = ", ".join(f"{f.piece.name} ({f.condition})" for f in missing[:3])
+        if not layout.config.exists():
+            remedy = f"run: sdpipe {stage.name} CONFIG --run {layout.root}"
+        else:
+            same = "" if layout.owns(state.config) else " with the same config and overrides"
+            remedy = f"run: sdpipe {stage.name} {layout.root}{same}"
+        if stage.name == "validate":
+            remedy += "; or budget.calibration=none for the published budget"
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(f"{place}: not done: {what}{more}; {remedy}")
+
+
+def perform(name: str, run: Command) -> bool:
+    """Do what is left of one stage, note how long it took, and return whether there was anything."""
+    require(run.state, name)
+    todo = left(run.state, name)
+    if not todo:
         return False
-    from sdpipe.pipeline.prediction import predict_target
-    from sdpipe.workers.pools import Task
-
-    for name in late:
-        if (layout.predictions / name).exists():
-            run.console.say(f"predict: inputs of {name} have changed; predicting it anew")
-    _open_groups(run, layout.predictions, "predict")
-    if not late:
-        return True
-    tasks = [Task(f"predict-{name}", (config, layout.root, name)) for name in late]
-    with run.workers.pool("predict", len(tasks)) as pool, run.console.progress("predict", len(tasks)) as progress:
-        results = {}
-        for name, result in pool.map(predict_target, tasks):
-            results[name.removeprefix("predict-")] = result
-            progress.advance(name)
-    for name in late:
-        if results[name]["data"]:
-            run.console.say(f"{name}: {results[name]['data']}")
-        for flag in results[name]["flags"]:
-            run.console.warn(f"{name}: {flag}")
-    return True
-
-
-def validate(run: Context) -> bool:
-    """Predict draws with known truth; write how well the error bars hold, and what calibrates them."""
-    config, layout = run.config, run.layout
-    pending.require_networks(config, layout)
-    if not pending.validation(config, layout):
-        return False
-    from sdpipe.infer import typicality
-    from sdpipe.infer.coverage import collect
-    from sdpipe.pipeline import validation
-    from sdpipe.show import validation_figures
-
-    identity = problem.validation_hash(config)
-    blocks = pending.validation_draws(config, layout)
-    if blocks:
-        _predict_draws(run, validation.validate_block, blocks)
-    if pending.validation_is_current(config, layout):  # made of these draws before they were damaged or lost
-        return True
-    levels = sorted({*config.validation.levels, config.budget.level})
-    made = collect(store.load(layout.draws), validation.residuals(config, layout), levels, config.budget.level)
-    store.write_dataset(layout.validation, made, store.attributes(identity, config.seed))
-    drawn = validation_figures.draw_all(layout.figures, made)
-    smallest = typicality.smallest_p_value(config.validation.samples // 2)
-    if smallest >= typicality.SUSPICIOUS:
-        run.console.warn(
-            f"validate: {config.validation.samples} draws a family are too few to flag what is out of distribution: "
-            f"no p-value is below {smallest:.2g}; from 1600 on they reach {typicality.SUSPICIOUS:g}"
-        )
-    layout.markers("validate", identity).add("validation", figures=[layout.relative(path) for path in drawn])
-    return True
-
-
-def _predict_draws(run: Context, validate_block: Callable[..., Any], blocks: list[Any]) -> None:
-    from sdpipe.workers.pools import Task
-
-    config, layout = run.config, run.layout
-    identity = problem.draws_hash(config)
-    if not pending.draws_are_current(config, layout):
-        files.remove(layout.draws)
-        layout.markers("validate", identity).clear()
-        layout.draws.parent.mkdir(parents=True, exist_ok=True)
-        store.create(layout.draws, *validation_template(config), store.attributes(identity, config.seed))
-    with (
-        run.workers.pool("validate", len(blocks)) as pool,
-        run.console.progress("validate", len(validation_blocks(config)), len(blocks)) as progress,
-    ):
-        tasks = [Task(b.name, (config, layout.root, b, pool.threads)) for b in blocks]
-        for name, _ in pool.map(validate_block, tasks):
-            progress.advance(name)
-
-
-def analyze(run: Context) -> bool:
-    """Write the error budget of every target and draw its figures."""
-    config, layout = run.config, run.layout
-    pending.require_assessment(config, layout)
-    late = pending.budgets(config, layout)
-    if not pending.anything(config, layout, ["analyze"]):
-        return False
-    from sdpipe.infer.assessment import assess
-    from sdpipe.show import asymptotics, figures
-
-    _open_groups(run, layout.budget, "analyze")
-    if not late:
-        return True
-    validation = store.load(layout.validation) if config.budget.calibration == "conformal" else None
-    histories = figures.draw_history(layout.figures, store.load(layout.history))
-    for name in late:
-        data = store.load(layout.predictions / name)
-        budget = assess(data, config.budget.central, config.budget.references, validation, config.budget.level)
-        for flag in sorted(set(budget.attrs["flags"]) - set(data.attrs["flags"])):
-            run.console.warn(f"{name}: {flag}")
-        identity = problem.budget_hash(config, name)
-        store.write_dataset(layout.budget / name, budget, store.attributes(identity, config.seed))
-        drawn = figures.draw_target(layout.figures, name, budget) + histories
-        drawn += asymptotics.draw_target(layout.figures, name, data.rho, budget, config)
-        layout.markers("analyze", identity).add(name, figures=[layout.relative(path) for path in drawn])
-        run.console.detail(f"analyze: {name}")
-    return True
-
-
-def report(run: Context) -> bool:
-    """Write ``report.html`` from everything that is there."""
-    config, layout = run.config, run.layout
-    pending.require_budgets(config, layout)
-    if not pending.report(config, layout):
-        return False
-    from sdpipe.show.report import render
-
-    files.write_text(layout.report, render(config, layout))
-    layout.markers("report", problem.report_hash(config)).add("report", sources=pending.report_sources(config, layout))
-    return True
-
-
-STAGES: dict[str, Callable[[Context], bool]] = {
-    "generate": generate,
-    "train": train,
-    "predict": predict,
-    "validate": validate,
-    "analyze": analyze,
-    "report": report,
-}
-"""Stages in the order in which ``run`` takes them."""
-
-
-def in_one_go(config: Config) -> list[str]:
-    """Return the stages of ``run``: ``validate`` only where it calibrates."""
-    return [name for name in STAGES if name != "validate" or config.budget.calibration == "conformal"]
-
-
-NEEDS: dict[str, Callable[[Config, Layout], None]] = {
-    "train": pending.require_training,
-    "predict": pending.require_networks,
-    "validate": pending.require_networks,
-    "analyze": pending.require_assessment,
-    "report": pending.require_budgets,
-}
-"""What must be there before a stage, checked before anything is written."""
-
-
-def perform(name: str, run: Context) -> bool:
-    """Do one stage, note how long it took, and return whether it had anything to do."""
-    begun, start, worked = datetime.now(UTC), time.monotonic(), True
+    _say_why(name, todo)
+    begun, start = datetime.now(UTC), time.monotonic()
+    for found in todo:  # what is at work has no receipt
+        if found.damage and found.damage.file.is_dir():  # before the receipt, which alone knows of it
+            files.set_aside(found.damage.file)
+        run.layout.receipts.forget(found.piece.stage, found.piece.name)
     try:
-        worked = STAGES[name](run)
+        STAGE[name].do(run, todo)
     finally:
-        if worked:
-            run.layout.note_sitting(name, begun, time.monotonic() - start)
-    return worked
+        run.layout.note_sitting(name, begun, time.monotonic() - start)
+    return True
+
+
+def _say_why(name: str, todo: list[Found]) -> None:
+    """Say which pieces are made anew, and why."""
+    for found in todo:
+        if found.damage:
+            log.info(f"{name}: {found.damage.file}: {found.damage.what}; making {found.piece.name} anew")
+    stale = [found.piece.name for found in todo if found.condition == "stale" and found.piece.work]
+    if stale:
+        few = ", ".join(stale[:3]) + (f" and {len(stale) - 3} more" if len(stale) > 3 else "")
+        log.info(f"{name}: the inputs of {few} have changed; making them anew")
+
+
+def plan(state: State, names: list[str]) -> str:
+    """Return what the stages ``names`` would do, for ``--dry-run``."""
+    lines = [f"run directory: {state.layout.root}"]
+    for stage in (STAGE[name] for name in names):
+        every = [p for p in stage.pieces(state.made) if p.counted]
+        todo = left(state, stage.name)
+        count = sum(f.piece.counted for f in todo)
+        lines += [f"{stage.name}: {count} of {len(every)} {stage.unit} to make", *stage.detail(state, todo)]
+    return "\n".join(lines)

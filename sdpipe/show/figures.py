@@ -1,9 +1,11 @@
-"""Pictures from labelled data: reconstruction, budget by source, training histories."""
+"""Pictures from labelled data: reconstruction, budget by source, asymptotics, training; and ``run.plot``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any, Protocol, get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +13,10 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+
+from sdpipe.config.schema import Config, Ensemble, NetworkName
+from sdpipe.errors import UserError
+from sdpipe.infer.budget import central_value, lattice_error, network_error
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -28,47 +34,62 @@ WIDTH, HEIGHT = 6.4, 4.0
 MARGINS = {"left": 0.9, "right": 0.15, "bottom": 0.55, "top": 0.35}
 """Inches around the axes of a panel. A layout engine would draw every figure three times to find them."""
 
+ENERGY, DENSITY = r"$E$ [GeV]", r"$\hat\rho_\sigma(E)$"
 SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution"}
+SIZES = {"Nb": "basis size Nb", "Nrho": "samples Nρ", "network": "network"}
+"""What ensembles differ in, and how figures call it."""
+SHOWN_ENERGIES = 4
+SHOWN_SAMPLES = 6
+"""Lines for each basis size in a picture of the training set."""
+
+Draw = Callable[[xr.Dataset, Axes], Axes]
+
+
+def coloured(names: Iterable[Any], colours: Sequence[str] = COLOURS) -> Iterator[tuple[Any, str]]:
+    """Return each name with its colour.
+
+    >>> dict(coloured([8, 16], ["red", "blue"]))
+    {8: 'red', 16: 'blue'}
+    """
+    return zip(names, cycle(colours), strict=False)
+
+
+def fill(ax: Axes, E: Any, centre: Any, error: Any, colour: str, alpha: float, **options: Any) -> None:
+    """Fill what lies within ``error`` of ``centre``."""
+    ax.fill_between(E, centre - error, centre + error, color=colour, alpha=alpha, lw=0, **options)
 
 
 def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
-    """Draw central value, statistical and total band at one sigma, and the truth where it is known."""
+    """Draw central value, statistical, total and calibrated error at one sigma, the linear estimator with its own
+    error, calibrated where that is known, and the truth where it is known.
+    """
     E, central = budget.E.values, budget.central.values
     stat = np.hypot(budget.error.sel(source="latt"), budget.error.sel(source="net")).values
-    total = budget.total.values
-    ax.fill_between(E, central - total, central + total, color=COLOURS[5], alpha=0.45, lw=0, label="total error")
-    ax.fill_between(E, central - stat, central + stat, color=COLOURS[0], alpha=0.55, lw=0, label="statistical error")
+    fill(ax, E, central, budget.total.values, COLOURS[5], 0.45, label="total error")
+    fill(ax, E, central, stat, COLOURS[0], 0.55, label="statistical error")
     ax.plot(E, central, color=COLOURS[0], label="central value")
     if "calibrated" in budget:
-        for sign in (-1, 1):
-            edge = central + sign * budget.calibrated.values
-            ax.plot(E, edge, color=COLOURS[0], lw=0.8, label="calibrated error" if sign > 0 else None)
+        for sign, label in ((-1, None), (1, "calibrated error")):
+            ax.plot(E, central + sign * budget.calibrated.values, color=COLOURS[0], lw=0.8, label=label)
     if "linear" in budget:
-        _linear(budget, ax)
+        calibrated = "linear_calibrated" in budget
+        error = (budget.linear_calibrated if calibrated else budget.linear_error).values
+        label = f"linear, {'calibrated' if calibrated else 'its'} error"
+        fill(ax, E, budget.linear.values, error, COLOURS[1], 0.2, zorder=0.9, label=label)
+        ax.plot(E, budget.linear, color=COLOURS[1], ls=":", label="linear estimator")
     if "truth" in budget:
         ax.plot(E, budget.truth, color=COLOURS[6], ls="--", label="truth")
-    ax.set(xlabel=r"$E$ [GeV]", ylabel=r"$\hat\rho_\sigma(E)$", xlim=(E[0], E[-1]))
+    ax.set(xlabel=ENERGY, ylabel=DENSITY, xlim=(E[0], E[-1]))
     ax.legend()
     return ax
 
 
-def _linear(budget: xr.Dataset, ax: Axes) -> None:
-    """Draw the linear estimator with its own error, calibrated where that is known."""
-    calibrated = "linear_calibrated" in budget
-    error = (budget.linear_calibrated if calibrated else budget.linear_error).values
-    low, high, label = budget.linear.values - error, budget.linear.values + error, "linear, "
-    label += "calibrated error" if calibrated else "its error"
-    ax.fill_between(budget.E, low, high, color=COLOURS[1], alpha=0.2, lw=0, zorder=0.9, label=label)
-    ax.plot(budget.E, budget.linear, color=COLOURS[1], ls=":", label="linear estimator")
-
-
 def by_source(budget: xr.Dataset, ax: Axes) -> Axes:
     """Draw each source of error, and their sum in quadrature, against E at one sigma."""
-    for source in budget.source.values:
-        label = SOURCES.get(str(source), f"systematic: {source}")
-        ax.plot(budget.E, budget.error.sel(source=source), label=label)
+    labels = [SOURCES.get(source, f"systematic: {source}") for source in map(str, budget.source.values)]
+    ax.plot(budget.E, budget.error.transpose("E", "source"), label=labels)
     ax.plot(budget.E, budget.total, color=COLOURS[6], lw=2, label="total")
-    ax.set(xlabel=r"$E$ [GeV]", ylabel=r"error of $\hat\rho_\sigma(E)$", ylim=(0, None))
+    ax.set(xlabel=ENERGY, ylabel=f"error of {DENSITY}", ylim=(0, None))
     ax.set_xlim(float(budget.E[0]), float(budget.E[-1]))
     ax.legend()
     return ax
@@ -76,7 +97,7 @@ def by_source(budget: xr.Dataset, ax: Axes) -> Axes:
 
 def histories(history: xr.Dataset, ax: Axes) -> Axes:
     """Draw the validation loss of every replica at one sigma, and the linear baseline of each ensemble."""
-    for ensemble, colour in zip(history.ensemble.values, COLOURS * len(history.ensemble), strict=False):
+    for ensemble, colour in coloured(history.ensemble.values):
         one = history.sel(ensemble=ensemble)
         ax.plot(one.epoch + 1, one.val_loss.transpose("epoch", "replica"), color=colour, lw=0.9)
         ax.plot([], [], color=colour, label=str(ensemble))
@@ -91,36 +112,89 @@ def histories(history: xr.Dataset, ax: Axes) -> Axes:
 
 def samples(training: xr.Dataset, ax: Axes) -> Axes:
     """Draw every smeared density of a few samples at one sigma, in one colour for each basis size."""
-    for Nb, colour in zip(training.Nb.values, COLOURS * len(training.Nb), strict=False):
+    for Nb, colour in coloured(training.Nb.values):
         ax.plot(training.E, training.smeared.sel(Nb=Nb).transpose("E", "sample"), color=colour, lw=1, alpha=0.8)
         ax.plot([], [], color=colour, label=rf"$N_b = {Nb}$")
-    ax.set(xlabel=r"$E$ [GeV]", ylabel=r"$\hat\rho_\sigma(E)$", xlim=(float(training.E[0]), float(training.E[-1])))
+    ax.set(xlabel=ENERGY, ylabel=DENSITY, xlim=(float(training.E[0]), float(training.E[-1])))
     ax.legend()
     return ax
 
 
-def panels(draw: Callable[[xr.Dataset, Axes], Axes], data: xr.Dataset, title: str = "") -> Figure:
+def series(ensembles: Mapping[str, Ensemble], central: str) -> dict[str, list[str]]:
+    """Return key -> names of the ensembles that differ from the central one in that key alone, in ascending order.
+
+    The central ensemble is one of them. Only keys with three members or more make a series.
+
+    >>> series({f"Nb{Nb}": Ensemble(Nb=Nb, Nrho=1000, network="arcS") for Nb in (32, 8, 16)}, "Nb32")
+    {'Nb': ['Nb8', 'Nb16', 'Nb32']}
+    """
+    rank = get_args(NetworkName).index
+    sizes = {n: {"Nb": e.Nb, "Nrho": e.Nrho, "network": rank(e.network)} for n, e in ensembles.items()}
+    found = {}
+    for key in SIZES:
+        members = [n for n, s in sizes.items() if all(s[k] == sizes[central][k] for k in SIZES if k != key)]
+        distinct = {sizes[n][key]: n for n in members} | {sizes[central][key]: central}
+        if len(distinct) >= 3:
+            found[key] = [distinct[size] for size in sorted(distinct)]
+    return found
+
+
+@mpl.rc_context(STYLE)
+def asymptotics(rho: xr.DataArray, budget: xr.Dataset, config: Config, title: str) -> list[Figure]:
+    """Draw how the result of one target moves with each size that the config has a series in, a figure for each sigma.
+
+    rho (sigma, ensemble, replica, boot, E) against the size at some energies, with Delta_stat; the band is the Delta_X
+    of its budget, where the reference ensemble of X is in the series. The broad audience stands in for the limit
+    N -> infinity (arXiv:2307.00808, sec. 5).
+    """
+    every, drawn = series(config.ensembles, config.budget.central), []
+    shown = np.unique(np.linspace(0, rho.sizes["E"] - 1, SHOWN_ENERGIES + 2).astype(int)[1:-1])
+    for sigma in rho.sigma.values if every else ():
+        one, quoted = rho.sel(sigma=sigma).astype(float), budget.sel(sigma=sigma)
+        value, error = central_value(one).compute(), np.hypot(lattice_error(one), network_error(one)).compute()
+        figure = Figure(figsize=(4.2 * len(every) + 1.2, 4.0), layout="constrained")
+        for ax, (key, names) in zip(np.atleast_1d(figure.subplots(1, len(every))), every.items(), strict=True):
+            at = np.arange(len(names))
+            source = next((x for x, name in config.budget.references.items() if name in names), None)
+            for i, colour in coloured(shown):
+                points, bars = (a.sel(ensemble=names).isel(E=i).values for a in (value, error))
+                label = f"E = {float(rho.E[i]):.2f} GeV"
+                ax.errorbar(at, points, bars, fmt="o-", ms=4, lw=1, color=colour, label=label)
+                if source:
+                    best, width = float(quoted.central[i]), float(quoted.error.sel(source=source)[i])
+                    ax.axhspan(best - width, best + width, color=colour, alpha=0.2, lw=0)
+            ax.set_xticks(at, [str(getattr(config.ensembles[n], key)) for n in names])
+            ax.set(xlabel=SIZES[key], ylabel=DENSITY)
+            words = f", band: systematic {source}" if source else ""
+            ax.set_title(f"σ = {sigma:g} GeV{words}", fontsize=9, loc="left")
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+        drawn.append(figure)
+    return drawn
+
+
+@mpl.rc_context(STYLE)
+def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     """Return a figure with one panel for each sigma."""
-    with mpl.rc_context(STYLE):
-        sigmas, one = data.sigma.values, WIDTH * 0.85
-        width, between = one * len(sigmas), MARGINS["left"] + MARGINS["right"]
-        figure = Figure(figsize=(width, HEIGHT))
-        figure.subplots_adjust(
-            left=MARGINS["left"] / width, right=1 - MARGINS["right"] / width, wspace=between / (one - between),
-            bottom=MARGINS["bottom"] / HEIGHT, top=1 - MARGINS["top"] / HEIGHT,
-        )  # fmt: skip
-        for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
-            draw(data.sel(sigma=sigma), ax)
-            ax.set_title(f"{title}  σ = {sigma:g} GeV".strip(), fontsize=10, loc="left")
+    sigmas, one = data.sigma.values, WIDTH * 0.85
+    width, between = one * len(sigmas), MARGINS["left"] + MARGINS["right"]
+    figure = Figure(figsize=(width, HEIGHT))
+    figure.subplots_adjust(
+        left=MARGINS["left"] / width, right=1 - MARGINS["right"] / width, wspace=between / (one - between),
+        bottom=MARGINS["bottom"] / HEIGHT, top=1 - MARGINS["top"] / HEIGHT,
+    )  # fmt: skip
+    for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
+        draw(data.sel(sigma=sigma), ax)
+        ax.set_title(f"{title}  σ = {sigma:g} GeV".strip(), fontsize=10, loc="left")
     return figure
 
 
+@mpl.rc_context(STYLE)
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG in one step and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    with mpl.rc_context(STYLE):
-        figure.savefig(partial, format="png", dpi=150)
+    figure.savefig(partial, format="png", dpi=150)
     return partial.replace(path)
 
 
@@ -133,15 +207,78 @@ def title_of(name: str, flags: Sequence[str]) -> str:
     return f"{name} (flagged)" if flags else name
 
 
-def draw_target(directory: Path, name: str, budget: xr.Dataset) -> list[Path]:
-    """Draw reconstruction and budget of one target, the title saying whether it is flagged; return the files."""
+def draw_target(directory: Path, name: str, rho: xr.DataArray, budget: xr.Dataset, config: Config) -> list[Path]:
+    """Draw reconstruction, budget and asymptotics of one target; return the files."""
     title = title_of(name, budget.attrs["flags"])
-    return [
-        save(panels(reconstruction, budget, title), directory / f"{name}-reconstruction.png"),
-        save(panels(by_source, budget, title), directory / f"{name}-budget.png"),
-    ]
+    drawn = {"reconstruction": panels(reconstruction, budget, title), "budget": panels(by_source, budget, title)}
+    drawn |= {f"asymptotics-sigma{i}": figure for i, figure in enumerate(asymptotics(rho, budget, config, title))}
+    return [save(figure, directory / f"{name}-{what}.png") for what, figure in drawn.items()]
 
 
 def draw_history(directory: Path, history: xr.Dataset) -> list[Path]:
     """Draw the training histories; return the file."""
     return [save(panels(histories, history), directory / "history.png")]
+
+
+class Stores(Protocol):
+    """What :class:`Plots` takes from a run."""
+
+    training: xr.Dataset
+    history: xr.Dataset
+    budget: Mapping[str, xr.Dataset]
+
+
+class Plots:
+    """Every method draws at one ``sigma`` (GeV; the first of the run where it is not given) and returns the axes.
+
+    It draws on ``ax``, or on a new figure; a title says so where the target is flagged. Raises UserError, naming those
+    there, for a target or a sigma that the run does not have.
+
+    >>> ax = sdpipe.open_run("runs/quickstart").plot.budget("o3", sigma=0.63)
+    >>> ax.get_lines()[-1].get_label()
+    'total'
+    """
+
+    def __init__(self, run: Stores) -> None:
+        self._run = run
+
+    def reconstruction(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw rho_sigma(E) with its statistical and total band, and the truth where it is known."""
+        return self._draw_target(reconstruction, target, sigma, ax)
+
+    def budget(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw each source of error, and the total, against E."""
+        return self._draw_target(by_source, target, sigma, ax)
+
+    def history(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the validation loss of every network against the epoch, and the linear baselines."""
+        return _draw(histories, self._run.history, sigma, ax)
+
+    def samples(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the first few smeared densities of the training set at each basis size."""
+        return _draw(samples, self._run.training.isel(sample=slice(SHOWN_SAMPLES)), sigma, ax)
+
+    def _draw_target(self, draw: Draw, target: str, sigma: float | None, ax: Axes | None) -> Axes:
+        there = self._run.budget
+        if target not in there:
+            raise UserError(f"there is no budget of {target}; those there: {', '.join(there) or 'none'}")
+        ax = _draw(draw, there[target], sigma, ax)
+        if flags := there[target].attrs["flags"]:
+            ax.set_title(title_of(target, flags), fontsize=10, loc="left")
+        return ax
+
+
+@mpl.rc_context(STYLE)
+def _draw(draw: Draw, data: xr.Dataset, sigma: float | None, ax: Axes | None) -> Axes:
+    from matplotlib import pyplot as plt
+
+    there = data.sigma.values
+    wanted = np.asarray(there[0] if sigma is None else sigma)
+    match = np.flatnonzero(np.isclose(there, wanted, rtol=1e-6)) if wanted.dtype.kind in "iuf" else np.array([])
+    if not match.size:
+        raise UserError(f"the run has no sigma = {sigma} GeV; those there: {', '.join(f'{s:g}' for s in there)}")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
+    draw(data.isel(sigma=match[0]).load(), ax)
+    ax.legend(title=rf"$\sigma = {there[match[0]]:g}$ GeV")
+    return ax

@@ -2,50 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 
-from sdpipe.config import mocks
-from sdpipe.config.schema import Config, plain
-from sdpipe.config.sections import ChebyshevFamily
-from sdpipe.correlators.labelled import describe
-from sdpipe.disk import store
-from sdpipe.disk.layout import Layout
-from sdpipe.show import asymptotics, figures, glossary, provenance, tables, validation_figures
-from sdpipe.show.page import Facts, Gallery, Picture, Section, Table, Text, compose
+from sdpipe.config.problem import PRIOR, PRIOR_AUTO, families
+from sdpipe.config.schema import ChebyshevFamily, Config, plain, to_yaml
+from sdpipe.correlators.correlator import describe
+from sdpipe.infer.calibration import BAND
+from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
+from sdpipe.show import figures, tables, validation_figures
+from sdpipe.show.page import Section, compose, parts, picture
+from sdpipe.version import __version__
 
+PACKAGES = ("numpy", "scipy", "torch", "xarray", "zarr", "dask", "distributed", "matplotlib")
 DENSITY = Markup("ρ̂<sub>σ</sub>(E)")
 KERNELS = {
     "vector": Markup("b<sub>T</sub>(t, ω) = ω²/(12π²) · [e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>]"),
     "periodic": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>"),
     "exponential": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup>"),
 }
+CALIBRATES = {
+    PRIOR: "; it calibrates mock targets, and data with a scale that is given",
+    PRIOR_AUTO: ", each draw scaled as data with scale: auto are; it calibrates these",
+}
+
+LEAD = Markup(
+    "Smeared spectral densities {} from Euclidean correlators, by a broad audience of neural networks "
+    "(arXiv:2307.00808), with statistical and systematic errors."
+).format(DENSITY)
+REPRODUCE = (
+    f"With sdpipe {__version__}, save this config and run the command below it. Samples come out the same to the last "
+    "bit on any number of workers, networks up to the rounding of single precision."
+)
+CAPTIONS = {
+    "sources": "{}: error by source: latt, lattice data; net, spread of replicas; {}each other one, the shift to its "
+    "reference; total, all of them in quadrature.",
+    "asymptotics": "{}: how the result moves with the sizes of the audience; bars, statistical error; bands, the "
+    "systematic error that is quoted, around the central value.",
+    "histories": "Mean absolute error on validation samples; dotted: the best linear estimator on the same noise.",
+    "validation": "Families in one colour each. Pulls: dashed, the normal density. Coverage against level: full, "
+    "networks; dashed, linear estimator; grey, binomial band. Coverage against E: dashed, the level. Widths: each "
+    "error of a family on a logarithmic scale, and the bias.",
+    "cases": "The draw of each family with the smallest and the one with the largest rms pull. Full: central value; "
+    "band: its calibrated error at level {:g}; dotted: linear estimator; dashed: truth.",
+}
+TERMS = (
+    ("latt, net", "errors from the bootstrap of the lattice data, and from the spread of replicas of one network"),
+    ("b, n, rho, ...", "shift from the central ensemble to the reference of that name, weighed by its significance"),
+    ("resolution", "what the data cannot resolve: rms residual of the networks on draws of the prior without noise"),
+    ("published", "the error of arXiv:2307.00808: all sources but the resolution, in quadrature"),
+    ("total", "all sources, the resolution included, in quadrature"),
+    ("calibrated", "total times the factor that makes it cover its level of the draws of the prior, at each σ and E"),
+    ("linear, linear error", "the best linear estimator of the central training set; its error, calibrated likewise"),
+    ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
+    ("published %, ..., linear %", "share of draws and energies whose truth that error covers; linear: its own error"),
+    ("holds, too narrow, too wide", f"coverage within {BAND:g} binomial standard errors of its level, below, above"),
+    ("MAE", "mean absolute difference from the truth"),
+    ("width", "mean half width of the error at the quoted level"),
+    ("p_value", f"could the correlator be a draw of the prior with its noise? Flagged below {SUSPICIOUS:.0%}"),
+    ("back_check", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
+    ("flagged %", "share of draws that one of these two flags"),
+    ("scale", "factor on the correlator before the networks see it; predictions and errors are divided by it"),
+    ("arcS, arcM, arcL", "networks of 16 and 32, 32 and 64, 64 and 128 feature maps: arXiv:2307.00808, Tab. 1"),
+)
+"""The words of the page and of the tables."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What the page is made from, read once."""
+    """What the page is made from.
+
+    ``budgets`` and ``predictions`` are datasets by target, those of predictions may be lazy; ``validation`` is None
+    where nothing was validated. A sitting has ``stage``, ``begun``, ``seconds`` and ``host``; ``data`` are pairs of
+    what a file is for and what it is; a row of ``stores`` has store, created, inputs, seed, sdpipe and numpy, a row of
+    ``networks`` network, inputs, sha256, validation MAE and linear MAE, all as text.
+    """
 
     config: Config
-    layout: Layout
-
-    @cached_property
-    def budgets(self) -> dict[str, xr.Dataset]:
-        return {name: store.load(self.layout.budget / name) for name in self.config.targets}
-
-    @cached_property
-    def history(self) -> xr.Dataset:
-        return store.load(self.layout.history)
-
-    def flags(self, target: str) -> list[str]:
-        """Return what the stages had to say against the result for one target."""
-        groups = (self.layout.predictions / target, self.layout.budget / target)
-        return list(dict.fromkeys(f for g in groups for f in store.read_attributes(g).get("flags", [])))
+    root: Path
+    budgets: Mapping[str, xr.Dataset]
+    predictions: Mapping[str, xr.Dataset]
+    history: xr.Dataset
+    validation: xr.Dataset | None
+    sittings: Sequence[Mapping[str, Any]]
+    data: Sequence[tuple[str, str]]
+    stores: Sequence[Sequence[str]]
+    networks: Sequence[Sequence[str]]
 
 
 def _span(low: float, high: float) -> str:
@@ -63,10 +115,12 @@ def _noise(config: Config) -> str:
     return f"{words}; errors relative to C(t) of {name}, " + ", ".join(f"{k} {v}" for k, v in model.items())
 
 
-def _question(source: Source) -> list[Section]:
+def _question(c: Config) -> Section:
     """What was asked: problem, prior, noise, audience."""
-    c = source.config
     ensembles = [[name, f"{e.Nb}", f"{e.Nrho}", e.network] for name, e in c.ensembles.items()]
+    audience = pd.DataFrame(ensembles, columns=["ensemble", "Nb", "Nρ", "network"])
+    references = ", ".join(f"{x}: {name}" for x, name in c.budget.references.items()) or "none"
+    words = f"Central ensemble {c.budget.central}; reference for each systematic error: {references}."
     rows = [
         ("Kernel", Markup("{} (<b>{}</b>)").format(KERNELS[c.kernel], c.kernel)),
         ("Lattice", f"T = {c.lattice.period}, t = {_span(*c.lattice.times)}, a = {c.lattice.spacing:g} GeV⁻¹"),
@@ -81,215 +135,185 @@ def _question(source: Source) -> list[Section]:
         ("Training", f"protocol {c.training.protocol}, inputs {c.training.inputs}, {c.training.replicas} replicas"),
         ("Targets", f"{', '.join(c.targets)}; {c.bootstrap} bootstrap samples each"),
     ]
-    audience = Table("Broad audience", ["ensemble", "Nb", "Nρ", "network"], ensembles)
-    budget = ", ".join(f"{x}: {name}" for x, name in c.budget.references.items()) or "none"
-    words = f"Central ensemble {c.budget.central}; reference for each systematic error: {budget}."
-    return [Section("question", "What was asked", [Facts(rows), audience, Text(words, "note")])]
+    blocks = [parts.facts(rows), parts.table("Broad audience", audience), parts.text(words, "note")]
+    return Section("question", "What was asked", blocks)
 
 
-def _quoted(budget: xr.Dataset) -> tuple[str, xr.DataArray]:
-    """Return name and values of the error to quote."""
-    name = "calibrated" if "calibrated" in budget else "total"
-    return name, budget[name]
+def _quoted(budget: xr.Dataset) -> str:
+    """Return the name of the error to quote."""
+    return "calibrated" if "calibrated" in budget else "total"
 
 
-def _summary(source: Source) -> list[Section]:
+def _summary(source: Source) -> Section:
     """One row for each target and sigma, and every flag."""
-    flags = [Text(f"{name}: {flag}", "flag") for name in source.budgets for flag in source.flags(name)]
-    rows = []
+    flags, rows = [], []
     for name, budget in source.budgets.items():
+        flags += [parts.text(f"{name}: {flag}", "flag") for flag in budget.attrs["flags"]]
         for sigma in budget.sigma.values:
-            one = budget.sel(sigma=sigma)
+            one, quoted = budget.sel(sigma=sigma), _quoted(budget)
             largest = str(one.source.values[int(one.error.mean("E").argmax("source"))])
-            quoted, error = _quoted(one)
-            ratio = float(error.mean() / np.abs(one.central).max())
-            inside = f"{float((np.abs(one.central - one.truth) <= error).mean()):.0%}" if "truth" in one else "unknown"
-            kind, count = source.config.targets[name].kind, len(source.flags(name))
-            rows.append([name, str(count), f"{sigma:g}", quoted, f"{ratio:.2%}", inside, largest, kind])
+            ratio = f"{float(one[quoted].mean() / np.abs(one.central).max()):.2%}"
+            within = np.abs(one.central - one.truth) <= one[quoted] if "truth" in one else None
+            inside = "unknown" if within is None else f"{float(within.mean()):.0%}"
+            count, kind = str(len(budget.attrs["flags"])), source.config.targets[name].kind
+            rows.append([name, count, f"{sigma:g}", quoted, ratio, inside, largest, kind])
     header = ["target", "flags", "σ [GeV]", "error", "its mean / peak", "truth inside it", "largest source", "kind"]
-    none = [] if flags else [Text("No flags.", "note")]
-    return [Section("summary", "Summary", [*flags, *none, Table("Results", header, rows)])]
+    table = parts.table("Results", pd.DataFrame(rows, columns=header))
+    return Section("summary", "Summary", [*(flags or [parts.text("No flags.", "note")]), table])
 
 
-def _target_facts(source: Source, name: str) -> Facts:
+def _target_facts(source: Source, name: str) -> Markup:
     """What a target is, how its correlator was read and scaled, and what tests it."""
-    budget, kind = source.budgets[name], source.config.targets[name].kind
-    a = budget.attrs
-    read = store.read(source.layout.predictions / name).correlator.attrs
-    rows = [("Kind", f"{kind}; {'the truth is known' if 'truth' in budget else 'no truth is known'}")]
+    budget, read = source.budgets[name], source.predictions[name].correlator.attrs
+    a, known = budget.attrs, "the truth is known" if "truth" in budget else "no truth is known"
+    rows = [("Kind", f"{source.config.targets[name].kind}; {known}")]
     if "resampling" in read:
         rows.append(("Correlator", describe(read)))
     rows.append(("scale", f"{a['scale']:.4g}"))
     if "calibrated" in budget:
         rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.3g}")]
     beyond = f"χ²/dof = {a['chi2']:.1f}/{a['dof']}" if a["dof"] else "all of the data within reach of the kernel"
-    rows.append(("back_check", f"{a['back_check']:.3g}; {beyond}"))
-    return Facts(rows)
-
-
-def _shown(budget: xr.Dataset) -> str:
-    """Return what a picture of a reconstruction shows."""
-    shown = ["total and statistical error (bands)"]
-    shown += ["calibrated error (thin lines)"] if "calibrated" in budget else []
-    shown += ["linear estimator (dotted) with its own error (light band)"]
-    shown += ["truth (dashed)"] if "truth" in budget else []
-    return ", ".join(shown)
-
-
-def _reconstruction(budget: xr.Dataset, title: str, at: str) -> Picture:
-    one = budget.isel(sigma=0)
-    top = one.isel(E=int(np.abs(one.central).argmax("E")))
-    quoted, error = _quoted(top)
-    words = f"Reconstructed density {at}: central value, {_shown(budget)}; its largest value is "
-    words += f"{top.central:.3g} ± {error:.2g} ({quoted}) at E = {top.E:.3g} GeV"
-    return Picture(figures.panels(figures.reconstruction, budget, title), words)
-
-
-def _by_source(budget: xr.Dataset, title: str, at: str) -> Picture:
-    largest = budget.error.isel(sigma=0).max("E")
-    errors = ", ".join(f"{s} {float(largest.sel(source=s)):.2g}" for s in largest.source.values)
-    words = f"Errors {at} by source against E; the largest of each: {errors}"
-    return Picture(figures.panels(figures.by_source, budget, title), words)
-
-
-def _asymptotics(source: Source, name: str, title: str) -> list[Gallery]:
-    """The result against the sizes of the audience, a row for each sigma, where the config has a series of them."""
-    rho = store.read(source.layout.predictions / name).rho
-    drawn = asymptotics.draw_all(name, rho, source.budgets[name], source.config)
-    caption = f"{title}: how the result moves with the sizes of the audience; bars, statistical error; bands, the "
-    caption += "systematic error that is quoted, around the central value."
-    words = f"Reconstructed density of {title} against the sizes of the audience at σ = "
-    return [
-        Gallery([Picture(figure, f"{words}{sigma:g} GeV")], caption)
-        for figure, sigma in zip(drawn, rho.sigma.values, strict=False)
-    ]
+    return parts.facts([*rows, ("back_check", f"{a['back_check']:.3g}; {beyond}")])
 
 
 def _target(source: Source, name: str) -> Section:
-    budget, flags = source.budgets[name], source.flags(name)
+    """The reconstruction of a target with its error budget."""
+    budget, flags = source.budgets[name], source.budgets[name].attrs["flags"]
     title = figures.title_of(name, flags)
+    bands = ["total and statistical error (bands)"]
+    bands += ["calibrated error (thin lines)"] if "calibrated" in budget else []
+    bands += ["linear estimator (dotted) with its own error (light band)"]
+    bands += ["truth (dashed)"] if "truth" in budget else []
+    shown = ", ".join(bands)
     shapes, sources, listed = [], [], []
     for sigma in budget.sigma.values:
-        one, at = budget.sel(sigma=[sigma]), f"of {title} at σ = {sigma:g} GeV"
-        shapes.append(_reconstruction(one, title, at))
-        sources.append(_by_source(one, title, at))
-        listed.append(Table(f"Error budget {at}", *tables.budget_rows(one.isel(sigma=0)), folded=True))
-    caption = Markup("{}: {}, central value, {}.").format(title, DENSITY, _shown(budget))
-    explained = f"{title}: error by source: latt, lattice data; net, spread of replicas; "
-    explained += "resolution, what the data cannot resolve; " if "resolution" in budget.source else ""
-    explained += "each other one, the shift to its reference; total, all of them in quadrature."
-    galleries = [Gallery(shapes, caption), Gallery(sources, explained), *_asymptotics(source, name, title)]
-    blocks = [_target_facts(source, name), *(Text(flag, "flag") for flag in flags), *galleries, *listed]
+        one, panel, at = budget.sel(sigma=sigma), budget.sel(sigma=[sigma]), f"of {title} at σ = {sigma:g} GeV"
+        top = one.isel(E=int(np.abs(one.central).argmax("E")))
+        words = f"Reconstructed density {at}: central value, {shown}; its largest value is {top.central:.3g} ± "
+        words += f"{top[_quoted(one)]:.2g} ({_quoted(one)}) at E = {top.E:.3g} GeV"
+        shapes.append(picture(figures.panels(figures.reconstruction, panel, title), words))
+        errors = ", ".join(f"{x} {float(one.error.sel(source=x).max()):.2g}" for x in one.source.values)
+        words = f"Errors {at} by source against E; the largest of each: {errors}"
+        sources.append(picture(figures.panels(figures.by_source, panel, title), words))
+        listed.append(parts.table(f"Error budget {at}", tables.budget_frame(one), folded=True))
+    limits = figures.asymptotics(source.predictions[name].rho, budget, source.config, title)
+    words = f"Reconstructed density of {title} against the sizes of the audience at σ = "
+    moves = [picture(f, f"{words}{sigma:g} GeV") for f, sigma in zip(limits, budget.sigma.values, strict=False)]
+    resolution = "resolution, what the data cannot resolve; " if "resolution" in budget.source else ""
+    blocks = [
+        _target_facts(source, name),
+        *(parts.text(flag, "flag") for flag in flags),
+        parts.gallery(shapes, Markup("{}: {}, central value, {}.").format(title, DENSITY, shown)),
+        parts.gallery(sources, CAPTIONS["sources"].format(title, resolution)),
+        *(parts.gallery([move], CAPTIONS["asymptotics"].format(title)) for move in moves),
+        *listed,
+    ]
     return Section(f"target-{name}", name, blocks)
 
 
-def _targets(source: Source) -> list[Section]:
-    """The reconstruction of every target with its error budget."""
-    return [_target(source, name) for name in source.budgets]
-
-
-def _training(source: Source) -> list[Section]:
+def _training(history: xr.Dataset) -> Section:
     """Training histories against the linear baseline."""
     pictures = []
-    for sigma in source.history.sigma.values:
-        one = source.history.sel(sigma=[sigma])
+    for sigma in history.sigma.values:
+        one = history.sel(sigma=[sigma])
         best = float((one.val_loss.min("epoch").mean("replica") / one.linear_loss).min())
         words = f"Validation error of every network at σ = {sigma:g} GeV against the epoch, with the linear baselines; "
         words += f"the best ensemble ends at {best:.3g} of its baseline"
-        pictures.append(Picture(figures.panels(figures.histories, one), words))
-    caption = "Mean absolute error on validation samples; dotted: the best linear estimator on the same noise."
-    table = Table("Networks and the linear baseline", *tables.training_table(source.history))
-    return [Section("training", "Training", [Gallery(pictures, caption), table])]
-
-
-_CALIBRATES = {
-    mocks.PRIOR: "; it calibrates mock targets, and data with a scale that is given",
-    mocks.PRIOR_AUTO: ", each draw scaled as data with scale: auto are; it calibrates these",
-}
+        pictures.append(picture(figures.panels(figures.histories, one), words))
+    table = parts.table("Networks and the linear baseline", tables.training_frame(history))
+    return Section("training", "Training", [parts.gallery(pictures, CAPTIONS["histories"]), table])
 
 
 def _family(config: Config, name: str) -> str:
     """Return what a family draws from, with its ranges in numbers."""
-    section = mocks.families_of(config).get(name)
+    section = families(config).get(name)
     if section is None:
         return "Not a family of this config any more."
     if isinstance(section, ChebyshevFamily):
-        return f"The prior at basis size Nb = {section.Nb}{_CALIBRATES.get(name, '')}."
-    ranges = asdict(mocks.off_prior(config, section))
+        return f"The prior at basis size Nb = {section.Nb}{CALIBRATES.get(name, '')}."
+    ranges = asdict(section.build(config))
     words = [f"{k} {_span(*v)}" + ("" if k == "count" else " GeV") for k, v in ranges.items()]
     return f"{type(section).__doc__} Here {', '.join(words)}."
 
 
-def _validation(source: Source) -> list[Section]:
-    """How often the truth is inside the error, where ``sdpipe validate`` has measured it."""
-    if not source.layout.validation.exists():
-        return []
-    found = store.load(source.layout.validation)
-    level = found.attrs["quoted"]
-    words = {
-        "pulls": "Histogram of (central − truth) / total error of each family, with the normal density",
-        "coverage": "Coverage of the calibrated error against its level, with its band; dashed: linear estimator",
-        "coverage-energy": f"Coverage of the calibrated error at level {level:g} against E",
-        "width": "Mean half width of each error, and the bias, by family",
-    }
-    caption = "Families in one colour each. Pulls: dashed, the normal density. Coverage against level: full, networks; "
-    caption += "dashed, linear estimator; grey, binomial band. Coverage against E: dashed, the level. Widths: each "
-    caption += "error of a family on a logarithmic scale, and the bias."
-    explained = "The draw of each family with the smallest and the one with the largest rms pull. Full: central value; "
-    explained += f"band: its calibrated error at level {level:g}; dotted: linear estimator; dashed: truth."
-    sigmas = [(f" at σ = {sigma:g} GeV", found.sel(sigma=[sigma])) for sigma in found.sigma.values]
-    pictures = [
-        Picture(figures.panels(draw, one), words[name] + at)
-        for name, draw in validation_figures.PANELS.items()
-        for at, one in sigmas
-    ]
-    cases = [
-        Picture(validation_figures.cases(found, float(one.sigma[0])), f"Best and worst draw of each family{at}")
-        for at, one in sigmas
-    ]
-    calibrate = int((~found.tested.isel(family=0)).sum())
+def _validation(config: Config, found: xr.Dataset) -> Section:
+    """How often the truth is inside the error."""
+    level, calibrate = found.attrs["quoted"], int((~found.tested.isel(family=0)).sum())
     lead = (
         f"{found.sizes['sample']} draws with known truth in each family, predicted as if they were data. {calibrate} "
         "of the prior calibrate; all others test. Coverages are percentages of draws and energies within each error, "
         f"widths mean half widths at level {level:.1%}."
     )
-    families = [(name, _family(source.config, name)) for name in map(str, found.family.values)]
-    tested = [
-        Table(f"Coverage at {tested:.1%}", *tables.coverage_rows(found, tested), folded=tested != level)
-        for tested in found.level.values
+    sigmas = [(f" at σ = {sigma:g} GeV", found.sel(sigma=[sigma])) for sigma in found.sigma.values]
+    panels = [
+        picture(figures.panels(draw, one), words.format(level=level) + at)
+        for draw, words in validation_figures.PANELS.values()
+        for at, one in sigmas
     ]
-    tested.append(Table(f"Mean absolute errors, and mean half widths at {level:.1%}", *tables.accuracy_rows(found)))
-    blocks = [Text(lead, "note"), Facts(families), *tested, Gallery(pictures, caption), Gallery(cases, explained)]
-    return [Section("validation", "Validation", blocks)]
+    cases = [
+        picture(validation_figures.cases(found, float(one.sigma[0])), f"Best and worst draw of each family{at}")
+        for at, one in sigmas
+    ]
+    accuracy = f"Mean absolute errors, and mean half widths at {level:.1%}"
+    blocks = [
+        parts.text(lead, "note"),
+        parts.facts([(name, _family(config, name)) for name in map(str, found.family.values)]),
+        *(
+            parts.table(f"Coverage at {tested:.1%}", tables.coverage_frame(found, tested), folded=tested != level)
+            for tested in found.level.values
+        ),
+        parts.table(accuracy, tables.accuracy_frame(found)),
+        parts.gallery(panels, CAPTIONS["validation"]),
+        parts.gallery(cases, CAPTIONS["cases"].format(level)),
+    ]
+    return Section("validation", "Validation", blocks)
 
 
-def _terms(_source: Source) -> list[Section]:
-    """What the words of the page mean."""
-    return [glossary.section()]
+def _provenance(source: Source) -> Section:
+    """Versions, seed, data files, timings, stores and networks."""
+    packages = {"sdpipe": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+    facts = [
+        ("Seed", str(source.config.seed)),
+        ("Written with", ", ".join(f"{name} {number}" for name, number in packages.items())),
+        *((f"Data of {what}", words) for what, words in source.data),
+    ]
+    sittings = pd.DataFrame(source.sittings, columns=["stage", "seconds", "begun", "host"])
+    rows = [
+        [stage, f"{of.seconds.sum():.1f}", str(len(of)), of.begun.iloc[-1], of.host.iloc[-1]]
+        for stage, of in sittings.groupby("stage", sort=False)
+    ]
+    timings = pd.DataFrame(rows, columns=["stage", "seconds", "sittings", "last begun", "host"])
+    stores = pd.DataFrame(source.stores, columns=["store", "created", "inputs", "seed", "sdpipe", "numpy"])
+    networks = pd.DataFrame(source.networks, columns=["network", "inputs", "sha256", "val MAE", "linear MAE"])
+    blocks = [
+        parts.facts(facts),
+        parts.table("Time taken", timings),
+        parts.table("Stores", stores, folded=True),
+        parts.table("Networks", networks, folded=True),
+    ]
+    return Section("provenance", "Provenance", blocks)
 
 
-def _provenance(source: Source) -> list[Section]:
-    """Versions, seeds, hashes and timings, and how to make the run again."""
-    return [provenance.section(source.config, source.layout), provenance.recipe(source.config, source.layout)]
+def _recipe(source: Source) -> Section:
+    """The command that makes the run again, and the config that it needs."""
+    command = f"python -m sdpipe run config.yaml --run {shlex.quote(source.root.name)}"
+    blocks = [parts.text(REPRODUCE), parts.code(to_yaml(source.config), "config.yaml"), parts.code(command)]
+    return Section("reproduce", "How to reproduce", blocks)
 
 
-SECTIONS: tuple[Callable[[Source], list[Section]], ...] = (
-    _question,
-    _summary,
-    _targets,
-    _training,
-    _validation,
-    _terms,
-    _provenance,
-)
-"""The page from top to bottom; each returns no section where it has nothing to say."""
+def _sections(source: Source) -> Iterator[Section]:
+    """Make the page from top to bottom."""
+    yield _question(source.config)
+    yield _summary(source)
+    yield from (_target(source, name) for name in source.budgets)
+    yield _training(source.history)
+    if source.validation is not None:
+        yield _validation(source.config, source.validation)
+    yield Section("terms", "Terms", [parts.facts(TERMS)])
+    yield _provenance(source)
+    yield _recipe(source)
 
 
-def render(config: Config, layout: Layout) -> str:
+def render(source: Source) -> str:
     """Return the page of a run whose budgets are done."""
-    source = Source(config, layout)
-    lead = Markup(
-        "Smeared spectral densities {} from Euclidean correlators, by a broad audience of neural networks "
-        "(arXiv:2307.00808), with statistical and systematic errors."
-    ).format(DENSITY)
-    return compose(config.name, lead, [section for make in SECTIONS for section in make(source)])
+    return compose(source.config.name, LEAD, list(_sections(source)))

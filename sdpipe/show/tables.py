@@ -1,13 +1,25 @@
-"""Tables of results as plain text."""
+"""Tables of results, their cells as text, and what ``open_run`` shows of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import shlex
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from markupsafe import Markup
 from numpy.typing import NDArray
+from rich.filesize import decimal
 
+from sdpipe.config.schema import Config
+from sdpipe.disk.layout import Layout
+from sdpipe.errors import DamageError
 from sdpipe.infer.calibration import verdict
 
 SHOWN_ENERGIES = 12
@@ -17,34 +29,17 @@ FINEST = 1e-3
 """The smallest error, relative to the largest, whose digits the other numbers of a budget follow."""
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return rows in aligned columns, the first to the left, the others to the right.
+def table(frame: pd.DataFrame) -> str:
+    """Return columns two blanks apart, the first aligned to the left, the others to the right.
 
-    >>> print(table(["E", "rho"], [["0.1", "1.25"], ["10.0", "3"]]))
+    >>> print(table(pd.DataFrame({"E": ["0.1", "10.0"], "rho": ["1.25", "3"]})))
     E      rho
     0.1   1.25
     10.0     3
     """
-    columns = list(zip(header, *rows, strict=True))
-    widths = [max(map(len, c)) for c in columns]
-    lines = []
-    for row in (header, *rows):
-        cells = [row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def size(count: float) -> str:
-    """Return a number of bytes in the unit that suits it.
-
-    >>> size(812), size(15_400_000)
-    ('812 B', '15.4 MB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+    columns = [[str(name), *cells] for name, cells in frame.items()]
+    padded = [[f"{c:{'>' if i else '<'}{max(map(len, cells))}}" for c in cells] for i, cells in enumerate(columns)]
+    return "\n".join(map("  ".join, zip(*padded, strict=True)))
 
 
 def age(seconds: float) -> str:
@@ -87,28 +82,33 @@ def two_digits(error: float) -> str:
     return f"{error:#.2g}" if error else "0"
 
 
-def budget_rows(budget: xr.Dataset, every: int = 1) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of the budget at one sigma: E, central value, each source, total and calibrated error, the
-    linear estimate with its error, calibrated where that is known, truth and pull.
+def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
+    """Return the budget at one sigma: E, central value, each source, total and calibrated error, the linear estimate
+    with its error, calibrated where that is known, truth and pull.
 
     Each error has two digits of its own; all else has the digits of the smallest total error, down to FINEST of the
     largest.
     """
     total = np.sort(budget.total.values[budget.total.values > 0])
     finest = 10 * total[:1].clip(FINEST * total.max(initial=0))
-    values = {name: numbers(budget[name].values, finest) for name in ("central", "linear", "truth") if name in budget}
-    errors = dict(zip(map(str, budget.source.values), budget.error.values, strict=True))
-    errors |= {name: budget[name].values for name in ("total", "calibrated") if name in budget}
-    columns = {"E [GeV]": [f"{E:.4f}" for E in budget.E.values], "central": values.pop("central")}
-    columns |= {name: [two_digits(x) for x in column] for name, column in errors.items()}
+
+    def value(name: str) -> list[str]:
+        return numbers(budget[name].values, finest)
+
+    def error(array: xr.DataArray) -> list[str]:
+        return list(map(two_digits, array.values))
+
+    columns = {"E [GeV]": [f"{E:.4f}" for E in budget.E.values], "central": value("central")}
+    columns |= {str(source): error(budget.error.sel(source=source)) for source in budget.source.values}
+    columns |= {name: error(budget[name]) for name in ("total", "calibrated") if name in budget}
     if "linear" in budget:
         own = budget.get("linear_calibrated", budget.linear_error)
-        columns |= {"linear": values.pop("linear"), "linear error": [two_digits(x) for x in own.values]}
-    columns |= values
+        columns |= {"linear": value("linear"), "linear error": error(own)}
+    if "truth" in budget:
+        columns["truth"] = value("truth")
     if "pull" in budget:
         columns["pull"] = [f"{pull:+.2f}" for pull in budget.pull.values]
-    header, rows = _rows(columns)
-    return header, rows[::every]
+    return pd.DataFrame(columns)
 
 
 def budget_table(name: str, budget: xr.Dataset) -> str:
@@ -117,7 +117,7 @@ def budget_table(name: str, budget: xr.Dataset) -> str:
     parts = []
     for sigma in budget.sigma.values:
         one = budget.sel(sigma=sigma)
-        parts.append(f"{name}, sigma = {sigma:g} GeV\n" + table(*budget_rows(one, every)))
+        parts.append(f"{name}, sigma = {sigma:g} GeV\n{table(budget_frame(one)[::every])}")
         if "pull" in budget:
             pull = np.abs(one.pull.values)
             parts[-1] += (
@@ -128,25 +128,29 @@ def budget_table(name: str, budget: xr.Dataset) -> str:
     return "\n\n".join(filter(None, [*parts, flags]))
 
 
-def coverage_rows(validation: xr.Dataset, level: float) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: each family and sigma at one level, how often the truth lies inside each error.
+def _by_family(at: xr.Dataset) -> dict[str, list[str]]:
+    return {"family": list(map(str, at.family.values)), "sigma [GeV]": [f"{s:g}" for s in at.sigma.values]}
+
+
+def coverage_frame(validation: xr.Dataset, level: float) -> pd.DataFrame:
+    """Return, for each family and sigma at one level, how often the truth lies inside each error.
 
     The verdict on the calibrated coverage, see :func:`~sdpipe.infer.calibration.verdict`, is for the family as a whole.
     An estimate that is NaN is outside its error.
     """
     at = validation[["coverage_of"]].assign(tested=validation.tested.sum("sample")).sel(level=level)
     at = at.stack(row=("family", "sigma"))
-    columns = _by_family(at)
+    columns, covered = _by_family(at), {str(b): at.coverage_of.sel(budget=b).values for b in at.budget.values}
     for budget in ("published", "total", "calibrated", "linear"):
-        columns[f"{budget} %"] = [f"{100 * c:.1f}" for c in at.coverage_of.sel(budget=budget).values]
+        columns[f"{budget} %"] = [f"{100 * c:.1f}" for c in covered[budget]]
     for budget in ("total", "calibrated"):
-        pairs = zip(at.coverage_of.sel(budget=budget).values, at.tested.values, strict=True)
+        pairs = zip(covered[budget], at.tested.values, strict=True)
         columns[f"verdict {budget}"] = [verdict(coverage, level, int(count)) for coverage, count in pairs]
-    return _rows(columns)
+    return pd.DataFrame(columns)
 
 
-def accuracy_rows(validation: xr.Dataset) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: each family and sigma, how far the estimates are off, and how wide the errors.
+def accuracy_frame(validation: xr.Dataset) -> pd.DataFrame:
+    """Return, for each family and sigma, how far the estimates are off, and how wide the errors are.
 
     An estimate that is NaN makes the mean difference and the mean width NaN.
     """
@@ -156,31 +160,21 @@ def accuracy_rows(validation: xr.Dataset) -> tuple[list[str], list[list[str]]]:
     for budget in ("published", "calibrated", "linear"):
         columns[f"width {budget}"] = numbers(at.width.sel(budget=budget).values, scale)
     columns["flagged %"] = [f"{100 * rate:.1f}" for rate in at.flag_rate.values]
-    return _rows(columns)
-
-
-def _by_family(at: xr.Dataset) -> dict[str, list[str]]:
-    return {"family": list(map(str, at.family.values)), "sigma [GeV]": [f"{s:g}" for s in at.sigma.values]}
-
-
-def _rows(columns: dict[str, list[str]]) -> tuple[list[str], list[list[str]]]:
-    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+    return pd.DataFrame(columns)
 
 
 def validation_table(validation: xr.Dataset) -> str:
     """Return the validation at the quoted level as text: coverages, then accuracy and widths."""
     level = float(validation.attrs["quoted"])
-    coverage, accuracy = table(*coverage_rows(validation, level)), table(*accuracy_rows(validation))
     return (
-        f"validation, truth inside each error at level {level:g}\n{coverage}\n\n"
-        f"validation, mean absolute errors and mean half widths at level {level:g}\n{accuracy}"
+        f"validation, truth inside each error at level {level:g}\n{table(coverage_frame(validation, level))}\n\n"
+        f"validation, mean absolute errors and mean half widths at level {level:g}\n{table(accuracy_frame(validation))}"
     )
 
 
-def training_table(history: xr.Dataset) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows: each ensemble and sigma, mean best validation MAE, the linear one, their ratio."""
-    rows = []
-    best = history.val_loss.min("epoch")
+def training_frame(history: xr.Dataset) -> pd.DataFrame:
+    """Return, for each ensemble and sigma, the mean best validation MAE, the linear one, their ratio, the epochs."""
+    rows, best = [], history.val_loss.min("epoch")
     for ensemble in history.ensemble.values:
         for sigma in history.sigma.values:
             at = {"ensemble": ensemble, "sigma": sigma}
@@ -188,4 +182,101 @@ def training_table(history: xr.Dataset) -> tuple[list[str], list[list[str]]]:
             epochs = history.val_loss.sel(at).notnull().sum("epoch").values
             span = f"{epochs.min()}" if epochs.min() == epochs.max() else f"{epochs.min()}-{epochs.max()}"
             rows.append([str(ensemble), f"{sigma:g}", f"{loss:.5f}", f"{linear:.5f}", f"{loss / linear:.3f}", span])
-    return ["ensemble", "sigma [GeV]", "val MAE", "linear MAE", "ratio", "epochs"], rows
+    return pd.DataFrame(rows, columns=["ensemble", "sigma [GeV]", "val MAE", "linear MAE", "ratio", "epochs"])
+
+
+def stages_frame(survey: Iterable[Any]) -> pd.DataFrame:
+    """Return the table of stages: name, state, done of total, unit, bytes, and when they last changed."""
+    now = time.time()
+    rows = [
+        {
+            "stage": s.name,
+            "state": s.state,
+            "done": f"{s.done}/{s.total} {s.unit}",
+            "size": decimal(s.bytes) if s.modified else "-",
+            "changed": age(now - s.modified) if s.modified else "-",
+        }
+        for s in survey
+    ]
+    return pd.DataFrame(rows)
+
+
+def status_text(survey: Iterable[Any], running: list[dict[str, Any]]) -> str:
+    """Return the tables that ``sdpipe status`` prints: the stages, and the networks that are in training."""
+    now = time.time()
+    rows = [
+        {
+            "in training": r["task"].removeprefix("train-"),
+            "epoch": f"{r['epoch']}/{r['epochs']}",
+            "val MAE": f"{r['val_loss']:.5f}",
+            "linear MAE": f"{r['linear_loss']:.5f}",
+            "noted": age(now - r["modified"]),
+        }
+        for r in running
+    ]
+    return "\n\n".join([table(stages_frame(survey)), *([table(pd.DataFrame(rows))] if rows else [])])
+
+
+def status_json(
+    name: str,
+    root: str,
+    survey: Iterable[Any],
+    running: list[dict[str, Any]],
+    command: str | None,
+    damaged: list[DamageError] | None,
+) -> str:
+    """Return the same as JSON: ``name``, ``run``, ``stages``, ``training``, and the ``next`` command or null.
+
+    ``damaged`` lists each damaged ``file`` and ``what`` is wrong with it, or is null where the bytes were not read.
+    """
+
+    def iso(seconds: float | None) -> str | None:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+    facts = {
+        "name": name,
+        "run": root,
+        "stages": [{**vars(s), "modified": iso(s.modified)} for s in survey],
+        "training": [{**r, "modified": iso(r["modified"])} for r in running],
+        "damaged": None if damaged is None else [{"file": str(e.file), "what": e.what} for e in damaged],
+        "next": command,
+    }
+    return json.dumps(facts, indent=2)
+
+
+def _facts(config: Config) -> list[str]:
+    c = config
+    return [
+        f"kernel {c.kernel}, T = {c.lattice.period}, t = {c.lattice.times[0]}..{c.lattice.times[1]}, "
+        f"a = {c.lattice.spacing:g} GeV^-1",
+        f"sigma = {', '.join(f'{s:g}' for s in c.smearing.sigma)} GeV at {c.energies.count} energies, "
+        f"{c.energies.min:g}..{c.energies.max:g} GeV",
+        f"{len(c.ensembles)} ensembles ({', '.join(c.ensembles)}) of {c.training.replicas} replicas",
+        f"targets: {', '.join(c.targets)}; {c.bootstrap} bootstrap samples",
+    ]
+
+
+def _short(path: Path) -> str:
+    """Return a path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
+
+
+def _next(config: Config, layout: Layout, stage: str | None) -> str:
+    if stage:
+        return f"sdpipe {stage} {shlex.quote(_short(layout.root))}"
+    return f'run.plot.reconstruction("{next(iter(config.targets))}"), or open {_short(layout.report)}'
+
+
+def run_as_text(config: Config, layout: Layout, stages: pd.DataFrame, stage: str | None) -> str:
+    """Return what a run is, the table of its stages, and what to do next: ``stage``, or None where all is done."""
+    head = [f"sdpipe run '{config.name}' in {_short(layout.root)}", *(f"  {fact}" for fact in _facts(config))]
+    return "\n".join([*head, "", table(stages), "", f"next: {_next(config, layout, stage)}"])
+
+
+def run_as_html(config: Config, layout: Layout, stages: pd.DataFrame, stage: str | None) -> str:
+    """Return the same as HTML; every string of the user's is escaped."""
+    facts = Markup().join(Markup("<li>{}</li>").format(fact) for fact in _facts(config))
+    words = "<div><b>sdpipe run {}</b> in <code>{}</code><ul>{}</ul>{}<p>next: <code>{}</code></p></div>"
+    rows = Markup(stages.to_html(index=False, border=0))
+    return Markup(words).format(config.name, _short(layout.root), facts, rows, _next(config, layout, stage))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 
 from sdpipe.infer.calibration import band, conformal_rank, rule_of
 from sdpipe.show import figures
-from sdpipe.show.figures import COLOURS, HEIGHT, MARGINS
+from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, HEIGHT, MARGINS
 
 WIDEST_PULL = 5.0
 
@@ -28,8 +29,8 @@ NAMES = 1.0
 """Inches that slanted names of families take."""
 
 
-def _family_colours(validation: xr.Dataset) -> list[tuple[str, str]]:
-    return list(zip(map(str, validation.family.values), FAMILY_COLOURS * validation.sizes["family"], strict=False))
+def _families(validation: xr.Dataset) -> Iterator[tuple[str, str]]:
+    return figures.coloured(map(str, validation.family.values), FAMILY_COLOURS)
 
 
 def _legend_below(ax: Axes, columns: int, above: float = MARGINS["bottom"]) -> None:
@@ -54,9 +55,8 @@ def _linear_rank(validation: xr.Dataset) -> xr.DataArray:
     score = np.abs(validation.linear - validation.truth) / validation.linear_error
     score = score.transpose("family", "sample", "E")
     calibration = [one[~tested] for one, tested in zip(score.values, validation.tested.values, strict=True)]
-    return score.copy(
-        data=np.stack([conformal_rank(one, calibration[rule_of(i)]) for i, one in enumerate(score.values)])
-    )
+    ranks = [conformal_rank(one, calibration[rule_of(i)]) for i, one in enumerate(score.values)]
+    return score.copy(data=np.stack(ranks))
 
 
 def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
@@ -65,13 +65,11 @@ def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
     The legend says which share of the pulls of each family lies beyond the histogram.
     """
     bins = np.linspace(-WIDEST_PULL, WIDEST_PULL, 51)
-    for family, colour in _family_colours(validation):
+    for family, colour in _families(validation):
         values = _tested(validation, family, "pull").ravel()
         beyond = float(np.mean(~(np.abs(values) <= WIDEST_PULL)))
-        counts, _ = np.histogram(values, bins)
-        density = counts / (values.size * (bins[1] - bins[0]))
-        label = f"{family}, {beyond:.1%} beyond ±{WIDEST_PULL:g}"
-        ax.stairs(density, bins, color=colour, lw=1.2, label=label)
+        density = np.histogram(values, bins)[0] / (values.size * (bins[1] - bins[0]))
+        ax.stairs(density, bins, color=colour, lw=1.2, label=f"{family}, {beyond:.1%} beyond ±{WIDEST_PULL:g}")
     x = np.linspace(-WIDEST_PULL, WIDEST_PULL, 201)
     ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=COLOURS[6], ls="--", label="normal")
     ax.set(xlabel="(central − truth) / total error", ylabel="density", xlim=(-WIDEST_PULL, WIDEST_PULL))
@@ -87,7 +85,7 @@ def coverage_against_level(validation: xr.Dataset, ax: Axes) -> Axes:
     """
     levels = np.linspace(0.02, 0.99, 98)
     validation = validation.assign(linear_rank=_linear_rank(validation))
-    for family, colour in _family_colours(validation):
+    for family, colour in _families(validation):
         for name, style, label in (("rank", "-", family), ("linear_rank", "--", None)):
             rank = np.sort(_tested(validation, family, name).ravel())
             share = np.searchsorted(rank, levels, side="right") / rank.size
@@ -95,7 +93,7 @@ def coverage_against_level(validation: xr.Dataset, ax: Axes) -> Axes:
     ax.plot([], [], color="0.4", ls="--", lw=1, label="linear estimator")
     count = int(validation.tested.isel(family=0).sum())
     width = np.array([band(level, count) for level in levels])
-    ax.fill_between(levels, levels - width, levels + width, color="0.85", lw=0, label="binomial band, 3 σ")
+    figures.fill(ax, levels, levels, width, "0.85", 1, label="binomial band, 3 σ")
     ax.plot(levels, levels, color=COLOURS[6], ls=":", lw=1)
     ax.set(xlabel="level", ylabel="coverage of the calibrated error", xlim=(0, 1), ylim=(0, 1.02))
     _legend_below(ax, 3)
@@ -105,10 +103,10 @@ def coverage_against_level(validation: xr.Dataset, ax: Axes) -> Axes:
 def coverage_against_energy(validation: xr.Dataset, ax: Axes) -> Axes:
     """Draw the coverage of the calibrated error at the quoted level against E."""
     level = validation.attrs["quoted"]
-    for family, colour in _family_colours(validation):
+    for family, colour in _families(validation):
         ax.plot(validation.E, validation.coverage_E.sel(family=family, level=level), color=colour, label=family)
     ax.axhline(level, color=COLOURS[6], ls="--", lw=1)
-    ax.set(xlabel=r"$E$ [GeV]", ylabel=f"coverage at level {level:g}", ylim=(0, 1.02))
+    ax.set(xlabel=ENERGY, ylabel=f"coverage at level {level:g}", ylim=(0, 1.02))
     _legend_below(ax, 3)
     return ax
 
@@ -122,59 +120,52 @@ def width_and_bias(validation: xr.Dataset, ax: Axes) -> Axes:
         ax.plot(at + 0.15 * (i - 1.5), width, marker, color=COLOURS[i], label=f"width, {budget}")
     bias = np.sqrt((validation.bias**2).mean("E"))
     ax.plot(at, bias, "k_", ms=18, mew=2, label="bias (rms over E)")
-    ax.set(ylabel=r"half width of the error of $\hat\rho_\sigma(E)$", yscale="log")
+    ax.set(ylabel=f"half width of the error of {DENSITY}", yscale="log")
     ax.grid(axis="y", which="both", color="0.9")
     ax.set_xticks(at, names, rotation=30, ha="right")
     _legend_below(ax, 3, above=NAMES)
     return ax
 
 
-def _case(draw: xr.Dataset, factor: np.ndarray, ax: Axes) -> None:
-    """Draw one draw with its calibrated error."""
-    error = draw.total.values * factor
-    low, high = draw.central - error, draw.central + error
-    ax.fill_between(draw.E, low, high, color=COLOURS[5], alpha=0.5, lw=0, label="calibrated error")
-    ax.plot(draw.E, draw.central, color=COLOURS[0], label="central value")
-    ax.plot(draw.E, draw.linear, color=COLOURS[1], lw=1, ls=":", label="linear estimator")
-    ax.plot(draw.E, draw.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
-
-
+@mpl.rc_context(figures.STYLE)
 def cases(validation: xr.Dataset, sigma: float) -> Figure:
     """Draw, for each family, the tested draws with the smallest and the largest rms pull at one sigma."""
-    with mpl.rc_context(figures.STYLE):
-        names = list(map(str, validation.family.values))
-        figure = Figure(figsize=(figures.WIDTH, 2.4 * len(names) + 0.3), layout="constrained")
-        axes = figure.subplots(len(names), 2, sharex=True, squeeze=False)
-        factors = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values
-        for i, (row, name) in enumerate(zip(axes, names, strict=True)):
-            one = validation.sel(family=name, sigma=sigma).isel(sample=validation.tested.sel(family=name).values)
-            order = np.argsort((one.pull**2).mean("E").values)
-            for ax, index, what in zip(row, (order[0], order[-1]), ("best", "worst"), strict=True):
-                draw = one.isel(sample=index)
-                _case(draw, factors[rule_of(i)], ax)
-                ax.set_title(f"{name}: {what}" + (", flagged" if bool(draw.flagged) else ""), fontsize=9, loc="left")
-            row[0].set_ylabel(r"$\hat\rho_\sigma(E)$")
-        for ax in axes[-1]:
-            ax.set_xlabel(r"$E$ [GeV]")
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=8)
+    names = list(map(str, validation.family.values))
+    figure = Figure(figsize=(figures.WIDTH, 2.4 * len(names) + 0.3), layout="constrained")
+    axes = figure.subplots(len(names), 2, sharex=True, squeeze=False)
+    factors = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values
+    for i, (row, name) in enumerate(zip(axes, names, strict=True)):
+        one = validation.sel(family=name, sigma=sigma).isel(sample=validation.tested.sel(family=name).values)
+        order = np.argsort((one.pull**2).mean("E").values)
+        for ax, index, what in zip(row, (order[0], order[-1]), ("best", "worst"), strict=True):
+            draw = one.isel(sample=index)
+            error = draw.total.values * factors[rule_of(i)]
+            figures.fill(ax, draw.E, draw.central, error, COLOURS[5], 0.5, label="calibrated error")
+            ax.plot(draw.E, draw.central, color=COLOURS[0], label="central value")
+            ax.plot(draw.E, draw.linear, color=COLOURS[1], lw=1, ls=":", label="linear estimator")
+            ax.plot(draw.E, draw.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
+            ax.set_title(f"{name}: {what}" + (", flagged" if bool(draw.flagged) else ""), fontsize=9, loc="left")
+        row[0].set_ylabel(DENSITY)
+    for ax in axes[-1]:
+        ax.set_xlabel(ENERGY)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=8)
     return figure
 
 
 PANELS = {
-    "pulls": pulls,
-    "coverage": coverage_against_level,
-    "coverage-energy": coverage_against_energy,
-    "width": width_and_bias,
+    "pulls": (pulls, "Histogram of (central − truth) / total error of each family, with the normal density"),
+    "coverage": (
+        coverage_against_level,
+        "Coverage of the calibrated error against its level, with its band; dashed: linear estimator",
+    ),
+    "coverage-energy": (coverage_against_energy, "Coverage of the calibrated error at level {level:g} against E"),
+    "width": (width_and_bias, "Mean half width of each error, and the bias, by family"),
 }
-"""Name of the file, after ``validation-``, and what it shows, a panel for each sigma."""
+"""Name of the file, after ``validation-``, what draws it, a panel for each sigma, and what it shows."""
 
 
 def draw_all(directory: Path, validation: xr.Dataset) -> list[Path]:
     """Draw every picture of the validation; return the files."""
-    files = [
-        figures.save(figures.panels(draw, validation), directory / f"validation-{name}.png")
-        for name, draw in PANELS.items()
-    ]
-    for i, sigma in enumerate(validation.sigma.values):
-        files.append(figures.save(cases(validation, float(sigma)), directory / f"validation-cases-sigma{i}.png"))
-    return files
+    drawn = {name: figures.panels(draw, validation) for name, (draw, _) in PANELS.items()}
+    drawn |= {f"cases-sigma{i}": cases(validation, float(s)) for i, s in enumerate(validation.sigma.values)}
+    return [figures.save(figure, directory / f"validation-{name}.png") for name, figure in drawn.items()]

@@ -1,229 +1,102 @@
-"""Pools of workers: run a function over named tasks. The only module that imports dask.distributed."""
+"""Which pool of workers a stage runs on: processes of this machine, or Slurm jobs.
+
+Dask takes half a second to import, so that only a pool that starts imports it.
+"""
 
 from __future__ import annotations
 
-import getpass
-import logging
-import os
-import queue
-import signal
 import socket
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import dask
-from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, performance_report
-from distributed.system import MEMORY_LIMIT
+from sdpipe.config.schema import Cluster, Config
+from sdpipe.errors import ConfigError
 
-from sdpipe.errors import RunError
-
-TOPIC = "sdpipe"
-TEND_EVERY = 3.0
-"""Seconds between two looks at the jobs of a pool."""
-
-LOOK_EVERY = 0.5
-"""Seconds between two looks at how many workers are connected."""
-
-TRACKER = "ignore:resource_tracker:UserWarning"
-"""Python's tracker of semaphores warns of those of workers that were ended in mid-task, which it removes."""
-
-SETTINGS = {
-    # The default returns freed memory to the system at once: half the time of training went into page faults.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**30,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**30,
-    # Without it the last bits of a product depend on how many threads take part; costs a tenth of the time.
-    "distributed.nanny.pre-spawn-environ.MKL_CBWR": "AUTO,STRICT",
-    "distributed.scheduler.allowed-failures": 20,
-    "distributed.worker.daemon": True,
-    "distributed.diagnostics.nvml": False,
-}
+if TYPE_CHECKING:
+    from sdpipe.workers.pool import Kind, Pool
 
 
-@dataclass(frozen=True)
-class Task:
-    """One call of a function: its name, as the dashboard shows it, and its arguments."""
+class Workers(ExitStack):
+    """The workers of one command, until it ends.
 
-    name: str
-    args: tuple[Any, ...]
-
-
-def cores() -> int:
-    """Return the number of processors this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def report(**message: Any) -> None:
-    """Send a message from inside a task to the driver."""
-    get_worker().log_event(TOPIC, message)
-
-
-def memory() -> int:
-    """Return the bytes of memory that the worker of a task may use."""
-    return get_worker().memory_manager.memory_limit or MEMORY_LIMIT
-
-
-class Pool:
-    """A Dask client, a window of submitted tasks, and a hook that keeps the workers alive.
-
-    ``threads`` is how many processors a task may use, ``sharers`` how many workers of the pool use one machine and,
-    where it has one, its GPU. With ``resources``, a worker takes one task at a time.
+    Processes of this machine go from stage to stage where as many are wanted. ``logs`` takes Dask's performance report
+    of each stage and the output of jobs, ``tls`` the certificates of Slurm pools; ``say`` shows a line to the user, and
+    ``watch`` is that of :class:`Pool`.
     """
 
-    def __init__(self, client: Client, threads: int, sharers: int, resources: dict[str, int] | None = None) -> None:
-        self.client, self.threads, self.sharers, self.resources = client, threads, sharers, resources
-
-    def _window(self) -> int:
-        """Return how many tasks may be submitted: all that connected workers can run, and one to be ready."""
-        capacity = sum(self.client.nthreads().values())
-        return max(1, capacity if self.resources else capacity + 1)
-
-    def tend(self, unfinished: int, waiting: int) -> None:
-        """Look after the workers: called every few seconds while tasks run."""
-
-    def map(
+    def __init__(
         self,
-        function: Callable[..., Any],
-        tasks: list[Task],
-        on_message: Callable[[dict[str, Any]], None] | None = None,
-    ) -> Iterator[tuple[str, Any]]:
-        """Yield (name, result) as tasks finish; no more are submitted at a time than the workers can run.
-
-        Tasks must be idempotent: one that was on a lost worker runs again. An exception of a task is raised
-        here, and the others are cancelled.
-        """
-        if on_message:
-            self.client.subscribe_topic(TOPIC, lambda event: on_message(event[1]))
-        waiting, finished, running = list(reversed(tasks)), queue.SimpleQueue[Future](), {}
-        tended, looked, window = time.monotonic(), -LOOK_EVERY, 0
-        try:
-            while waiting or running:
-                if time.monotonic() - looked > LOOK_EVERY:  # a question to the scheduler, not for every task
-                    window, looked = self._window(), time.monotonic()
-                while waiting and len(running) < window:
-                    task = waiting.pop()
-                    future = self.client.submit(
-                        function, *task.args, key=task.name, pure=False, resources=self.resources, priority=len(waiting)
-                    )
-                    running[future] = task.name
-                    future.add_done_callback(finished.put)
-                if time.monotonic() - tended > TEND_EVERY:
-                    self.tend(len(running), len(waiting))
-                    tended = time.monotonic()
-                try:
-                    future = finished.get(timeout=LOOK_EVERY)
-                    result = future.result(timeout=LOOK_EVERY)
-                except queue.Empty:
-                    continue
-                except TimeoutError:  # its worker was lost with the result: it runs again
-                    finished.put(future)
-                    continue
-                except KilledWorker as error:
-                    raise RunError(
-                        f"{running[future]}: {error.allowed_failures + 1} workers died of it, one after the other, as "
-                        "they do when memory runs out; what is finished is safe; give workers more memory"
-                    ) from None
-                name = running.pop(future)
-                future.release()
-                yield name, result
-        finally:
-            if running:
-                self.client.cancel(list(running), force=True)
-            if on_message:
-                self.client.unsubscribe_topic(TOPIC)
-
-
-def announce(client: Client, say: Callable[[str], None]) -> None:
-    """Say where the dashboard of the scheduler is."""
-    port = client.scheduler_info()["services"]["dashboard"]
-    say(
-        f"dashboard: http://127.0.0.1:{port}/status  (from elsewhere: ssh -N -L {port}:127.0.0.1:{port} "
-        f"{getpass.getuser()}@{socket.gethostname()})"
-    )
-
-
-@contextmanager
-def recorded(log: Path) -> Iterator[None]:
-    """Write what the pool just started does meanwhile to ``log``, a Dask performance report."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    report = performance_report(filename=str(log))
-    report.__enter__()
-    yield  # after an interruption or a failure there is no time for it
-    report.__exit__(None, None, None)
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back to the end of the block: what is half started could not be closed.
-
-    Processes that are started in it, or by its threads later, never see SIGINT: Ctrl-C in a terminal reaches all of
-    them, and is for the driver, which then ends its workers.
-    """
-    if TRACKER not in sys.warnoptions:
-        sys.warnoptions.append(TRACKER)
-    resource_tracker.ensure_running()  # by itself it starts with the first worker, and unblocks SIGINT there
-    came: list[int] = []
-    handler = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        if came:
-            signal.raise_signal(signal.SIGTERM)
-
-
-@contextmanager
-def local_workers(count: int, say: Callable[[str], None]) -> Iterator[Client]:
-    """Start ``count`` worker processes on this machine, reached over TLS at 127.0.0.1 only."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    with dask.config.set(SETTINGS), ExitStack() as started:
-        with uninterrupted():
-            cluster = LocalCluster(
-                n_workers=count,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                security=True,  # temporary certificates, in memory: other users of this machine reach 127.0.0.1 too
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-            )
-            client = started.enter_context(Client(started.enter_context(cluster)))
-        announce(client, say)
-        try:
-            yield client
-        finally:
-            with uninterrupted():
-                started.close()
-
-
-class LocalMachine(ExitStack):
-    """Pools of processes of this machine; a pool takes over the processes of the one before if it wants as many."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
+        cluster: Cluster,
+        logs: Path,
+        tls: Path,
+        say: Callable[[str], None],
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
         super().__init__()
-        self._say, self._count = say, 0
+        self._cluster, self._logs, self._tls, self._say, self._watch = cluster, logs, tls, say, watch
+        self._count = 0
 
     @contextmanager
-    def pool(self, tasks: int, log: Path) -> Iterator[Pool]:
-        """Offer a process for each core, no more than ``tasks``, which share the memory and the cores evenly."""
-        count = min(cores(), tasks)
-        if count != self._count:
-            self.close()
-            self._client = self.enter_context(local_workers(count, self._say))
-            self._count = count
-        with recorded(log):
-            yield Pool(self._client, cores() // count, count)
+    def pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool]:
+        """Start the ``kind`` of pool that a stage uses, with no more workers than tasks."""
+        name, log = getattr(self._cluster, kind), self._logs / f"dask-{stage}.html"
+        if name == "local":
+            from sdpipe.workers.pool import Pool, cores, local_workers, recorded
+
+            count = min(cores(), tasks)
+            if count != self._count:
+                self.close()
+                self._client, self._count = self.enter_context(local_workers(count, self._say)), count
+            with recorded(log):
+                yield Pool(self._client, cores() // count, count, self._watch)
+        else:
+            from sdpipe.workers.jobqueue import read_section
+            from sdpipe.workers.slurm import slurm_pool
+
+            section, jobs = read_section(name, kind, self._logs), self._cluster.jobs
+            with slurm_pool(section, tasks, jobs, self._tls, log, self._say, self._watch) as pool:
+                yield pool
 
 
-@contextmanager
-def local_pool(tasks: int, log: Path, say: Callable[[str], None]) -> Iterator[Pool]:
-    """Start a pool of processes of this machine and end it again."""
-    with LocalMachine(say) as machine, machine.pool(tasks, log) as pool:
-        yield pool
+def check_pools(config: Config, kinds: Iterable[Kind], logs: Path) -> list[str]:
+    """Let Slurm check the job scripts of these pools; return them.
+
+    Raises ConfigError with Slurm's own words where it refuses one.
+    """
+    scripts = {}
+    for kind in kinds:
+        name = getattr(config.cluster, kind)
+        if name != "local" and name not in scripts:
+            from sdpipe.workers.jobqueue import preflight, read_section
+
+            scripts[name] = preflight(read_section(name, kind, logs))
+    return list(scripts.values())
+
+
+def check_device(config: Config) -> None:
+    """Raise ConfigError where networks are to be trained on a GPU of this machine, and it has none."""
+    if config.training.device == "cuda" and config.cluster.gpu == "local":
+        import torch
+
+        if not torch.cuda.is_available():
+            fault = f"no CUDA GPU on this machine ({socket.gethostname()}); allowed here: auto, cpu"
+            raise ConfigError((("training", "device"), fault))
+
+
+def wide_stacks(config: Config) -> bool:
+    """Return whether all networks of one architecture and training-set size train as one stack.
+
+    Left to itself: where one GPU trains them all. Several workers are kept busy by smaller stacks.
+    """
+    stack, device = config.training.stack, config.training.device
+    if stack != "auto":
+        return stack == "architecture"
+    if device == "cpu":
+        return False
+    if config.cluster.gpu != "local":
+        return config.cluster.jobs == 1
+    from sdpipe.learn.training import device_for
+
+    return device_for(device).type == "cuda"

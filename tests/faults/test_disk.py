@@ -15,7 +15,7 @@ import pytest
 import sdpipe
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, Outcome, SerialPool
+    from tests.fixtures import Finished, Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
 Mount = Callable[..., None]
@@ -127,7 +127,20 @@ def test_files_that_cannot_be_read_are_all_listed(finished_copy: Path) -> None:
     told = done.stderr.splitlines()
     assert done.returncode == 2
     assert "networks" in done.stdout
-    assert told[:-1] == [f"error: {finished_copy / name}: cannot be read (Permission denied)" for name in names]
+    assert set(told[:-1]) == {f"error: {finished_copy / name}: cannot be read (Permission denied)" for name in names}
+
+
+def test_what_is_damaged_in_the_run_of_somebody_else_is_listed(finished_copy: Path) -> None:
+    file = finished_copy / "networks/Nmax-sigma0-replica000.pt"
+    file.write_bytes(file.read_bytes()[:-1])
+    if os.getuid() == 0:
+        os.chown(file.parent, 65534, 65534)
+    file.parent.chmod(0o555)
+    done = without_rights("status", finished_copy, "--verify")
+    file.parent.chmod(0o755)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {file}: damaged (not what its receipt says)\n")
+    assert "train     unfinished  11/12 networks" in done.stdout
 
 
 def test_a_correlator_behind_a_closed_door_is_told_with_its_key(finished: Finished, tmp_path: Path) -> None:
@@ -138,4 +151,4 @@ def test_a_correlator_behind_a_closed_door_is_told_with_its_key(finished: Finish
     closed.chmod(0o755)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
-    assert line == f"error: command line: targets.x.path: {closed / 'a.h5'}: cannot be looked at (Permission denied)"
+    assert line == f"error: command line: targets.x.path: {closed / 'a.h5'}: no permission to read it"

@@ -18,19 +18,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdpipe.config import problem
 from sdpipe.config.load import Origin, load_config, read_config
 from sdpipe.config.schema import Config, plain, to_yaml
-from sdpipe.correlators import readers
-from sdpipe.correlators.records import Record
+from sdpipe.correlators import formats
+from sdpipe.correlators.formats import Record
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import ConfigError, UserError
-from sdpipe.pipeline.plan import plan
-from sdpipe.pipeline.stages import in_one_go
+from sdpipe.pipeline import stages
+from sdpipe.pipeline.state import State
 from tests.faults.conftest import FULL
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, Outcome
+    from tests.fixtures import Finished, Outcome
 
 CASES = 2000 if FULL else 200
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -153,12 +152,12 @@ def _refused_before_work(config: Config, origin: Origin, root: Path) -> Sequence
     """Return what a dry run finds wrong with a config that loads, but for sections of jobqueue.yaml; nothing raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        state = State(config, Layout(root))
         try:
-            problem.lattice_noise(config)
-            problem.check_targets(config)
+            state.inputs.check(targets=True)
         except ConfigError as error:
             return origin.describe(error.places)
-        assert plan(config, Layout(root), in_one_go(config))
+        assert stages.plan(state, stages.wanted(config))
     return ()
 
 
@@ -167,7 +166,8 @@ def _check_round_trip(config: Config, path: Path) -> None:
     again = load_config(path)
     assert again == config
     if config.noise.kind == "synthetic":
-        assert problem.audience_hash(again) == problem.audience_hash(config)
+        made = [State(c, Layout(path)).made.audience for c in (again, config)]
+        assert made[0] == made[1]
 
 
 def good_files() -> dict[str, bytes]:
@@ -196,7 +196,7 @@ def test_the_good_files_are_read(tmp_path: Path) -> None:
     for ending, data in GOOD.items():
         path = tmp_path / f"a.{ending}"
         path.write_bytes(data)
-        assert isinstance(readers.read(path, "a/C" if ending == "h5" else None), Record)
+        assert isinstance(formats.parse(formats.snapshot(path), "a/C" if ending == "h5" else None), Record)
 
 
 @fuzz
@@ -214,7 +214,7 @@ def test_any_bytes_as_a_correlator_are_read_or_refused(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            record = readers.read(path, dataset)
+            record = formats.parse(formats.snapshot(path), dataset)
         except UserError as error:
             told = error.faults
         else:

@@ -20,25 +20,26 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from sdpipe.disk.receipts import sha256
 from sdpipe.learn import trained
 from sdpipe.pipeline import stages
 from tests.faults.conftest import FULL, wait_for
 
 if TYPE_CHECKING:
-    from tests.conftest import Outcome
+    from tests.fixtures import Outcome
 
 KILLS = 60 if FULL else 4
-STAGES = list(stages.STAGES)
+STAGES = list(stages.STAGE)
 
 MADE = {
     "generate": ("training.zarr",),
     "train": ("networks", "history.zarr"),
     "predict": ("predictions.zarr",),
     "analyze": ("budget.zarr", "figures"),
-    "validate": ("validation.zarr",),
+    "validate": ("validation.zarr", ".sdpipe/draws.zarr"),
     "report": ("report.html",),
 }
-"""What each stage makes, with its markers in ``.sdpipe/STAGE``."""
+"""What each stage makes, with its receipts in ``.sdpipe/receipts/STAGE``."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,14 @@ def content(root: Path) -> dict[str, object]:
         if path.name != "zarr.json":  # metadata hold the time of creation
             found[str(path.relative_to(root))] = path.read_bytes()
     for path in (root / "networks").glob("*.pt"):
-        n = trained.load(path)
+        n = trained.load(path, sha256(path))
         weights = {k: v.numpy().tobytes() for k, v in n.parameters.items()}
         found[path.name] = (weights, n.train_loss, n.val_loss, n.best_epoch, n.matrix.tobytes(), n.weight.tobytes())
     return found
 
 
 def drivers(root: Path) -> list[Path]:
-    return list((root / ".sdpipe" / "drivers").glob("*.json"))
+    return list((root / ".sdpipe").glob("driver.json"))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def prepared(reference: Reference, stage: str, root: Path) -> None:
     """Copy a run up to, and without, ``stage``."""
     shutil.copytree(reference.root, root)
     for later in STAGES[STAGES.index(stage) :]:
-        for name in (*MADE[later], f".sdpipe/{later}"):
+        for name in (*MADE[later], f".sdpipe/receipts/{later}"):
             path = root / name
             if path.is_dir():
                 shutil.rmtree(path)

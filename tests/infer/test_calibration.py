@@ -14,6 +14,7 @@ from sdpipe.infer.calibration import (
     conformal_rank,
     draws_needed,
     gaussian_quantile,
+    nearest,
     verdict,
 )
 
@@ -67,6 +68,10 @@ def test_planted_errors_are_judged(factor: float, expected: str) -> None:
 
 def test_the_band_narrows_with_the_root_of_the_count() -> None:
     assert band(0.683, 400) == pytest.approx(2 * band(0.683, 1600))
+
+
+def test_nearest_is_in_ratio_and_whatever_the_sign() -> None:
+    assert sorted(nearest(1.0, np.array([0.1, -0.9, 1.2, 10.0, 5.0, 0.2, 20.0, 0.01]))) == [1, 2]
 
 
 def test_resolution_is_that_of_draws_of_similar_noise() -> None:

@@ -7,10 +7,10 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from sdpipe.infer import coverage
 from sdpipe.infer.calibration import Resolution
-from sdpipe.infer.coverage import collect
 from sdpipe.show import figures, validation_figures
-from sdpipe.show.tables import accuracy_rows, coverage_rows
+from sdpipe.show.tables import accuracy_frame, coverage_frame
 from sdpipe.show.validation_figures import coverage_against_level
 
 LEVELS = (0.683, 0.954)
@@ -53,13 +53,12 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
 
 def measure(draws: xr.Dataset, resolution: float = 0.0) -> xr.Dataset:
     residual = resolution * np.random.default_rng(2).standard_normal((500, 1, 3))
-    return collect(draws, Resolution(residual, np.linspace(0.5, 2, 500)), LEVELS, 0.683)
+    return coverage.measure(draws, Resolution(residual, np.linspace(0.5, 2, 500)), LEVELS, 0.683)
 
 
 def verdicts(validation: xr.Dataset, family: int = 0) -> tuple[str, str]:
     """Return what the table says of the total and of the calibrated error of a family."""
-    header, rows = coverage_rows(validation, 0.683)
-    row = dict(zip(header, rows[family], strict=True))
+    row = coverage_frame(validation, 0.683).iloc[family]
     return row["verdict total"], row["verdict calibrated"]
 
 
@@ -140,9 +139,9 @@ def test_the_table_shows_the_coverage_of_the_linear_estimator() -> None:
     draws = planted(1.0)
     draws["linear"][2] = draws.truth[2] + 5 * (draws.linear[2] - draws.truth[2])
     v = measure(draws)
-    header, rows = coverage_rows(v, 0.683)
-    assert header[header.index("calibrated %") + 1] == "linear %"
-    shown = [float(row[header.index("linear %")]) for row in rows]
+    frame = coverage_frame(v, 0.683)
+    assert frame.columns[frame.columns.get_loc("calibrated %") + 1] == "linear %"
+    shown = list(frame["linear %"].astype(float))
     assert shown == pytest.approx(100 * v.coverage_of.sel(budget="linear", level=0.683)[:, 0].values, abs=0.05)
     assert abs(shown[0] - 68.3) < 3
     assert shown[2] < 25
@@ -188,7 +187,7 @@ def many(count: int) -> xr.Dataset:
 @pytest.mark.parametrize("name", validation_figures.PANELS)
 @pytest.mark.parametrize("count", [2, 8])
 def test_no_legend_of_the_validation_lies_on_its_picture(name: str, count: int) -> None:
-    figure = figures.panels(validation_figures.PANELS[name], many(count))
+    figure = figures.panels(validation_figures.PANELS[name][0], many(count))
     figure.draw_without_rendering()
     (ax,) = figure.axes
     legend = ax.get_legend().get_window_extent()
@@ -226,8 +225,7 @@ def test_an_estimate_that_is_nan_shows_in_the_table() -> None:
     draws = planted(1.0)
     draws["linear"][2, 7, 0, 1] = np.nan
     draws["linear_error"][2, 7, 0, 1] = np.nan
-    header, rows = accuracy_rows(measure(draws))
-    shown = dict(zip(header, zip(*rows, strict=True), strict=True))
+    shown = accuracy_frame(measure(draws))
     for column in ("MAE linear", "width linear"):
         assert shown[column][2] == "nan"
         assert float(shown[column][0]) > 0

@@ -14,7 +14,7 @@ from sdpipe.infer.budget import error_budget
 from sdpipe.infer.integrals import integral, quadrature_weights
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished
+    from tests.fixtures import Finished
 
 REFERENCES = {"b": "Nref_b", "n": "Nref_n"}
 

@@ -6,33 +6,29 @@ import numpy as np
 import pytest
 import torch
 
-from sdpipe.learn.feeds import Data, Member
-from sdpipe.learn.training import (
-    PROTOCOLS,
-    Outcome,
-    train,
-)
+from sdpipe.learn.feeds import Chunk, Member, TrainingSet
+from sdpipe.learn.training import PROTOCOLS, Outcome, train
 
 T, E = 4, 3
 
 
-def make_data(seed=0, n=40, m=16, **changes) -> Data:
-    """A noisy linear problem with a bend: y = tanh(x A)."""
+def set_of(chunks: list[Chunk], **matrices) -> TrainingSet:
+    """The training set of these chunks."""
+    rows, held_out = (tuple(len(getattr(c, name)) for c in chunks) for name in ("x", "x_val"))
+    copies = 0 if chunks[0].stored is None else chunks[0].stored.shape[1]
+    return TrainingSet(chunks.__getitem__, rows, held_out, copies, **matrices)
+
+
+def make_data(seed=0, n=40, m=16, **changes) -> TrainingSet:
+    """A noisy linear problem with a bend, y = tanh(x A), in one chunk; ``changes`` replace arrays of it."""
     rng = np.random.default_rng(seed)
     A = rng.standard_normal((T, E))
     x, x_val = rng.standard_normal((n, T)), rng.standard_normal((m, T))
-    made = Data(
-        x=x,
-        s=rng.uniform(0.5, 1.5, n),
-        y=np.tanh(x @ A),
-        noise=0.05 * rng.standard_normal((T, T)),
-        x_val=x_val,
-        y_val=np.tanh(x_val @ A),
-        weight=0.3 * A,
-        offset=0.1 * rng.standard_normal(E),
-        scale=rng.uniform(0.2, 0.6, E),
-    )
-    return replace(made, **changes)
+    s, noise = rng.uniform(0.5, 1.5, n), 0.05 * rng.standard_normal((T, T))
+    offset, scale = 0.1 * rng.standard_normal(E), rng.uniform(0.2, 0.6, E)
+    matrices = {"noise": noise, "weight": 0.3 * A, "offset": offset, "scale": scale}
+    matrices |= {name: changes.pop(name) for name in matrices.keys() & changes.keys()}
+    return set_of([replace(Chunk(x, s, np.tanh(x @ A), x_val, np.tanh(x_val @ A)), **changes)], **matrices)
 
 
 def constant(rate):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product, starmap
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from sdpipe.learn import networks
-from sdpipe.learn.feeds import Data, Member, Streamed, feed
-from tests.learn.replicas import DEFAULT, PUBLISHED, E, T, constant, make_data, members_of, run, same
+from sdpipe.learn.feeds import Chunk, Feed, Member, TrainingSet
+from tests.learn.replicas import DEFAULT, PUBLISHED, E, T, constant, make_data, members_of, run, same, set_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -48,13 +48,14 @@ def test_every_sample_comes_once_an_epoch_in_an_order_of_its_own(monkeypatch):
     monkeypatch.setattr(networks, "forward", spy)
     data = make_data(noise=np.zeros((T, T)))
     run(data, members_of(2), replace(DEFAULT, epochs=3, batch=7))
+    x = data.read(0).x
     assert [x.shape[1] for x in shown] == 3 * [7, 7, 7, 7, 7, 5]
     orders = []
     for epoch in range(3):
         for member in range(2):
             rows = np.concatenate([x[member] for x in shown[6 * epoch : 6 * epoch + 6]])
-            orders.append([int(np.argmin(np.abs(data.x - row).sum(axis=1))) for row in rows])
-            assert np.array_equal(rows, data.x[orders[-1]])
+            orders.append([int(np.argmin(np.abs(x - row).sum(axis=1))) for row in rows])
+            assert np.array_equal(rows, x[orders[-1]])
     assert all(sorted(order) == list(range(40)) for order in orders)
     assert len({tuple(order) for order in orders}) == 6
 
@@ -69,7 +70,7 @@ def test_every_pair_of_sample_and_noise_copy_counts_once_an_epoch():
     net = networks.forward(
         {k: v[None] for k, v in outcome.parameters.items()}, torch.as_tensor(stored.reshape(1, -1, T))
     )
-    expected = np.abs(net[0].detach().numpy().reshape(40, 3, E) - data.y[:, None]).mean()
+    expected = np.abs(net[0].detach().numpy().reshape(40, 3, E) - data.read(0).y[:, None]).mean()
     assert outcome.train_loss == pytest.approx([expected] * 3, rel=1e-12)
 
 
@@ -85,12 +86,12 @@ def test_fresh_noise_is_drawn_anew_in_every_epoch_and_fixed_copies_are_not():
 def test_noise_has_the_scale_and_covariance_of_the_data():
     """A linear estimate sees noise s z N: its mean absolute value is sqrt(2 / pi) s |N w|."""
     n, w = 20_000, np.linspace(-1, 1, T)[:, None] * np.ones((T, E))
-    data = make_data(n=n, weight=w, scale=np.zeros(E), offset=np.zeros(E))
-    data = replace(data, y=data.x @ w, s=np.random.default_rng(1).uniform(2, 4, n))
+    s, y = np.random.default_rng(1).uniform(2, 4, n), make_data(n=n).read(0).x @ w
+    data = make_data(n=n, weight=w, scale=np.zeros(E), offset=np.zeros(E), s=s, y=y)
     loss = (
         run(data, members_of(1), replace(DEFAULT, rate=constant(0.0), epochs=1, batch=5000)).outcomes[0].train_loss[0]
     )
-    expected = math.sqrt(2 / math.pi) * data.s.mean() * np.linalg.norm(data.noise @ w[:, 0])
+    expected = math.sqrt(2 / math.pi) * s.mean() * np.linalg.norm(data.noise @ w[:, 0])
     assert loss == pytest.approx(expected, rel=0.03)
 
 
@@ -106,23 +107,15 @@ def test_validation_data_never_enter_training():
 # --- streamed ----------------------------------------------------------------------------------------------------
 
 
-def streamed(data: Data, sizes: tuple[int, ...]) -> Streamed:
+def streamed(data: TrainingSet, sizes: tuple[int, ...]) -> TrainingSet:
     """Cut data into chunks of these numbers of training samples, the validation samples into parts of their own."""
-    ends = np.cumsum([0, *sizes])
-    cuts = np.linspace(0, len(data.x_val), len(sizes) + 1).astype(int)
-
-    def read(i: int) -> Data:
-        rows, val = slice(ends[i], ends[i + 1]), slice(cuts[i], cuts[i + 1])
-        stored = None if data.stored is None else data.stored[rows]
-        return replace(
-            data, x=data.x[rows], s=data.s[rows], y=data.y[rows],
-            x_val=data.x_val[val], y_val=data.y_val[val], stored=stored,
-        )  # fmt: skip
-
-    copies = 0 if data.stored is None else data.stored.shape[1]
-    return Streamed(
-        read, sizes, tuple(np.diff(cuts).tolist()), copies, data.noise, data.weight, data.offset, data.scale
-    )
+    whole, ends = data.read(0), np.cumsum([0, *sizes])
+    cuts = np.linspace(0, len(whole.x_val), len(sizes) + 1).astype(int)
+    chunks = []
+    for rows, val in zip(starmap(slice, pairwise(ends)), starmap(slice, pairwise(cuts)), strict=True):
+        stored = None if whole.stored is None else whole.stored[rows]
+        chunks.append(Chunk(whole.x[rows], whole.s[rows], whole.y[rows], whole.x_val[val], whole.y_val[val], stored))
+    return set_of(chunks, noise=data.noise, weight=data.weight, offset=data.offset, scale=data.scale)
 
 
 SIZES = (8, 8, 5, 8, 8, 3)
@@ -130,7 +123,7 @@ SIZES = (8, 8, 5, 8, 8, 3)
 
 def epochs(data, protocol, members, count=2, batch=7):
     """Return inputs and targets of each member in each epoch, as (epoch, member) -> (pair, t + E)."""
-    source = feed([data], protocol.copies, protocol.fresh, 1, torch.device("cpu"), torch.float64)
+    source = Feed([data], protocol.copies, protocol.fresh, 1, torch.device("cpu"), torch.float64)
     shown = []
     for epoch in range(count):
         batches = [torch.cat(pair, dim=2).numpy() for pair in source.batches(members, epoch, batch)]
@@ -160,7 +153,7 @@ def test_streamed_epochs_hold_the_samples_that_epochs_in_memory_hold(copies):
 
 def test_streamed_samples_are_shuffled_across_the_chunks_of_a_buffer():
     first = epochs(streamed(make_data(noise=np.zeros((T, T))), (10,) * 4), DEFAULT, members_of(1), count=1)[0][0]
-    x = make_data().x
+    x = make_data().read(0).x
     chunk = [int(np.argmin(np.abs(x - row[:T]).sum(axis=1))) // 10 for row in first[:20]]
     assert len(set(chunk)) == 4
 
@@ -222,7 +215,7 @@ def test_an_interrupted_streamed_training_resumes_to_the_same_weights(tmp_path):
 
 
 def test_a_chunk_that_cannot_be_read_ends_the_training():
-    def read(_: int) -> Data:
+    def read(_: int) -> Chunk:
         raise OSError("bad checksum")
 
     with pytest.raises(OSError, match="bad checksum"):

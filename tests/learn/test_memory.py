@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,67 +12,47 @@ import pytest
 import torch
 
 from sdpipe.config.load import load_config
+from sdpipe.disk.receipts import sha256
 from sdpipe.learn import memory, trained
-from sdpipe.pipeline.audience import stack_need
-from sdpipe.pipeline.pieces import NetworkId, StackTask
+from sdpipe.pipeline import tasks
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, Outcome, SerialPool
+    from tests.fixtures import Finished, Outcome, SerialPool
 
-NEED = memory.Need("arcL", 16, 47, 400_000, 43_008, 1, 256, False, False)
-ROOM = 10**12
-
-
-def test_a_stack_that_fits_stays_whole_and_in_memory() -> None:
-    assert memory.cut(NEED, [0] * 20, ROOM, ROOM) == (False, [slice(0, 20)])
+NEED = memory.need(400_000, 16, 47, 1, 256)
 
 
-def test_members_that_do_not_fit_are_left_for_later() -> None:
-    for together in (1, 3, 19):
-        room = NEED.data(False) + together * NEED.member(False)
-        for given in (room, room + NEED.member(False) - 1):
-            stream, parts = memory.cut(NEED, [0] * 20, ROOM, given)
-            assert not stream
+def test_members_that_do_not_fit_side_by_side_are_left_for_later() -> None:
+    for together in (1, 3, 19, 20):
+        for more in (0, NEED.member - 1):
+            parts = memory.cut([0] * 20, NEED, NEED.data + together * NEED.member + more)
             assert [p.stop - p.start for p in parts[:-1]] == [together] * len(parts[:-1])
             assert [i for p in parts for i in range(20)[p]] == list(range(20))
+    assert memory.cut([0, 0], NEED, 0) == [slice(0, 1), slice(1, 2)]
 
 
 def test_a_stack_over_several_sets_is_cut_where_they_do_not_fit_together() -> None:
-    sets = [0, 0, 1, 1, 2, 2]
-    both = 2 * NEED.data(False) + 4 * NEED.member(False)
-    halves = (False, [slice(0, 4), slice(4, 6)])
-    assert memory.cut(NEED, sets, ROOM, both) == halves
-    assert memory.cut(NEED, sets, 2 * NEED.data(False), ROOM) == halves
-    assert memory.cut(NEED, sets, 3 * NEED.data(False), ROOM) == (False, [slice(0, 6)])
-    assert memory.cut(NEED, sets, ROOM, both - 1)[1][0] == slice(0, 3)
+    sets, both = [0, 0, 1, 1, 2, 2], 2 * NEED.data + 4 * NEED.member
+    assert memory.cut(sets, NEED, both) == [slice(0, 4), slice(4, 6)]
+    assert memory.cut(sets, NEED, both - 1)[0] == slice(0, 3)
+    assert memory.cut(sets, NEED, 3 * NEED.data + 6 * NEED.member) == [slice(0, 6)]
 
 
-def test_data_that_do_not_fit_host_or_device_are_streamed() -> None:
-    assert memory.cut(NEED, [0, 0], NEED.data(False) - 1, ROOM) == (True, [slice(0, 2)])
-    assert memory.cut(NEED, [0, 0], ROOM, NEED.data(False) + NEED.member(False) - 1)[0]
-    assert memory.cut(NEED, [0, 0], 0, 0) == (True, [slice(0, 1), slice(1, 2)])
+def test_need_grows_with_the_set_and_its_copies_unless_it_is_streamed() -> None:
+    assert memory.need(40_000_000, 16, 47, 1, 256).data == 100 * NEED.data
+    assert all(more > less for more, less in zip(memory.need(400_000, 16, 47, 20, 256), NEED, strict=True))
+    assert memory.streamed(40_000_000, 43_008) == memory.streamed(400_000_000, 43_008) == 8 * 43_008
+    assert memory.streamed(1200, 43_008) == 1200
 
 
-def test_the_need_of_a_stream_does_not_grow_with_the_set() -> None:
-    larger = replace(NEED, samples=100 * NEED.samples)
-    assert larger.data(True) == NEED.data(True)
-    assert larger.member(True) == NEED.member(True)
-    assert larger.data(False) == pytest.approx(100 * NEED.data(False), rel=1e-6)
-
-
-def test_noise_copies_that_are_kept_or_stored_take_memory() -> None:
-    drawn = replace(NEED, copies=20)
-    assert replace(drawn, kept=True).member(False) > drawn.member(False)
-    assert replace(drawn, stored=True).data(False) > drawn.data(False)
-
-
-def test_a_part_of_the_memory_is_left_to_others() -> None:
-    assert memory.available(torch.device("cpu"), memory.LIBRARIES + 1000, 3) == 600
-    assert memory.available(torch.device("cpu"), 1000, 3) == 0
+def test_workers_that_share_a_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (700, 1000))
+    assert [memory.available(torch.device("cuda"), 10**6, n) for n in (1, 2, 5)] == [420, 300, 120]
+    assert memory.available(torch.device("cuda"), 100, 1) == memory.available(torch.device("cpu"), 100, 5) == 60
 
 
 def networks(root: Path) -> dict[str, trained.Network]:
-    return {path.stem: trained.load(path) for path in sorted((root / "networks").glob("*.pt"))}
+    return {path.stem: trained.load(path, sha256(path)) for path in sorted((root / "networks").glob("*.pt"))}
 
 
 def train_anew(cli: Callable[..., Outcome], root: Path) -> tuple[str, dict[str, trained.Network]]:
@@ -87,8 +66,8 @@ def train_anew(cli: Callable[..., Outcome], root: Path) -> tuple[str, dict[str, 
 def test_a_stack_too_large_for_memory_trains_in_parts_to_the_same_networks_and_says_so(
     cli: Callable[..., Outcome], serial: SerialPool, finished: Finished, finished_copy: Path
 ) -> None:
-    need = stack_need(load_config(finished_copy), StackTask("", (NetworkId("Nmax", 0, 0),), ()))
-    serial.memory = memory.LIBRARIES + int((need.data(False) + 1.5 * need.member(False)) / memory.SHARE)
+    need = tasks._need(load_config(finished_copy), 1200)
+    serial.memory = int((need.data + 1.5 * need.member) / memory.SHARE)
     said, parts = train_anew(cli, finished_copy)
     assert "train-Nmax-0.44-r0-1: 2 networks do not fit" in said
     assert "training 1 at a time" in said

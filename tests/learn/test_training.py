@@ -1,4 +1,4 @@
-"""Stacks of replicas on tiny data in float64: independence, stopping, and the published protocol."""
+"""Stacks of replicas on tiny data in float64: independence, stopping, resuming, and the published protocol."""
 
 import math
 from dataclasses import replace
@@ -9,16 +9,9 @@ import torch
 from scipy.stats import ks_2samp, mannwhitneyu
 
 from sdpipe.learn import networks
-from sdpipe.learn.feeds import Data, Member
-from sdpipe.learn.training import (
-    PROTOCOLS,
-    Outcome,
-    Protocol,
-    device_for,
-    one_cycle_rate,
-    published_rate,
-)
-from tests.learn.replicas import DEFAULT, PUBLISHED, constant, make_data, members_of, run, same
+from sdpipe.learn.feeds import Member, TrainingSet
+from sdpipe.learn.training import PROTOCOLS, Outcome, Progress, one_cycle_rate, published_rate
+from tests.learn.replicas import DEFAULT, PUBLISHED, Trained, constant, make_data, members_of, run, same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,12 +42,6 @@ def test_each_replica_of_a_stack_is_what_it_is_alone(protocol):
     same(pair.outcomes[1], together.outcomes[1], 1e-9)
 
 
-def test_replicas_differ_from_each_other():
-    outcomes = run(make_data(), members_of(3), replace(DEFAULT, epochs=3)).outcomes
-    assert len({o.val_loss[-1] for o in outcomes.values()}) == 3
-    assert len({o.parameters["conv1.weight"].numpy().tobytes() for o in outcomes.values()}) == 3
-
-
 def test_the_seed_decides():
     protocol = replace(DEFAULT, epochs=3)
     first, again, other = (run(make_data(), members_of(1), protocol, seed=s).outcomes[0] for s in (1, 1, 2))
@@ -62,8 +49,8 @@ def test_the_seed_decides():
     assert first.val_loss != other.val_loss
 
 
-def validation_loss(data: Data, outcome: Outcome) -> float:
-    x, y = torch.as_tensor(data.x_val), torch.as_tensor(data.y_val)
+def validation_loss(data: TrainingSet, outcome: Outcome) -> float:
+    x, y = torch.as_tensor(data.read(0).x_val), torch.as_tensor(data.read(0).y_val)
     net = networks.forward({k: v[None] for k, v in outcome.parameters.items()}, x[None])[0].detach()
     estimate = torch.as_tensor(data.offset) + x @ torch.as_tensor(data.weight) + torch.as_tensor(data.scale) * net
     return float((estimate - y).abs().mean())
@@ -87,7 +74,7 @@ def test_training_stops_when_the_validation_loss_no_longer_falls():
 
 def test_a_member_that_diverges_leaves_the_others_as_they_are():
     bad = make_data(1)
-    bad.y[3, 1] = np.inf
+    bad.read(0).y[3, 1] = np.inf
     data, members = [make_data(0), bad], [Member(0, ("a", 0)), Member(1, ("b", 0)), Member(0, ("a", 1))]
     protocol = replace(DEFAULT, epochs=5)
     outcomes = run(data, members, protocol).outcomes
@@ -147,43 +134,15 @@ def replace_weights(outcome: Outcome) -> Outcome:
     return replace(outcome, parameters={k: v.double() for k, v in outcome.parameters.items()})
 
 
-@pytest.mark.parametrize(
-    ("done", "rate"),
-    [
-        (0, 2e-4),
-        (24.99, 2e-4),
-        (25, 2e-4 / 1.0004),
-        (25.97, 2e-4 / 1.0004),
-        (49, 2e-4 / 1.01),
-        (199, 2e-4 / 1.07),
-    ],
-)
-def test_published_rate_is_flat_and_then_decays(done, rate):
-    assert published_rate(done, 200) == pytest.approx(rate, rel=1e-12)
-
-
-def test_published_protocol_is_that_of_the_paper():
-    assert PROTOCOLS["published"] == Protocol(
-        epochs=200, batch=32, rate=published_rate, copies=20, fresh=False, residual=False, patience=15
-    )
-    default = PROTOCOLS["default"]
-    assert default.fresh
-    assert default.residual
+def test_published_rate_is_flat_and_then_decays():
+    rates = [published_rate(done, 200) for done in (0, 24.99, 25, 25.97, 49, 199)]
+    assert rates == pytest.approx([2e-4 / f for f in (1, 1, 1.0004, 1.0004, 1.01, 1.07)], rel=1e-12)
 
 
 def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
-    rate = [one_cycle_rate(done, 10, peak=1.0) for done in np.linspace(0, 10, 101)]
-    assert rate[0] == pytest.approx(0.1)
-    assert int(np.argmax(rate)) == 30
-    assert max(rate) == pytest.approx(1)
-    assert rate[-1] == pytest.approx(0, abs=1e-12)
-    assert np.all(np.diff(rate[:31]) > 0)
-    assert np.all(np.diff(rate[30:]) < 0)
-
-
-def test_auto_takes_a_gpu_where_there_is_one():
-    assert device_for("cpu") == torch.device("cpu")
-    assert device_for("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    rate = np.array([one_cycle_rate(done, 10, peak=1.0) for done in np.linspace(0, 10, 101)])
+    assert rate[[0, 30, 100]] == pytest.approx([0.1, 1, 0], abs=1e-12)
+    assert np.array_equal(np.diff(rate) > 0, np.arange(100) < 30)
 
 
 def test_in_single_precision_stacked_and_lone_replicas_end_with_losses_of_one_distribution():
@@ -198,3 +157,106 @@ def test_in_single_precision_stacked_and_lone_replicas_end_with_losses_of_one_di
     together, alone = [stacked[i].val_loss[-1] for i in range(12)], [o.val_loss[-1] for o in lone]
     assert ks_2samp(together, alone).pvalue > 0.001
     assert mannwhitneyu(together, alone).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    "protocol", [replace(DEFAULT, epochs=8), replace(PUBLISHED, epochs=6)], ids=["default", "published"]
+)
+@pytest.mark.parametrize("stop_at", [1, 4])
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, protocol, stop_at):
+    data, members, state = make_data(), members_of(2), tmp_path / "deep" / "state.pt"
+    whole = run(data, members, protocol)
+
+    def interrupt(epoch, _losses):
+        if epoch == stop_at + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(data, members, protocol, state=state, identity="a", on_epoch=interrupt)
+    assert state.exists()
+    resumed = run(data, members, protocol, state=state, identity="a")
+    assert resumed.epochs[0][0] == stop_at + 1
+    for i in range(2):
+        same(resumed.outcomes[i], whole.outcomes[i], 0)
+    assert not list(state.parent.iterdir())
+
+
+def test_an_interruption_after_a_member_has_left_resumes_to_the_same_weights(tmp_path):
+    data, members, state = make_data(), members_of(3), tmp_path / "state.pt"
+    protocol = replace(DEFAULT, rate=constant(5e-3), batch=4, patience=3)
+    whole = run(data, members, protocol)
+    lengths = sorted(len(o.val_loss) for o in whole.outcomes.values())
+    assert lengths[0] + 1 < lengths[-1]
+
+    def interrupt(epoch, _losses):
+        if epoch == lengths[0] + 2:
+            raise KeyboardInterrupt
+
+    partly = Trained()
+    with pytest.raises(KeyboardInterrupt):
+        run(data, members, protocol, state=state, identity="a", on_epoch=interrupt, into=partly)
+    resumed = run(data, members, protocol, state=state, identity="a")
+    assert 0 < len(partly.outcomes) < 3
+    outcomes = partly.outcomes | resumed.outcomes
+    assert sorted(outcomes) == [0, 1, 2]
+    for i, outcome in outcomes.items():
+        same(outcome, whole.outcomes[i], 0)
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_a_state_that_is_damaged_or_of_another_training_is_not_taken_up(tmp_path, damage):
+    data, members, state = make_data(), members_of(1), tmp_path / "state.pt"
+    protocol = replace(DEFAULT, epochs=4)
+
+    def interrupt(epoch, _losses):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_data(5), members, protocol, state=state, identity="old", on_epoch=interrupt)
+    if damage:
+        content = bytearray(state.read_bytes())
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+    fresh = run(data, members, protocol, state=state, identity="old" if damage else "new")
+    assert [epoch for epoch, _ in fresh.epochs] == [1, 2, 3, 4]
+    same(fresh.outcomes[0], run(data, members, protocol).outcomes[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("losses", "since", "best"),
+    [
+        ([1.0, 0.9, 0.8], 0, 2),
+        ([1.0, 1.1, 1.2], 2, 0),
+        ([1.0, 1.0 - 0.6e-5], 1, 1),
+        ([1.0, 1.0 - 0.6e-5, 1.0 - 1.2e-5], 0, 2),
+        ([1.0, 0.5, 0.6, 0.4, 0.41, 0.42], 2, 3),
+        ([math.nan, 0.5], 0, 1),
+    ],
+)
+def test_a_fall_by_less_than_1e_5_is_no_progress_but_may_be_the_best_epoch(losses, since, best):
+    progress = Progress(0)
+    for loss in losses:
+        progress.add(loss, loss)
+    assert (progress.since, progress.best_epoch) == (since, best)
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"),
+    [(1e30, "at epoch 0, seed 1"), (3.0, "above that of predicting the mean")],
+    ids=["not finite", "worse than the mean"],
+)
+def test_a_network_that_diverges_is_named_and_not_kept(cli, tiny_config, tmp_path, monkeypatch, rate, words):
+    wild = replace(PROTOCOLS["published"], rate=lambda _done, _epochs: rate, copies=1)
+    monkeypatch.setitem(PROTOCOLS, "published", wild)
+    root, small = tmp_path / "run", "ensembles={Nmax: {Nb: 16, Nrho: 1200, network: arcS}}"
+    overrides = [small, "smearing.sigma=[0.44]", "budget.references={}", "training.protocol=published"]
+    assert cli("generate", tiny_config, *overrides, "--run", root).status == 0
+    outcome = cli("train", root)
+    assert outcome.status == 1
+    line = outcome.err.splitlines()[-1]
+    assert line.startswith("error: training diverged: train-Nmax-0.44-r0 ")
+    assert words in line
+    assert "train-Nmax-0.44-r1" in line
+    assert not list(root.glob("networks/*.pt"))
+    assert "networks: not done" in cli("predict", root).fault

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +11,12 @@ import pytest
 import torch
 
 from sdpipe.config.load import load_config
-from sdpipe.errors import RunError
-from sdpipe.learn import memory, trained
-from sdpipe.pipeline.audience import stack_need
-from sdpipe.pipeline.pieces import NetworkId, StackTask
-from sdpipe.workers import pools
-from sdpipe.workers.choice import wide_stacks
+from sdpipe.learn import memory
+from sdpipe.pipeline import tasks
+from tests.pipeline.test_pipeline import load_network
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, Outcome, SerialPool
+    from tests.fixtures import Finished, Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
 
@@ -49,7 +45,7 @@ def test_networks_of_wide_stacks_are_those_of_stacks_of_replicas_but_for_roundin
     ours, theirs = files(wide), files(finished.root)
     assert ours.keys() == theirs.keys()
     for name in ours:
-        a, b = (trained.load(root / "networks" / f"{name}.pt") for root in (wide, finished.root))
+        a, b = (load_network(root / "networks" / f"{name}.pt") for root in (wide, finished.root))
         assert (a.ensemble, a.sigma, a.replica, a.config_hash) == (b.ensemble, b.sigma, b.replica, b.config_hash)
         assert a.linear_loss == b.linear_loss
         assert a.val_loss == pytest.approx(b.val_loss, rel=1e-3)
@@ -79,50 +75,16 @@ def test_new_replicas_join_no_stack_of_old_ones(cli: Cli, serial: SerialPool, wi
 
 
 def test_a_wide_stack_that_does_not_fit_is_cut_and_says_so(cli: Cli, serial: SerialPool, wide: Path) -> None:
-    need = stack_need(load_config(wide), StackTask("", (NetworkId("Nmax", 0, 0),), ()))
-    serial.memory = memory.LIBRARIES + int((2 * need.data(False) + 4.5 * need.member(False)) / memory.SHARE)
+    need = tasks._need(load_config(wide), 1200)
+    serial.memory = int((2 * need.data + 4.5 * need.member) / memory.SHARE)
     for path in (wide / "networks").glob("*.pt"):
         path.unlink()
-    before = sorted(path.stem for path in (wide / ".sdpipe" / "train").glob("N*.json"))
+    before = sorted(path.stem for path in (wide / ".sdpipe/receipts/train").glob("N*.json"))
     outcome = cli("train", wide)
     assert outcome.status == 0, outcome.err
     assert f"{WIDE[0]}: 8 networks do not fit" in outcome.err
     assert "training 4 at a time" in outcome.err
     assert sorted(files(wide)) == before
-
-
-def test_a_task_that_kills_its_workers_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(pools.SETTINGS, "distributed.scheduler.allowed-failures", 1)
-    with (
-        pytest.raises(RunError, match=r"^greedy: 2 workers died of it, .* give workers more memory$"),
-        pools.local_pool(1, tmp_path / "log.html", lambda _: None) as pool,
-    ):
-        list(pool.map(os._exit, [pools.Task("greedy", (1,))]))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "gpu", "expected"),
-    [
-        ([], False, False),
-        ([], True, True),
-        (["training.device=cpu"], True, False),
-        (["training.replicas_per_task=1"], True, False),
-        (["training.stack=replicas"], True, False),
-        (["training.stack=architecture"], False, True),
-        (["cluster.gpu=slurm-gpu", "cluster.jobs=1"], False, True),
-        (["cluster.gpu=slurm-gpu", "cluster.jobs=8"], False, False),
-    ],
-)
-def test_left_to_itself_a_stack_is_wide_where_one_gpu_trains_everything(
-    overrides: list[str], gpu: bool, expected: bool, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert wide_stacks(load_config(tiny_config, overrides)) == expected
-
-
-def test_workers_that_share_a_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (700, 1000))
-    assert [memory.available(torch.device("cuda"), 1, n) for n in (1, 2, 5)] == [420, 300, 120]
 
 
 def test_a_worker_without_the_gpu_that_is_asked_for_names_its_host(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -21,15 +22,15 @@ import xarray as xr
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.learn import history, trained, training
+from sdpipe.learn import trained, training
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, Outcome, SerialPool
+    from tests.fixtures import Finished, Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
 Snapshot = Callable[[Path], dict[str, bytes]]
 
-ONE_CORE = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from sdpipe.cli import main; "
+ONE_CORE = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from sdpipe.__main__ import main; "
 ONE_CORE += "sys.exit(main())"
 """The command line on one processor, so with one worker of one thread."""
 
@@ -43,9 +44,14 @@ def chunks(store: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if path.name != "zarr.json"}
 
 
+def load_network(path: Path) -> trained.Network:
+    """Read a checkpoint whatever its bytes are."""
+    return trained.load(path, hashlib.sha256(path.read_bytes()).hexdigest())
+
+
 def networks(root: Path) -> dict[str, trained.Network]:
     """Return every network of a run directory."""
-    return {path.stem: trained.load(path) for path in sorted((root / "networks").glob("*.pt"))}
+    return {path.stem: load_network(path) for path in sorted((root / "networks").glob("*.pt"))}
 
 
 def assert_same_network(a: trained.Network, b: trained.Network) -> None:
@@ -62,7 +68,7 @@ def test_training_set_does_not_depend_on_order_or_interruption(
 ) -> None:
     serial.backwards, serial.fail_after = True, 4
     assert cli("generate", finished.config, "--run", tmp_path / "run").status == 130
-    assert len(list((tmp_path / "run" / ".sdpipe" / "generate").glob("generate-*"))) == 4
+    assert len(list((tmp_path / "run" / ".sdpipe/receipts/generate").glob("generate-*"))) == 4
     serial.backwards, serial.fail_after = False, None
     assert cli("generate", finished.config, "--run", tmp_path / "run").status == 0
     made = chunks(tmp_path / "run" / "training.zarr")
@@ -75,7 +81,7 @@ def test_training_set_does_not_depend_on_the_number_of_workers(
 ) -> None:
     store = finished_copy / "training.zarr"
     for block in ("generate-Nb8-0001", "generate-Nb16-0002"):
-        (finished_copy / ".sdpipe" / "generate" / f"{block}.json").unlink()
+        (finished_copy / ".sdpipe/receipts/generate" / f"{block}.json").unlink()
     for lost in ("correlator/c/0/1/0", "smeared/c/1/2/0/0"):
         (store / lost).write_bytes(b"half a chu")
     outcome = shell("-c", ONE_CORE, "generate", finished_copy, cwd=tmp_path)
@@ -191,7 +197,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
 
     process = start(["-c", ONE_CORE, "train", str(killed)], tmp_path, start_new_session=True)
     try:
-        (state,) = wait_for(lambda: list((killed / ".sdpipe" / "train").glob("*.pt")), process)
+        (state,) = wait_for(lambda: list((killed / ".sdpipe/unfinished").glob("*.pt")), process)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -207,7 +213,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     assert a.keys() == b.keys()
     for name in a:
         assert_same_network(a[name], b[name])
-    assert not list((killed / ".sdpipe" / "train").glob("*.pt"))
+    assert not list((killed / ".sdpipe/unfinished").glob("*.pt"))
 
 
 def test_ctrl_c_in_mid_training_is_exit_status_130_and_keeps_the_state(
@@ -218,7 +224,7 @@ def test_ctrl_c_in_mid_training_is_exit_status_130_and_keeps_the_state(
     assert cli("generate", tiny_config, *LONG, *hours, "--run", run).status == 0
     process = start(["-c", ONE_CORE, "train", str(run)], tmp_path, start_new_session=True)
     try:
-        (state,) = wait_for(lambda: list((run / ".sdpipe" / "train").glob("*.pt")), process)
+        (state,) = wait_for(lambda: list((run / ".sdpipe/unfinished").glob("*.pt")), process)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=DEADLINE)
     finally:
@@ -258,14 +264,16 @@ def test_a_changed_target_is_predicted_anew_and_no_other(
     outcome = cli("predict", finished_copy, "targets.o3.threshold=0.8")
     assert outcome.status == 0
     assert serial.done == ["predict-o3"]
-    assert "predict: inputs of o3 have changed; predicting it anew" in outcome.err
+    assert "predict: the inputs of o3 have changed; making them anew" in outcome.err
     assert "delta_tanh" not in outcome.err
     after = groups(finished_copy / "predictions.zarr")
     assert {name for name in after if after[name] != stores[name]} == {"o3"}
     changed = {name for name, content in snapshot(finished_copy).items() if content != before[name]}
     assert {name.split("/")[0] for name in changed} == {"config.yaml", "predictions.zarr", ".sdpipe"}
     assert load_config(finished_copy).targets["o3"].threshold == 0.8
-    assert "missing or stale: o3; run: sdpipe analyze" in cli("report", finished_copy).fault
+    assert (
+        f"budget.zarr: not done: o3 (stale); run: sdpipe analyze {finished_copy}" in cli("report", finished_copy).fault
+    )
     budgets = groups(finished_copy / "budget.zarr")
     assert cli("analyze", finished_copy).status == 0
     after = groups(finished_copy / "budget.zarr")
@@ -309,7 +317,7 @@ def test_a_history_that_an_interruption_left_behind_is_made_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(history, "collect", interrupted)
+        patch.setattr(trained, "histories", interrupted)
         assert cli("train", finished_copy, "training.replicas=3").status == 130
     assert cli("train", finished_copy).status == 0
     assert sdpipe.open_run(finished_copy).history.sizes["replica"] == 3
@@ -361,6 +369,6 @@ def test_a_changed_noise_file_trains_anew_and_says_so(
     outcome = cli("train", run)
     assert outcome.status == 0
     assert serial.done == ["train-Nmax-0.44-r0-1"]
-    assert "train: 2 networks are missing or stale; training them anew" in outcome.err
+    assert "train: the inputs of Nmax-sigma0-replica000, Nmax-sigma0-replica001 have changed" in outcome.err
     second = networks(run)
     assert all(first[n].config_hash != second[n].config_hash for n in first)

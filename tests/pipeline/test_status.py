@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sdpipe.disk.receipts import seal
 from sdpipe.pipeline.stages import STAGES
 
 if TYPE_CHECKING:
-    from tests.conftest import Finished, Outcome
+    from tests.fixtures import Finished, Outcome
 
 Cli = Callable[..., "Outcome"]
 
@@ -44,7 +45,7 @@ def test_a_finished_run_is_done(look, finished: Finished) -> None:
         "generate": ("done", "6/6 blocks"),
         "train": ("done", "12/12 networks"),
         "predict": ("done", "4/4 targets"),
-        "validate": ("done", "4/4 steps"),
+        "validate": ("done", "3/3 blocks"),
         "analyze": ("done", "4/4 targets"),
         "report": ("done", "1/1 page"),
     }
@@ -53,12 +54,13 @@ def test_a_finished_run_is_done(look, finished: Finished) -> None:
 
 def test_the_table_has_sizes_and_ages(cli: Cli, finished_copy: Path) -> None:
     report = finished_copy / "report.html"
-    report.write_bytes(b"x" * 1500)
     written = report.stat().st_mtime - 7300
     os.utime(report, (written, written))
     lines = [line.split() for line in cli("status", finished_copy).out.splitlines()]
-    assert [line[0] for line in lines] == ["stage", *STAGES]
-    assert lines[-1] == ["report", "done", "1/1", "page", "1.5", "kB", "2", "h", "ago"]
+    assert [line[0] for line in lines] == ["stage", *(stage.name for stage in STAGES)]
+    assert lines[-1][:4] == ["report", "done", "1/1", "page"]
+    assert float(lines[-1][4]) == pytest.approx(report.stat().st_size / 1e6, abs=0.05)
+    assert lines[-1][5:] == ["MB", "2", "h", "ago"]
 
 
 def test_sizes_and_times_are_those_on_disk(look, finished: Finished) -> None:
@@ -79,7 +81,7 @@ def test_what_is_lost_is_unfinished_or_missing(look, finished_copy: Path) -> Non
         "generate": ("done", "6/6 blocks"),
         "train": ("unfinished", "11/12 networks"),
         "predict": ("unfinished", "3/4 targets"),
-        "validate": ("unfinished", "3/4 steps"),
+        "validate": ("unfinished", "3/3 blocks"),
         "analyze": ("missing", "0/4 targets"),
         "report": ("missing", "0/1 page"),
     }
@@ -90,9 +92,9 @@ def test_what_is_lost_is_unfinished_or_missing(look, finished_copy: Path) -> Non
 @pytest.mark.parametrize(
     ("override", "done", "validate"),
     [
-        ("bootstrap=51", 0, ("done", "4/4 steps")),
-        ("targets.o3.threshold=0.8", 3, ("done", "4/4 steps")),
-        ("budget.central=Nref_rho", 0, ("stale", "0/4 steps")),
+        ("bootstrap=51", 0, ("done", "3/3 blocks")),
+        ("targets.o3.threshold=0.8", 3, ("done", "3/3 blocks")),
+        ("budget.central=Nref_rho", 0, ("stale", "0/3 blocks")),
     ],
 )
 def test_what_an_override_makes_stale_is_stale(
@@ -133,7 +135,7 @@ def test_networks_in_training_are_shown(cli: Cli, look, finished_copy: Path) -> 
     row = {"task": "train-Nmax-0.44-r0", "epoch": 3, "epochs": 20, "val_loss": 0.0123, "linear_loss": 0.014}
     running = finished_copy / ".sdpipe" / "running"
     running.mkdir(exist_ok=True)
-    (running / "train-Nmax-0.44-r0-1.json").write_text(json.dumps([row]))
+    (running / "train-Nmax-0.44-r0-1.json").write_text(seal([row]))
     assert [{k: r[k] for k in row} for r in look(finished_copy)["training"]] == [row]
     assert "Nmax-0.44-r0   3/20  0.01230     0.01400" in cli("status", finished_copy).out
 

@@ -10,10 +10,12 @@ import pytest
 import xarray as xr
 
 import sdpipe
-from sdpipe.config import mocks, problem
 from sdpipe.config.load import load_config
-from sdpipe.infer import inference
-from tests.conftest import Finished, Outcome, SerialPool
+from sdpipe.config.problem import Inputs
+from sdpipe.disk.layout import Layout
+from sdpipe.pipeline.state import State
+from sdpipe.pipeline.tasks import load_audience
+from tests.fixtures import Finished, Outcome, SerialPool
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +43,11 @@ def test_stored_quantities_agree_with_each_other(validation: xr.Dataset) -> None
 
 
 def test_draws_are_no_training_samples_and_known_exactly(finished: Finished, validation: xr.Dataset) -> None:
-    config = load_config(finished.root)
-    clean, truth = mocks.draw(config, "o3", 3, 5)
+    problem = Inputs(load_config(finished.root)).problem
+    clean, truth = problem.draw("o3", 3, 5)
     np.testing.assert_allclose(validation.truth.sel(family="o3").isel(sample=slice(3, 5)), truth, rtol=1e-5, atol=1e-7)
     trained = sdpipe.open_run(finished.root).training.correlator.values
-    prior, _ = mocks.draw(config, "chebyshev", 0, 50)
+    prior, _ = problem.draw("chebyshev", 0, 50)
     assert clean.shape[1] == trained.shape[-1]
     assert not np.isin(prior[:, 0].astype(np.float32), trained[..., 0]).any()
 
@@ -96,7 +98,7 @@ def test_the_published_budget_needs_no_validation(finished_copy: Path, cli: Call
 
 def test_calibration_without_validation_is_refused(finished_copy: Path, cli: Callable[..., Outcome]) -> None:
     fault = cli("analyze", finished_copy, "validation.samples=130").fault
-    assert "validation.zarr: missing or stale" in fault
+    assert "validation.zarr: not done: validation (stale)" in fault
     assert "sdpipe validate" in fault
     assert "budget.calibration=none" in fault
 
@@ -131,7 +133,9 @@ def test_validate_is_a_resume_and_prints_its_table(finished_copy: Path, cli: Cal
 
 def test_validation_does_not_depend_on_the_targets(finished: Finished) -> None:
     one, two = load_config(finished.root), load_config(finished.root, ["targets={o3: {kind: o3, threshold: 0.5}}"])
-    assert problem.validation_hash(one) == problem.validation_hash(two)
+    made = [State(config, Layout(finished.root)).made for config in (one, two)]
+    assert made[0].validation == made[1].validation
+    assert made[0].predictions != made[1].predictions
 
 
 @pytest.mark.parametrize(
@@ -172,9 +176,10 @@ def test_draws_sized_by_evidence_go_through_the_rule_of_real_data(finished: Fini
     assert 0.5 < scale.median() < 2
     same = validation.truth.sel(family="chebyshev-auto"), validation.truth.sel(family="chebyshev")
     np.testing.assert_array_equal(*same)
-    amplitude = inference.amplitude_rule(sdpipe.open_run(finished.root).networks, "Nmax")
-    clean, _ = mocks.draw(load_config(finished.root), "chebyshev", 0, 20)
-    expected = [amplitude(C) for C in clean]  # up to the noise of the draw
+    config = load_config(finished.root)
+    audience = load_audience(config, Layout(finished.root))
+    clean, _ = Inputs(config).problem.draw("chebyshev", 0, 20)
+    expected = [audience.amplitude(C) for C in clean]  # up to the noise of the draw
     np.testing.assert_allclose(scale.values[:20], expected, rtol=0.25)
 
 

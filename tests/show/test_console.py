@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, plain lines elsewhere; the dashboard answers while a pool is up."""
+"""What a command says goes to stderr, by its level; progress is bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.request import urlopen
 
-import psutil
 import pytest
 
 from sdpipe.show import console
-from sdpipe.show.console import Console
-from sdpipe.workers import pools
+from sdpipe.show.console import listen, log, progress
 
 if TYPE_CHECKING:
-    from tests.conftest import Outcome
+    from tests.fixtures import Outcome
 
 Cli = Callable[..., "Outcome"]
 
@@ -53,18 +50,25 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     written.append(re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(pieces).decode()))
 
 
-# --- plain lines ---------------------------------------------------------------------------------------------
+def test_messages_are_heard_by_their_level_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    for level, heard in ((-1, "warning: w\n"), (0, "said\nwarning: w\n"), (1, "said\nwarning: w\ndetail\n")):
+        listen(level)
+        log.info("said")
+        log.warning("w")
+        log.debug("detail")
+        assert capsys.readouterr() == ("", heard)
 
 
 def test_plain_lines_say_how_fast_how_far_and_how_long(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "PLAIN_INTERVAL", 0.0)
-    with Console().progress("generate", 4, left=2) as progress:
-        progress.advance("80,000 samples/s")
-        progress.row("Nmax-0.44-r0", 3, 20, "val 0.01, linear 0.02")
-        progress.drop("Nmax-0.44-r0")
-        progress.advance("81,000 samples/s")
+    listen(0)
+    with progress("generate", 4, left=2) as shown:
+        shown.advance("80,000 samples/s")
+        shown.row("Nmax-0.44-r0", 3, 20, "val 0.01, linear 0.02")
+        shown.drop("Nmax-0.44-r0")
+        shown.advance("81,000 samples/s")
     lines = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"generate: 3/4  80,000 samples/s, \d+ s left", lines[0])
     assert lines[1:] == [
@@ -74,30 +78,30 @@ def test_plain_lines_say_how_fast_how_far_and_how_long(
 
 
 def test_plain_lines_are_seconds_apart_but_the_last_is_always_there(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console().progress("generate", 100) as progress:
+    listen(0)
+    with progress("generate", 100) as shown:
         for _ in range(100):
-            progress.advance()
+            shown.advance()
     assert capsys.readouterr().err.splitlines() == ["generate: 100/100"]
 
 
 def test_quiet_says_nothing_on_a_terminal_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    with terminal(monkeypatch) as written:
-        with Console(-1).progress("generate", 1) as progress:
-            progress.advance()
-        Console(-1).say("done")
+    listen(-1)
+    with terminal(monkeypatch) as written, progress("generate", 1) as shown:
+        shown.advance()
     assert written == [""]
 
 
-# --- bars ----------------------------------------------------------------------------------------------------
-
-
 def test_bars_show_every_network_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    with terminal(monkeypatch) as written, Console().progress("train", 2) as progress:
-        progress.row("Nref_rho-0.44-r0", 3, 20, "val 0.01000, linear 0.02000")
-        progress.row("Nref_rho-0.44-r1", 4, 20, "val 0.03000, linear 0.02000")
-        progress.drop("Nref_rho-0.44-r0")
-        progress.row("Nref_rho-0.44-r0", 5, 20, "a message that was late")
-        progress.advance("train-Nref_rho-0.44-r0-1")
+    listen(0)
+    with terminal(monkeypatch) as written, progress("train", 2) as shown:
+        log.warning("above the bars")
+        shown.row("Nref_rho-0.44-r0", 3, 20, "val 0.01000, linear 0.02000")
+        shown.row("Nref_rho-0.44-r1", 4, 20, "val 0.03000, linear 0.02000")
+        shown.drop("Nref_rho-0.44-r0")
+        shown.row("Nref_rho-0.44-r0", 5, 20, "a message that was late")
+        shown.advance("train-Nref_rho-0.44-r0-1")
+    assert "warning: above the bars\r\n" in written[0]
     last = written[0][written[0].rindex("\rtrain ") :]
     assert re.search(r"Nref_rho-0\.44-r1 .* 4/20 -:--:-- val 0\.03000, linear 0\.02000", last)
     assert re.search(r"train  +━.* 1/2 ", last)
@@ -112,34 +116,3 @@ def test_generate_and_train_draw_bars(
             assert cli(stage, tiny_config, "--run", tmp_path / "run", "training.epochs=1").status == 0
     assert re.search(r"generate +━.* 6/6 .* [\d,]+ samples/s", written[0])
     assert re.search(r"train +━.* 6/6 .* train-N", written[0])
-
-
-# --- the dashboard -------------------------------------------------------------------------------------------
-
-
-def test_the_dashboard_is_announced_and_its_status_page_loads(tmp_path: Path) -> None:
-    said: list[str] = []
-    with pools.local_pool(1, tmp_path / "logs" / "dask.html", said.append) as pool:
-        assert list(pool.map(len, [pools.Task("count", ([1, 2, 3],))])) == [("count", 3)]
-        address = re.match(r"dashboard: (http://127\.0\.0\.1:(\d+)/status)  ", said[0])
-        assert address
-        assert f"ssh -N -L {address[2]}:127.0.0.1:{address[2]} " in said[0]
-        with urlopen(address[1], timeout=60) as answer:
-            assert answer.status == 200
-            page = answer.read().decode()
-    assert "<title>Dask Diagnostic UI</title>" in page
-    assert "bokeh" in page
-    assert "Dask Performance Report" in (tmp_path / "logs" / "dask.html").read_text()
-
-
-def test_stages_that_want_as_many_workers_share_them(tmp_path: Path) -> None:
-    said: list[str] = []
-    pids = []
-    with pools.LocalMachine(said.append) as machine:
-        for stage in ("generate", "train"):
-            with machine.pool(1, tmp_path / "logs" / f"{stage}.html") as pool:
-                pids += [pid for _, pid in pool.map(os.getpid, [pools.Task("pid", ())])]
-    assert pids[0] == pids[1] != os.getpid()
-    assert len(said) == 1
-    assert not psutil.pid_exists(pids[0])
-    assert len(list((tmp_path / "logs").iterdir())) == 2

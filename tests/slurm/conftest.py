@@ -106,6 +106,12 @@ class Slurm:
         for pid in self._processes_of([job]):
             os.kill(pid, number)
 
+    def stop_controller(self) -> None:
+        """End slurmctld; ``slurm.command("slurmctld")`` starts it again."""
+        controller = psutil.Process(int((self.directory / "slurmctld.pid").read_text()))
+        controller.terminate()
+        psutil.wait_procs([controller], timeout=60)
+
     def crash_node(self, node: str) -> None:
         """Kill a node's slurmd with -9, and every process of the jobs that run there."""
         lines = self.command("squeue", "-h", "-t", "R", "-o", "%A %N").splitlines()
@@ -208,11 +214,10 @@ def slurm(slurm_session: Slurm) -> Iterator[Slurm]:
     wait_for(lambda: not slurm_session.jobs(), "an empty queue after the test")
 
 
-JOBQUEUE = """
-jobqueue:
-  slurm-cpu: &pool
-    name: cpu
-    queue: cpu
+POOL = """
+  slurm-{kind}:
+    name: {kind}
+    queue: {kind}
     cores: 1
     processes: 1
     memory: 1GB
@@ -220,12 +225,6 @@ jobqueue:
     interface: lo
     local-directory: {scratch}
     death-timeout: 15
-  slurm-gpu:
-    <<: *pool
-    name: gpu
-    queue: gpu
-    job-extra-directives: ["--gres=gpu:1"]
-distributed.deploy.lost-worker-timeout: 2s
 """
 
 CONFIG_YAML = """
@@ -241,7 +240,7 @@ ensembles:
   Nmax: {{Nb: 32, Nrho: 2000, network: arcS}}
   Nref_b: {{Nb: 16, Nrho: 2000, network: arcS}}
 budget: {{central: Nmax, references: {{b: Nref_b}}}}
-training: {{replicas: 2, epochs: 3, replicas_per_task: 1}}
+training: {{replicas: 2, epochs: 3}}
 validation: {{samples: 120, bootstrap: 4, levels: [0.683, 0.954], families: {{o3: {{kind: o3}}}}}}
 targets: {{o3: {{kind: o3}}}}
 bootstrap: 20
@@ -271,7 +270,9 @@ class Bench:
     def write(self, Nrho: int = 4000, jobs: int = 3, edit: Callable[[str], str] = lambda text: text) -> None:
         """Write config.yaml, and jobqueue.yaml after ``edit``."""
         (self.directory / "config.yaml").write_text(config_text(Nrho, jobs))
-        text = JOBQUEUE.format(scratch=self.directory / "scratch")
+        cpu, gpu = (POOL.format(kind=kind, scratch=self.directory / "scratch") for kind in ("cpu", "gpu"))
+        gpu += '    job-extra-directives: ["--gres=gpu:1"]\n'
+        text = f"jobqueue:{cpu}{gpu}distributed.deploy.lost-worker-timeout: 2s\n"
         (self.directory / "jobqueue.yaml").write_text(edit(text))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -309,7 +310,7 @@ class Bench:
 
     def done_blocks(self, run: str) -> int:
         """Return how many blocks of a run's training set are done."""
-        return len(list((self.directory / run / ".sdpipe" / "generate").glob("generate-*.json")))
+        return len(list((self.directory / run / ".sdpipe/receipts/generate").glob("generate-*.json")))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""jobqueue.yaml: the shipped file, defaults for what is left out, Dask's own configuration, faults."""
+"""jobqueue.yaml: the shipped file, defaults for what is left out, Dask's own configuration, faults, job scripts."""
 
 from __future__ import annotations
 
@@ -7,78 +7,122 @@ from pathlib import Path
 
 import dask
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from sdpipe.errors import UserError
-from sdpipe.workers import slurm
+from sdpipe.errors import ConfigError, UserError
+from sdpipe.workers import jobqueue
+from sdpipe.workers.jobqueue import Section
 
 SHIPPED = Path(__file__).parents[2] / "jobqueue.yaml"
 
-
-@pytest.fixture
-def section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., slurm.Section]:
-    """Return a function that writes jobqueue.yaml and reads one section of it."""
-    monkeypatch.chdir(tmp_path)
-
-    def read(text: str | None, name: str = "mine", gpu: bool = False) -> slurm.Section:
-        if text is not None:
-            (tmp_path / "jobqueue.yaml").write_text(text)
-        return slurm.read_section(name, "gpu" if gpu else "cpu", gpu, tmp_path / "logs")
-
-    return read
+Read = Callable[..., Section]
 
 
-@pytest.mark.parametrize(("name", "gpu"), [("slurm-cpu", False), ("slurm-gpu", True)])
-def test_the_shipped_sections_give_a_job_script(section: Callable[..., slurm.Section], name: str, gpu: bool) -> None:
-    script = slurm.job_script(section(SHIPPED.read_text(), name, gpu))
-    assert f"#SBATCH -p {name.removeprefix('slurm-')}" in script
-    assert ("#SBATCH --gres=gpu:1" in script) == ("--resources GPU=1" in script) == gpu
+def mine(keys: str) -> str:
+    """Return a jobqueue.yaml with one section that says how much it asks for, and ``keys``."""
+    return "jobqueue:\n  mine:\n    cores: 1\n    memory: 1GB\n    " + keys
+
+
+@pytest.mark.parametrize(("name", "kind"), [("slurm-cpu", "cpu"), ("slurm-gpu", "gpu")])
+def test_the_shipped_sections_give_a_job_script(section: Read, name: str, kind: str) -> None:
+    script = jobqueue.job_script(section(SHIPPED.read_text(), name, kind))
+    assert f"#SBATCH -p {kind}" in script
+    assert ("#SBATCH --gres=gpu:1" in script) == ("--resources GPU=1" in script) == (kind == "gpu")
     assert "#SBATCH --no-requeue" in script
     assert "--lifetime" in script
 
 
-def test_what_is_left_out_has_dask_jobqueues_default(section: Callable[..., slurm.Section]) -> None:
+def test_what_is_left_out_has_dask_jobqueues_default(section: Read) -> None:
     short = section("jobqueue: {mine: {cores: 3, memory: 2GB}}")
-    assert short.settings["death-timeout"] == dask.config.get("jobqueue.slurm.death-timeout")
-    assert short.settings["walltime"] == dask.config.get("jobqueue.slurm.walltime")
+    assert short.job.death_timeout == dask.config.get("jobqueue.slurm.death-timeout")
+    assert short.job.walltime == dask.config.get("jobqueue.slurm.walltime")
     assert (short.processes, short.threads) == (3, 1)
-    assert section("jobqueue: {mine: {cores: 3, memory: 2GB}}", gpu=True).threads == 3
+    assert section("jobqueue: {mine: {cores: 3, memory: 2GB}}", kind="gpu").threads == 3
 
 
-def test_workers_leave_before_the_walltime_unless_the_section_says_when(section: Callable[..., slurm.Section]) -> None:
-    hour = section('jobqueue: {mine: {cores: 1, memory: 1GB, walltime: "01:00:00"}}').settings["worker-extra-args"]
-    lifetime, stagger = (int(hour[hour.index(k) + 1][:-1]) for k in ("--lifetime", "--lifetime-stagger"))
+def test_workers_leave_before_the_walltime_unless_the_section_says_when(section: Read) -> None:
+    words = jobqueue.job_script(section(mine('walltime: "01:00:00"'))).split()
+    lifetime, stagger = (int(words[words.index(k) + 1][:-1]) for k in ("--lifetime", "--lifetime-stagger"))
     assert 1800 < lifetime + stagger < 3600
-    own = 'jobqueue: {mine: {cores: 1, memory: 1GB, worker-extra-args: ["--lifetime", "5m"]}}'
-    assert section(own).settings["worker-extra-args"] == ["--lifetime", "5m"]
+    assert jobqueue.job_script(section(mine("worker-extra-args: [--lifetime, 5m]"))).count("--lifetime") == 1
 
 
-def test_dasks_own_configuration_counts_and_the_file_wins(section: Callable[..., slurm.Section]) -> None:
+def test_dasks_own_configuration_counts_and_the_file_wins(section: Read) -> None:
     with dask.config.set({"jobqueue.mine": {"cores": 2, "memory": "1GB", "queue": "elsewhere", "account": "a"}}):
-        assert section(None).settings["queue"] == "elsewhere"
-        merged = section("jobqueue: {mine: {queue: here}}").settings
-    assert (merged["queue"], merged["account"], merged["cores"]) == ("here", "a", 2)
+        assert section(None).job.queue == "elsewhere"
+        merged = section("jobqueue: {mine: {queue: here}}").job
+    assert (merged.queue, merged.account, merged.cores) == ("here", "a", 2)
+    with (
+        dask.config.set({"jobqueue.mine": {"cores": "many", "memory": "1GB"}}),
+        pytest.raises(UserError, match=r"^Dask's configuration: jobqueue\.mine\.cores: .*given: 'many'"),
+    ):
+        section("jobqueue: {}")
+
+
+def test_keys_may_be_spelled_with_underscores(section: Read) -> None:
+    assert section(mine("job_extra_directives: [--qos=short]")).job.job_extra_directives == ["--qos=short"]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("jobqueue: {other: {cores: 1}}", "no section 'mine' in jobqueue.yaml; allowed: local, other"),
+        ("jobqueue: {other: {cores: 1}}", "cluster.cpu: .* no section 'mine' in jobqueue.yaml; allowed: local, other"),
         (None, "no section 'mine' in /.*/jobqueue.yaml: this file is not there; allowed: local"),
-        ("jobqueue: {mine: {cores: 1, memory: 1GB, quueue: x}}", "unknown key 'quueue'"),
-        ("jobqueue: {mine: {memory: 1GB}}", "cores: this key is missing"),
-        ("jobqueue: {mine: {cores: 1, memory: 1GB, walltime: soon}}", "HH:MM:SS"),
+        ("jobqueue: {mine: {memory: 1GB}}", ":1: jobqueue.mine.cores: this key is missing"),
+        (mine("quueue: x"), ":5: jobqueue.mine.quueue: unknown key"),
+        (mine("queue: [a]"), ":5: jobqueue.mine.queue: .*string"),
+        ("jobqueue: {mine: {cores: many, memory: 1GB}}", ":1: jobqueue.mine.cores: .*integer"),
+        ("jobqueue: {mine: {cores: yes, memory: 1GB}}", ":1: jobqueue.mine.cores: .*integer"),
+        ("jobqueue: {mine: {cores: 1, memory: lots}}", "memory: 'lots' is no size; allowed: .* 8GB"),
+        ("jobqueue: {mine: {cores: 1, memory: 0}}", "memory: '0' are 0 bytes; allowed: 100MB and more"),
+        ("jobqueue: {mine: {cores: 1, memory: 1e999GB}}", "memory: '1e999GB' is no size"),
+        (mine("processes: 2"), ":5: jobqueue.mine.processes: 2 must not be above cores .1."),
+        (mine("walltime: soon"), "walltime: 'soon' is no time limit; allowed: .*01:00:00"),
+        (mine("walltime: 0"), "walltime: 0 is no time limit"),
+        (mine("walltime: 10:00:00"), "walltime: 36000 is no time limit; allowed: a minute and more in quotes"),
+        (mine("interface: nope0"), "interface: 'nope0' is no network interface .*; allowed here: .*lo"),
+        (mine("worker-extra-args: '--x'"), ":5: jobqueue.mine.worker-extra-args: .*list"),
+        (mine("job-extra-directives: 5"), ":5: jobqueue.mine.job-extra-directives: .*list"),
+        (mine("scheduler-options: {protocol: tcp}"), ":5: jobqueue.mine.scheduler-options.protocol: unknown key"),
+        ("jobqueue: {mine: 5}", ":1: jobqueue.mine: .*dictionary"),
+        ("jobqueue: 5", ":1: jobqueue: .*dictionary"),
+        ("jobqeue: {mine: {}}", ":1: jobqeue: unknown key"),
+        ("distributed: 5", ":1: distributed: must hold keys"),
         ("jobqueue: [", r"jobqueue.yaml:\d+: not valid YAML"),
-        ("just words", "must hold jobqueue:"),
+        ("jobqueue: " + "[" * 5000, "jobqueue.yaml:1: not valid YAML"),
+        ("just words", "must hold KEY: VALUE sections; needed: jobqueue"),
+        (b"jobqueue: \xff", "jobqueue.yaml:1: not a text file in UTF-8"),
     ],
 )
-def test_faults_are_named(section: Callable[..., slurm.Section], text: str | None, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+def test_a_fault_is_named_in_one_line(section: Read, text: str | bytes | None, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
         section(text)
+    assert len(caught.value.faults) == 1
+    assert len(str(caught.value).splitlines()) == 1
 
 
-def test_without_sbatch_the_pool_is_refused(
-    section: Callable[..., slurm.Section], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_directory_is_no_jobqueue_yaml(section: Read, tmp_path: Path) -> None:
+    (tmp_path / "jobqueue.yaml").mkdir()
+    with pytest.raises(UserError, match=r"^jobqueue.yaml: cannot be read: Is a directory$"):
+        section(None)
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()) | st.just({"a": 1})
+
+
+@given(st.sampled_from([name.replace("_", "-") for name in jobqueue.Job.model_fields]), VALUES)
+def test_any_value_is_refused_or_gives_a_job_script(key: str, value: object) -> None:
+    with dask.config.set({"jobqueue.any": {"cores": 1, "memory": "1GB", key: value}}):
+        try:
+            found = jobqueue.read_section("any", "cpu", Path("logs"))
+        except UserError as error:
+            assert key in str(error)  # noqa: PT017
+        else:
+            assert "distributed" in jobqueue.job_script(found) or key == "worker-command"
+
+
+def test_without_sbatch_the_pool_is_refused(section: Read, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="no sbatch on this machine"):
-        slurm.preflight(section("jobqueue: {mine: {cores: 1, memory: 1GB}}"), "cpu")
+    with pytest.raises(ConfigError, match="no sbatch on this machine"):
+        jobqueue.preflight(section(mine("queue: x")))

@@ -1,0 +1,24 @@
+"""What tests and the examples in docstrings share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["tests.fixtures"]
+
+
+@pytest.fixture(autouse=True)
+def an_example_has_a_finished_run(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, doctest_namespace: dict[str, Any]
+) -> None:
+    """Let examples that open a run find one, small and finished, where users have theirs."""
+    if isinstance(request.node, pytest.DoctestItem) and "runs/quickstart" in request.node.dtest.docstring:
+        finished = request.getfixturevalue("finished")
+        monkeypatch.chdir(finished.config.parent)
+        quickstart = Path("runs/quickstart")
+        if not quickstart.exists():
+            quickstart.symlink_to(finished.root)
+        doctest_namespace["sdpipe"] = __import__("sdpipe")

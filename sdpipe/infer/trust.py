@@ -1,0 +1,300 @@
+"""Whether to trust a result: could these data come from the prior, from any spectral density, with this noise?
+
+C (t,) is a correlator, s = C(t_ref) / C_latt(t_ref) its noise scale, S the covariance of clean correlators of
+the prior around their mean mu, N = Cov_latt that of the noise.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import yaml
+from numpy.typing import NDArray
+from scipy.special import chdtrc, fdtrc
+
+from sdpipe.infer.budget import LINEAR, error_budget, spread
+from sdpipe.infer.calibration import NEIGHBOURS, RULES, Resolution, nearest
+from sdpipe.physics.kernels import Kernel
+from sdpipe.physics.noise import Noise
+
+Array = NDArray[np.float64]
+
+REACH = 10.0
+"""An amplitude is looked for within this factor of the one that makes |C(t_ref)| typical of the training set."""
+
+AMPLITUDES = 401
+"""Amplitudes tried, evenly spaced in their logarithm: steps of about 1 %, far below what the data tell."""
+
+AMPLITUDE = 10.0
+"""Largest sqrt(int d omega rho^2), in sqrt(GeV), that the back-check allows; that of the prior is of order 1."""
+
+SUSPICIOUS = 0.01
+"""p-value below which a correlator counts as out of the training distribution."""
+
+IMPOSSIBLE = 1e-3
+"""p-value of the back-check below which no spectral density explains the data."""
+
+FACTOR = 2.0
+"""Ratio of variances, either way, from which on the noise of a correlator is flagged."""
+
+LISTENED = 0.99
+"""Part of the noise variance of the linear prediction that the directions which matter carry."""
+
+
+@dataclass(frozen=True, eq=False)
+class PriorOfData:
+    """The prior of C(t) in second moments, with the lattice noise: mean mu (t,), covariance S (t, t), noise.
+
+    >>> noise = Noise((1, 2), np.array([1.0, 0.5]), np.diag([3.0, 0.75]), "example")
+    >>> PriorOfData(np.zeros(2), np.diag([1.0, 0.25]), noise).distance(np.array([[1.0, 0.5]])).tolist()
+    [0.5]
+    """
+
+    mean: Array
+    covariance: Array
+    noise: Noise
+
+    def _quadratic(self, correlators: Array, noise_scales: Array) -> tuple[Array, Array]:
+        """Return (C - mu)^T V^-1 (C - mu) and log det V up to a constant, (n,), V = S + s^2 N, for C (n, t), s (n,).
+
+        In units of the standard deviations of clean C(t), which span many orders of magnitude.
+        """
+        unit = np.sqrt(np.diag(self.covariance))
+        signal, noise = (c / np.outer(unit, unit) for c in (self.covariance, self.noise.covariance))
+        V = signal + noise_scales[:, None, None] ** 2 * noise
+        x = (correlators - self.mean) / unit
+        return np.sum(x * np.linalg.solve(V, x[..., None])[..., 0], axis=1), np.linalg.slogdet(V)[1]
+
+    def distance(self, correlators: Array) -> Array:
+        """Return the squared Mahalanobis distance (n,) of C (n, t), each with its own noise scale.
+
+            d^2 = (C - mu)^T (S + s^2 N)^-1 (C - mu)
+
+        In directions that the noise hides, S << s^2 N, it counts the noise; in those of high signal the
+        prior. So every direction counts as one whatever the effective rank.
+        """
+        return self._quadratic(correlators, self.noise.scale(correlators))[0]
+
+    def amplitude(self, correlator: Array, typical: float) -> float:
+        """Return the factor a that makes a C (t,) most likely under the prior, |a C(t_ref)| near ``typical``.
+
+        A correlator of unknown normalisation leaves it free; the largest evidence a^t N(a C; mu, S + a^2 s^2 N),
+        Gaussian in second moments, fixes it within a factor REACH.
+        """
+        centre = typical / abs(correlator[self.noise.reference])
+        a = centre * np.geomspace(1 / REACH, REACH, AMPLITUDES)
+        d2, log_det = self._quadratic(a[:, None] * correlator, a * self.noise.scale(correlator))
+        return float(a[np.argmax(correlator.size * np.log(a) - (d2 + log_det) / 2)])
+
+
+def smallest_p_value(count: int) -> float:
+    """Return the smallest p-value that ``count`` draws of a :class:`Reference` can give.
+
+    >>> smallest_p_value(796)
+    0.01
+    """
+    return 2 / (1 + max(count // NEIGHBOURS, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Draws of the prior to compare a correlator with: noise scale, distance and spread of each, (n,).
+
+    ``spread`` is the standard deviation over networks, averaged over sigma and E.
+
+    >>> Reference(np.ones(76), np.arange(76.0), np.arange(76.0)).p_value(1.0, distance=18.5, spread=3.0)
+    0.1
+    """
+
+    noise_scale: Array
+    distance: Array
+    spread: Array
+
+    @classmethod
+    def of(cls, validation: xr.Dataset, rule: str) -> Reference:
+        """Return the draws of ``validation.zarr`` that calibrate what was sized by this one of ``RULES``."""
+        prior = validation.isel(family=RULES.index(rule))
+        chosen = ~prior.tested.values
+        return cls(*(prior[k].values[chosen].astype(float) for k in ("noise_scale", "distance", "spread")))
+
+    def p_value(self, noise_scale: float, distance: float, spread: float) -> float:
+        """Return the probability that a draw of the prior with its noise is as far off in distance or spread.
+
+            p = min(1, 2 min(p_distance, p_spread)),   p_x = (1 + #{x_draw >= x}) / (1 + n)
+
+        among the n draws nearest in noise scale: uniform ranks for exchangeable values, and Bonferroni.
+        """
+        near = nearest(noise_scale, self.noise_scale)
+        farther = min(np.sum(self.distance[near] >= distance), np.sum(self.spread[near] >= spread))
+        return min(1.0, float(2 * ((1 + farther) / (1 + near.size))))
+
+
+def back_check(kernel: Kernel, noise: Noise, low: float, correlators: Array) -> tuple[Array, Array]:
+    """Return chi^2 (n,) between C (n, t) and the nearest that a spectral density makes, and its degrees of freedom.
+
+    sigma_k and u_k are singular values and left vectors of L^-1 b_T(t, omega), L L^T = Cov_latt, with measure d omega
+    on a fine logarithmic grid above ``low`` GeV. A rho of either sign and of size AMPLITUDE, in the normalisation of
+    the prior, adds at most r_k = AMPLITUDE sigma_k / s to the data along u_k, in standard deviations. Where r_k is
+    below 1 they should hold noise alone, elsewhere no more than r_k and noise:
+
+        chi^2 = sum_k max(|d_k| - r_k, 0)^2, d = u^T L^-1 C / s, with 0 for the r_k below 1
+
+    The terms that are not zero are the degrees of freedom. Given which these are, the sum of a correlator that a rho
+    makes is no larger in distribution than a chi^2 with as many.
+
+    >>> noise = Noise((1, 2), np.array([1.0, 0.5]), np.diag([1e-4, 1e-4]), "example")
+    >>> back_check(Kernel("exponential", 8), noise, 0.2, np.array([[1.0, 0.5], [1.0, -50.0]]))[1].tolist()
+    [0, 2]
+    """
+    omega = np.geomspace(low, 40 / kernel.spacing, 2000)
+    columns = kernel(np.array(noise.times)[:, None], omega) * np.sqrt(omega * np.log(omega[1] / omega[0]))
+    vectors, singular, _ = np.linalg.svd(np.linalg.solve(noise.cholesky, columns), full_matrices=False)
+    scales = np.abs(noise.scale(correlators))[:, None]
+    data = np.abs(np.linalg.solve(noise.cholesky, correlators.T).T @ vectors) / scales
+    reach = AMPLITUDE * singular / scales
+    excess = np.maximum(data - np.where(reach > 1, reach, 0), 0)
+    return np.sum(excess**2, axis=1), np.sum(excess > 0, axis=1)
+
+
+def chi2_p_value(chi2: Array, dof: Array, samples: int | None = None) -> Array:
+    """Return the probability of a chi^2 at least as large; 1 where there are no degrees of freedom.
+
+    A covariance that was estimated from n ``samples`` makes chi^2 larger: chi^2 (n - d) / (d (n - 1)) then has the
+    F distribution with d and n - d degrees of freedom (Hotelling, Ann. Math. Stat. 2 (1931) 360). d must be below n.
+
+    >>> chi2_p_value(np.array([2.0, 0.0]), np.array([2, 0])).round(4).tolist()
+    [0.3679, 1.0]
+    """
+    d = np.maximum(dof, 1)
+    p = chdtrc(d, chi2) if samples is None else fdtrc(d, samples - d, chi2 * (samples - d) / (d * (samples - 1)))
+    return np.where(dof > 0, p, 1.0)
+
+
+def noise_ratios(response: Array, training: Array, other: Array) -> tuple[Array, Array]:
+    """Return the ratios of two noise covariances in the directions that matter, and these directions.
+
+    With training covariance L L^T (t, t) and ``response`` A (t, output) of the linear prediction C -> C A, the
+    singular vectors w_k of L^T A = W s U^T are independent directions of unit training noise, in the order of the
+    variance s_k^2 that they cause in the prediction. Those that matter are the first K that carry the share LISTENED
+    of sum_k s_k^2. In all others the prediction does not listen; there a covariance from few hundred configurations is
+    not known to a factor 2 anyway. The ratios are the eigenvalues of
+
+        M = W_K^T L^-1 V L^-T W_K      (K, K),     V = ``other``, (t, t),
+
+    the generalised eigenvalues of V against L L^T in that subspace: 1 for equal noise.
+
+    Returns
+    -------
+    ratios (K,), ascending, and directions (t, K) in which the noise of C is so many times larger.
+
+    >>> noise_ratios(np.eye(2), np.eye(2), np.diag([1.0, 4.0]))[0].tolist()
+    [1.0, 4.0]
+    """
+    error = np.sqrt(np.diag(training))
+    factor = error[:, None] * np.linalg.cholesky(training / np.outer(error, error))
+    W, s, _ = np.linalg.svd(factor.T @ response, full_matrices=False)
+    share = np.cumsum(s**2) / np.sum(s**2)
+    W = W[:, : int(np.searchsorted(share, LISTENED)) + 1]
+    half = np.linalg.solve(factor.T, W)
+    ratios, vectors = np.linalg.eigh(half.T @ other @ half)
+    return ratios, factor @ W @ vectors
+
+
+def unlike(response: Array, training: Noise, mean: Array, covariance: Array) -> str | None:
+    """Return how the noise of a correlator is unlike that of the ``training``, or None.
+
+    ``mean`` (t,) and ``covariance`` (t, t) of the mean are compared with those of the training, both relative to their
+    C(t_ref), since networks work at any normalisation; ``response`` is that of :func:`noise_ratios`.
+    """
+    i = training.reference
+    ratios, directions = noise_ratios(response, training.covariance / training.mean[i] ** 2, covariance / mean[i] ** 2)
+    worst = int(np.argmax(np.abs(np.log(np.maximum(ratios, 1e-300)))))
+    if 1 / FACTOR <= ratios[worst] <= FACTOR:
+        return None
+    relative = np.abs(directions[:, worst]) / np.sqrt(np.diag(training.covariance)) * abs(training.mean[i])
+    t = training.times[int(np.argmax(relative))]
+    return (
+        f"the variance of its noise is {ratios[worst]:.3g} times that of the training noise (allowed: 1/{FACTOR:g} to "
+        f"{FACTOR:g}) in a direction that matters, strongest at t = {t}"
+    )
+
+
+def remedy(root: str, name: str, data: dict[str, Any]) -> str:
+    """Return the command that trains on the noise of the correlator ``data``, keys of the section ``noise``.
+
+    >>> remedy("runs/a", "mine", {"path": "x.h5"})
+    "retrain: sdpipe run runs/a 'noise={kind: correlator, path: x.h5}' --run runs/a-mine"
+    """
+    section = yaml.safe_dump({"kind": "correlator", **data}, default_flow_style=True, sort_keys=False, width=10**6)
+    return "retrain: " + shlex.join(["sdpipe", "run", root, f"noise={section.strip()}", "--run", f"{root}-{name}"])
+
+
+def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray:
+    """Return the covariance (sigma, E, E2) of what the data of one target cannot resolve, source ``resolution``."""
+    resolution = Resolution(validation.residual.values.astype(float), validation.residual_scale.values)
+    covariance = resolution.covariance(predictions.attrs["noise_scale"]) / predictions.attrs["scale"] ** 2
+    return xr.DataArray(covariance, dims=("sigma", "E", "E2"), coords={d: predictions[d] for d in ("sigma", "E")})
+
+
+def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float | None, list[str]]:
+    """Return the p-value of one target under the prior, None without ``validation``, and all that speaks against it.
+
+    See :meth:`Reference.p_value`.
+    """
+    flags = list(predictions.attrs["flags"])
+    if validation is None:
+        return None, flags
+    reference = Reference.of(validation, predictions.attrs["scale_rule"])
+    scale, noise_scale, distance = (predictions.attrs[k] for k in ("scale", "noise_scale", "distance"))
+    p_value = reference.p_value(noise_scale, distance, scale * float(spread(predictions.rho)))
+    if p_value < SUSPICIOUS:
+        sign = "=" if p_value > smallest_p_value(len(reference.distance)) else "<="
+        flags.append(
+            f"out of distribution: p {sign} {p_value:.3g} that the training set holds such a correlator; "
+            "the calibrated error promises nothing here"
+        )
+    return p_value, flags
+
+
+def assess(
+    predictions: xr.Dataset,
+    central: str,
+    references: Mapping[str, str],
+    validation: xr.Dataset | None = None,
+    level: float = 0.683,
+) -> xr.Dataset:
+    """Return the error budget of one target as ``budget.zarr`` holds it.
+
+    Parameters
+    ----------
+    predictions
+        A group of ``predictions.zarr``.
+    central, references
+        As in :func:`~sdpipe.infer.budget.error_budget`.
+    validation
+        ``validation.zarr``. With it the budget has the source ``resolution``, ``calibrated`` = q total (sigma, E) with
+        the conformal factor q at ``level``, the same for the linear estimator, and a p-value under the prior.
+        Without it the budget is the published one.
+    """
+    resolution = None if validation is None else unresolved(predictions, validation)
+    budget = error_budget(predictions.rho, central, references, predictions.get("truth"), resolution)
+    linear = predictions.rho.sel(ensemble=LINEAR, drop=True).isel(replica=0, drop=True).mean("boot").astype(float)
+    budget["linear"] = linear.assign_attrs(units="1", long_name="estimate of the best linear estimator")
+    variance = np.diagonal(predictions.linear_covariance.values, axis1=1, axis2=2)
+    budget["linear_error"] = (("sigma", "E"), np.sqrt(variance), {"units": "1", "long_name": "its posterior error"})
+    budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "back_check")}
+    if validation is not None:
+        q = validation.sel(level=level, scale_rule=predictions.attrs["scale_rule"], drop=True)
+        for name, error, factor, words in (
+            ("calibrated", budget.total, q.factor, f"total error scaled to coverage {level:g}"),
+            ("linear_calibrated", budget.linear_error, q.linear_factor, f"linear error at coverage {level:g}"),
+        ):
+            budget[name] = (error * factor.astype(float)).assign_attrs(units="1", long_name=words)
+        budget.attrs["level"] = level
+    p_value, budget.attrs["flags"] = judge(predictions, validation)
+    return budget if p_value is None else budget.assign_attrs(p_value=p_value)

@@ -1,0 +1,86 @@
+"""What everything in a run directory is made from, as hashes of the config and of the bytes of its data files."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from sdpipe.config.problem import Inputs
+from sdpipe.config.schema import SCHEMA, digest, plain
+from sdpipe.disk.layout import FIXED_TRAINING, Layout
+from sdpipe.errors import DamageError
+
+VERSION = 2
+"""Of how correlators are sized, predicted and judged: with another one predictions and validation are made anew."""
+
+
+class MadeFrom:
+    """The hashes of one config in its run directory."""
+
+    def __init__(self, inputs: Inputs, layout: Layout) -> None:
+        self.config, self._inputs, self._layout = inputs.config, inputs, layout
+
+    @cached_property
+    def _noise(self) -> dict[str, object]:
+        return self._inputs.content(self.config.noise)
+
+    @cached_property
+    def training(self) -> str:
+        """Everything that ``training.zarr`` depends on."""
+        config = self.config
+        parts = [plain(getattr(config, n)) for n in ("lattice", "smearing", "energies", "spectra")]
+        return digest(SCHEMA, config.seed, config.kernel, *parts, self._noise if config.noise.copies else None)
+
+    @cached_property
+    def networks(self) -> dict[str, str]:
+        """Everything that the networks of each ensemble depend on."""
+        training = {k: v for k, v in plain(self.config.training).items() if k in FIXED_TRAINING}
+        return {
+            name: digest(self.training, self._noise, plain(ensemble), training)
+            for name, ensemble in self.config.ensembles.items()
+        }
+
+    @cached_property
+    def audience(self) -> str:
+        """Everything that the set of all networks depends on."""
+        return digest(self.networks, self.config.training.replicas)
+
+    @cached_property
+    def predictions(self) -> dict[str, str]:
+        """Everything that the predictions of each target depend on."""
+        config, content = self.config, self._inputs.content
+        return {
+            name: digest(VERSION, self.audience, content(target), config.bootstrap, name, config.budget.central)
+            for name, target in config.targets.items()
+        }
+
+    @cached_property
+    def draws(self) -> str:
+        """Everything that the predictions of the validation draws depend on."""
+        budget = self.config.budget
+        drawn = {k: v for k, v in plain(self.config.validation).items() if k != "levels"}
+        return digest(VERSION, self.audience, drawn, budget.central, budget.references)
+
+    @cached_property
+    def validation(self) -> str:
+        """Everything that ``validation.zarr`` depends on."""
+        return digest(self.draws, self.config.validation.levels, self.config.budget.level)
+
+    @cached_property
+    def budgets(self) -> dict[str, str]:
+        """Everything that the budget of each target depends on."""
+        budget = self.config.budget
+        calibration = self.validation if budget.calibration == "conformal" else None
+        return {name: digest(made, plain(budget), calibration) for name, made in self.predictions.items()}
+
+    @property
+    def report(self) -> str:
+        """Everything that the report shows: the config, and the files of each store as they are now."""
+        shown = [("train", "history"), ("validate", "validation"), *(("analyze", name) for name in self.config.targets)]
+        return digest(plain(self.config), [self._hashes(*piece) for piece in shown])
+
+    def _hashes(self, stage: str, piece: str) -> dict[str, str] | None:
+        try:
+            receipt = self._layout.receipts.read(stage, piece)
+        except DamageError:
+            return None
+        return receipt.hashes if receipt else None

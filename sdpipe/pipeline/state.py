@@ -1,0 +1,112 @@
+"""What is done in a run directory, and what is missing, stale or damaged. Reads receipts and file names only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sdpipe.config.problem import Inputs
+from sdpipe.config.schema import Config
+from sdpipe.disk import files
+from sdpipe.disk.layout import Layout
+from sdpipe.disk.receipts import Receipt
+from sdpipe.errors import DamageError
+from sdpipe.pipeline.made_from import MadeFrom
+from sdpipe.pipeline.pieces import Piece
+
+Condition = Literal["done", "stale", "damaged", "missing"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One piece as it is: done, stale (made from other inputs), damaged or missing, with its receipt or its damage."""
+
+    piece: Piece
+    condition: Condition
+    receipt: Receipt | None = None
+    damage: DamageError | None = None
+
+
+class State:
+    """What is done in one run directory, for one config."""
+
+    def __init__(self, config: Config, layout: Layout, inputs: Inputs | None = None) -> None:
+        self.config, self.layout = config, layout
+        self.inputs = inputs or Inputs(config)
+        self.made = MadeFrom(self.inputs, layout)
+
+    def look(self, piece: Piece) -> Found:
+        """Return how a piece is now."""
+        receipts = self.layout.receipts
+        try:
+            receipt = receipts.read(piece.stage, piece.name)
+        except DamageError as error:
+            return Found(piece, "damaged", damage=error)
+        if receipt is None:
+            return Found(piece, "missing")
+        if receipt.made_from != piece.made_from:
+            return Found(piece, "stale", receipt)
+        damage = next(receipts.check(receipt), None)
+        return Found(piece, "damaged", receipt, damage) if damage else Found(piece, "done", receipt)
+
+    def left(self, pieces: Iterable[Piece]) -> list[Found]:
+        """Return those of ``pieces`` that are not done."""
+        return [found for piece in pieces if (found := self.look(piece)).condition != "done"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is. ``state`` is done, stale (made from other inputs), unfinished or missing.
+
+    ``modified`` is when its files last changed, in seconds since 1970, or None where there are none.
+    """
+
+    name: str
+    state: str
+    done: int
+    total: int
+    unit: str
+    bytes: int
+    modified: float | None
+
+
+def survey_of(state: State, name: str, unit: str, pieces: list[Piece], places: list[Path]) -> Progress:
+    """Return how far the stage ``name`` is, which makes ``pieces`` in ``places``."""
+    found = [state.look(piece) for piece in pieces]
+    stats = [stat for place in places for stat in files.below(place)]
+    counted = [f for f in found if f.piece.counted]
+    conditions, all_there = {f.condition for f in found}, all(f.condition == "done" for f in counted)
+    if any(f.condition == "stale" and (f.piece.counted or all_there) for f in found):
+        told = "stale"
+    elif conditions == {"done"}:
+        told = "done"
+    else:
+        told = "unfinished" if stats or "done" in conditions else "missing"
+    done, changed = sum(f.condition == "done" for f in counted), max((s.st_mtime for s in stats), default=None)
+    return Progress(name, told, done, len(counted), unit, sum(s.st_size for s in stats), changed)
+
+
+def verify(layout: Layout, forget: bool) -> list[DamageError]:
+    """Return every file that is not what was written, all bytes read.
+
+    With ``forget`` each is set aside, where the directory can be written, so that what it belongs to is not done from
+    now on.
+    """
+    found = [*layout.receipts.damage(), *_unfinished(layout)]
+    for error in found if forget else []:
+        with suppress(OSError):
+            files.set_aside(error.file)
+    return found
+
+
+def _unfinished(layout: Layout) -> Iterable[DamageError]:
+    for path in sorted(layout.unfinished.glob("*.pt")):
+        try:
+            files.read_sealed(path)
+        except DamageError as error:
+            yield error
+        except OSError as error:
+            yield DamageError(path, f"cannot be read ({error.strerror})")

@@ -1,0 +1,376 @@
+"""What workers do for each stage, and what the driver makes of trained networks.
+
+A task is idempotent, opens no data file, writes its receipt last, and returns a small dict. Only plain arguments and
+whole files pass between tasks, so that any of them may run again on another machine.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdpipe.config.problem import PRIOR, PRIOR_AUTO, Problem, Target, families
+from sdpipe.config.schema import Config, digest
+from sdpipe.correlators import correlator
+from sdpipe.disk import files, store
+from sdpipe.disk.layout import Layout
+from sdpipe.disk.receipts import seal
+from sdpipe.errors import RunError, UserError
+from sdpipe.infer import coverage, trust
+from sdpipe.infer.predict import Audience, reconstruct
+from sdpipe.learn import dataset, feeds, memory, trained, training
+from sdpipe.physics import rng
+from sdpipe.physics.samples import generate, is_validation, noisy_copies
+from sdpipe.pipeline.pieces import VALIDATION_BLOCK, NetworkId, Piece, Stack, chunk_samples, every_network
+from sdpipe.version import __version__
+from sdpipe.workers import pool
+
+
+def _finish(layout: Layout, piece: Piece, written: list[Path], **facts: Any) -> None:
+    layout.receipts.write(piece.stage, piece.name, piece.made_from, written, **facts)
+
+
+# --- generate --------------------------------------------------------------------------------------------------------
+
+
+def training_template(config: Config) -> store.Template:
+    """Return coordinates and arrays of ``training.zarr``."""
+    chunk, n_t, n_E = chunk_samples(config), len(config.lattice.slices), config.energies.count
+    n_sigma, copies, units = len(config.smearing.sigma), config.noise.copies, config.observables.kernel.units
+    sample, grid = np.arange(config.spectra.Nrho), _grid(config)
+    coords = {
+        "Nb": ("Nb", np.array(config.spectra.Nb), {"long_name": "size of the Chebyshev basis"}),
+        "sample": ("sample", sample),
+        "t": ("t", np.array(config.lattice.slices), {"units": "lattice units"}),
+        **grid,
+        "validation": ("sample", is_validation(sample), {"long_name": "sample validates; the others train"}),
+    }
+    rows = ("Nb", "sample")
+    variables = {
+        "correlator": store.Variable((*rows, "t"), (1, chunk, n_t), "float32", units, "clean correlator"),
+        "smeared": store.Variable(
+            (*rows, "sigma", "E"), (1, chunk, n_sigma, n_E), "float32", "1", "smeared spectral density"
+        ),
+        "threshold": store.Variable(rows, (1, chunk), "float64", "GeV", "threshold E0"),
+    }
+    if copies:
+        coords["copy"] = ("copy", np.arange(copies))
+        variables["noisy"] = store.Variable(
+            (*rows, "copy", "t"), (1, chunk, copies, n_t), "float32", units, "correlator with lattice noise"
+        )
+    return store.Template(coords, variables)
+
+
+def _grid(config: Config) -> dict[str, Any]:
+    return {
+        "sigma": ("sigma", np.array(config.smearing.sigma), {"units": "GeV"}),
+        "E": ("E", np.array(config.observables.energies), {"units": "GeV"}),
+    }
+
+
+def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]:
+    """Write one block of ``training.zarr``."""
+    config, block, layout = problem.config, piece.work, Layout(root)
+    made = generate(problem.prior(block.of), problem.observables, config.seed, block.start, block.stop)
+    arrays = {"correlator": made.correlator, "smeared": made.smeared, "threshold": made.threshold}
+    if config.noise.copies:
+        copies = (made.correlator, problem.noise, config.noise.copies, config.seed, block.of, block.start)
+        arrays["noisy"] = noisy_copies(*copies)
+    written = store.write_block(layout.training, block.region, arrays)
+    _finish(layout, piece, written, numpy=np.__version__, sdpipe=__version__)
+    return {"samples": block.stop - block.start}
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+def _protocol(config: Config) -> training.Protocol:
+    """Return the training protocol of a config, with its overrides."""
+    protocol, chosen = training.PROTOCOLS[config.training.protocol], config.training
+    return replace(protocol, epochs=chosen.epochs or protocol.epochs, batch=chosen.batch or protocol.batch)
+
+
+def _need(config: Config, samples: int) -> memory.Need:
+    """Return what training on a set of so many samples takes."""
+    protocol = _protocol(config)
+    copies = config.noise.copies or protocol.copies
+    return memory.need(samples, len(config.lattice.slices), config.energies.count, copies, protocol.batch)
+
+
+def train_stack(problem: Problem, root: Path, stack: Stack, threads: int, sharers: int) -> dict[str, Any]:
+    """Train one stack and write a checkpoint for each network as it stops.
+
+    A stack that does not fit the memory of its device, which ``sharers`` workers use, trains in parts, one after
+    another; data that do not fit are streamed from disk. Both are reported. Raises RunError where the config wants a
+    GPU and this machine has none.
+    """
+    config, layout = problem.config, Layout(root)
+    torch.set_num_threads(threads)
+    device = training.device_for(config.training.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RunError(
+            f"training.device: no CUDA GPU on {socket.gethostname()}; what is finished in {root} is safe; give the job "
+            "a GPU in the section of cluster.gpu, or set training.device=auto"
+        )
+    pool.report(device=device.type, host=socket.gethostname())
+    room, samples = memory.available(device, pool.memory(), sharers), config.ensembles[stack.networks[0].ensemble].Nrho
+    need = _need(config, samples)
+    stream = sum(need) > room
+    if stream:
+        need = _need(config, memory.streamed(samples, chunk_samples(config)))
+        pool.report(
+            note=f"{stack.name}: Nrho = {samples} does not fit {room / 1e9:.2g} GB of memory; "
+            "streaming it from training.zarr, shuffled a few chunks at a time"
+        )
+    sets = [(n.ensemble, n.sigma_index) for n in stack.networks]
+    parts = memory.cut(sets, need, room)
+    if len(parts) > 1:
+        pool.report(
+            note=f"{stack.name}: {len(sets)} networks do not fit {room / 1e9:.2g} GB of memory side by side; "
+            f"training {max(part.stop - part.start for part in parts)} at a time"
+        )
+    diverged: dict[str, str] = {}
+    for part in parts:
+        diverged |= _train_part(problem, layout, stack, part, stream, device)
+    (layout.running / f"{stack.name}.json").unlink(missing_ok=True)
+    return {"diverged": diverged}
+
+
+def _train_part(
+    problem: Problem, layout: Layout, stack: Stack, part: slice, stream: bool, device: torch.device
+) -> dict[str, str]:
+    """Train networks side by side; return why those that diverged did, by name."""
+    config, networks, protocol = problem.config, stack.networks[part], _protocol(problem.config)
+    sets = list(dict.fromkeys((n.ensemble, n.sigma_index) for n in networks))
+    fitted = [_fit(problem, layout, *which, stream) for which in sets]
+    members = [feeds.Member(sets.index((n.ensemble, n.sigma_index)), tuple(n)) for n in networks]
+    names = [n.label(config) for n in networks]
+    diverged: dict[str, str] = {}
+
+    def finished(i: int, outcome: training.Outcome) -> None:
+        network, made_from, best = networks[i], fitted[members[i].data], min(outcome.val_loss)
+        if network not in stack.wanted:
+            return
+        why = None
+        if outcome.diverged is not None:
+            why = f"at epoch {outcome.diverged}"
+        elif not best <= made_from.mean_loss:
+            why = f"to a validation loss of {best:.3g}, above that of predicting the mean ({made_from.mean_loss:.3g})"
+        if why:
+            diverged[names[i]] = f"{why}, seed {config.seed}"
+            return
+        piece = Piece("train", network.stem, stack.identities[network.ensemble])
+        path = layout.networks / f"{network.stem}.pt"
+        trained.save(path, _network(problem, network, made_from, outcome, piece.made_from))
+        losses = {"val_loss": best, "linear_loss": made_from.linear_loss}
+        _finish(layout, piece, [path], **losses, together=[n.stem for n in networks])
+
+    def on_epoch(epoch: int, losses: list[tuple[int, float]]) -> None:
+        rows = [
+            {
+                "task": names[i],
+                "epoch": epoch,
+                "epochs": protocol.epochs,
+                "val_loss": loss,
+                "linear_loss": fitted[members[i].data].linear_loss,
+            }
+            for i, loss in losses
+        ]
+        files.write_text(layout.running / f"{stack.name}.json", seal(rows))
+        for row in rows:
+            pool.report(**row)
+
+    identity = digest(dict(stack.identities), networks, stream)
+    training.train(
+        config.ensembles[networks[0].ensemble].network,
+        [f.data for f in fitted],
+        members,
+        protocol,
+        config.seed,
+        finished,
+        state=layout.unfinished / f"{identity}.pt",
+        identity=identity,
+        on_epoch=on_epoch,
+        device=device,
+    )
+    return diverged
+
+
+def _fit(problem: Problem, layout: Layout, ensemble: str, sigma_index: int, stream: bool) -> dataset.Fitted:
+    config, chosen = problem.config, problem.config.ensembles[ensemble]
+    return dataset.load(
+        layout.training,
+        chosen.Nb,
+        chosen.Nrho,
+        sigma_index,
+        problem.noise,
+        config.training.inputs,
+        _protocol(config),
+        config.seed,
+        ensemble,
+        stream,
+    )
+
+
+def _network(
+    problem: Problem, network: NetworkId, fitted: dataset.Fitted, outcome: training.Outcome, made_from: str
+) -> trained.Network:
+    config = problem.config
+    return trained.Network(
+        ensemble=network.ensemble,
+        replica=network.replica,
+        sigma=config.smearing.sigma[network.sigma_index],
+        sigma_index=network.sigma_index,
+        architecture=config.ensembles[network.ensemble].network,
+        kernel=config.kernel,
+        period=config.lattice.period,
+        spacing=config.lattice.spacing,
+        times=list(config.lattice.slices),
+        energies=list(problem.observables.energies),
+        parameters=outcome.parameters,
+        mean=fitted.transform.mean,
+        matrix=fitted.transform.matrix,
+        weight=np.asarray(fitted.data.weight),
+        offset=np.asarray(fitted.data.offset),
+        scale=np.asarray(fitted.data.scale),
+        linear_weight=fitted.linear.weight,
+        linear_offset=fitted.linear.offset,
+        linear_unresolved=fitted.linear.unresolved,
+        typical=fitted.typical,
+        signal=fitted.moments.covariance,
+        lattice_mean=problem.noise.mean,
+        covariance=problem.noise.covariance,
+        linear_loss=fitted.linear_loss,
+        train_loss=outcome.train_loss,
+        val_loss=outcome.val_loss,
+        best_epoch=outcome.best_epoch,
+        seed=config.seed,
+        config_hash=made_from,
+    )
+
+
+def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
+    """Load every network of a run, each checked against its receipt.
+
+    Raises UserError where one has none, DamageError where it does not agree with it.
+    """
+    networks = []
+    for network in every_network(config):
+        path = layout.networks / f"{network.stem}.pt"
+        receipt = layout.receipts.read("train", network.stem)
+        if receipt is None:
+            raise UserError(f"{path}: missing; run: sdpipe train {layout.root}")
+        networks.append(trained.load(path, receipt.hashes[layout.relative(path)]))
+    return networks
+
+
+def load_audience(config: Config, layout: Layout) -> Audience:
+    """Load the broad audience of a run."""
+    return Audience(load_networks(config, layout), config.budget.central, config.spectra.E0[0])
+
+
+def write_history(config: Config, layout: Layout, made_from: str) -> None:
+    """Write the training histories of all networks, and their figure."""
+    from sdpipe.show import figures
+
+    made = trained.histories(load_networks(config, layout))
+    written = store.write_dataset(layout.history, made, store.attributes(made_from, config.seed))
+    _finish(layout, Piece("train", "history", made_from), [*written, *figures.draw_history(layout.figures, made)])
+
+
+# --- predict ---------------------------------------------------------------------------------------------------------
+
+
+def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -> dict[str, Any]:
+    """Write the predictions of every network for one target."""
+    config, layout, name = problem.config, Layout(root), piece.name
+    flags, facts, known = [f"noise: {flag}" for flag in problem.noise.flags], {}, {}
+    if (data := target.correlator) is not None:
+        facts, known = data.facts, {"mean": data.mean, "covariance": data.covariance, "count": data.estimated_from}
+        known["remedy"] = trust.remedy(str(root), name, config.targets[name].source.keys())
+        flags += data.flags
+    audience, scale = load_audience(config, layout), "auto" if target.scale is None else target.scale
+    made = reconstruct(audience, target.samples, scale, flags=flags, **known).assign_attrs(target=name)
+    made.correlator.attrs.update(facts)
+    if target.truth is not None:
+        made["truth"] = (("sigma", "E"), target.truth, {"units": "1", "long_name": "true smeared density"})
+    attrs = store.attributes(piece.made_from, config.seed)
+    _finish(layout, piece, store.write_dataset(layout.predictions / name, made, attrs))
+    return {"flags": made.attrs["flags"], "data": correlator.describe(facts) if facts else ""}
+
+
+# --- validate --------------------------------------------------------------------------------------------------------
+
+
+def validation_template(config: Config) -> store.Template:
+    """Return coordinates and arrays of the store of predicted draws."""
+    sources = ["latt", "net", *config.budget.references]
+    n_sigma, n_E = len(config.smearing.sigma), config.energies.count
+    coords = {
+        "family": np.array(list(families(config)), object),
+        "sample": np.arange(config.validation.samples),
+        "source": np.array(sources, object),
+        **_grid(config),
+    }
+    dims, chunks = ("family", "sample", "sigma", "E"), (1, VALIDATION_BLOCK, n_sigma, n_E)
+
+    def per_energy(long_name: str) -> store.Variable:
+        return store.Variable(dims, chunks, "float32", "1", long_name)
+
+    def per_sample(long_name: str) -> store.Variable:
+        return store.Variable(dims[:2], chunks[:2], "float64", "1", long_name)
+
+    variables = {
+        "truth": per_energy("true smeared spectral density"),
+        "central": per_energy("central value"),
+        "error": store.Variable(
+            ("family", "sample", "source", "sigma", "E"),
+            (1, VALIDATION_BLOCK, len(sources), n_sigma, n_E),
+            "float32",
+            "1",
+            "error by source",
+        ),
+        "linear": per_energy("estimate of the best linear estimator"),
+        "linear_error": per_energy("its posterior error"),
+        "scale": per_sample("factor on the correlator before the networks see it"),
+        "noise_scale": per_sample("noise scale C(t_ref) / C_latt(t_ref) of the correlator that they see"),
+        "distance": per_sample("squared Mahalanobis distance of C(t) from the prior"),
+        "spread": per_sample("standard deviation over networks, mean over sigma and E"),
+        "back_check": per_sample("p-value of the nearest correlator in the span of the kernel"),
+    }
+    return store.Template(coords, variables)
+
+
+def validate_block(problem: Problem, root: Path, piece: Piece, threads: int, _sharers: int) -> dict[str, Any]:
+    """Predict one block of draws with known truth, and write what the networks say."""
+    torch.set_num_threads(threads)
+    config, block, layout = problem.config, piece.work, Layout(root)
+    clean, truth = problem.draw(block.of, block.start, block.stop)
+    generator = rng.generator(config.seed, "validation noise", block.of, block.start)
+    boots, by_evidence = config.validation.bootstrap, block.of == PRIOR_AUTO
+    audience = load_audience(config, layout)
+    made = coverage.predict_draws(audience, config.budget.references, clean, boots, by_evidence, generator)
+    _finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **made}))
+    return {"samples": block.stop - block.start}
+
+
+def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str]:
+    """Write ``validation.zarr`` from the predicted draws; return what is doubtful about it."""
+    config = problem.config
+    draws = problem.draw(PRIOR, 0, config.validation.samples, stream="resolution")
+    residuals = coverage.residuals(load_audience(config, layout), *draws)
+    levels = sorted({*config.validation.levels, config.budget.level})
+    made = coverage.measure(store.load(layout.draws), residuals, levels, config.budget.level)
+    _finish(layout, piece, store.write_dataset(layout.validation, made, store.attributes(piece.made_from, config.seed)))
+    smallest = trust.smallest_p_value(config.validation.samples // 2)
+    if smallest < trust.SUSPICIOUS:
+        return []
+    return [
+        f"{config.validation.samples} draws a family are too few to flag what is out of distribution: "
+        f"no p-value is below {smallest:.2g}; from 1600 on they reach {trust.SUSPICIOUS:g}"
+    ]

@@ -1,0 +1,3 @@
+"""The version of sdpipe."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,52 @@
+"""Rules between sections of a config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sdpipe.config.load import load_config
+from tests.config.faults import check_fault, faults_of, line_of
+
+Write = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "words"),
+    [
+        ("times: [1, 8]", "times: [0, 8]", "lattice.times", "C(t) diverges at t = 0 for kernel vector"),
+        ("times: [1, 8]", "times: [1, 16]", "lattice.times", "omega_max"),
+        ("spacing: 1.0", "spacing: 1000", "lattice.spacing", "allowed: spacing * t * E0 up to 1e4"),
+        ("sigma: [0.44, 0.63]", "sigma: [0.0002, 0.63]", "smearing.sigma.0", "allowed here: from 0.00063 on"),
+        ("{Nb: 8,", "{Nb: 32,", "ensembles.Nref_b.Nb", "allowed: [8, 16]"),
+        ("Nrho: 400,", "Nrho: 1201,", "ensembles.Nref_rho.Nrho", "more than spectra.Nrho (1200)"),
+        ("Nref_b:   {", "linear: {Nb: 8, Nrho: 400, network: arcS}\n  Nref_b:   {", "ensembles.linear", "another"),
+        ("central: Nmax", "central: Nbest", "budget.central", "allowed: Nmax, Nref_b, Nref_rho"),
+        ("b: Nref_b,", "b: Nref_c,", "budget.references.b", "allowed: Nmax, Nref_b, Nref_rho"),
+        ("b: Nref_b,", "b: Nmax,", "budget.references.b", "central"),
+        ("b: Nref_b,", "latt: Nref_b,", "budget.references.latt", "another source of error"),
+        ("samples: 120,", "samples: 40,", "validation.samples", "at least 42 are needed"),
+        ("families: {o3: {", "families: {chebyshev: {", "validation.families.chebyshev", "choose another name"),
+        ("{o3: {kind: o3}}", "{o3: {kind: o3, threshold: [1, 9]}}", "validation.families.o3.threshold", "0.2 ("),
+    ],
+)
+def test_a_fault_between_sections(write_config: Write, old: str, new: str, key: str, words: str) -> None:
+    if "\n" in new:
+        path = write_config((old, new))
+        assert faults_of(path)[0].startswith(f"{path}:{line_of(path, 'linear')}: {key}: ")
+    else:
+        check_fault(write_config, old, new, key, words)
+
+
+def test_every_rule_is_checked_where_each_section_is_valid_by_itself(write_config: Write) -> None:
+    path = write_config(("{Nb: 8,", "{Nb: 32,"), ("central: Nmax", "central: Nbest"), ("b: Nref_b,", "b: Nref_c,"))
+    lines = [int(fault.removeprefix(f"{path}:").split(":")[0]) for fault in faults_of(path)]
+    assert sorted(lines) == sorted(line_of(path, piece) for piece in ("Nb: 32", "Nbest", "Nref_c"))
+    assert [fault.split(": ")[1] for fault in faults_of(path, "seed=one")] == ["seed"]
+
+
+def test_a_vector_correlator_at_time_zero_is_possible_with_a_finite_omega_max(write_config: Write) -> None:
+    path = write_config(("times: [1, 8]", "times: [0, 8]"))
+    assert load_config(path, ["spectra.omega_max=10"]).lattice.slices == tuple(range(9))

@@ -1,0 +1,324 @@
+"""Correlator files: one result whatever the format, from bytes read once; and files that cannot be used."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from sdpipe import read_correlator
+from sdpipe.correlators import formats
+from sdpipe.correlators.correlator import Source, load
+from sdpipe.correlators.statistics import bootstrap, covariance_of_mean
+from sdpipe.errors import UserError
+from tests.correlators.files import (
+    FORMATS,
+    PERIOD,
+    Bad,
+    columns,
+    covariance,
+    hdf5,
+    labelled,
+    netcdf,
+    pyerrors,
+    samples,
+    spoilt,
+    table,
+    zarr,
+)
+
+X = samples()
+MEAN = X.mean(axis=0)
+
+
+def written(directory: Path, kind: str) -> tuple[Path, dict[str, Any]]:
+    """Write X in one of FORMATS; return the file and the keys that read it."""
+    name, keys, write = FORMATS[kind]
+    write(directory / name, X)
+    return directory / name, keys
+
+
+# --- one result, whatever the format -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_gives_the_same_mean_and_covariance(tmp_path: Path, kind: str) -> None:
+    path, keys = written(tmp_path, kind)
+    data = read_correlator(path, **keys)
+    error = np.sqrt(np.diag(covariance_of_mean(X)))
+    assert list(data.t.values) == list(range(PERIOD))
+    np.testing.assert_allclose(data["mean"], MEAN, rtol=1e-12)
+    np.testing.assert_allclose(data.covariance / np.outer(error, error), np.corrcoef(X.T), atol=1e-9)
+    assert data.covariance.dims == ("t", "t2")
+    assert data.attrs["flags"] == []
+    if data.attrs["resampling"] != "none":
+        np.testing.assert_allclose(data.samples, X, rtol=1e-9)
+        assert data.samples.dims == ("cfg", "t")
+        assert data.attrs["configurations"] == len(X)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "write"),
+    [
+        ("x.h5", {"resampling": "bootstrap"}, lambda path, x: hdf5(path, {"eta": x})),
+        ("x.npy", {"resampling": "bootstrap"}, np.save),
+        ("x.nc", {}, lambda path, x: netcdf(path, labelled(x, "boot", "t"))),
+        ("x.zarr", {}, lambda path, x: zarr(path, labelled(x, "boot", "t"))),
+    ],
+)
+def test_bootstrap_samples_keep_their_spread(tmp_path: Path, name: str, keys: dict[str, Any], write: Callable) -> None:
+    """Their standard deviation is the error of the mean: no factor sqrt(n)."""
+    boots = bootstrap(X, 1000, 1, "eta")
+    write(tmp_path / name, boots)
+    c = load(Source(tmp_path / name, **keys))
+    assert c.dim == "boot"
+    assert np.sqrt(np.diag(c.covariance)) == pytest.approx(np.sqrt(np.diag(covariance_of_mean(X))), rel=0.15)
+    assert np.array_equal(c.bootstrap(17, 1, "x"), boots)
+
+
+@pytest.mark.parametrize("name", ["again.nc", "again.zarr"])
+def test_the_result_saved_with_xarray_reads_back(tmp_path: Path, name: str) -> None:
+    data = read_correlator(written(tmp_path, "npy")[0], bin=2, covariance="shrink")
+    (zarr if name.endswith("zarr") else netcdf)(tmp_path / name, data)
+    again = read_correlator(tmp_path / name, covariance="shrink")
+    np.testing.assert_array_equal(again.samples, data.samples)
+    np.testing.assert_allclose(again.covariance, data.covariance, rtol=1e-12)
+
+
+def test_two_ensembles_of_pyerrors_are_combined_by_its_gamma_method(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    a, b = (1 + 0.1 * rng.standard_normal((200, 3)) for _ in range(2))
+    ensembles = list(zip(a.T, b.T, strict=True))
+    pyerrors(tmp_path / "x", lambda pe: pe.Corr([pe.Obs([x], ["A"]) + pe.Obs([y], ["B"]) for x, y in ensembles]))
+    data = read_correlator(tmp_path / "x.json.gz")
+    np.testing.assert_allclose(data["mean"], a.mean(axis=0) + b.mean(axis=0))
+    assert np.sqrt(np.diag(data.covariance)) == pytest.approx(0.1 * np.sqrt(2 / 200) * np.ones(3), rel=0.3)
+
+
+def test_a_format_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gvar", None)
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(UserError, match=r"needs gvar; run: pip install 'sdpipe\[gvar\]'"):
+        read_correlator(tmp_path / "x.json")
+
+
+def test_importing_the_room_imports_no_reader() -> None:
+    code = "import sys, sdpipe.correlators.correlator; print(*{'h5py', 'xarray', 'zarr', 'scipy'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert out.strip() == ""
+
+
+# --- bytes that are read once --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["HDF5", "npy", "npz", "text", "NetCDF", "NetCDF 3", "Zarr", "pyerrors", "gvar"])
+def test_what_was_read_does_not_change_with_the_file(tmp_path: Path, kind: str) -> None:
+    path, keys = written(tmp_path, kind)
+    expected = load(Source(path, **keys))
+    read = formats.snapshot(path)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    FORMATS[kind][2](path, 2 * X)
+    for _ in range(2):
+        c = load(Source(path, **keys), snapshot=read)
+        assert np.array_equal(c.mean, expected.mean)
+        assert np.array_equal(c.covariance, expected.covariance)
+        assert c.facts == expected.facts
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert np.array_equal(load(Source(path, **keys), snapshot=read).mean, expected.mean)
+
+
+def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+    path, _ = written(tmp_path, "npy")
+    (tmp_path / "link.npy").symlink_to(path)
+    for name in (path, tmp_path / "link.npy"):
+        assert read_correlator(name).attrs["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    store, keys = written(tmp_path, "Zarr")
+    before = formats.snapshot(store).sha256
+    assert read_correlator(store, **keys).attrs["sha256"] == before
+    shutil.copytree(store, tmp_path / "copy.zarr")
+    assert formats.snapshot(tmp_path / "copy.zarr").sha256 == before
+    chunk = next(path for path in (store / "eta" / "c").rglob("*") if path.is_file())
+    chunk.write_bytes(chunk.read_bytes()[::-1])
+    assert formats.snapshot(store).sha256 != before
+
+
+def test_a_directory_in_a_store_that_lies_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Its chunks would read as fill values."""
+    store, _ = written(tmp_path, "Zarr")
+    (store / "eta").rename(tmp_path / "elsewhere")
+    (store / "eta").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"x\.zarr/eta: a link to a directory; the numbers must be in the file itself"):
+        formats.snapshot(store)
+
+
+# --- files that cannot be used -------------------------------------------------------------------------------
+def changed(change: Callable[[h5py.File, Path], Any]) -> Callable[[Path], None]:
+    """Write X as HDF5 (and NetCDF), and change the file."""
+
+    def write(path: Path) -> None:
+        netcdf(path, labelled(X))
+        with h5py.File(path, "a") as file:
+            change(file, path)
+
+    return write
+
+
+def cut(part: float) -> Callable[[Path], None]:
+    """Write an HDF5 file of which only a part is there."""
+
+    def write(path: Path) -> None:
+        hdf5(path, {"eta": np.tile(X, (20, 1))})
+        os.truncate(path, int(part * path.stat().st_size))
+
+    return write
+
+
+def corrupted(path: Path) -> None:
+    """Write an HDF5 file with a checksum for its values, and change one of them."""
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("eta", data=X, chunks=(40, 16), fletcher32=True)
+        offset = data.id.get_chunk_info(0).byte_offset
+    with path.open("r+b") as file:
+        file.seek(offset + 100)
+        file.write(b"\xff\xff\xff")
+
+
+def outside(path: Path) -> str:
+    """Write a sound file beside ``path``, which must not be read."""
+    hdf5(path.with_name("secret.h5"), {"eta": X})
+    return str(path.with_name("secret.h5"))
+
+
+def external(file: h5py.File, path: Path) -> None:
+    X.tofile(path.with_name("secret.bin"))
+    file.create_dataset("x", X.shape, "f8", external=[(str(path.with_name("secret.bin")), 0, X.nbytes)])
+
+
+def virtual(file: h5py.File, path: Path) -> None:
+    layout = h5py.VirtualLayout(X.shape, "f8")
+    layout[:] = h5py.VirtualSource(outside(path), "eta", X.shape)
+    file.create_virtual_dataset("x", layout)
+
+
+def link(file: h5py.File, path: Path) -> None:
+    file["x"], file["all"] = h5py.ExternalLink(outside(path), "/eta"), h5py.ExternalLink(outside(path), "/")
+    file["soft"] = h5py.SoftLink("/eta")
+
+
+def objects(file: h5py.File, _path: Path) -> None:
+    file.create_dataset("o", (3, 3), h5py.string_dtype())
+
+
+def zarr_objects(path: Path) -> None:
+    """Write a Zarr store whose values are unpickled when read."""
+    (path / "eta").mkdir(parents=True)
+    (path / ".zgroup").write_text(json.dumps({"zarr_format": 2}))
+    meta = {"shape": [2, 2], "chunks": [2, 2], "dtype": "|O", "fill_value": 0, "order": "C", "zarr_format": 2}
+    meta |= {"filters": [{"id": "pickle", "protocol": 5}], "compressor": None}
+    (path / "eta" / ".zarray").write_text(json.dumps(meta))
+    (path / "eta" / ".zattrs").write_text(json.dumps({"_ARRAY_DIMENSIONS": ["cfg", "t"]}))
+
+
+def gvar_json(**content: Any) -> str:
+    whole = {"means": [1.0], "bcovs": [[[], [], [], []]], "bufsize": 1, "fix_cov": False, "shape": [1], **content}
+    return json.dumps(whole)
+
+
+CODE = "__import__('os').mkdir('HACKED')"
+ROWS = np.stack([np.arange(PERIOD), MEAN, 0.01 * MEAN], axis=1)
+T_C_ERR, ETA, G = columns(ROWS), {"dataset": "eta"}, {"dataset": "g", "error": "mean"}
+COVARIANCE = {"g/mean": MEAN, "g/cov": covariance()}
+A_LINK, ELSEWHERE = "a link; the numbers must be in the file itself", "its values are in other files"
+
+BAD = [
+    # files
+    Bad("no file", "x.h5", lambda _: None, "no such file"),
+    Bad("a directory", "x.h5", lambda path: path.mkdir(), "not a regular file"),
+    Bad("a device", "x.h5", os.mkfifo, "not a regular file"),
+    Bad("a name too long", 300 * "x" + ".h5", lambda _: None, "cannot be read (File name too long)"),
+    Bad("unknown ending", "x.root", "x", "allowed endings of the name: .h5, .hdf5, .npy"),
+    # HDF5
+    Bad("text", "x.h5", "no HDF5 at all", "not a readable HDF5 file"),
+    Bad("cut to 90 %", "x.h5", cut(0.9), "not a readable HDF5 file"),
+    Bad("cut to the header", "x.h5", cut(0.01), "not a readable HDF5 file"),
+    Bad("a wrong checksum", "x.h5", corrupted, "damaged", ETA),
+    Bad("no such dataset", "x.h5", {"g/x": X, "pion": X}, "no dataset 'eta'; those there: g/x, pion", ETA, "dataset"),
+    Bad("which dataset", "x.h5", {"a": X, "b": X}, "say which dataset to read; those there: a, b", {}, "dataset"),
+    Bad("empty", "x.h5", {"eta": X[:0]}, "the dataset is empty", ETA),
+    Bad("one dimension", "x.h5", {"eta": X[0]}, "it must be (configurations, times)", ETA),
+    Bad("three dimensions", "x.h5", {"eta": X[None]}, "it must be (configurations, times)", ETA),
+    Bad("complex", "x.h5", {"eta": X + 0j}, "values must be real numbers, not complex128", ETA),
+    Bad("text values", "x.h5", {"eta": [[b"a", b"b"]] * 3}, "values must be real numbers", ETA),
+    Bad("objects", "x.h5", changed(objects), "real numbers", {"dataset": "o"}),
+    Bad("NaN", "x.h5", {"eta": spoilt(X, (3, 5), np.nan)}, "eta: value nan at index (3, 5); all values must be finite"),
+    Bad("infinity", "x.h5", {"eta": spoilt(X, (0, 1), -np.inf)}, "eta: value -inf at index (0, 1)"),
+    Bad("too large", "x.h5", {"eta": 1e200 * X}, "a value of size 1.01e+200; allowed: up to 1e+150"),
+    Bad("external link", "x.h5", changed(link), f"x: {A_LINK}", {"dataset": "x"}, "dataset"),
+    Bad("through an external link", "x.h5", changed(link), f"all/eta: {A_LINK}", {"dataset": "all/eta"}, "dataset"),
+    Bad("soft link", "x.h5", changed(link), f"soft: {A_LINK}", {"dataset": "soft"}, "dataset"),
+    Bad("external values", "x.h5", changed(external), ELSEWHERE, {"dataset": "x"}),
+    Bad("virtual", "x.h5", changed(virtual), ELSEWHERE, {"dataset": "x"}),
+    Bad("another size", "x.h5", {"g/mean": MEAN, "g/cov": covariance()[:, 1:]}, "needed (T,) and (T, T)", G),
+    Bad("no covariance", "x.h5", {"g/mean": MEAN}, "no dataset 'g'; those there: g/mean", G, "dataset"),
+    # text
+    Bad("empty text", "x.txt", "", "no numbers in it; needed columns t C err, or cfg t C"),
+    Bad("no UTF-8", "x.txt", b"\xff\xfe1\x00", "not a text file in UTF-8"),
+    Bad("words", "x.txt", "1 2 3\nwhat is this\n", "x.txt:2: 'what is this' is not three numbers"),
+    Bad("comma decimals", "x.txt", T_C_ERR.replace(".", ","), "decimals are written with a point"),
+    Bad("semicolons", "x.txt", columns(ROWS, ";"), "columns are separated by blanks"),
+    Bad("comma decimals in csv", "x.csv", columns(ROWS, ";").replace(".", ","), "in .csv by commas"),
+    Bad("two columns", "x.txt", columns(ROWS[:, :2]), "x.txt:1: 2 columns; needed t C err, or cfg t C"),
+    Bad("NaN in a line", "x.txt", "0 1 0.1\n1 nan 0.1\n", "x.txt:2: '1 nan 0.1'; all values must be finite"),
+    Bad("times fall", "x.txt", columns(ROWS[::-1]), "t = 14 comes after t = 15; times must ascend"),
+    Bad("a time twice", "x.txt", columns(np.repeat(ROWS, 2, axis=0)), "t = 0 comes after t = 0; times must ascend"),
+    Bad("half times", "x.txt", columns(ROWS * [0.5, 1, 1]), "t = 0.5; times are whole numbers"),
+    Bad("negative times", "x.txt", columns(ROWS - [1, 0, 0]), "t = -1; times must not be negative"),
+    Bad("negative error", "x.txt", columns(ROWS * [1, 1, -1]), "x.txt:1: error -0.00996"),
+    Bad("a name for it", "x.txt", T_C_ERR, "holds one correlator; leave dataset out", ETA, "dataset"),
+    Bad("a time is missing", "x.txt", columns(np.delete(table(X), 20, axis=0)), "has t = 4 0 times; needed: once"),
+    Bad("one there twice", "x.txt", columns(table(X)) + "10 4 0.1\n", "configuration 10 has t = 4 2 times"),
+    # NumPy
+    Bad("pickled array", "x.npy", np.array([{}, {}]), "not a readable NumPy file"),
+    Bad("no array", "x.npy", "x", "not a readable NumPy file"),
+    Bad("a mean alone", "x.npy", MEAN, "it must be (configurations, times)"),
+    Bad("boolean", "x.npy", X > 0, "values must be real numbers, not bool"),
+    Bad("which array", "x.npz", {"a": X, "b": X}, "say which dataset to read; those there: a, b", {}, "dataset"),
+    Bad("no such array", "x.npz", {"a": X}, "there is no dataset 'eta'; those there: a", ETA, "dataset"),
+    Bad("pickled arrays", "x.npz", {"a": np.array([{}])}, "not a readable NumPy file"),
+    # xarray
+    Bad("no NetCDF", "x.nc", "x", "not a readable NetCDF file"),
+    Bad("cut NetCDF", "x.nc", b"\x89HDF\r\n\x1a\n", "not a readable NetCDF file"),
+    Bad("half times in NetCDF", "x.nc", lambda p: netcdf(p, labelled(X).assign_coords(t=np.arange(16) / 2)), "whole"),
+    Bad("link in NetCDF", "x.nc", changed(link), A_LINK),
+    Bad("NetCDF with external data", "x.nc", changed(external), ELSEWHERE),
+    Bad("NetCDF with virtual data", "x.nc", changed(virtual), ELSEWHERE),
+    Bad("no Zarr", "x.zarr", lambda path: path.mkdir(), "not a readable Zarr store"),
+    Bad("a file for a store", "x.zarr", "x", "not a directory"),
+    Bad("Zarr of objects", "x.zarr", zarr_objects, "not a readable Zarr store"),
+    # pyerrors and gvar
+    Bad("no gzip", "x.json.gz", "x", "not a readable pyerrors file"),
+    Bad("no pyerrors", "x.json.gz", gzip.compress(b"{}"), "not a readable pyerrors file"),
+    Bad("no gvar", "x.json", "{}", "not a readable gvar file"),
+    Bad("code in gvar", "x.json", gvar_json(keys=f"[{CODE}]", layouts=[[[0, 1, None], [1]]]), "not a readable gvar"),
+    Bad("code in old gvar", "x.json", gvar_json(tag=["json", "dict"], gmean=[[CODE, 1]], gcov=[[1]], bcovs=None),
+        "not a readable gvar file"),
+    Bad("one number of gvar", "x.json", gvar_json(shape=[]), "needed one value per time, (T,)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.what)
+def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: Bad) -> None:
+    monkeypatch.chdir(tmp_path)
+    bad.check(tmp_path)
+    assert not (tmp_path / "HACKED").exists()

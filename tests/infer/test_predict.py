@@ -1,0 +1,151 @@
+"""Many networks at once against one at a time, and what an audience knows of its data."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+
+from sdpipe.errors import UserError
+from sdpipe.infer import predict
+from sdpipe.infer.predict import Audience, reconstruct
+from sdpipe.learn import networks
+from sdpipe.learn.trained import Network
+from tests.learn.test_trained import ENSEMBLES, REPLICAS, SIGMA, E, make_network
+
+TIMES = 6
+
+
+@pytest.fixture
+def members() -> list[Network]:
+    """Three ensembles of two architectures, two sigma, two replicas."""
+    grid = product(ENSEMBLES, range(2), range(REPLICAS))
+    return [make_network(e, s, r, ENSEMBLES[e]) for e, s, r in grid]
+
+
+@pytest.fixture
+def correlators() -> np.ndarray:
+    return np.random.default_rng(7).standard_normal((9, TIMES))
+
+
+def by_hand(n: Network, correlators: np.ndarray) -> np.ndarray:
+    """offset + x @ weight + scale * network(x) with x = (C - mean) @ matrix, in float64."""
+    x = (correlators - n.mean) @ n.matrix
+    p = {k: v.double()[None] for k, v in n.parameters.items()}
+    return n.offset + x @ n.weight + n.scale * networks.forward(p, torch.as_tensor(x)[None])[0].numpy()
+
+
+def test_every_network_gives_its_own_estimate(members, correlators):
+    rho = predict.estimates(members, correlators)
+    assert rho.dims == ("sigma", "ensemble", "replica", "boot", "E")
+    assert rho.shape == (2, 3, 2, 9, 4)
+    for n in members:
+        value = rho.sel(sigma=n.sigma, ensemble=n.ensemble, replica=n.replica).values
+        assert value == pytest.approx(by_hand(n, correlators), rel=1e-4, abs=1e-4)
+
+
+def test_all_networks_at_once_equal_one_at_a_time(members, correlators):
+    rho = predict.estimates(members, correlators)
+    for n in members:
+        alone = predict.estimates([n], correlators).values[0, 0, 0]
+        assert rho.sel(sigma=n.sigma, ensemble=n.ensemble, replica=n.replica).values == pytest.approx(
+            alone, rel=1e-5, abs=1e-5
+        )
+
+
+def test_all_correlators_at_once_equal_one_at_a_time(members, correlators, monkeypatch):
+    at_once = predict.estimates(members, correlators)
+    for boot in range(9):
+        alone = predict.estimates(members, correlators[boot : boot + 1])
+        assert at_once.values[:, :, :, boot] == pytest.approx(alone.values[:, :, :, 0], rel=1e-5, abs=1e-5)
+    monkeypatch.setattr(predict, "PAIRS", 32)
+    assert predict.estimates(members, correlators).values == pytest.approx(at_once.values, rel=1e-5, abs=1e-5)
+
+
+def test_order_of_the_networks_is_irrelevant(members, correlators):
+    rho = predict.estimates(members, correlators)
+    backwards = predict.estimates(members[::-1], correlators)
+    assert backwards.sel(ensemble=rho.ensemble).values == pytest.approx(rho.values, rel=1e-5, abs=1e-5)
+
+
+def test_predictions_carry_the_grids_of_the_networks(members, correlators):
+    rho = predict.estimates(members, correlators)
+    assert rho.sigma.values.tolist() == SIGMA
+    assert rho.ensemble.values.tolist() == list(ENSEMBLES)
+    assert rho.replica.values.tolist() == [0, 1]
+    assert rho.boot.values.tolist() == list(range(9))
+    assert rho.E.values.tolist() == E
+    assert (rho.sigma.units, rho.E.units, rho.units) == ("GeV", "GeV", "1")
+
+
+def test_missing_networks_are_refused_and_named(members, correlators):
+    lacking = [n for n in members if (n.ensemble, n.sigma, n.replica) != ("Nref_n", 0.44, 1)]
+    with pytest.raises(UserError, match=r"networks missing: Nref_n sigma=0\.44 replica 1$"):
+        predict.estimates(lacking, correlators)
+
+
+@pytest.mark.parametrize("shape", [(9, 5), (9, 7), (6,), (2, 9, 6)])
+def test_correlators_at_other_times_are_refused(members, shape):
+    with pytest.raises(UserError, match=r"the networks take \(boot, 6\), t = 1\.\.6"):
+        predict.estimates(members, np.ones(shape))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_correlators_that_are_not_finite_are_refused(members, correlators, bad):
+    correlators[3, 2] = bad
+    with pytest.raises(UserError, match="not finite"):
+        predict.estimates(members, correlators)
+
+
+def test_the_linear_estimator_of_the_central_ensemble_comes_last(members, correlators):
+    rho = Audience(members, "Nref_n", 0.2).predict(correlators)
+    assert rho.ensemble.values.tolist() == [*ENSEMBLES, "linear"]
+    np.testing.assert_array_equal(rho.isel(ensemble=slice(3)), predict.estimates(members, correlators))
+    for n in members:
+        if n.ensemble == "Nref_n" and n.replica == 0:
+            linear = rho.sel(sigma=n.sigma, ensemble="linear")
+            expected = (correlators - n.mean) @ n.matrix @ n.linear_weight + n.linear_offset
+            np.testing.assert_allclose(linear.sel(replica=0), expected, rtol=1e-5, atol=1e-5)
+            np.testing.assert_array_equal(linear.sel(replica=0), linear.sel(replica=1))
+
+
+def test_several_samples_at_once_are_each_divided_by_their_own_scale(members, correlators):
+    audience, scale = Audience(members, "Nmax", 0.2), np.array([1.0, -2.0, 50.0])
+    together = audience.predict(correlators.reshape(3, 3, TIMES), scale)
+    assert together.dims == ("sigma", "ensemble", "replica", "sample", "boot", "E")
+    for i, factor in enumerate(scale):
+        alone = audience.predict(correlators[3 * i : 3 * i + 3], factor)
+        np.testing.assert_allclose(together.sel(sample=i), alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_reconstruction_scales_its_data_and_scales_the_result_back(members, correlators):
+    audience, samples = Audience(members, "Nmax", 0.2), correlators + 5
+    given, auto = reconstruct(audience, samples, 3.0, flags=["doubtful"]), reconstruct(audience, samples)
+    assert (given.attrs["scale"], given.attrs["scale_rule"], auto.attrs["scale_rule"]) == (3.0, "given", "auto")
+    assert auto.attrs["scale"] == audience.amplitude(samples.mean(axis=0))
+    assert given.attrs["flags"][0] == "doubtful"
+    np.testing.assert_allclose(given.correlator, samples, rtol=1e-12)
+    np.testing.assert_array_equal(given.rho, audience.predict(3 * samples, 3.0))
+    scaled = reconstruct(audience, 1e6 * samples)
+    assert scaled.attrs["scale"] == pytest.approx(auto.attrs["scale"] / 1e6, rel=1e-9)
+    np.testing.assert_allclose(scaled.rho, 1e6 * auto.rho, rtol=1e-4)
+    assert scaled.attrs["distance"] == pytest.approx(auto.attrs["distance"], rel=1e-6)
+
+
+def test_the_posterior_of_the_linear_estimator_has_the_noise_of_the_correlator(members, correlators):
+    audience = Audience(members, "Nmax", 0.2)
+    one, ten = (reconstruct(audience, f * (correlators + 5), 1.0) for f in (1, 10))
+    U, V = audience.linear_covariance
+    for made in (one, ten):
+        np.testing.assert_allclose(made.linear_covariance, U + made.attrs["noise_scale"] ** 2 * V)
+    assert ten.attrs["noise_scale"] == pytest.approx(10 * one.attrs["noise_scale"])
+
+
+def test_noise_unlike_that_of_the_training_is_flagged_with_its_remedy(members, correlators):
+    audience = Audience(members, "Nmax", 0.2)
+    mean, noise = audience.noise.mean, audience.noise.covariance
+    samples = mean + 0 * correlators
+    assert not any("remedy" in f for f in reconstruct(audience, samples, 1.0, covariance=noise).attrs["flags"])
+    flags = reconstruct(audience, samples, 1.0, covariance=9 * noise, remedy="the remedy").attrs["flags"]
+    assert flags[0].startswith("the variance of its noise is 9 times")
+    assert flags[0].endswith("; the remedy")

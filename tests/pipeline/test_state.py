@@ -1,0 +1,306 @@
+"""What is done: damage and other files in the place of what was written are found, named, and mended alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+import sdpipe
+from sdpipe.config.schema import SCHEMA
+from sdpipe.disk import files
+from sdpipe.disk.layout import Layout
+from sdpipe.disk.receipts import seal, unseal
+from sdpipe.errors import DamageError, UserError
+from sdpipe.pipeline.state import verify
+from tests.pipeline.test_pipeline import assert_same_network, load_network
+
+if TYPE_CHECKING:
+    from tests.fixtures import Finished, Outcome, SerialPool
+
+Cli = Callable[..., "Outcome"]
+Snapshot = Callable[[Path], dict[str, bytes]]
+VERIFIED = "verified: every file of what is done is as it was written"
+
+
+def flip(path: Path, at: int, quietly: bool = False) -> None:
+    """Change one bit; ``quietly`` as a failing disk does, which leaves the time of change."""
+    data, stat = bytearray(path.read_bytes()), path.stat()
+    data[at % len(data)] ^= 1 << (at % 8)
+    path.write_bytes(data)
+    if quietly:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def payload(root: Path) -> list[Path]:
+    """Return every file that a run is made of; logs and the config, which people may edit, are not."""
+    kept = ("logs", "config.yaml", ".sdpipe/sittings.txt")
+    found = [p for p in sorted(root.rglob("*")) if p.is_file()]
+    return [p for p in found if not p.relative_to(root).as_posix().startswith(kept)]
+
+
+def values(root: Path, snapshot: Snapshot) -> dict[str, bytes]:
+    """Return all files but those that hold times: metadata of stores, receipts, the report, logs."""
+    timed = ("logs", ".sdpipe/receipts", ".sdpipe/sittings", "report.html")
+    content = {name: data for name, data in snapshot(root).items() if not name.startswith(timed)}
+    return {name: data for name, data in content.items() if not name.endswith(("zarr.json", ".pt"))}
+
+
+def test_a_sound_run_has_no_damage(cli: Cli, finished: Finished) -> None:
+    assert verify(Layout(finished.root), forget=False) == []
+    verified = cli("status", finished.root, "--verify")
+    assert (verified.status, verified.out.splitlines()[-1]) == (0, VERIFIED)
+    assert "verified" not in cli("status", finished.root).out
+
+
+def test_damage_is_listed_for_scripts(cli: Cli, finished_copy: Path) -> None:
+    def damaged(*options: str) -> list[dict[str, str]] | None:
+        return json.loads(cli("status", finished_copy, "--json", *options).out)["damaged"]
+
+    assert damaged() is None
+    assert damaged("--verify") == []
+    network = finished_copy / "networks/Nmax-sigma0-replica000.pt"
+    flip(network, 1000)
+    assert damaged("--verify") == [{"file": str(network), "what": "damaged (not what its receipt says)"}]
+
+
+def test_a_flipped_bit_anywhere_is_found_and_named(finished_copy: Path) -> None:
+    """One bit in every file of the run, at a place of its own, its time of change left as it was."""
+    draw, layout = random.Random(1), Layout(finished_copy)
+    paths = payload(finished_copy)
+    assert len(paths) > 300
+    assert {p.relative_to(finished_copy).parts[0] for p in paths} >= {".sdpipe", "figures", "report.html", "networks"}
+    for path in paths:
+        flip(path, draw.randrange(10**9), quietly=True)
+    found = {error.file for error in verify(layout, forget=False)}
+    receipts = layout.receipts.directory
+    assert found == {p for p in paths if p.is_relative_to(receipts)}  # a damaged receipt vouches for nothing
+    shutil.rmtree(finished_copy)
+
+
+def test_a_flipped_bit_in_any_file_with_a_receipt_is_found_and_named(finished_copy: Path) -> None:
+    draw, layout = random.Random(2), Layout(finished_copy)
+    paths = [p for p in payload(finished_copy) if not p.is_relative_to(layout.receipts.directory)]
+    for path in paths:
+        flip(path, draw.randrange(10**9), quietly=True)
+    assert {error.file for error in verify(layout, forget=False)} == set(paths)
+
+
+@pytest.mark.parametrize(
+    ("file", "how", "redone", "verified"),
+    [
+        ("training.zarr/smeared/c/1/2/0/0", "flipped", "generate-Nb16-0002", True),
+        ("training.zarr/threshold/c/0/1", "cut short", "generate-Nb8-0001", False),
+        ("training.zarr/correlator/c/0/0/0", "lost", "generate-Nb8-0000", False),
+        ("training.zarr/E/c/0", "flipped", None, False),
+        ("training.zarr/zarr.json", "cut short", None, False),
+        ("training.zarr/correlator/zarr.json", "a directory", None, False),
+        ("history.zarr/val_loss/c/0/0/0/0", "flipped", None, True),
+        ("history.zarr/zarr.json", "lost", None, False),
+        ("networks/Nref_b-sigma1-replica001.pt", "flipped", "train-Nref_b-0.63-r0-1", True),
+        ("networks/Nref_b-sigma0-replica000.pt", "lost", "train-Nref_b-0.44-r0-1", False),
+        ("predictions.zarr/zarr.json", "flipped", None, True),
+        ("predictions.zarr/o3/rho/c/0/0/0/0/0", "a directory", "predict-o3", False),
+        ("predictions.zarr/peaks/ensemble/c/0", "lost", "predict-peaks", False),
+        ("budget.zarr/zarr.json", "lost", None, False),
+        ("budget.zarr/prior/covariance/c/0/0/0", "cut short", None, False),
+        ("figures/o3-reconstruction.png", "flipped", None, True),
+        ("figures/validation-width.png", "lost", None, False),
+        ("report.html", "flipped", None, True),
+        (".sdpipe/draws.zarr/central/c/2/0/0/0", "flipped", "validate-o3-0000", False),
+        (".sdpipe/draws.zarr/spread/c/0/0", "lost", "validate-chebyshev-0000", False),
+        (".sdpipe/draws.zarr/E/c/0", "flipped", None, True),
+        (".sdpipe/receipts/train/Nmax-sigma0-replica001.json", "flipped", "train-Nmax-0.44-r0-1", False),
+        (".sdpipe/receipts/generate/template.json", "cut short", None, False),
+        (".sdpipe/receipts/predict/o3.json", "flipped", "predict-o3", True),
+        (".sdpipe/receipts/analyze/o3.json", "flipped", None, False),
+        (".sdpipe/receipts/predict/peaks.json", "a directory", "predict-peaks", False),
+        (".sdpipe/receipts/claim/config.json", "flipped", None, False),
+        (".sdpipe/config.yaml", "flipped", None, True),
+    ],
+)
+def test_what_is_damaged_is_made_anew_and_nothing_else(
+    cli: Cli,
+    serial: SerialPool,
+    snapshot: Snapshot,
+    finished: Finished,
+    finished_copy: Path,
+    file: str,
+    how: str,
+    redone: str | None,
+    verified: bool,
+) -> None:
+    """Where ``verified`` the damage is quiet: a plain run would not look at the bytes of every file."""
+    path, before = finished_copy / file, values(finished_copy, snapshot)
+    if how == "flipped":
+        flip(path, path.stat().st_size // 2, quietly=verified)
+    elif how == "cut short":
+        path.write_bytes(path.read_bytes()[:-5])
+    else:
+        path.unlink()
+        if how == "a directory":
+            path.mkdir()
+    if verified:
+        outcome = cli("status", finished_copy, "--verify")
+        assert outcome.status == 2
+        assert f"error: {path}: " in outcome.err
+        assert "\nnext: sdpipe " in outcome.out or "config" in file
+    outcome = cli("run", finished_copy)
+    assert outcome.status == 0
+    assert "have changed" not in outcome.err
+    if not verified and "config" not in file:
+        assert f"{path}: " in outcome.err
+    assert serial.done == ([redone] if redone else [])
+    assert values(finished_copy, snapshot) == before
+    for network in (finished_copy / "networks").glob("*.pt"):
+        assert_same_network(load_network(network), load_network(finished.root / "networks" / network.name))
+    sound = cli("status", finished_copy, "--verify")
+    assert (sound.status, "next: " in sound.out) == (0, False)
+    assert cli("run", finished_copy).err.startswith(f"{finished_copy}: everything is done; nothing to do")
+
+
+def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
+    cli: Cli, serial: SerialPool, finished: Finished, finished_copy: Path
+) -> None:
+    chunk = finished_copy / "training.zarr/smeared/c/1/1/0/0"
+    flip(chunk, 1000, quietly=True)
+    (finished_copy / "networks/Nmax-sigma0-replica000.pt").unlink()
+    outcome = cli("train", finished_copy)
+    assert outcome.status == 2
+    assert f"error: {chunk}: damaged (wrong checksum)" in outcome.err
+    assert cli("run", finished_copy).status == 0
+    assert serial.done == ["generate-Nb16-0001", "train-Nmax-0.44-r0-1"]
+    assert chunk.read_bytes() == (finished.root / chunk.relative_to(finished_copy)).read_bytes()
+
+
+def test_a_network_without_a_receipt_is_not_used(cli: Cli, finished_copy: Path) -> None:
+    (finished_copy / ".sdpipe/receipts/train/Nmax-sigma0-replica000.json").unlink()
+    assert "not done: Nmax-sigma0-replica000 (missing)" in cli("predict", finished_copy, "bootstrap=60").fault
+    with pytest.raises(UserError, match=r"Nmax-sigma0-replica000\.pt: missing; run: sdpipe train"):
+        _ = sdpipe.open_run(finished_copy).networks
+
+
+@pytest.mark.parametrize("store", ["budget.zarr", "history.zarr", "predictions.zarr", "validation.zarr"])
+def test_a_store_put_back_from_an_older_backup_is_not_believed(
+    cli: Cli, snapshot: Snapshot, finished_copy: Path, tmp_path: Path, store: str
+) -> None:
+    backup = shutil.copytree(finished_copy / store, tmp_path / "backup")
+    assert cli("run", finished_copy, "training.replicas=3", "validation.samples=122").status == 0
+    now = values(finished_copy, snapshot)
+    shutil.rmtree(finished_copy / store)
+    shutil.copytree(backup, finished_copy / store)
+    stage = {"budget": "analyze", "history": "train", "predictions": "predict", "validation": "validate"}[store[:-5]]
+    rows = {s["name"]: s["state"] for s in json.loads(cli("status", finished_copy, "--json").out)["stages"]}
+    assert rows[stage] == "unfinished"
+    assert cli("status", finished_copy, "--verify").status == 2
+    if store == "budget.zarr":
+        assert "not done" in cli("report", finished_copy).fault
+    with pytest.raises(DamageError):
+        getattr(sdpipe.open_run(finished_copy), store[:-5])
+    assert cli("run", finished_copy).status == 0
+    assert values(finished_copy, snapshot) == now
+
+
+def test_a_lost_config_is_named_with_its_copy_and_one_command_goes_on(
+    cli: Cli, serial: SerialPool, finished_copy: Path
+) -> None:
+    text = (finished_copy / "config.yaml").read_bytes()
+    (finished_copy / "config.yaml").unlink()
+    fault = cli("run", finished_copy).fault
+    copy = finished_copy / ".sdpipe/config.yaml"
+    assert fault == (
+        f"error: {finished_copy}/config.yaml: missing; its copy is {copy}; run: sdpipe run {copy} --run {finished_copy}"
+    )
+    with pytest.raises(UserError, match="its copy is"):
+        sdpipe.open_run(finished_copy)
+    assert cli("run", copy, "--run", finished_copy).status == 0
+    assert serial.done == []
+    assert (finished_copy / "config.yaml").read_bytes() == text
+
+
+def test_python_reads_no_damage(finished_copy: Path) -> None:
+    run = sdpipe.open_run(finished_copy)
+    lost = run.predictions["o3"].correlator
+    (finished_copy / "predictions.zarr/o3/correlator/c/0/0").unlink()
+    with pytest.raises(DamageError, match="correlator/c/0/0: lost"):
+        lost.load()
+    with pytest.raises(DamageError, match="correlator/c/0/0: lost"):
+        _ = run.predictions
+    quiet = run.budget["o3"]
+    flip(finished_copy / "budget.zarr/o3/central/c/0/0", 20, quietly=True)
+    with pytest.raises(DamageError, match="central/c/0/0: damaged"):
+        quiet.central.load()
+    flip(finished_copy / "history.zarr/train_loss/zarr.json", 50)
+    with pytest.raises(DamageError, match=r"history\.zarr/train_loss/zarr\.json: damaged"):
+        _ = run.history
+    flip(finished_copy / "networks/Nmax-sigma0-replica000.pt", 70000, quietly=True)
+    with pytest.raises(DamageError, match=r"replica000\.pt: damaged"):
+        _ = run.networks
+
+
+def test_python_warns_of_what_was_made_from_other_inputs(cli: Cli, finished_copy: Path) -> None:
+    assert cli("predict", finished_copy, "targets.o3.threshold=0.5").status == 0
+    run = sdpipe.open_run(finished_copy)
+    assert run.predictions["o3"].attrs["target"] == "o3"
+    with pytest.warns(UserWarning, match=f"o3 was made from other inputs .* run: sdpipe analyze {finished_copy}"):
+        _ = run.budget
+
+
+def test_the_state_of_an_unfinished_training_is_checked_and_begun_anew(finished_copy: Path, cli: Cli) -> None:
+    state = finished_copy / ".sdpipe" / "unfinished" / "0123.pt"
+    files.write_sealed(state, b"weights")
+    assert cli("status", finished_copy, "--verify").status == 0
+    flip(state, 3)
+    assert f"{state}: damaged" in cli("status", finished_copy, "--verify").err
+    assert not state.exists()
+
+
+def test_damaged_timings_are_left_out_of_the_report(finished_copy: Path) -> None:
+    sittings = Layout(finished_copy).sittings()
+    flip(finished_copy / ".sdpipe" / "sittings.txt", 100)
+    assert len(Layout(finished_copy).sittings()) == len(sittings) - 1
+    assert all(told in sittings for told in Layout(finished_copy).sittings())
+
+
+def test_progress_that_vanishes_or_is_damaged_is_left_out(cli: Cli, finished_copy: Path) -> None:
+    """As when a stack ends between two looks of ``status``."""
+    running = Layout(finished_copy).running
+    running.mkdir(exist_ok=True)
+    (running / "gone.json").symlink_to(running / "nowhere")
+    (running / "damaged.json").write_bytes(b"\xff[1]")
+    assert json.loads(cli("status", finished_copy, "--json").out)["training"] == []
+
+
+def test_a_checkpoint_of_another_make_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    torch.save([1], path)
+    with pytest.raises(DamageError, match="not a checkpoint"):
+        load_network(path)
+
+
+@pytest.mark.parametrize("claimed", [True, False], ids=["by its claim", "by a store"])
+def test_a_run_of_another_schema_is_refused_and_left_as_it_is(
+    cli: Cli, snapshot: Snapshot, finished_copy: Path, claimed: bool
+) -> None:
+    claim = finished_copy / ".sdpipe/receipts/claim/config.json"
+    if claimed:
+        receipt = unseal(claim.read_text())
+        receipt["facts"] |= {"schema": SCHEMA + 1, "sdpipe_version": "7.7"}
+        claim.write_text(seal(receipt))
+    else:
+        claim.unlink()
+        file = finished_copy / "training.zarr/zarr.json"
+        content = json.loads(file.read_text())
+        content["attributes"] |= {"schema": SCHEMA - 1, "sdpipe_version": "7.7"}
+        file.write_text(json.dumps(content))
+    before = snapshot(finished_copy)
+    for command in ("run", "train", "status"):
+        assert "written by sdpipe 7.7 with schema" in cli(command, finished_copy).fault
+    assert snapshot(finished_copy) == before

@@ -1,0 +1,208 @@
+"""Figures are images of the right things; ``run.plot`` draws them on axes at the sigma that is asked for."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib import image
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import sdpipe
+from sdpipe.config.load import load_config
+from sdpipe.config.schema import Config, Ensemble
+from sdpipe.errors import UserError
+from sdpipe.run import Run
+from sdpipe.show import figures
+from tests.fixtures import REPOSITORY
+
+if TYPE_CHECKING:
+    from tests.fixtures import Finished
+
+
+@pytest.fixture
+def run(finished: Finished) -> Iterator[Run]:
+    yield sdpipe.open_run(finished.root)
+    plt.close("all")
+
+
+@pytest.fixture
+def budget(run: Run) -> xr.Dataset:
+    return run.budget["o3"].load()
+
+
+def legend(ax: Axes) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_figures_are_png_images_of_a_sensible_size(run: Run) -> None:
+    expected = {f"{target}-{kind}" for target in run.config.targets for kind in ("reconstruction", "budget")}
+    expected |= {f"validation-{kind}" for kind in ("pulls", "coverage", "coverage-energy", "width")}
+    expected |= {f"validation-cases-sigma{i}" for i in range(len(run.config.smearing.sigma))}
+    files = list(run.layout.figures.iterdir())
+    assert {path.name for path in files} == {f"{stem}.png" for stem in expected | {"history"}}
+    for path in files:
+        data = path.read_bytes()
+        assert data.startswith(b"\x89PNG\r\n\x1a\n")
+        width, height = struct.unpack(">II", data[16:24])
+        assert 800 < width < 5000, path.name
+        assert 400 < height < 2000, path.name
+        assert len(data) < 500_000
+    pixels = image.imread(run.layout.figures / "o3-reconstruction.png")[..., :3]
+    for colour in (figures.COLOURS[0], "#ffffff"):
+        wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        assert (np.abs(pixels - wanted).max(axis=-1) < 0.01).sum() > 100, colour
+
+
+def test_a_reconstruction_shows_truth_and_both_bands(budget: xr.Dataset) -> None:
+    one = budget.isel(sigma=0)
+    ax = figures.reconstruction(one, Figure().subplots())
+    labels = ["total error", "statistical error", "central value", "calibrated error", "linear, calibrated error"]
+    labels += ["linear estimator", "truth"]
+    assert legend(ax) == labels
+    drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
+    np.testing.assert_array_equal(drawn["central value"], one.central)
+    np.testing.assert_array_equal(drawn["calibrated error"], one.central + one.calibrated)
+    np.testing.assert_array_equal(drawn["linear estimator"], one.linear)
+    np.testing.assert_array_equal(drawn["truth"], one.truth)
+    unknown = one.drop_vars(["truth", "pull"])
+    assert legend(figures.reconstruction(unknown, Figure().subplots())) == labels[:-1]
+
+
+@pytest.mark.parametrize(("error", "label"), [("linear_calibrated", "calibrated"), ("linear_error", "its")])
+def test_a_reconstruction_shows_the_error_of_the_linear_estimator(budget: xr.Dataset, error: str, label: str) -> None:
+    budget = budget.isel(sigma=0).drop_vars({"linear_calibrated"} - {error})
+    ax = figures.reconstruction(budget, Figure().subplots())
+    (band,) = [c for c in ax.collections if c.get_label() == f"linear, {label} error"]
+    drawn = {tuple(point) for point in band.get_paths()[0].vertices}
+    for sign in (-1, 1):
+        edge = budget.linear + sign * budget[error]
+        assert set(zip(budget.E.values, edge.values, strict=True)) <= drawn
+
+
+def test_a_budget_shows_every_source_and_their_sum(budget: xr.Dataset) -> None:
+    ax = figures.by_source(budget.isel(sigma=1), Figure().subplots())
+    assert legend(ax) == ["lattice data", "networks", "systematic: b", "systematic: rho", "resolution", "total"]
+    squares = sum(line.get_ydata() ** 2 for line in ax.lines[:-1])
+    np.testing.assert_allclose(ax.lines[-1].get_ydata() ** 2, squares)
+
+
+def test_histories_show_every_replica_and_the_linear_baselines(run: Run) -> None:
+    history = run.history.isel(sigma=0).load()
+    drawn = {tuple(line.get_ydata()) for line in figures.histories(history, Figure().subplots()).lines}
+    losses = history.val_loss.transpose(..., "epoch").values.reshape(-1, history.sizes["epoch"])
+    assert {tuple(loss) for loss in losses} <= drawn
+    assert {(loss, loss) for loss in history.linear_loss.values} <= drawn
+
+
+def test_panels_are_one_for_each_sigma(budget: xr.Dataset) -> None:
+    for some in (budget, budget.isel(sigma=[1])):
+        figure = figures.panels(figures.reconstruction, some, "o3")
+        assert [ax.get_title(loc="left") for ax in figure.axes] == [f"o3  σ = {s:g} GeV" for s in some.sigma.values]
+
+
+# --- asymptotics ---------------------------------------------------------------------------------------------
+
+AUDIENCE = {
+    name: Ensemble(Nb=Nb, Nrho=Nrho, network="arcL")
+    for name, Nb, Nrho in (("big", 64, 4000), ("b16", 16, 4000), ("b32", 32, 4000), ("few", 64, 1000), ("x", 16, 1000))
+}
+
+
+@pytest.fixture
+def shipped() -> Config:
+    return load_config(REPOSITORY / "configs" / "asymptotics.yaml")
+
+
+@pytest.fixture
+def config(shipped: Config) -> Config:
+    budget = shipped.budget.model_copy(update={"central": "big", "references": {"b": "b16"}})
+    return shipped.model_copy(update={"ensembles": AUDIENCE, "budget": budget})
+
+
+@pytest.fixture
+def rho() -> xr.DataArray:
+    return xr.DataArray(
+        1 + 0.1 * np.random.default_rng(1).standard_normal((1, 5, 3, 20, 6)),
+        dims=("sigma", "ensemble", "replica", "boot", "E"),
+        coords={"sigma": [0.44], "ensemble": np.array(list(AUDIENCE), object), "E": np.linspace(0.5, 2, 6)},
+    )
+
+
+def test_a_series_differs_from_the_central_ensemble_in_one_size(shipped: Config) -> None:
+    assert figures.series(AUDIENCE, "big") == {"Nb": ["b16", "b32", "big"]}
+    assert figures.series(shipped.ensembles, shipped.budget.central) == {
+        "Nb": ["Nb8", "Nref_b", "Nb32", "Nmax"],
+        "Nrho": ["Nrho5k", "Nref_rho", "Nrho20k", "Nmax"],
+        "network": ["Nref_n", "medium", "Nmax"],
+    }
+
+
+def test_asymptotics_show_values_and_the_quoted_band(rho: xr.DataArray, config: Config) -> None:
+    budget = sdpipe.error_budget(rho, "big", {"b": "b16"})
+    (figure,) = figures.asymptotics(rho, budget, config, "o3 (flagged)")
+    assert figure.get_suptitle() == "o3 (flagged)"
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["16", "32", "64"]
+    drawn = [container[0].get_ydata() for container in ax.containers]
+    values = rho.mean(("replica", "boot")).sel(ensemble=["b16", "b32", "big"], sigma=0.44)
+    for i, points in zip((1, 2, 3, 4), drawn, strict=True):
+        np.testing.assert_allclose(np.array(points, float), values.isel(E=i).values)
+    width = float(budget.error.sel(source="b", sigma=0.44)[1])
+    assert np.isclose(ax.patches[0].get_height(), 2 * width)
+    figure.draw_without_rendering()
+    (names,) = figure.legends
+    assert len(names.get_texts()) == 4
+    assert not names.get_window_extent().overlaps(ax.get_window_extent())
+
+
+# --- run.plot ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("reconstruction", ("o3",)), ("budget", ("o3",)), ("history", ()), ("samples", ())]
+)
+def test_a_plot_is_on_new_axes_or_on_those_given(run: Run, name: str, arguments: tuple[str, ...]) -> None:
+    style = dict(plt.rcParams)
+    ax = getattr(run.plot, name)(*arguments)
+    assert dict(plt.rcParams) == style
+    assert ax.get_legend().get_title().get_text() == r"$\sigma = 0.44$ GeV"
+    assert ax.get_title() == ""
+    assert ax.get_xlabel() == ("epoch" if name == "history" else r"$E$ [GeV]")
+    assert ax.get_ylabel()
+    _, (left, right) = plt.subplots(1, 2)
+    assert getattr(run.plot, name)(*arguments, sigma=0.63, ax=right) is right
+    assert right.get_legend().get_title().get_text() == r"$\sigma = 0.63$ GeV"
+    assert not left.has_data()
+
+
+def test_the_lines_are_those_of_the_run(run: Run) -> None:
+    peaks, training = run.budget["peaks"], run.training
+    drawn = run.plot.reconstruction("peaks", sigma=0.63).lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn, peaks.central.isel(sigma=1))
+    np.testing.assert_array_equal(run.plot.budget("peaks").lines[-1].get_ydata(), peaks.total.isel(sigma=0))
+    drawn = run.plot.samples().lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn, training.smeared.isel(Nb=0, sample=0, sigma=0))
+
+
+def test_what_is_not_there_is_refused_and_what_is_there_named(run: Run) -> None:
+    with pytest.raises(UserError, match="there is no budget of rest; those there: o3, delta_tanh, peaks, prior"):
+        run.plot.reconstruction("rest")
+    with pytest.raises(UserError, match=r"no sigma = 0\.5 GeV; those there: 0\.44, 0\.63"):
+        run.plot.history(sigma=0.5)
+    with pytest.raises(UserError, match=r"no sigma = mine GeV; those there: 0\.44, 0\.63"):
+        run.plot.samples("mine")
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "budget"])
+def test_a_flag_stands_in_the_title(run: Run, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    flagged = run.budget["peaks"].assign_attrs(flags=["off the prior"])
+    monkeypatch.setattr(Run, "budget", {"peaks": flagged, "o3": run.budget["o3"].assign_attrs(flags=[])})
+    assert getattr(run.plot, name)("peaks").get_title(loc="left") == "peaks (flagged)"
+    assert getattr(run.plot, name)("o3").get_title(loc="left") == ""

@@ -1,0 +1,235 @@
+"""The report is one page that needs nothing, trusts nobody, and says what a run gave and whether to believe it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+
+import sdpipe
+from sdpipe.config.load import load_config
+from sdpipe.config.problem import families
+from sdpipe.config.schema import Correlator, CorrelatorNoise
+from sdpipe.disk import store
+from sdpipe.pipeline.stages import STAGES
+from sdpipe.run import Run
+from sdpipe.show import figures, report, tables, validation_figures
+from sdpipe.show.report import Source, render
+
+if TYPE_CHECKING:
+    from tests.fixtures import Finished
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+URL_ATTRIBUTES = {"src", "href", "xlink:href", "action", "data", "poster", "srcset", "formaction", "background"}
+
+
+class Page(HTMLParser):
+    """Elements, addresses, ids and text of a page; raises where a tag is not closed."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source = source
+        self.tags: Counter[str] = Counter()
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.events: list[str] = []
+        self.words: list[str] = []
+        self.pieces: list[str] = []
+        self.open: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(" ".join(self.pieces).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        for name, value in attrs:
+            if name in URL_ATTRIBUTES:
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+            if tag == "svg" and name == "aria-label":
+                self.words.append(value or "")
+            if name.startswith("on"):
+                self.events.append(name)
+            self.addresses += re.findall(r"url\(\s*[\"']?([^)\"']*)", value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.pieces.append(data)
+        elif self.open and self.open[-1] == "style":
+            self.addresses += re.findall(r"(?:url\(|@import)\s*[\"']?([^)\"';]*)", data)
+
+    def outside(self) -> list[str]:
+        """Return every address that is not in the page itself."""
+        return [a for a in self.addresses if not a.startswith(("#", "data:"))]
+
+
+@pytest.fixture(scope="module")
+def run(finished: Finished) -> Run:
+    return sdpipe.open_run(finished.root)
+
+
+@pytest.fixture(scope="module")
+def page(finished: Finished) -> Page:
+    """The report of the finished run."""
+    return Page((finished.root / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def source(run: Run) -> Source:
+    """What the page of one target without validation is made from."""
+    return Source(
+        config=run.config.model_copy(update={"targets": {"o3": run.config.targets["o3"]}}),
+        root=run.layout.root,
+        budgets={"o3": run.budget["o3"].load()},
+        predictions={"o3": run.predictions["o3"]},
+        history=run.history.load(),
+        validation=None,
+        sittings=[{"stage": "train", "begun": f"day {i}", "seconds": i + 0.25, "host": "here"} for i in (1, 2)],
+        data=[("noise", "noise.h5, sha256 0123")],
+        stores=[["budget.zarr/o3", "today", "abcd", "1", "0.1", "2.1"]],
+        networks=[["Nmax-sigma0-replica000", "abcd", "4567", "0.01", "0.02"]],
+    )
+
+
+def test_the_report_is_one_self_contained_page(page: Page, finished: Finished) -> None:
+    assert page.outside() == []
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids)) > 100
+    assert page.tags["script"] == 1
+    assert page.tags.keys().isdisjoint({"iframe", "object", "embed", "base", "img"})
+    assert str(finished.root) not in page.source
+
+
+def test_the_report_shows_every_target_and_how_to_reproduce_it(page: Page, run: Run) -> None:
+    targets, sigmas = len(run.config.targets), len(run.config.smearing.sigma)
+    assert set(page.ids) >= {f"target-{name}" for name in run.config.targets}
+    assert page.tags["svg"] == (2 * targets + 1 + len(validation_figures.PANELS) + 1) * sigmas
+    assert page.text.count("Error budget of") == targets * sigmas
+    assert "python -m sdpipe run config.yaml --run tiny" in page.text
+    config = run.layout.config.read_text()
+    assert config in page.pieces
+    assert "data:text/plain;charset=utf-8," + quote(config) in page.addresses
+    for sigma in run.config.smearing.sigma:
+        for row in tables.budget_frame(run.budget["o3"].sel(sigma=sigma).load()).values:
+            assert " ".join(row) in page.text
+    assert "Nmax 16 1200 arcS" in page.text
+    assert "Nref_b 8 1200 arcS" in page.text
+
+
+def test_every_picture_has_words_in_its_place(page: Page, run: Run) -> None:
+    assert len(set(page.words)) == page.tags["svg"] == len(page.words)
+    peak = run.budget["o3"].isel(sigma=0).load()
+    peak = peak.isel(E=int(peak.central.argmax("E")))
+    assert f"is {peak.central:.3g} ± {peak.calibrated:.2g} (calibrated) at E = {peak.E:.3g} GeV" in page.words[0]
+
+
+def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
+    p_value = run.budget["o3"].attrs["p_value"]
+    assert f"scale 1 Level of calibrated 68.3% p_value {p_value:.3g}" in page.text
+    assert page.text.count("back_check") == len(run.config.targets) + 1
+    assert "None" not in page.text
+    assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in page.text
+    assert "linear estimator (dotted) with its own error (light band), truth (dashed)" in page.text
+
+
+def test_what_a_source_says_is_on_the_page_and_sittings_are_added_up(source: Source) -> None:
+    read = {"resampling": "configurations", "configurations": 225, "samples": 45, "bin": 5, "dropped": 0}
+    read |= {"tau_int": 0.71, "tau_int_error": 0.16, "covariance": "full"}
+    o3 = source.predictions["o3"]
+    o3 = o3.assign(correlator=o3.correlator.assign_attrs(read))
+    page = Page(render(replace(source, predictions={"o3": o3})))
+    assert page.text.count("Correlator 225 configurations in bins of 5, tau_int 0.71 +- 0.16; covariance full") == 1
+    assert "Data of noise noise.h5, sha256 0123" in page.text
+    assert "train 3.5 2 day 2 here" in page.text
+    assert all(" ".join(row) in page.text for row in (*source.stores, *source.networks))
+    assert "validation" not in page.ids
+    render(replace(source, sittings=[], stores=[], networks=[]))
+
+
+def test_the_report_says_what_noise_and_families_are_in_numbers(page: Page, run: Run) -> None:
+    assert "r1 0.001, delta 0.0, tau 4.0; errors relative to C(t) of o3, threshold 1.0" in page.text
+    assert "The prior at basis size Nb = 16; it calibrates mock targets" in page.text
+    low, high = run.config.spectra.E0
+    assert f"The two-particle density of the O(3) model. Here threshold {low:g} … {high:g} GeV." in page.text
+
+
+def test_every_standard_family_is_told_apart(tiny_config: Path) -> None:
+    config = load_config(tiny_config, ["validation.families=null"])
+    words = {name: report._family(config, name) for name in families(config)}
+    assert len(set(words.values())) == len(words) == 8
+    assert words["chebyshev-Nb32"] == "The prior at basis size Nb = 32."
+    assert "mass 0.3 … 1.3 GeV, width 0.088 … 0.308 GeV, threshold 0.2 … 1.3 GeV" in words["resonance"]
+    assert words["peaks"].endswith("Here count 5 … 50, mass 0.3 … 2.3 GeV.")
+
+
+def test_the_report_says_where_the_run_comes_from(page: Page, run: Run) -> None:
+    assert f"sdpipe {sdpipe.__version__}, python {platform.python_version()}" in page.text
+    for path in (run.layout.training, run.layout.history, run.layout.budget / "o3"):
+        assert store.read_attributes(path)["config_hash"] in page.text
+    assert [s["stage"] for s in run.layout.sittings()] == [stage.name for stage in STAGES]
+    assert all(f"{s['seconds']:.1f}" in page.text for s in run.layout.sittings()[:-1])
+    for network in run.layout.networks.iterdir():
+        assert hashlib.sha256(network.read_bytes()).hexdigest()[:16] in page.text
+
+
+def test_flags_of_a_target_stand_at_the_top_beside_it_and_in_every_title(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, picture = [], report.picture
+    monkeypatch.setattr(report, "picture", lambda figure, alt: drawn.append((figure, alt)) or picture(figure, alt))
+    for flags, title in (([], "o3"), (["off the prior", "a <b>"], "o3 (flagged)")):
+        drawn.clear()
+        page = Page(render(replace(source, budgets={"o3": source.budgets["o3"].assign_attrs(flags=flags)})))
+        assert all(page.pieces.count(f"o3: {flag}") == page.pieces.count(flag) == 1 for flag in flags)
+        assert page.source.count('class="flag"') == 2 * len(flags)
+        assert ("No flags." in page.text) == (not flags)
+        at = [f"σ = {s:g} GeV" for s in source.config.smearing.sigma]
+        titles = [figure.axes[0].get_title(loc="left") for figure, alt in drawn if f" of {title} at σ" in alt]
+        assert titles == [f"{title}  {s}" for s in at for _ in range(2)]
+        assert [text for text in page.pieces if text.startswith("Error budget of")] == [
+            f"Error budget of {title} at {s}" for s in at
+        ]
+        assert len([text for text in page.pieces if text.startswith(f"{title}: ")]) == 2
+
+
+def test_a_series_of_ensembles_is_in_the_report(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "series", lambda *_: {"Nb": ["Nref_b", "Nmax"]})
+    assert [w for w in Page(render(source)).words if "sizes of the audience" in w] == [
+        f"Reconstructed density of o3 against the sizes of the audience at σ = {s:g} GeV"
+        for s in source.config.smearing.sigma
+    ]
+
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;{{ 7*7 }}" + "x" * 500
+
+
+def test_the_report_escapes_what_users_type_and_is_the_same_each_time(source: Source) -> None:
+    data = {"kind": "correlator", "path": Path("/data") / HOSTILE, "dataset": HOSTILE}
+    new = {"name": HOSTILE, "noise": CorrelatorNoise(**data), "targets": {"o3": Correlator(**data)}}
+    config, root = source.config.model_copy(update=new), Path("<img src=x onerror=alert(3)>")
+    hostile = replace(source, config=config, root=root, data=[("noise", HOSTILE)])
+    page = Page(render(hostile))
+    assert render(hostile) == page.source
+    assert page.tags["script"] == 1
+    assert page.tags["img"] == 0
+    assert page.events == page.outside() == []
+    assert sum(text.startswith(HOSTILE) for text in page.pieces) == 3
+    assert all(f"alert({i})" in page.text for i in (1, 2, 3))

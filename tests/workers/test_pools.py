@@ -1,0 +1,182 @@
+"""Pools of this machine: who shares them, what they listen on, what they say; which networks train side by side."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+import torch
+
+from sdpipe.config.load import load_config
+from sdpipe.config.schema import Cluster
+from sdpipe.errors import RunError
+from sdpipe.workers import pool as running
+from sdpipe.workers.pool import Task
+from sdpipe.workers.pools import Workers, wide_stacks
+
+
+@pytest.fixture
+def said() -> list[str]:
+    """What workers say."""
+    return []
+
+
+@pytest.fixture
+def workers(tmp_path: Path, said: list[str]) -> Iterator[Workers]:
+    """Workers of this machine."""
+    with Workers(Cluster(), tmp_path / "logs", tmp_path / "tls", said.append) as workers:
+        yield workers
+
+
+def test_the_dashboard_is_announced_and_its_status_page_loads(
+    workers: Workers, said: list[str], tmp_path: Path
+) -> None:
+    with workers.pool("cpu", "count", 1) as pool:
+        assert list(pool.map(len, [Task("count", ([1, 2, 3],))])) == [("count", 3)]
+        address = re.match(r"dashboard: (http://127\.0\.0\.1:(\d+)/status)  ", said[0])
+        assert address
+        assert f"ssh -N -L {address[2]}:127.0.0.1:{address[2]} " in said[0]
+        with urlopen(address[1], timeout=60) as answer:
+            assert answer.status == 200
+            page = answer.read().decode()
+    assert "<title>Dask Diagnostic UI</title>" in page
+    assert "bokeh" in page
+    assert "Dask Performance Report" in (tmp_path / "logs" / "dask-count.html").read_text()
+
+
+def test_stages_that_want_as_many_workers_share_them(workers: Workers, said: list[str], tmp_path: Path) -> None:
+    pids = []
+    with workers:
+        for kind, stage in (("cpu", "generate"), ("gpu", "train")):
+            with workers.pool(kind, stage, 1) as pool:
+                pids += [pid for _, pid in pool.map(os.getpid, [Task("pid", ())])]
+    assert pids[0] == pids[1] != os.getpid()
+    assert len(said) == 1
+    assert not psutil.pid_exists(pids[0])
+    assert len(list((tmp_path / "logs").iterdir())) == 2
+
+
+def test_a_task_that_kills_its_workers_is_told_in_one_line(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(running.SETTINGS, "distributed.scheduler.allowed-failures", 1)
+    with (
+        pytest.raises(RunError, match=r"^greedy: 2 workers died of it, .* give workers more memory$"),
+        workers.pool("cpu", "greedy", 1) as pool,
+    ):
+        list(pool.map(os._exit, [Task("greedy", (1,))]))
+
+
+def test_what_the_watch_finds_ends_the_tasks(tmp_path: Path) -> None:
+    """A task without end is under way when the second look finds something."""
+    looks = iter([None, RunError("lost")])
+
+    def watch() -> None:
+        if found := next(looks):
+            raise found
+
+    with (
+        Workers(Cluster(), tmp_path, tmp_path, lambda _: None, watch) as workers,
+        pytest.raises(RunError, match=r"^lost$"),
+        workers.pool("cpu", "endless", 1) as pool,
+    ):
+        list(pool.map(sum, [Task("endless", (iter(int, 1),))]))
+
+
+def listening(pids: list[int]) -> dict[tuple[str, int], int]:
+    """Return every address on which these processes listen, and who does."""
+    found = {}
+    for pid in pids:
+        for connection in psutil.Process(pid).net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                found[connection.laddr.ip, connection.laddr.port] = pid
+    return found
+
+
+def family(pid: int) -> list[int]:
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def check_ports(addresses: dict[tuple[str, int], int], own: str) -> None:
+    """Fail where one is reached from other machines without TLS: ``own`` is an address of this machine."""
+    for ip, port in addresses:
+        if ip == "127.0.0.1":
+            continue
+        assert ip == own, f"listens on {ip}:{port}"
+        with socket.create_connection((own, port), timeout=10) as plain:
+            plain.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            assert b"HTTP" not in _answer(plain), f"{own}:{port} answers without TLS"
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection((own, port), timeout=10) as bare, context.wrap_socket(bare) as secured:
+            assert secured.getpeercert(binary_form=True)
+
+
+def _answer(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(4096)
+    except OSError:
+        return b""
+
+
+def test_driver_and_local_workers_listen_on_loopback_only_and_speak_tls(workers: Workers) -> None:
+    with workers.pool("cpu", "listen", 2) as pool:
+        assert pool.client.scheduler_info()["address"].startswith("tls://127.0.0.1:")
+        addresses = listening(family(os.getpid()))
+    assert len(set(addresses.values())) >= 2, "driver and workers"
+    assert {ip for ip, _ in addresses} == {"127.0.0.1"}
+
+
+def network() -> tuple[str, str]:
+    """Return an interface of this machine that others reach, where it has one, and its address."""
+    found = {
+        address.address: name
+        for name, addresses in psutil.net_if_addrs().items()
+        for address in addresses
+        if address.family == socket.AF_INET
+    }
+    address = max(found, key=lambda address: not address.startswith("127."))
+    return found[address], address
+
+
+@pytest.mark.usefixtures("fake_slurm")
+def test_a_slurm_pool_is_reached_from_other_machines_over_tls_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interface, own = network()
+    job = f"{{cores: 2, memory: 2GB, interface: {interface}, python: {sys.executable}}}"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobqueue.yaml").write_text(f"jobqueue: {{mine: {job}}}")
+    with (
+        Workers(Cluster(cpu="mine", jobs=1), tmp_path, tmp_path / "tls", lambda _: None) as workers,
+        workers.pool("cpu", "listen", 4) as pool,
+    ):
+        pids = {parent for _, parent in pool.map(os.getppid, [Task(str(i), ()) for i in range(4)])}
+        addresses = listening([*family(os.getpid()), *(p for pid in pids for p in family(pid))])
+        check_ports(addresses, own)
+    assert len(set(addresses.values())) >= 3, "driver, nanny and workers"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpu", "expected"),
+    [
+        ([], False, False),
+        ([], True, True),
+        (["training.device=cpu"], True, False),
+        (["training.stack=replicas"], True, False),
+        (["training.stack=architecture"], False, True),
+        (["cluster.gpu=slurm-gpu", "cluster.jobs=1"], False, True),
+        (["cluster.gpu=slurm-gpu", "cluster.jobs=8"], False, False),
+    ],
+)
+def test_left_to_itself_a_stack_is_wide_where_one_gpu_trains_everything(
+    overrides: list[str], gpu: bool, expected: bool, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert wide_stacks(load_config(tiny_config, overrides)) == expected
