@@ -18,8 +18,8 @@ from benchmarks.workers import local_pool
 from sdpipe.config.schema import Config
 from sdpipe.disk.layout import Layout
 from sdpipe.physics.kernels import Observables, gaussian
+from sdpipe.physics.prior import BATCH
 from sdpipe.physics.quadrature import ORDER
-from sdpipe.physics.samples import BATCH
 from sdpipe.physics.spectra import ChebyshevPrior
 from sdpipe.pipeline.pieces import training_blocks
 from sdpipe.pipeline.tasks import generate_block

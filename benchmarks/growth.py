@@ -10,7 +10,8 @@ from benchmarks.table import Row, turn_by_turn
 from benchmarks.training_sets import one_ensemble
 from sdpipe.learn import networks
 from sdpipe.learn.training import Stack
-from sdpipe.physics.samples import BATCH, generate
+from sdpipe.physics.prior import BATCH
+from sdpipe.physics.samples import generate
 
 REPLICAS, PAIRS = 5, 256
 

@@ -99,11 +99,13 @@ def allowed(schema: Schema) -> str:
 
 
 def default(schema: Schema, required: bool) -> str:
-    """Return the default as one would type it."""
+    """Return the default as one would type it; that of a section is in its own table."""
     if required:
         return "needed"
     value = schema.get("default")
-    return "" if isinstance(value, dict) else f"`{json.dumps(value, ensure_ascii=False)}`".replace('"', "")
+    if isinstance(value, dict) and list(_inner(schema)):
+        return ""
+    return f"`{json.dumps(value, ensure_ascii=False)}`".replace('"', "")
 
 
 def _inner(schema: Schema) -> Iterator[tuple[str, str]]:

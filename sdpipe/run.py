@@ -59,7 +59,7 @@ class Run:
 
     @property
     def training(self) -> xr.Dataset:
-        """correlator (Nb, sample, t), smeared (Nb, sample, sigma, E), threshold (Nb, sample)."""
+        """correlator (Nb, sample, t), smeared (Nb, sample, sigma, E), threshold and component (Nb, sample)."""
         stages.require(self._state, "train")
         return store.read(self.layout.training)
 

@@ -21,6 +21,7 @@ from sdpipe.physics import noise, rng, samples
 from sdpipe.physics.families import Family
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
+from sdpipe.physics.prior import Mixture
 from sdpipe.physics.spectra import ChebyshevPrior, Spectrum
 
 Array = NDArray[np.float64]
@@ -65,8 +66,8 @@ class Problem:
         """The kernel of the run."""
         return self.observables.kernel
 
-    def prior(self, Nb: int) -> ChebyshevPrior:
-        """Return the prior at basis size ``Nb``."""
+    def prior(self, Nb: int) -> Mixture:
+        """Return the prior at basis size ``Nb``, which training sets are drawn from."""
         return self.config.spectra.prior(Nb)
 
     def draw(self, family: str, start: int, stop: int, stream: str = "validation") -> tuple[Array, Array]:
@@ -100,6 +101,9 @@ def families(config: Config) -> dict[str, schema.Family]:
             "resonance": schema.ResonanceFamily(kind="resonance"),
             "peaks": schema.PeaksFamily(kind="peaks"),
             "delta_tanh": schema.DeltaTanhFamily(kind="delta_tanh"),
+            "finite_volume": schema.FiniteVolumeFamily(kind="finite_volume"),
+            "sign_changing": schema.SignChangingFamily(kind="sign_changing"),
+            "few_states": schema.FewStatesFamily(kind="few_states"),
         }
     )
 
@@ -210,7 +214,7 @@ class Inputs:
             scale = None if section.scale == "auto" else section.scale
             return Target(c.bootstrap(config.bootstrap, config.seed, name), scale, correlator=c)
         if isinstance(section, schema.Chebyshev):
-            i, prior = section.sample, config.spectra.prior(section.Nb)
+            i, prior = section.sample, config.spectra.chebyshev(section.Nb)
             draw = samples.generate(prior, config.observables, config.seed, i, i + 1, stream="target")
             C, truth = draw.correlator[0], draw.smeared[0]
         else:

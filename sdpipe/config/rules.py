@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import chain
 from math import ceil
 
-from sdpipe.config.schema import Config, Family
+from sdpipe.config.schema import Chebyshev, ChebyshevFamily, Config, Family
+from sdpipe.errors import UserError
 
 Location = tuple[str | int, ...]
 Fault = tuple[Location, str]
@@ -51,6 +52,26 @@ def _sigma(config: Config) -> Iterator[Fault]:
         if sigma < smallest:
             words = f"{sigma:g} is below 1e-3 of the largest sigma or 1e-4 of energies.max ({highest:g})"
             yield ("smearing", "sigma", i), f"{words}; allowed here: from {smallest:g} on"
+
+
+def _prior(config: Config) -> Iterator[Fault]:
+    families, spectra = config.validation.families or {}, config.spectra
+    bases = [(("spectra", "Nb", i), Nb) for i, Nb in enumerate(spectra.Nb)]
+    for where, named, kind in (
+        (("targets",), config.targets, Chebyshev),
+        (("validation", "families"), families, ChebyshevFamily),
+    ):
+        bases += [((*where, name, "Nb"), s.Nb) for name, s in named.items() if isinstance(s, kind)]
+    for where, Nb in bases:
+        try:
+            spectra.chebyshev(Nb)
+        except UserError as error:
+            yield where, str(error)
+    try:
+        spectra.prior(max(spectra.Nb))
+    except UserError as error:
+        if error.key and error.key.startswith("mixture"):
+            yield ("spectra", *error.key.split(".", 1)), str(error)
 
 
 def _ensembles(config: Config) -> Iterator[Fault]:
@@ -108,10 +129,10 @@ def _limits(config: Config, family: Family, key: str) -> tuple[tuple[float, str]
     if key == "width":
         return (0.0, "any positive width"), (round(energies.max - energies.min, 9), "energies.max - energies.min")
     low = min((energies.min, "energies.min"), (config.spectra.E0[0], "the lowest of spectra.E0"))
-    if family.kind == "delta_tanh":
+    if family.kind in ("delta_tanh", "sign_changing", "few_states"):
         top = round(config.masses[1], 9)
-        return low, (top, "halfway from 1.5 spectra.E0 to energies.max: the step is at up to twice the mass")
+        return low, (top, "halfway from 1.5 spectra.E0 to energies.max: there is more at up to twice the mass")
     return low, (energies.max, "energies.max")
 
 
-RULES = (_times, _decay, _sigma, _ensembles, _budget, _validation, _families)
+RULES = (_times, _decay, _sigma, _prior, _ensembles, _budget, _validation, _families)

@@ -18,6 +18,7 @@ from sdpipe.errors import UserError
 from sdpipe.physics import families, spectra
 from sdpipe.physics.kernels import Kernel, KernelName, Observables
 from sdpipe.physics.noise import Treatment
+from sdpipe.physics.prior import Mixture
 from sdpipe.version import __version__
 
 SCHEMA = 3
@@ -68,6 +69,7 @@ def _ascending(values: tuple[float, float]) -> tuple[float, float]:
 
 
 PeakCount = Annotated[int, Field(ge=1, le=10_000)]
+BoxSize = Annotated[float, Field(ge=0.5, le=100)]
 Level = Annotated[float, Field(gt=0, lt=1)]
 Range = Annotated[tuple[Energy, Energy], AfterValidator(_ascending)]
 
@@ -235,7 +237,7 @@ class ChebyshevFamily(Section):
     """Size of its basis."""
 
     def build(self, config: Config) -> spectra.ChebyshevPrior:
-        return config.spectra.prior(self.Nb)
+        return config.spectra.chebyshev(self.Nb)
 
 
 class O3Family(Section):
@@ -261,8 +263,7 @@ class ResonanceFamily(Section):
     """Range of the width in GeV; null follows `smearing.sigma`."""
 
     def build(self, config: Config) -> families.ResonanceFamily:
-        sigma = min(config.smearing.sigma)
-        width = self.width or (0.2 * sigma, 0.7 * sigma)
+        width = self.width or config.widths
         return families.ResonanceFamily(self.mass or config.masses, width, config.spectra.E0)
 
 
@@ -292,11 +293,60 @@ class DeltaTanhFamily(Section):
         return families.DeltaTanhFamily(self.mass or config.masses)
 
 
+class FiniteVolumeFamily(Section):
+    """Levels of two free particles in a box, with the weights of the O(3) model."""
+
+    kind: Literal["finite_volume"]
+    """This family."""
+    threshold: Range | None = None
+    """Range of the threshold 2m in GeV; null is `spectra.E0`."""
+    size: Annotated[tuple[BoxSize, BoxSize], AfterValidator(_ascending)] = (4, 12)
+    """Range of m L, the size of the box in units of 1/m."""
+
+    def build(self, config: Config) -> families.FiniteVolumeFamily:
+        return families.FiniteVolumeFamily(self.threshold or config.spectra.E0, self.size)
+
+
+class SignChangingFamily(Section):
+    """A difference of two relativistic Breit-Wigner peaks."""
+
+    kind: Literal["sign_changing"]
+    """This family."""
+    mass: Range | None = None
+    """Range of the lower mass in GeV; null follows `spectra.E0` and `energies`."""
+    width: Range | None = None
+    """Range of both widths in GeV; null follows `smearing.sigma`."""
+
+    def build(self, config: Config) -> families.SignChangingFamily:
+        width = self.width or config.widths
+        return families.SignChangingFamily(self.mass or config.masses, width, config.spectra.E0)
+
+
+class FewStatesFamily(Section):
+    """Two to four delta functions and a continuum that opens late."""
+
+    kind: Literal["few_states"]
+    """This family."""
+    mass: Range | None = None
+    """Range of the positions of the delta functions in GeV; null follows `spectra.E0` and `energies`."""
+
+    def build(self, config: Config) -> families.FewStatesFamily:
+        return families.FewStatesFamily(self.mass or config.masses)
+
+
 Family = Annotated[
-    ChebyshevFamily | O3Family | ResonanceFamily | PeaksFamily | DeltaTanhFamily, Field(discriminator="kind")
+    ChebyshevFamily
+    | O3Family
+    | ResonanceFamily
+    | PeaksFamily
+    | DeltaTanhFamily
+    | FiniteVolumeFamily
+    | SignChangingFamily
+    | FewStatesFamily,
+    Field(discriminator="kind"),
 ]
 """Families of validation. ``build(config)`` returns what draws are made from and fills ranges that are left open:
-thresholds of the prior, :attr:`Config.masses` (peaks up to the highest energy), 0.2 to 0.7 of the smallest sigma."""
+thresholds of the prior, :attr:`Config.masses` (peaks up to the highest energy), :attr:`Config.widths`."""
 
 
 class Lattice(Section):
@@ -356,12 +406,17 @@ class Energies(Section):
 
 
 class Spectra(Section):
-    """The prior: random spectral densities on a Chebyshev basis, arXiv:2307.00808 eqs. (38, 39)."""
+    """The prior: random spectral densities, see [method.md](method.md#prior-random-spectral-densities)."""
 
     Nb: Annotated[list[Annotated[int, Field(ge=2, le=4096)]], Field(min_length=1), AfterValidator(distinct)]
     """Basis sizes, one training set each."""
     Nrho: Annotated[int, Field(ge=100, le=10_000_000)]
     """Samples in each training set; an ensemble may use fewer, the first ones."""
+    mixture: dict[Name, float] = {"chebyshev": 1.0}
+    """Share of each component, `chebyshev`, `smooth`, `levels` or `states`: zero or positive, only their ratios count;
+    `chebyshev` alone is the prior of arXiv:2307.00808."""
+    positive: bool = False
+    """Whether rho >= 0 is known: component `chebyshev` is then positive, too; the others always are."""
     E0: tuple[Energy, Energy] = (0.2, 1.3)
     """Range of the threshold E0 in GeV; your spectrum should begin inside it."""
     epsilon: Annotated[float, Field(ge=0, le=10)] = 1e-7
@@ -378,9 +433,13 @@ class Spectra(Section):
             raise ValueError(f"omega_max: {self.omega_max} must be above the highest threshold E0 ({high})")
         return self
 
-    def prior(self, Nb: int) -> spectra.ChebyshevPrior:
-        """Return the prior at basis size ``Nb``."""
-        return spectra.ChebyshevPrior(Nb, self.E0, self.epsilon, self.omega_max)
+    def chebyshev(self, Nb: int) -> spectra.ChebyshevPrior:
+        """Return the Chebyshev component of the prior at basis size ``Nb``."""
+        return spectra.ChebyshevPrior(Nb, self.E0, self.epsilon, self.omega_max, self.positive)
+
+    def prior(self, Nb: int) -> Mixture:
+        """Return the prior at basis size ``Nb``, its components in the order of their names."""
+        return Mixture(dict(sorted(self.mixture.items())), self.chebyshev(Nb))
 
 
 NetworkName = Literal["arcS", "arcM", "arcL"]
@@ -503,10 +562,16 @@ class Config(Section):
     def masses(self) -> tuple[float, float]:
         """Masses of families that leave them open: 1.5 times the lowest threshold, to halfway to the highest energy.
 
-        The continuum of such a family rises at up to twice the mass.
+        Such a family has a peak, or a continuum that rises, at up to twice the mass.
         """
         low = 1.5 * self.spectra.E0[0]
         return low, (low + self.energies.max) / 2
+
+    @property
+    def widths(self) -> tuple[float, float]:
+        """Widths of families that leave them open: 0.2 to 0.7 of the smallest sigma."""
+        sigma = min(self.smearing.sigma)
+        return 0.2 * sigma, 0.7 * sigma
 
 
 def plain(config: BaseModel) -> dict[str, Any]:

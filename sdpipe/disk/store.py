@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,13 +52,20 @@ def attributes(made_from: str, seed: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Variable:
-    """One array of a template: dimensions, chunk length along each, and what it is."""
+    """One array of a template: dimensions, chunk length along each, what it is, and any further attributes."""
 
     dims: tuple[str, ...]
     chunks: tuple[int, ...]
     dtype: str
     units: str
     long_name: str
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def lost(self) -> Any:
+        """What other readers see of a chunk that is lost: NaN, or the highest integer."""
+        dtype = np.dtype(self.dtype)
+        return np.nan if dtype.kind == "f" else np.iinfo(dtype).max
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,11 @@ class Template:
                     shape=tuple(empty.sizes[d] for d in v.dims),
                     chunks=tuple(min(c, empty.sizes[d]) for c, d in zip(v.chunks, v.dims, strict=True)),
                     dtype=v.dtype,
-                    fill_value=np.nan,  # what other readers see of a lost chunk
+                    fill_value=v.lost,
                     compressors=COMPRESSORS,
                     dimension_names=v.dims,
                 )
-                array.attrs.update({"units": v.units, "long_name": v.long_name})
+                array.attrs.update({"units": v.units, "long_name": v.long_name, **v.attrs})
             made = [file.relative_to(unfinished) for file in files(unfinished)]
             if path.exists():
                 for file in made:

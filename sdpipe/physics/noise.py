@@ -31,6 +31,9 @@ class Noise:
         Where the numbers come from, named in every fault.
     flags
         What is doubtful about them.
+    floor
+        Smallest relative error of a noisy copy, independent at every time: the covariance of copies of C is
+        s^2 Cov_latt(t, t') + (floor C(t))^2 delta_tt'.
 
     Raises
     ------
@@ -44,6 +47,7 @@ class Noise:
     covariance: Array
     source: str
     flags: tuple[str, ...] = ()
+    floor: float = 0.0
 
     def __post_init__(self) -> None:
         n = len(self.times)
@@ -70,15 +74,26 @@ class Noise:
         """Return s = C(t_ref) / C_latt(t_ref), shape (...), for C (..., t)."""
         return C[..., self.reference] / self.mean[self.reference]
 
+    @property
+    def deviates(self) -> int:
+        """Number of standard normal deviates in a noisy copy: one a time, and with a floor another one."""
+        return len(self.times) * (2 if self.floor else 1)
+
     def draw(self, C: Array, count: int, generator: np.random.Generator) -> Array:
         """Return ``count`` noisy copies of each correlator: C (..., t) -> (..., count, t)."""
-        return self.added(C, generator.standard_normal((*C.shape[:-1], count, C.shape[-1])))
+        return self.added(C, generator.standard_normal((*C.shape[:-1], count, self.deviates)))
 
     def added(self, C: Array, z: NDArray) -> NDArray:
-        """Return C + s L z for C (..., t) and z (..., count, t), in the precision of z."""
-        noisy = (z.reshape(-1, z.shape[-1]) @ self.cholesky.T.astype(z.dtype)).reshape(z.shape)
+        """Return C + s L z, and with a floor + floor C z', for C (..., t) and (z, z') (..., count, deviates).
+
+        The precision is that of z.
+        """
+        n = len(self.times)
+        noisy = (z[..., :n].reshape(-1, n) @ self.cholesky.T.astype(z.dtype)).reshape(*z.shape[:-1], n)
         noisy *= self.scale(C)[..., None, None].astype(z.dtype)
         noisy += C[..., None, :].astype(z.dtype)
+        if self.floor:
+            noisy += (self.floor * C[..., None, :]).astype(z.dtype) * z[..., n:]
         return noisy
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +10,10 @@ from numpy.typing import NDArray
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
-from sdpipe.physics.quadrature import ThresholdQuadrature
+from sdpipe.physics.prior import Mixture
 from sdpipe.physics.spectra import RNG_BLOCK, ChebyshevPrior
 
 Array = NDArray[np.float64]
-
-BATCH = 8 * RNG_BLOCK
-"""Samples integrated at once: bounds the memory, and fixes the rounding whatever the block they are asked in."""
 
 VALIDATION_EVERY = 5
 """One sample in five validates, four train: 80/20, by sample, the same at every Nrho."""
@@ -25,31 +21,54 @@ VALIDATION_EVERY = 5
 
 @dataclass(frozen=True)
 class Samples:
-    """Clean correlators C (sample, t), smeared densities (sample, sigma, E), thresholds E0 (sample,) in GeV."""
+    """Clean correlators C (sample, t), smeared densities (sample, sigma, E), thresholds E0 (sample,) in GeV.
+
+    ``component`` (sample,) is the place of each sample's component among the shares of the mixture.
+    """
 
     correlator: Array
     smeared: Array
     threshold: Array
-
-
-@lru_cache(maxsize=8)
-def _quadrature(prior: ChebyshevPrior, observables: Observables) -> ThresholdQuadrature:
-    return prior.quadrature(observables)
+    component: NDArray[np.uint8]
 
 
 def generate(
-    prior: ChebyshevPrior, observables: Observables, seed: int, start: int, stop: int, stream: str = "generate"
+    prior: ChebyshevPrior | Mixture,
+    observables: Observables,
+    seed: int,
+    start: int,
+    stop: int,
+    stream: str = "generate",
 ) -> Samples:
-    """Return samples start..stop-1 of ``stream``, a function of the arguments alone."""
-    quadrature = _quadrature(prior, observables)
+    """Return samples start..stop-1 of ``stream``, a function of the arguments alone.
+
+    A Chebyshev prior is the mixture of that component alone.
+    """
+    mixture = Mixture({"chebyshev": 1}, prior) if isinstance(prior, ChebyshevPrior) else prior
+    which, number = assign(mixture, start, stop)
     integrals, thresholds = np.empty((stop - start, observables.count)), np.empty(stop - start)
-    for low in range(start // BATCH * BATCH, stop, BATCH):
-        c, E0 = prior.draw(seed, stream, low, low + BATCH)
-        wanted = slice(max(start - low, 0), min(stop - low, BATCH))
-        rows = slice(low + wanted.start - start, low + wanted.stop - start)
-        integrals[rows] = quadrature(c, E0)[wanted]
-        thresholds[rows] = E0[wanted]
-    return Samples(*observables.split(integrals), thresholds)
+    for k, component in enumerate(mixture.components):
+        rows = np.flatnonzero(which == k)
+        if rows.size:
+            first, last = number[rows[0]], number[rows[-1]]
+            integrals[rows], thresholds[rows] = component.integrals(observables, seed, stream, first, last + 1)
+    return Samples(*observables.split(integrals), thresholds, which)
+
+
+def assign(mixture: Mixture, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return for samples start..stop-1 the place of their component, and which sample of that component they are.
+
+    Training and validation samples are dealt out each by themselves, so that both have the shares of the mixture.
+    """
+    sample = np.arange(start, stop)
+    validation = is_validation(sample)
+    validates = sample // VALIDATION_EVERY
+    trains = sample - validates
+    own, other = np.where(validation, (validates, trains), (trains, validates))
+    before = mixture.counts(own)
+    which = np.argmax(mixture.counts(own + 1) - before, axis=-1)
+    number = np.take_along_axis(before + mixture.counts(other), which[:, None], axis=-1)[:, 0]
+    return which.astype(np.uint8), number
 
 
 def noisy_copies(correlator: Array, noise: Noise, copies: int, seed: int, Nb: int, start: int) -> Array:
@@ -61,7 +80,7 @@ def noisy_copies(correlator: Array, noise: Noise, copies: int, seed: int, Nb: in
     for low in range(0, len(correlator), RNG_BLOCK):
         block = correlator[low : low + RNG_BLOCK]
         stream = rng.generator(seed, "noise copies", Nb, (start + low) // RNG_BLOCK)
-        z = rng.normals(stream, (len(block), copies, block.shape[1]))
+        z = rng.normals(stream, (len(block), copies, noise.deviates))
         noisy[low : low + RNG_BLOCK] = noise.added(block, z)
     return noisy
 

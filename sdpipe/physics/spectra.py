@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpipe.errors import UserError
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.quadrature import ThresholdQuadrature, cutoff, integrate
@@ -39,13 +40,25 @@ class ChebyshevPrior:
         rho(omega) = theta(omega - E0) sum_{n=0}^{Nb-1} c_n [T_n(x(omega)) - T_n(x(E0))]      (38)
         c_0 = r_0,  c_n = r_n / n^(1 + epsilon),  r_n ~ U[-1, 1],  E0 ~ U[E0_min, E0_max]     (39)
 
-    rho is continuous, zero at E0, not positive, and zero above ``omega_max`` where that is given.
+    rho is continuous, zero at E0, of either sign, and zero above ``omega_max`` where that is given. With ``positive``
+    it is half the sum of two squares of such series, each of m = (Nb - 1) // 2 modes without a constant,
+
+        rho(omega) = theta(omega - E0) (q_1^2 + q_2^2) / 2,    q_i = sum_{n=1}^m c_n^(i) [T_n(x(omega)) - T_n(x(E0))],
+
+    which is a series of Nb modes again, zero at E0 and nowhere negative; every polynomial that is not negative
+    on the real line is a sum of two squares. The factor 1/2 gives it the size that (38) has: its mean is the variance
+    of (38) at that many modes, and its mean square is within a fifth of that of (38).
     """
 
     Nb: int
     E0: tuple[float, float] = (0.2, 1.3)
     epsilon: float = 1e-7
     omega_max: float | None = None
+    positive: bool = False
+
+    def __post_init__(self) -> None:
+        if self.positive and self.Nb < 3:
+            raise UserError(f"a positive prior needs a basis of 3 or more; Nb is {self.Nb}", key="Nb")
 
     def draw(self, seed: int, stream: str, start: int, stop: int) -> tuple[Array, Array]:
         """Return coefficients c (sample, Nb) and thresholds E0 (sample,) of samples start..stop-1.
@@ -62,8 +75,27 @@ class ChebyshevPrior:
         wanted = slice(start - first * RNG_BLOCK, stop - first * RNG_BLOCK)
         r *= 2
         r -= 1
-        r[:, 1:] *= np.arange(1, self.Nb) ** -(1 + self.epsilon)
+        decay = np.arange(1, self.Nb) ** -(1 + self.epsilon)
+        if self.positive:
+            for low in range(0, len(r), RNG_BLOCK):
+                block = slice(low, low + RNG_BLOCK)
+                r[block] = self._squares(r[block, 1:], decay, E0[block])
+        else:
+            r[:, 1:] *= decay
         return r[wanted], E0[wanted]
+
+    def _squares(self, r: Array, decay: Array, E0: Array) -> Array:
+        """Return the coefficients (sample, Nb) of (q_1^2 + q_2^2) / 2, from its values at the Nb zeros of T_Nb."""
+        m = (self.Nb - 1) // 2
+        T = np.cos(np.arange(self.Nb)[:, None] * np.pi * (np.arange(self.Nb) + 0.5) / self.Nb)
+        at_E0 = chebyshev_basis(m + 1)(E0)[1:]
+        q1, q2 = (
+            c @ T[1 : m + 1] - np.einsum("sn,ns->s", c, at_E0)[:, None]
+            for c in (r[:, :m] * decay[:m], r[:, m : 2 * m] * decay[:m])
+        )
+        c = (q1**2 + q2**2) / 2 @ T.T * (2 / self.Nb)
+        c[:, 0] /= 2
+        return c
 
     def rho(self, omega: Array, c: Array, E0: Array) -> Array:
         """Return rho(omega), shape (sample, omega)."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sdpipe.config.problem import families
 from sdpipe.config.schema import Config
-from sdpipe.physics.samples import BATCH
+from sdpipe.physics.prior import BATCH
 from sdpipe.physics.spectra import RNG_BLOCK
 from sdpipe.pipeline.made_from import MadeFrom
 

@@ -50,13 +50,15 @@ def training_template(config: Config) -> store.Template:
         **grid,
         "validation": ("sample", is_validation(sample), {"long_name": "sample validates; the others train"}),
     }
-    rows = ("Nb", "sample")
+    rows, shares = ("Nb", "sample"), config.spectra.prior(max(config.spectra.Nb)).shares
+    flags = {"flag_values": list(range(len(shares))), "flag_meanings": " ".join(shares)}
     variables = {
         "correlator": store.Variable((*rows, "t"), (1, chunk, n_t), "float32", units, "clean correlator"),
         "smeared": store.Variable(
             (*rows, "sigma", "E"), (1, chunk, n_sigma, n_E), "float32", "1", "smeared spectral density"
         ),
         "threshold": store.Variable(rows, (1, chunk), "float64", "GeV", "threshold E0"),
+        "component": store.Variable(rows, (1, chunk), "uint8", "1", "component of the prior", flags),
     }
     if copies:
         coords["copy"] = ("copy", np.arange(copies))
@@ -77,7 +79,7 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
     """Write one block of ``training.zarr``."""
     config, block, layout = problem.config, piece.work, Layout(root)
     made = generate(problem.prior(block.of), problem.observables, config.seed, block.start, block.stop)
-    arrays = {"correlator": made.correlator, "smeared": made.smeared, "threshold": made.threshold}
+    arrays = {name: getattr(made, name) for name in ("correlator", "smeared", "threshold", "component")}
     if config.noise.copies:
         copies = (made.correlator, problem.noise, config.noise.copies, config.seed, block.of, block.start)
         arrays["noisy"] = noisy_copies(*copies)

@@ -16,7 +16,7 @@ import xarray as xr
 from markupsafe import Markup
 
 from sdpipe.config.problem import PRIOR, PRIOR_AUTO, families
-from sdpipe.config.schema import ChebyshevFamily, Config, plain, to_yaml
+from sdpipe.config.schema import ChebyshevFamily, Config, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
@@ -115,6 +115,15 @@ def _noise(config: Config) -> str:
     return f"{words}; errors relative to C(t) of {name}, " + ", ".join(f"{k} {v}" for k, v in model.items())
 
 
+def _prior(s: Spectra) -> str:
+    """Return what the networks were taught with."""
+    shares = ", ".join(f"{name} {share / sum(s.mixture.values()):.1%}" for name, share in s.mixture.items() if share)
+    return (
+        f"{s.Nrho} spectral densities for each Nb = {', '.join(map(str, s.Nb))}: {shares}"
+        f"{'; none negative' if s.positive else ''}; threshold E0 in {_span(*s.E0)} GeV; ε = {s.epsilon:g}"
+    )
+
+
 def _question(c: Config) -> Section:
     """What was asked: problem, prior, noise, audience."""
     ensembles = [[name, f"{e.Nb}", f"{e.Nrho}", e.network] for name, e in c.ensembles.items()]
@@ -126,11 +135,7 @@ def _question(c: Config) -> Section:
         ("Lattice", f"T = {c.lattice.period}, t = {_span(*c.lattice.times)}, a = {c.lattice.spacing:g} GeV⁻¹"),
         ("Smearing", f"{c.smearing.kind}, σ = {', '.join(f'{s:g}' for s in c.smearing.sigma)} GeV"),
         ("Energies", f"{c.energies.count} from {c.energies.min:g} to {c.energies.max:g} GeV"),
-        (
-            "Prior",
-            f"Chebyshev basis of size Nb = {', '.join(map(str, c.spectra.Nb))}; {c.spectra.Nrho} spectral densities "
-            f"each; threshold E0 in {_span(*c.spectra.E0)} GeV; ε = {c.spectra.epsilon:g}",
-        ),
+        ("Prior", _prior(c.spectra)),
         ("Noise", _noise(c)),
         ("Training", f"protocol {c.training.protocol}, inputs {c.training.inputs}, {c.training.replicas} replicas"),
         ("Targets", f"{', '.join(c.targets)}; {c.bootstrap} bootstrap samples each"),
@@ -232,7 +237,7 @@ def _family(config: Config, name: str) -> str:
     if isinstance(section, ChebyshevFamily):
         return f"The prior at basis size Nb = {section.Nb}{CALIBRATES.get(name, '')}."
     ranges = asdict(section.build(config))
-    words = [f"{k} {_span(*v)}" + ("" if k == "count" else " GeV") for k, v in ranges.items()]
+    words = [f"{k} {_span(*v)}" + ("" if k in ("count", "size") else " GeV") for k, v in ranges.items()]
     return f"{type(section).__doc__} Here {', '.join(words)}."
 
 

@@ -19,9 +19,10 @@ from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, HEIGHT, MARGINS
 WIDEST_PULL = 5.0
 
 FAMILY_COLOURS = (
-    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499",
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#661100",
+    "#6699CC", "#AA4466",
 )  # fmt: skip
-"""Paul Tol's muted palette, which colour-blind readers can tell apart, and none of which is black or grey."""
+"""Paul Tol's palette of twelve, which colour-blind readers can tell apart, and none of which is black or grey."""
 
 ROW = 0.22
 """Inches that a row of a legend takes."""

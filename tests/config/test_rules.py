@@ -12,6 +12,8 @@ from tests.config.faults import check_fault, faults_of, line_of
 
 Write = Callable[..., Path]
 
+ALLOWED = "allowed: chebyshev, smooth, levels, states"
+
 
 @pytest.mark.parametrize(
     ("old", "new", "key", "words"),
@@ -20,6 +22,11 @@ Write = Callable[..., Path]
         ("times: [1, 8]", "times: [1, 16]", "lattice.times", "omega_max"),
         ("spacing: 1.0", "spacing: 1000", "lattice.spacing", "allowed: spacing * t * E0 up to 1e4"),
         ("sigma: [0.44, 0.63]", "sigma: [0.0002, 0.63]", "smearing.sigma.0", "allowed here: from 0.00063 on"),
+        ("Nb: [8, 16]", "mixture: {gas: 1}, Nb: [8, 16]", "spectra.mixture.gas", "component 'gas'; " + ALLOWED),
+        ("Nb: [8, 16]", "mixture: {smooth: -1}, Nb: [8, 16]", "spectra.mixture.smooth", "share -1 of smooth"),
+        ("Nb: [8, 16]", "mixture: {smooth: 0}, Nb: [8, 16]", "spectra.mixture", "positive share; " + ALLOWED),
+        ("Nb: [8, 16]", "mixture: {}, Nb: [8, 16]", "spectra.mixture", "positive share; " + ALLOWED),
+        ("Nb: [8, 16]", "positive: true, Nb: [8, 16, 2]", "spectra.Nb.2", "needs a basis of 3 or more"),
         ("{Nb: 8,", "{Nb: 32,", "ensembles.Nref_b.Nb", "allowed: [8, 16]"),
         ("Nrho: 400,", "Nrho: 1201,", "ensembles.Nref_rho.Nrho", "more than spectra.Nrho (1200)"),
         ("Nref_b:   {", "linear: {Nb: 8, Nrho: 400, network: arcS}\n  Nref_b:   {", "ensembles.linear", "another"),
@@ -45,6 +52,13 @@ def test_every_rule_is_checked_where_each_section_is_valid_by_itself(write_confi
     lines = [int(fault.removeprefix(f"{path}:").split(":")[0]) for fault in faults_of(path)]
     assert sorted(lines) == sorted(line_of(path, piece) for piece in ("Nb: 32", "Nbest", "Nref_c"))
     assert [fault.split(": ")[1] for fault in faults_of(path, "seed=one")] == ["seed"]
+
+
+def test_every_draw_of_a_positive_prior_needs_a_basis_of_three(write_config: Write) -> None:
+    path = write_config(("{kind: chebyshev, Nb: 16}", "{kind: chebyshev, Nb: 2}"))
+    load_config(path)
+    faults = faults_of(path, "spectra.positive=true", "validation.families.c={kind: chebyshev, Nb: 2}")
+    assert [fault.split(": ")[1] for fault in faults] == ["targets.prior.Nb", "validation.families.c.Nb"]
 
 
 def test_a_vector_correlator_at_time_zero_is_possible_with_a_finite_omega_max(write_config: Write) -> None:

@@ -16,6 +16,7 @@ from sdpipe.config.schema import Config, to_yaml
 from sdpipe.correlators.correlator import Source
 from sdpipe.physics import families, spectra
 from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.prior import Mixture
 from tests.config.faults import check_fault
 
 SHIPPED = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -48,9 +49,18 @@ def test_the_defaults_are_those_of_the_contract(tiny_config: Path) -> None:
     config = load_config(tiny_config)
     assert (config.seed, config.bootstrap, config.lattice.spacing, config.noise.copies) == (1, 800, 1.0, 0)
     assert (config.spectra.E0, config.spectra.epsilon, config.spectra.omega_max) == ((0.2, 1.3), 1e-7, None)
+    assert (config.spectra.mixture, config.spectra.positive) == ({"chebyshev": 1}, False)
     training = "replicas: 5, protocol: default, inputs: whiten, epochs: null, batch: null, device: auto, stack: auto"
     assert config.training.model_dump() == yaml.safe_load(f"{{{training}}}")
     assert (config.cluster.cpu, config.cluster.gpu) == ("local", "local")
+
+
+@pytest.mark.parametrize("name", ["broad-audience-T32", "reference-T32"])
+def test_the_audiences_of_the_paper_keep_its_prior_whatever_the_default(name: str) -> None:
+    (path,) = (path for path in SHIPPED if path.stem == name)
+    given = yaml.safe_load(path.read_text())["spectra"]
+    assert given["mixture"] == {"chebyshev": 1}
+    assert not load_config(path).spectra.positive
 
 
 @settings(max_examples=20, deadline=None)
@@ -142,7 +152,15 @@ def test_a_config_builds_what_is_computed_with(tiny_config: Path) -> None:
     assert config.observables == Observables(
         config.kernel_function, tuple(range(1, 9)), (0.44, 0.63), config.energies.grid
     )
-    assert config.spectra.prior(16) == spectra.ChebyshevPrior(16, (0.2, 1.3), 1e-7, None)
+    assert config.spectra.chebyshev(16) == spectra.ChebyshevPrior(16, (0.2, 1.3), 1e-7, None)
+    assert config.spectra.prior(16) == Mixture({"chebyshev": 1}, config.spectra.chebyshev(16))
+
+
+def test_a_mixture_has_the_given_shares_in_the_order_of_their_names(tiny_config: Path) -> None:
+    shares = "spectra.mixture={states: 2, chebyshev: 6, levels: 0}"
+    prior = load_config(tiny_config, [shares, "spectra.positive=true"]).spectra.prior(8)
+    assert list(prior.shares.items()) == [("chebyshev", 6), ("levels", 0), ("states", 2)]
+    assert prior.prior == spectra.ChebyshevPrior(8, positive=True)
 
 
 def test_targets_build_their_spectral_density(tiny_config: Path) -> None:
@@ -163,7 +181,7 @@ def test_data_and_noise_say_which_correlator_they_are(tiny_config: Path) -> None
 
 def test_families_follow_the_prior_and_the_energies_where_they_are_left_open(tiny_config: Path) -> None:
     """Masses go from 1.5 times the lowest threshold halfway to the highest energy, widths with the smallest sigma."""
-    kinds = ("o3", "resonance", "peaks", "delta_tanh")
+    kinds = ("o3", "resonance", "peaks", "delta_tanh", "finite_volume", "sign_changing", "few_states")
     open_ranges = {kind: {"kind": kind} for kind in kinds} | {"other": {"kind": "chebyshev", "Nb": 4}}
     config = load_config(tiny_config, [f"validation.families={open_ranges}"])
     low, middle = pytest.approx(0.3), pytest.approx(1.3)
@@ -171,7 +189,14 @@ def test_families_follow_the_prior_and_the_energies_where_they_are_left_open(tin
     assert built["o3"] == families.O3Family((0.2, 1.3))
     assert (*built["resonance"].mass, *built["resonance"].width) == (low, middle, 0.2 * 0.44, 0.7 * 0.44)
     assert (built["peaks"].count, *built["peaks"].mass) == ((5, 50), low, 2.3)
-    assert built["delta_tanh"].mass == (low, middle)
-    assert built["other"] == config.spectra.prior(4)
-    given = load_config(tiny_config, ["validation.families={x: {kind: resonance, mass: [1, 2], width: [0.1, 0.2]}}"])
-    assert given.validation.families["x"].build(given) == families.ResonanceFamily((1, 2), (0.1, 0.2), (0.2, 1.3))
+    assert built["delta_tanh"].mass == built["few_states"].mass == (low, middle)
+    assert built["finite_volume"] == families.FiniteVolumeFamily((0.2, 1.3), (4, 12))
+    difference = built["sign_changing"]
+    assert (*difference.mass, *difference.width) == (low, middle, 0.2 * 0.44, 0.7 * 0.44)
+    assert difference.threshold == (0.2, 1.3)
+    assert built["other"] == config.spectra.chebyshev(4)
+    ranges = "x: {kind: resonance, mass: [1, 2], width: [0.1, 0.2]}, y: {kind: finite_volume, size: [2, 3]}"
+    given = load_config(tiny_config, [f"validation.families={{{ranges}}}"])
+    built = {name: section.build(given) for name, section in given.validation.families.items()}
+    assert built["x"] == families.ResonanceFamily((1, 2), (0.1, 0.2), (0.2, 1.3))
+    assert built["y"] == families.FiniteVolumeFamily((0.2, 1.3), (2, 3))

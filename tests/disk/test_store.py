@@ -65,6 +65,15 @@ def test_a_template_has_its_coordinates_attributes_and_chunks(path):
     assert (data.attrs["config_hash"], data.attrs["seed"]) == ("abc", 7)
 
 
+def test_an_array_may_have_further_attributes_and_be_of_integers(tmp_path):
+    flags = {"flag_values": [0, 1], "flag_meanings": "first second"}
+    which = {"which": store.Variable(("Nb", "sample"), (1, 4), "uint8", "1", "which", flags)}
+    store.Template(COORDS, which).create(tmp_path / "a.zarr", store.attributes("abc", 7))
+    made = xr.open_zarr(tmp_path / "a.zarr", consolidated=False).which
+    assert (made.dtype, made.attrs) == (np.uint8, {"units": "1", "long_name": "which", **flags})
+    assert (made == 255).all(), "a lost chunk is none of the values"
+
+
 def test_what_an_interruption_left_does_not_stand_in_the_way(tmp_path):
     (tmp_path / ".a.zarr.0.partial").mkdir()
     (tmp_path / ".a.zarr.0.partial" / "zarr.json").write_text("{")

@@ -185,7 +185,7 @@ def many(count: int) -> xr.Dataset:
 
 
 @pytest.mark.parametrize("name", validation_figures.PANELS)
-@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("count", [2, 11])
 def test_no_legend_of_the_validation_lies_on_its_picture(name: str, count: int) -> None:
     figure = figures.panels(validation_figures.PANELS[name][0], many(count))
     figure.draw_without_rendering()
@@ -197,9 +197,9 @@ def test_no_legend_of_the_validation_lies_on_its_picture(name: str, count: int) 
 
 
 def test_every_family_has_a_colour_of_its_own_and_none_is_that_of_the_normal_density() -> None:
-    ax = validation_figures.coverage_against_energy(many(8).isel(sigma=0), Figure().subplots())
+    ax = validation_figures.coverage_against_energy(many(11).isel(sigma=0), Figure().subplots())
     families = [line.get_color() for line in ax.lines if not line.get_label().startswith("_")]
-    assert len(set(families)) == len(families) == 8
+    assert len(set(families)) == len(families) == 11
     assert set(families).isdisjoint({"#000000", "k", "black"})
 
 

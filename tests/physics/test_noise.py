@@ -222,3 +222,26 @@ def test_synthetic_noise_has_the_stated_errors_and_correlation():
             assert made.covariance[i, j] == pytest.approx(errors * np.exp(-abs(t - u) / tau), rel=1e-13)
     assert made.times == times
     assert np.array_equal(made.mean, mean)
+
+
+def test_a_floor_adds_independent_noise_relative_to_the_correlator():
+    """Also where C(t) falls much more slowly than the C_latt to which the noise belongs."""
+    C, count, floor = np.array([[4.0, 3.0, 2.0, 1.5], [-2.0, 1.0, 5.0, 0.0]]), 200_000, 0.5
+    made = Noise(TIMES, MEAN, covariance(), "x", floor=floor)
+    draws = made.draw(C, count, np.random.default_rng(6))
+    assert draws.shape == (2, count, 4)
+    for c, d in zip(C, draws, strict=True):
+        cov = made.scale(c) ** 2 * covariance() + np.diag((floor * c) ** 2)
+        error = np.sqrt(np.diag(cov))
+        assert (d.mean(axis=0) - c) / error == pytest.approx(np.zeros(4), abs=5 / np.sqrt(count))
+        assert np.cov(d.T) / np.outer(error, error) == pytest.approx(
+            cov / np.outer(error, error), abs=8 / np.sqrt(count)
+        )
+
+
+def test_without_a_floor_noise_is_as_it_was():
+    """One deviate a time: C + s L z, in this order."""
+    C, z = np.array([[4.0, 3.0, 2.0, 1.5]]), np.random.default_rng(7).standard_normal((1, 5, 4))
+    assert noise().deviates == 4
+    assert np.array_equal(noise().added(C, z)[0], (z[0] @ noise().cholesky.T) * 2.0 + C)
+    assert Noise(TIMES, MEAN, covariance(), "x", floor=1e-6).deviates == 8

@@ -137,6 +137,12 @@ def test_random_draws_agree_with_mpmath(Nb, draws):
     assert_accurate(prior, Kernel("vector", 32), (1, 6, 11, 16), *prior.draw(7, "draws", 0, draws))
 
 
+@pytest.mark.parametrize("Nb", [16, 128])
+def test_positive_draws_agree_with_mpmath(Nb):
+    prior = ChebyshevPrior(Nb, positive=True)
+    assert_accurate(prior, Kernel("vector", 32), (1, 6, 16), *prior.draw(7, "draws", 0, 3))
+
+
 @pytest.mark.parametrize("name", ["periodic", "exponential"])
 def test_other_kernels_agree_with_mpmath(name):
     prior = ChebyshevPrior(32)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel, Observables, gaussian
 from sdpipe.physics.spectra import RNG_BLOCK, ChebyshevPrior, Spectrum, chebyshev_basis, delta_tanh, o3, peaks
 
@@ -72,16 +73,46 @@ def test_coefficients_and_thresholds_have_the_distribution_of_the_prior():
     assert E0.mean() == pytest.approx(0.75, abs=5 * 1.1 / math.sqrt(12 * n))
 
 
+@pytest.mark.parametrize("Nb", [3, 8, 64, 65])
+def test_positive_draws_are_half_the_sum_of_two_squares(Nb):
+    prior, m = ChebyshevPrior(Nb, positive=True), (Nb - 1) // 2
+    r = ChebyshevPrior(Nb, epsilon=0.0).draw(2, "test", 0, 60)[0][:, 1:] * np.arange(1, Nb)
+    c, E0 = prior.draw(2, "test", 0, 60)
+    omega = np.linspace(0.2, 12, 500)
+    decay = np.arange(1, m + 1) ** -(1 + prior.epsilon)
+    halves = (np.hstack([np.zeros((60, 1)), part * decay]) for part in (r[:, :m], r[:, m : 2 * m]))
+    q1, q2 = (ChebyshevPrior(m + 1).rho(omega, half, E0) for half in halves)
+    rho = prior.rho(omega, c, E0)
+    assert np.abs(rho - (q1**2 + q2**2) / 2).max() < 1e-13
+    assert rho.min() > -1e-14
+    assert np.abs(prior.rho(E0, c, E0).diagonal()).max() < 1e-13
+
+
+def test_positive_draws_have_the_size_of_the_prior():
+    omega = np.linspace(0.5, 4, 200)
+    for Nb in (16, 64):
+        size = [
+            np.sqrt(np.mean(p.rho(omega, *p.draw(3, "test", 0, 4000)) ** 2))
+            for p in (ChebyshevPrior(Nb), ChebyshevPrior(Nb, positive=True))
+        ]
+        assert size[1] == pytest.approx(size[0], rel=0.1)
+
+
+def test_a_positive_prior_needs_a_mode_for_each_square():
+    with pytest.raises(UserError, match="basis of 3 or more; Nb is 2"):
+        ChebyshevPrior(2, positive=True)
+
+
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.integers(0, 3 * RNG_BLOCK), st.integers(0, 3 * RNG_BLOCK), st.integers(0, 700))
 def test_draws_are_nested(start, length, more):
     """Any range of samples is that range of any larger draw, bit for bit."""
-    prior = ChebyshevPrior(5)
-    c, E0 = prior.draw(4, "test", start, start + length)
-    all_c, all_E0 = prior.draw(4, "test", 0, start + length + more)
-    assert c.shape == (length, 5)
-    assert np.array_equal(c, all_c[start : start + length])
-    assert np.array_equal(E0, all_E0[start : start + length])
+    for prior in (ChebyshevPrior(5), ChebyshevPrior(5, positive=True)):
+        c, E0 = prior.draw(4, "test", start, start + length)
+        all_c, all_E0 = prior.draw(4, "test", 0, start + length + more)
+        assert c.shape == (length, 5)
+        assert np.array_equal(c, all_c[start : start + length])
+        assert np.array_equal(E0, all_E0[start : start + length])
 
 
 def test_draws_differ_between_seeds_streams_and_basis_sizes():

@@ -115,6 +115,57 @@ def test_stored_noise_copies_do_not_depend_on_how_they_were_made(
     assert np.unique(relative).size > 0.99 * relative.size
 
 
+SHARES = {"chebyshev": 60, "smooth": 15, "levels": 24, "states": 24}
+MIXED = [f"spectra.mixture={SHARES}", "spectra.Nrho=1230", "spectra.positive=true"]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, tiny_text: str, shell: Cli) -> Path:
+    """A training set of the mixture, made by as many workers as there are cores."""
+    directory = tmp_path_factory.mktemp("mixed")
+    (directory / "tiny.yaml").write_text(tiny_text)
+    outcome = shell("-m", "sdpipe", "generate", "tiny.yaml", *MIXED, "--run", "run", cwd=directory)
+    assert outcome.status == 0, outcome.err
+    return directory / "run"
+
+
+def test_a_mixture_does_not_depend_on_workers_order_or_interruption(
+    cli: Cli, serial: SerialPool, tiny_config: Path, mixed: Path, tmp_path: Path
+) -> None:
+    reordered = f"spectra.mixture={dict(reversed(SHARES.items()))}"
+    serial.backwards, serial.fail_after = True, 3
+    assert cli("generate", tiny_config, *MIXED, "--run", tmp_path / "run").status == 130
+    serial.backwards, serial.fail_after = False, None
+    assert cli("generate", tiny_config, *MIXED, reordered, "--run", tmp_path / "run").status == 0
+    assert len(serial.done) == len(set(serial.done)), "no block twice"
+    assert chunks(tmp_path / "run" / "training.zarr") == chunks(mixed / "training.zarr")
+
+
+def test_the_training_set_says_which_component_each_sample_is(mixed: Path) -> None:
+    data = xr.open_zarr(mixed / "training.zarr", consolidated=False).load()
+    component = data.component
+    assert (component.dims, component.dtype) == (("Nb", "sample"), np.uint8)
+    meanings = dict(zip(component.flag_meanings.split(), component.flag_values, strict=True))
+    assert meanings == {"chebyshev": 0, "levels": 1, "smooth": 2, "states": 3}
+    for validates in (False, True):
+        part = component[:, data.validation.values == validates]
+        for name, value in meanings.items():
+            expected = part.sizes["sample"] * SHARES[name] / 123
+            assert (np.abs((part == value).sum("sample") - expected) <= 1.5).all()
+    assert (data.correlator > 0).all()
+    assert (data.smeared > 0).all()
+    same = (data.smeared[0] == data.smeared[1]).all(("sigma", "E"))
+    np.testing.assert_array_equal(same, component[0] != meanings["chebyshev"])
+
+
+def test_a_smaller_mixture_is_the_beginning_of_a_larger_one(cli: Cli, mixed: Path, tmp_path: Path) -> None:
+    ensembles = [f"ensembles.{name}.Nrho=400" for name in ("Nmax", "Nref_b", "Nref_rho")]
+    run, size = tmp_path / "run", 700
+    assert cli("generate", mixed, f"spectra.Nrho={size}", *ensembles, "--run", run).status == 0
+    smaller, larger = (xr.open_zarr(r / "training.zarr", consolidated=False) for r in (run, mixed))
+    xr.testing.assert_identical(smaller.drop_attrs().load(), larger.isel(sample=slice(size)).drop_attrs().load())
+
+
 # --- train ---------------------------------------------------------------------------------------------------
 
 

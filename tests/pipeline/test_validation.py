@@ -157,6 +157,17 @@ def test_validation_does_not_depend_on_the_targets(finished: Finished) -> None:
         ("validation.families.p={kind: peaks, mass: [0.001, 0.01]}", "p.mass", "allowed: 0.2 (energies.min) to 2.3"),
         ("validation.families.p={kind: delta_tanh, mass: [2, 2.3]}", "p.mass", "to 1.3 (halfway from"),
         ("validation.families.p={kind: peaks, count: [9, 5]}", "validation.families.p.count", "not be above"),
+        ("validation.families.v={kind: finite_volume, threshold: [0.5, 2.9]}", "v.threshold", "to 2.3 (energies.max)"),
+        ("validation.families.v={kind: finite_volume, size: [4, 1000]}", "v.size.1", "less than or equal to 100"),
+        ("validation.families.v={kind: finite_volume, size: [9, 4]}", "v.size", "not be above"),
+        ("validation.families.s={kind: sign_changing, mass: [0.5, 2]}", "s.mass", "to 1.3 (halfway from"),
+        (
+            "validation.families.s={kind: sign_changing, width: [5, 9]}",
+            "s.width",
+            "to 2.1 (energies.max - energies.min)",
+        ),
+        ("validation.families.f={kind: few_states, mass: [0.5, 2]}", "f.mass", "to 1.3 (halfway from"),
+        ("validation.families.f={kind: few_states, width: [1, 2]}", "f.width", "unknown key"),
         ("validation.families.x={kind: glueball}", "validation.families.x", "kind"),
         ("validation.families.chebyshev={kind: o3}", "validation.families.chebyshev", "always there"),
         ("budget.references.resolution=Nref_b", "budget.references.resolution", "another source"),
@@ -223,11 +234,41 @@ def test_a_correlator_from_python_is_judged_as_a_target_is(finished: Finished) -
         "{kind: resonance, mass: [0.05, 2.3], width: [0.01, 2]}",
         "{kind: peaks, mass: [0.075, 2.3]}",
         "{kind: delta_tanh, mass: [0.075, 1.1875]}",
+        "{kind: finite_volume, threshold: [0.05, 1.3], size: [1, 100]}",
+        "{kind: sign_changing, mass: [0.075, 1.1875], width: [0.01, 2]}",
+        "{kind: few_states, mass: [0.075, 1.1875]}",
     ],
 )
 def test_families_as_wide_as_the_standard_ones_are_accepted(tiny_config: Path, family: str) -> None:
     """Thresholds of the prior below all energies: what follows the prior may be there, too."""
     load_config(tiny_config, ["spectra.E0=[0.05, 1.3]", f"validation.families.mine={family}"])
+
+
+def test_every_standard_family_tests_networks_that_were_taught_with_the_mixture(
+    cli: Callable[..., Outcome], tiny_config: Path, tmp_path: Path
+) -> None:
+    shares = {"chebyshev": 60, "smooth": 15, "levels": 24, "states": 24}
+    overrides = [f"spectra.mixture={shares}", "spectra.positive=true", "validation.families=null"]
+    outcome = cli("run", tiny_config, *overrides, "--run", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    run = sdpipe.open_run(tmp_path / "run")
+    held_out = ["o3", "resonance", "peaks", "delta_tanh", "finite_volume", "sign_changing", "few_states"]
+    prior = ["chebyshev", "chebyshev-auto", "chebyshev-Nb8", "chebyshev-Nb32"]
+    v = run.validation.load()
+    assert v.family.values.tolist() == prior + held_out
+    assert all(f"\n{name} " in outcome.out for name in held_out)
+    assert np.isfinite(v.error).all()
+    assert np.isfinite(v.central).all()
+    signs = (v.truth < 0).any(("sigma", "E")).mean("sample")
+    assert signs.sel(family="sign_changing") > 0.3
+    assert (signs.drop_sel(family="sign_changing") == 0).all(), "a positive prior, and positive families"
+    problem = Inputs(run.config).problem
+    for family in held_out:
+        _, truth = problem.draw(family, 118, 120)
+        np.testing.assert_allclose(v.truth.sel(family=family).isel(sample=slice(118, 120)), truth, rtol=1e-5, atol=1e-7)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "chebyshev 48.8%, smooth 12.2%, levels 19.5%, states 19.5%; none negative" in page
+    assert "Here threshold 0.2 … 1.3 GeV, size 4 … 12." in page
 
 
 def test_lost_figures_are_drawn_anew_and_keep_no_analysis_waiting(

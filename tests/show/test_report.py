@@ -171,13 +171,20 @@ def test_the_report_says_what_noise_and_families_are_in_numbers(page: Page, run:
     assert f"The two-particle density of the O(3) model. Here threshold {low:g} … {high:g} GeV." in page.text
 
 
+def test_the_report_says_what_the_networks_were_taught_with(page: Page, tiny_config: Path) -> None:
+    assert "Prior 1200 spectral densities for each Nb = 8, 16: chebyshev 100.0%; threshold E0 in 0.2 … 1.3" in page.text
+    mixed = load_config(tiny_config, ["spectra.mixture={levels: 1, states: 3, smooth: 0}", "spectra.positive=true"])
+    assert "8, 16: levels 25.0%, states 75.0%; none negative; threshold" in report._prior(mixed.spectra)
+
+
 def test_every_standard_family_is_told_apart(tiny_config: Path) -> None:
     config = load_config(tiny_config, ["validation.families=null"])
     words = {name: report._family(config, name) for name in families(config)}
-    assert len(set(words.values())) == len(words) == 8
+    assert len(set(words.values())) == len(words) == 11
     assert words["chebyshev-Nb32"] == "The prior at basis size Nb = 32."
     assert "mass 0.3 … 1.3 GeV, width 0.088 … 0.308 GeV, threshold 0.2 … 1.3 GeV" in words["resonance"]
     assert words["peaks"].endswith("Here count 5 … 50, mass 0.3 … 2.3 GeV.")
+    assert words["finite_volume"].endswith("Here threshold 0.2 … 1.3 GeV, size 4 … 12.")
 
 
 def test_the_report_says_where_the_run_comes_from(page: Page, run: Run) -> None:
