@@ -70,7 +70,11 @@ def _stage_parser(stage: str) -> argparse.ArgumentParser:
     parser.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
     if stage == "status":
         parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
-        parser.add_argument("--verify", action="store_true", help="read every byte of what is done")
+        parser.add_argument(
+            "--verify",
+            action="store_true",
+            help="read every byte of what is done; what is damaged no longer counts as done",
+        )
     else:
         parser.add_argument("--take-over", action="store_true", help="go on in place of a driver that died elsewhere")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
@@ -91,7 +95,7 @@ def execute(argv: list[str]) -> None:
     """Run one command; raises what :func:`sdpipe.__main__.main` makes exit statuses of."""
     arguments = _arguments(argv)
     if arguments.config.is_dir():
-        Layout(arguments.config.absolute()).refuse_without_config(arguments.stage)
+        Layout(arguments.config.absolute()).refuse_without_config()
     config, origin = read_config(arguments.config, arguments.overrides)
     root = arguments.run or (arguments.config if arguments.config.is_dir() else Path("runs") / config.name)
     layout = Layout(root.absolute())
@@ -169,7 +173,8 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
     damaged = None
     if arguments.verify:
         driver = lock.holder(layout.driver)
-        damaged = verify(layout, forget=driver is None or not driver.may_live())
+        every = [piece for stage in STAGES for piece in stage.pieces(state.made)]
+        damaged = verify(layout, every, forget=driver is None or not driver.may_live())
     survey = stages.survey(state)
     following, training = _next(arguments, survey), layout.in_training()
     if arguments.json:

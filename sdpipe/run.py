@@ -54,7 +54,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.layout = Layout(path)
-        self.layout.refuse_without_config("status")
+        self.layout.refuse_without_config()
         self.config: Config = load_config(path)
 
     @property
@@ -103,8 +103,11 @@ class Run:
         """What is done now, from the data files as they are now."""
         return State(self.config, self.layout)
 
-    def _checked(self, stage: str, *names: str) -> list[str]:
-        """Return those of the pieces ``names`` that are there; raise where one is damaged, warn where one is stale."""
+    def _checked(self, stage: str, *names: str, stacklevel: int = 3) -> list[str]:
+        """Return those of the pieces ``names`` that are there; raise where one is damaged, warn where one is stale.
+
+        ``stacklevel`` is that of the line that asked, for the warning.
+        """
         state, there = self._state, []
         for piece in stages.STAGE[stage].pieces(state.made):
             if piece.name not in names:
@@ -114,12 +117,13 @@ class Run:
                 raise found.damage
             if found.condition == "stale" and not state.inputs.unreadable:
                 made = f"{stage}: {piece.name} was made from other inputs than those of now"
-                warnings.warn(f"{made}; run: {shlex.join(['sdpipe', stage, str(self.layout.root)])}", stacklevel=3)
+                command = shlex.join(["sdpipe", "run", str(self.layout.root)])
+                warnings.warn(f"{made}; run: {command}", stacklevel=stacklevel)
             there += [piece.name] if found.receipt else []
         return there
 
     def _groups(self, stage: str, path: Path) -> dict[str, xr.Dataset]:
-        return {name: store.read(path / name) for name in self._checked(stage, *self.config.targets)}
+        return {name: store.read(path / name) for name in self._checked(stage, *self.config.targets, stacklevel=4)}
 
     @property
     def plot(self) -> Plots:

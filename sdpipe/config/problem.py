@@ -19,7 +19,7 @@ from sdpipe.correlators.correlator import Correlator
 from sdpipe.errors import ConfigError, UserError
 from sdpipe.physics import noise, rng, samples
 from sdpipe.physics.families import Family
-from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.prior import Mixture
 from sdpipe.physics.spectra import ChebyshevPrior, Spectrum
@@ -60,11 +60,6 @@ class Problem:
     def observables(self) -> Observables:
         """C(t) and rho_sigma(E) on the grids of the run."""
         return self.config.observables
-
-    @property
-    def kernel(self) -> Kernel:
-        """The kernel of the run."""
-        return self.observables.kernel
 
     def prior(self, Nb: int) -> Mixture:
         """Return the prior at basis size ``Nb``, which training sets are drawn from."""

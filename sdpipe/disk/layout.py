@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import socket
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -127,8 +129,21 @@ class Layout:
 
     def sittings(self) -> list[dict[str, Any]]:
         """Return what :meth:`note_sitting` noted, in the order of time; a damaged line counts as lost."""
-        lines = self._sittings.read_text(encoding="utf-8", errors="replace") if self._sittings.exists() else ""
-        return [told for line in lines.splitlines() if (told := unseal(line))]
+        return [told for line in self._sitting_lines() if (told := unseal(line))]
+
+    def check_sittings(self, mend: bool) -> Iterator[DamageError]:
+        """Yield a fault where a line is not what was written; with ``mend`` such lines are then taken out."""
+        lines = self._sitting_lines()
+        whole = [line for line in lines if unseal(line)]
+        if len(whole) < len(lines):
+            yield DamageError(self._sittings, f"damaged ({len(lines) - len(whole)} lines are not what was written)")
+            if mend:
+                with suppress(OSError):  # a run that cannot be written can be verified all the same
+                    write_text(self._sittings, "\n".join(["", *whole]))
+
+    def _sitting_lines(self) -> list[str]:
+        text = self._sittings.read_text(encoding="utf-8", errors="replace") if self._sittings.exists() else ""
+        return [line for line in text.splitlines() if line]
 
     @property
     def _sittings(self) -> Path:
@@ -151,13 +166,13 @@ class Layout:
     def require(self) -> None:
         """Raise UserError where this is not a run directory."""
         if not self.config.exists():
-            self.refuse_without_config("status")
+            self.refuse_without_config()
             raise UserError(f"{self.root}: not a run directory (no config.yaml in it); run: sdpipe run CONFIG")
 
-    def refuse_without_config(self, stage: str) -> None:
+    def refuse_without_config(self) -> None:
         """Raise UserError where ``config.yaml`` is lost and its copy is not, with the command that goes on."""
         if not self.config.exists() and self._copy.exists():
-            command = shlex.join(["sdpipe", stage, str(self._copy), "--run", str(self.root)])
+            command = shlex.join(["sdpipe", "run", str(self._copy), "--run", str(self.root)])
             raise UserError(f"{self.config}: missing; its copy is {self._copy}; run: {command}")
 
     def claim(self, config: Config) -> None:

@@ -118,9 +118,12 @@ class Receipts:
             except OSError as error:
                 yield DamageError(path, "lost" if isinstance(error, FileNotFoundError) else str(error.strerror))
 
-    def damage(self) -> Iterator[DamageError]:
-        """Yield every receipt that is damaged, and every file that does not agree with its receipt, all bytes read."""
-        for stage, piece in self.all():
+    def damage(self, pieces: Iterable[tuple[str, str]]) -> Iterator[DamageError]:
+        """Yield every receipt of ``pieces`` that is damaged, and every file of theirs that does not agree with it.
+
+        All bytes are read. A piece is its stage and name.
+        """
+        for stage, piece in pieces:
             try:
                 receipt = self.read(stage, piece)
             except DamageError as error:

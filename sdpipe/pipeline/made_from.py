@@ -74,7 +74,7 @@ class MadeFrom:
 
     @property
     def report(self) -> str:
-        """Everything that the report shows: the config, and the files of each store as they are now."""
+        """What the report is about: the config, and the files of history, validation and budgets as they are now."""
         shown = [("train", "history"), ("validate", "validation"), *(("analyze", name) for name in self.config.targets)]
         return digest(plain(self.config), [self._hashes(*piece) for piece in shown])
 

@@ -1,14 +1,16 @@
-"""How work is cut: the pieces of every stage, the templates of its stores, and stacks of networks."""
+"""How work is cut: the pieces of every stage, and stacks of networks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdpipe.config.problem import families
 from sdpipe.config.schema import Config
+from sdpipe.disk.layout import Layout
 from sdpipe.physics.prior import BATCH
 from sdpipe.physics.spectra import RNG_BLOCK
 from sdpipe.pipeline.made_from import MadeFrom
@@ -33,6 +35,11 @@ class Piece:
     work: Any = None
     counted: bool = True
     needed: bool = True
+
+
+def finish(layout: Layout, piece: Piece, written: list[Path], **facts: Any) -> None:
+    """Write the receipt of a piece, when all that was ``written`` for it is on disk."""
+    layout.receipts.write(piece.stage, piece.name, piece.made_from, written, **facts)
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,16 @@ from sdpipe.config.schema import Config
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.infer import trust
-from sdpipe.pipeline.pieces import Piece, every_network
+from sdpipe.pipeline.pieces import Piece, every_network, finish
 from sdpipe.show import figures, report, validation_figures
 
 SHOWN = 16
 """Hexadecimal digits of a hash that the report shows."""
 
 
-def _finish(layout: Layout, piece: Piece, written: list[Path]) -> None:
-    layout.receipts.write(piece.stage, piece.name, piece.made_from, written)
-
-
 def draw_validation(layout: Layout, piece: Piece) -> None:
     """Draw the figures of ``validation.zarr``."""
-    _finish(layout, piece, validation_figures.draw_all(layout.figures, store.load(layout.validation)))
+    finish(layout, piece, validation_figures.draw_all(layout.figures, store.load(layout.validation)))
 
 
 def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
@@ -32,7 +28,7 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     made = trust.assess(data, budget.central, budget.references, validation, budget.level)
     written = store.write_dataset(layout.budget / name, made, store.attributes(piece.made_from, config.seed))
     drawn = figures.draw_target(layout.figures, name, data.rho, made, config)
-    _finish(layout, piece, [*written, *drawn])
+    finish(layout, piece, [*written, *drawn])
     return sorted(set(made.attrs["flags"]) - set(data.attrs["flags"]))
 
 
@@ -70,4 +66,4 @@ def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[
         )
     )
     files.write_text(layout.report, page)
-    _finish(layout, piece, [layout.report])
+    finish(layout, piece, [layout.report])

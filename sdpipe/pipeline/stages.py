@@ -161,8 +161,9 @@ def validate(run: Command, left: list[Found]) -> None:
     _prepare_store(run, left, run.layout.draws, tasks.validation_template)
     blocks, total = [found.piece for found in left if found.piece.work], len(pieces.validation_blocks(run.config))
     todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
-    share = attrgetter("threads", "sharers")
-    for name, _, progress in _map(run, "validate", tasks.validate_block, todo, total, share=share):
+    for name, _, progress in _map(
+        run, "validate", tasks.validate_block, todo, total, share=lambda pool: (pool.threads,)
+    ):
         progress.advance(name)
     names = {found.piece.name: found.piece for found in left}
     if piece := names.get("validation"):
@@ -235,7 +236,7 @@ def _prepare_store(run: Command, left: list[Found], path: Path, template: Callab
             files.remove(path)
             run.layout.receipts.forget_below(path)
         written = template(run.config).create(path, store.attributes(piece.made_from, run.config.seed))
-        run.layout.receipts.write(piece.stage, piece.name, piece.made_from, written)
+        pieces.finish(run.layout, piece, written)
 
 
 def _prepare_groups(run: Command, left: list[Found], path: Path) -> None:
@@ -246,7 +247,7 @@ def _prepare_groups(run: Command, left: list[Found], path: Path) -> None:
         if found.piece.name == "@store":
             piece = found.piece
             written = store.create_groups(path, store.attributes(piece.made_from, run.config.seed))
-            run.layout.receipts.write(piece.stage, piece.name, piece.made_from, written)
+            pieces.finish(run.layout, piece, written)
     stage = left[0].piece.stage
     for name in sorted({p.name for p in path.iterdir() if p.is_dir()} - run.config.targets.keys()):
         log.info(f"{stage}: {name} is no longer a target; removing it from {path.name}")
@@ -353,7 +354,7 @@ STAGES = (
         needs=("analyze",),
     ),
 )
-"""Stages in the order in which ``run`` takes them. To add one, add a row and its two functions."""
+"""Stages in the order in which ``run`` takes them. To add one, see docs/architecture.md."""
 
 STAGE = {stage.name: stage for stage in STAGES}
 

@@ -1,4 +1,4 @@
-"""What is done in a run directory, and what is missing, stale or damaged. Reads receipts and file names only."""
+"""What is done in a run directory, and what is missing, stale or damaged: receipts held against files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from sdpipe.config.problem import Inputs
 from sdpipe.config.schema import Config
 from sdpipe.disk import files
-from sdpipe.disk.layout import Layout
+from sdpipe.disk.layout import CLAIM, Layout
 from sdpipe.disk.receipts import Receipt
 from sdpipe.errors import DamageError
 from sdpipe.pipeline.made_from import MadeFrom
@@ -89,14 +89,15 @@ def survey_of(state: State, name: str, unit: str, pieces: list[Piece], places: l
     return Progress(name, told, done, len(counted), unit, sum(s.st_size for s in stats), changed)
 
 
-def verify(layout: Layout, forget: bool) -> list[DamageError]:
-    """Return every file that is not what was written, all bytes read.
+def verify(layout: Layout, pieces: Iterable[Piece], forget: bool) -> list[DamageError]:
+    """Return every file of ``pieces``, of unfinished work, and of the claim, that is not what was written.
 
-    With ``forget`` each is set aside, where the directory can be written, so that what it belongs to is not done from
-    now on.
+    All bytes are read. With ``forget`` each such file is set aside, where the directory can be written, so that what it
+    belongs to is not done from now on.
     """
-    found = [*layout.receipts.damage(), *_unfinished(layout)]
-    for error in found if forget else []:
+    damaged = [*layout.receipts.damage([CLAIM, *((p.stage, p.name) for p in pieces)]), *_unfinished(layout)]
+    found = [*damaged, *layout.check_sittings(mend=forget)]
+    for error in damaged if forget else []:
         with suppress(OSError):
             files.set_aside(error.file)
     return found

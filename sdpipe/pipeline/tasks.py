@@ -1,7 +1,7 @@
 """What workers do for each stage, and what the driver makes of trained networks.
 
-A task is idempotent, opens no data file, writes its receipt last, and returns a small dict. Only plain arguments and
-whole files pass between tasks, so that any of them may run again on another machine.
+A task is idempotent, opens no data file, writes the receipt of a piece when all of its files are on disk, and returns a
+small dict. It gets what it computes with, and leaves whole files: any of them may run again on another machine.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ from sdpipe.infer.predict import Audience, reconstruct
 from sdpipe.learn import dataset, feeds, memory, trained, training
 from sdpipe.physics import rng
 from sdpipe.physics.samples import generate, is_validation, noisy_copies
-from sdpipe.pipeline.pieces import VALIDATION_BLOCK, NetworkId, Piece, Stack, chunk_samples, every_network
+from sdpipe.pipeline.pieces import (
+    VALIDATION_BLOCK,
+    NetworkId,
+    Piece,
+    Stack,
+    chunk_samples,
+    every_network,
+    finish,
+)
 from sdpipe.version import __version__
 from sdpipe.workers import pool
-
-
-def _finish(layout: Layout, piece: Piece, written: list[Path], **facts: Any) -> None:
-    layout.receipts.write(piece.stage, piece.name, piece.made_from, written, **facts)
-
 
 # --- generate --------------------------------------------------------------------------------------------------------
 
@@ -84,7 +87,7 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
         copies = (made.correlator, problem.noise, config.noise.copies, config.seed, block.of, block.start)
         arrays["noisy"] = noisy_copies(*copies)
     written = store.write_block(layout.training, block.region, arrays)
-    _finish(layout, piece, written, numpy=np.__version__, sdpipe=__version__)
+    finish(layout, piece, written, numpy=np.__version__, sdpipe=__version__)
     return {"samples": block.stop - block.start}
 
 
@@ -155,22 +158,22 @@ def _train_part(
     diverged: dict[str, str] = {}
 
     def finished(i: int, outcome: training.Outcome) -> None:
-        network, made_from, best = networks[i], fitted[members[i].data], min(outcome.val_loss)
+        network, taught, best = networks[i], fitted[members[i].data], min(outcome.val_loss)
         if network not in stack.wanted:
             return
         why = None
         if outcome.diverged is not None:
             why = f"at epoch {outcome.diverged}"
-        elif not best <= made_from.mean_loss:
-            why = f"to a validation loss of {best:.3g}, above that of predicting the mean ({made_from.mean_loss:.3g})"
+        elif not best <= taught.mean_loss:
+            why = f"to a validation loss of {best:.3g}, above that of predicting the mean ({taught.mean_loss:.3g})"
         if why:
             diverged[names[i]] = f"{why}, seed {config.seed}"
             return
         piece = Piece("train", network.stem, stack.identities[network.ensemble])
         path = layout.networks / f"{network.stem}.pt"
-        trained.save(path, _network(problem, network, made_from, outcome, piece.made_from))
-        losses = {"val_loss": best, "linear_loss": made_from.linear_loss}
-        _finish(layout, piece, [path], **losses, together=[n.stem for n in networks])
+        trained.save(path, _network(problem, network, taught, outcome, piece.made_from))
+        losses = {"val_loss": best, "linear_loss": taught.linear_loss}
+        finish(layout, piece, [path], **losses, together=[n.stem for n in networks])
 
     def on_epoch(epoch: int, losses: list[tuple[int, float]]) -> None:
         rows = [
@@ -282,7 +285,7 @@ def write_history(config: Config, layout: Layout, made_from: str) -> None:
 
     made = trained.histories(load_networks(config, layout))
     written = store.write_dataset(layout.history, made, store.attributes(made_from, config.seed))
-    _finish(layout, Piece("train", "history", made_from), [*written, *figures.draw_history(layout.figures, made)])
+    finish(layout, Piece("train", "history", made_from), [*written, *figures.draw_history(layout.figures, made)])
 
 
 # --- predict ---------------------------------------------------------------------------------------------------------
@@ -302,7 +305,7 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
     if target.truth is not None:
         made["truth"] = (("sigma", "E"), target.truth, {"units": "1", "long_name": "true smeared density"})
     attrs = store.attributes(piece.made_from, config.seed)
-    _finish(layout, piece, store.write_dataset(layout.predictions / name, made, attrs))
+    finish(layout, piece, store.write_dataset(layout.predictions / name, made, attrs))
     return {"flags": made.attrs["flags"], "data": correlator.describe(facts) if facts else ""}
 
 
@@ -348,7 +351,7 @@ def validation_template(config: Config) -> store.Template:
     return store.Template(coords, variables)
 
 
-def validate_block(problem: Problem, root: Path, piece: Piece, threads: int, _sharers: int) -> dict[str, Any]:
+def validate_block(problem: Problem, root: Path, piece: Piece, threads: int) -> None:
     """Predict one block of draws with known truth, and write what the networks say."""
     torch.set_num_threads(threads)
     config, block, layout = problem.config, piece.work, Layout(root)
@@ -357,8 +360,7 @@ def validate_block(problem: Problem, root: Path, piece: Piece, threads: int, _sh
     boots, by_evidence = config.validation.bootstrap, block.of == PRIOR_AUTO
     audience = load_audience(config, layout)
     made = coverage.predict_draws(audience, config.budget.references, clean, boots, by_evidence, generator)
-    _finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **made}))
-    return {"samples": block.stop - block.start}
+    finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **made}))
 
 
 def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str]:
@@ -368,7 +370,7 @@ def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str
     residuals = coverage.residuals(load_audience(config, layout), *draws)
     levels = sorted({*config.validation.levels, config.budget.level})
     made = coverage.measure(store.load(layout.draws), residuals, levels, config.budget.level)
-    _finish(layout, piece, store.write_dataset(layout.validation, made, store.attributes(piece.made_from, config.seed)))
+    finish(layout, piece, store.write_dataset(layout.validation, made, store.attributes(piece.made_from, config.seed)))
     smallest = trust.smallest_p_value(config.validation.samples // 2)
     if smallest < trust.SUSPICIOUS:
         return []

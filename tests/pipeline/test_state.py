@@ -14,12 +14,14 @@ import pytest
 import torch
 
 import sdpipe
+from sdpipe.config.load import load_config
 from sdpipe.config.schema import SCHEMA
 from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal, unseal
 from sdpipe.errors import DamageError, UserError
-from sdpipe.pipeline.state import verify
+from sdpipe.pipeline.stages import STAGES
+from sdpipe.pipeline.state import State, verify
 from tests.pipeline.test_pipeline import assert_same_network, load_network
 
 if TYPE_CHECKING:
@@ -41,9 +43,15 @@ def flip(path: Path, at: int, quietly: bool = False) -> None:
 
 def payload(root: Path) -> list[Path]:
     """Return every file that a run is made of; logs and the config, which people may edit, are not."""
-    kept = ("logs", "config.yaml", ".sdpipe/sittings.txt")
+    kept = ("logs", "config.yaml")
     found = [p for p in sorted(root.rglob("*")) if p.is_file()]
     return [p for p in found if not p.relative_to(root).as_posix().startswith(kept)]
+
+
+def look(root: Path) -> list[DamageError]:
+    """Return all damage of a run, and leave it there."""
+    state = State(load_config(root), Layout(root))
+    return verify(state.layout, [piece for stage in STAGES for piece in stage.pieces(state.made)], forget=False)
 
 
 def values(root: Path, snapshot: Snapshot) -> dict[str, bytes]:
@@ -54,7 +62,7 @@ def values(root: Path, snapshot: Snapshot) -> dict[str, bytes]:
 
 
 def test_a_sound_run_has_no_damage(cli: Cli, finished: Finished) -> None:
-    assert verify(Layout(finished.root), forget=False) == []
+    assert look(finished.root) == []
     verified = cli("status", finished.root, "--verify")
     assert (verified.status, verified.out.splitlines()[-1]) == (0, VERIFIED)
     assert "verified" not in cli("status", finished.root).out
@@ -79,9 +87,10 @@ def test_a_flipped_bit_anywhere_is_found_and_named(finished_copy: Path) -> None:
     assert {p.relative_to(finished_copy).parts[0] for p in paths} >= {".sdpipe", "figures", "report.html", "networks"}
     for path in paths:
         flip(path, draw.randrange(10**9), quietly=True)
-    found = {error.file for error in verify(layout, forget=False)}
+    found = {error.file for error in look(finished_copy)}
     receipts = layout.receipts.directory
-    assert found == {p for p in paths if p.is_relative_to(receipts)}  # a damaged receipt vouches for nothing
+    # a damaged receipt vouches for nothing
+    assert found == {p for p in paths if p.is_relative_to(receipts) or p.name == "sittings.txt"}
     shutil.rmtree(finished_copy)
 
 
@@ -90,7 +99,7 @@ def test_a_flipped_bit_in_any_file_with_a_receipt_is_found_and_named(finished_co
     paths = [p for p in payload(finished_copy) if not p.is_relative_to(layout.receipts.directory)]
     for path in paths:
         flip(path, draw.randrange(10**9), quietly=True)
-    assert {error.file for error in verify(layout, forget=False)} == set(paths)
+    assert {error.file for error in look(finished_copy)} == set(paths)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +227,7 @@ def test_a_lost_config_is_named_with_its_copy_and_one_command_goes_on(
     assert fault == (
         f"error: {finished_copy}/config.yaml: missing; its copy is {copy}; run: sdpipe run {copy} --run {finished_copy}"
     )
+    assert cli("status", finished_copy).fault == fault
     with pytest.raises(UserError, match="its copy is"):
         sdpipe.open_run(finished_copy)
     assert cli("run", copy, "--run", finished_copy).status == 0
@@ -249,7 +259,7 @@ def test_python_warns_of_what_was_made_from_other_inputs(cli: Cli, finished_copy
     assert cli("predict", finished_copy, "targets.o3.threshold=0.5").status == 0
     run = sdpipe.open_run(finished_copy)
     assert run.predictions["o3"].attrs["target"] == "o3"
-    with pytest.warns(UserWarning, match=f"o3 was made from other inputs .* run: sdpipe analyze {finished_copy}"):
+    with pytest.warns(UserWarning, match=f"o3 was made from other inputs .* run: sdpipe run {finished_copy}"):
         _ = run.budget
 
 
@@ -262,11 +272,20 @@ def test_the_state_of_an_unfinished_training_is_checked_and_begun_anew(finished_
     assert not state.exists()
 
 
-def test_damaged_timings_are_left_out_of_the_report(finished_copy: Path) -> None:
-    sittings = Layout(finished_copy).sittings()
-    flip(finished_copy / ".sdpipe" / "sittings.txt", 100)
-    assert len(Layout(finished_copy).sittings()) == len(sittings) - 1
-    assert all(told in sittings for told in Layout(finished_copy).sittings())
+def test_damaged_timings_are_named_and_left_out_of_the_report(cli: Cli, finished_copy: Path) -> None:
+    sittings, file = Layout(finished_copy).sittings(), finished_copy / ".sdpipe" / "sittings.txt"
+    flip(file, 100)
+    assert f"error: {file}: damaged (1 lines" in cli("status", finished_copy, "--verify").err
+    left = Layout(finished_copy).sittings()
+    assert len(left) == len(sittings) - 1
+    assert all(told in sittings for told in left)
+    assert cli("status", finished_copy, "--verify").status == 0
+
+
+def test_what_the_config_no_longer_wants_is_no_damage(cli: Cli, finished_copy: Path) -> None:
+    assert cli("run", finished_copy, "targets={prior: {kind: chebyshev, Nb: 16}}").status == 0
+    (finished_copy / "figures/o3-budget.png").unlink()
+    assert cli("status", finished_copy, "--verify").status == 0
 
 
 def test_progress_that_vanishes_or_is_damaged_is_left_out(cli: Cli, finished_copy: Path) -> None:

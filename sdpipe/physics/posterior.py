@@ -1,0 +1,404 @@
+"""The posterior of rho_sigma(E) given C(t) in closed form: a mixture of Gaussian processes.
+
+Once a threshold E0 and an amplitude alpha are fixed, each kind of spectral density is Gaussian. With independent z of
+mean 0 and variance 1, and energies in GeV,
+
+    Chebyshev   rho = theta(omega - E0) alpha sum_{n=1}^{Nb-1} z_n n^(-1-epsilon) [T_n(x(omega)) - T_n(x(E0))] / sqrt 3
+    levels      rho = theta(omega - E0) alpha [z_0 + z(omega)],  <z(omega) z(omega')> = omega^(-q) delta(omega - omega')
+
+The first has the moments of :class:`~sdpipe.physics.spectra.ChebyshevPrior`. The second is a flat continuum under
+independent levels, which the more resemble isolated states at low energies the larger q is. E0 is uniform as in that
+prior, at Gauss-Legendre nodes; alpha is a power of 2, and q is 2, 4 or 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import legendre
+from numpy.typing import ArrayLike, NDArray
+
+from sdpipe.errors import UserError
+from sdpipe.physics.kernels import Observables
+from sdpipe.physics.noise import Noise
+from sdpipe.physics.quadrature import ThresholdQuadrature, nodes_and_weights
+from sdpipe.physics.spectra import ChebyshevPrior
+
+Array = NDArray[np.float64]
+
+LEVELS = (2, 4, 6)
+"""The exponents q of levels."""
+
+AMPLITUDES = 2.0 ** np.arange(-4, 10)
+"""Amplitudes alpha, in units of the one that gives correlators of the prior the size of C_latt."""
+
+MODES = 12
+"""Most principal components of rho_sigma(E) that the features are about."""
+
+RESOLVED = 1e-12
+"""Principal components whose variance is below this share of the largest are rounding."""
+
+LEAST_NOISE = 3e-3
+"""No correlator has a noise scale s below this share of the one that its size would give it."""
+
+NEGLIGIBLE = 1e-6
+"""Components of a smaller posterior weight are left out."""
+
+BLOCK = 512
+"""Correlators treated at once: bounds the memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class PriorMoments:
+    """Second moments of C(t) and rho_sigma(E) in every Gaussian component, at alpha = 1.
+
+    A component is a kind of spectral density with one threshold. Its factorised moments are
+
+        <C C^T> = R^T R,    <C rho^T> = R^T X,    <rho rho^T> = X^T X + Y.
+
+    C(t) carries a relative error ``floor``, independent at every time, which adds floor^2 <C(t)^2> to the diagonal of
+    the first: where the signal-to-noise ratio is above 1/floor, the numbers themselves are not that good.
+
+    Attributes
+    ----------
+    observables
+        Kernel, times, sigma and energies.
+    sized
+        Whether alpha is integrated over in units of the correlator's own size, or is 1.
+    kind, E0, weight
+        Kind of each component, 0 for Chebyshev, then those of ``LEVELS``; threshold; prior probability; shape (k,).
+    root, cross
+        R (k, t, t) and X (k, t, column); the columns are rho_sigma(E), sigma by sigma, and then its modes: the first
+        ``MODES`` principal components over the Chebyshev prior, fewer where sigma is large, of variance 1 there.
+    rest, rest_variance
+        The blocks of Y at one sigma, shape (k, sigma, E, E), and the diagonal of Y, shape (k, column).
+    rms
+        Root mean square of C(t) over the Chebyshev prior, shape (t,).
+    """
+
+    observables: Observables
+    sized: bool
+    kind: NDArray[np.intp]
+    E0: Array
+    weight: Array
+    root: Array
+    cross: Array
+    rest: Array
+    rest_variance: Array
+    rms: Array
+
+    @classmethod
+    def of(
+        cls,
+        prior: ChebyshevPrior,
+        observables: Observables,
+        hierarchical: bool = True,
+        nodes: int = 32,
+        floor: float = 1e-6,
+    ) -> PriorMoments:
+        """Return the moments of ``nodes`` components of each kind.
+
+        Parameters
+        ----------
+        prior
+            Its Nb, E0, epsilon and omega_max.
+        observables
+            Kernel, times, sigma and energies.
+        hierarchical
+            Whether there are levels beside the Chebyshev series, all kinds equally likely, and an amplitude that is
+            integrated over. Otherwise the posterior is the Bayes limit of the prior.
+        nodes
+            Number of thresholds.
+        floor
+            Relative error of C(t).
+
+        Raises UserError for fewer than two times.
+        """
+        if len(observables.times) < 2:
+            raise UserError(f"a posterior needs two times or more; there are {len(observables.times)}", key="times")
+        low, high = prior.E0
+        x, w = legendre.leggauss(nodes)
+        E0 = low + (high - low) * (x + 1) / 2
+        quadrature = prior.quadrature(observables)
+        series = _chebyshev(prior, quadrature, E0)
+        n = len(observables.times)
+        pooled = (np.sqrt(w / 2)[:, None, None] * series).reshape(-1, observables.count)
+        eigenvalues, vectors = np.linalg.eigh(pooled[:, n:].T @ pooled[:, n:])
+        resolved = np.flatnonzero(eigenvalues > RESOLVED * eigenvalues[-1])[: -MODES - 1 : -1]
+        modes = vectors[:, resolved] / np.sqrt(eigenvalues[resolved])
+        factors = list(series)
+        for q in LEVELS if hierarchical else ():
+            factors += _levels(q, observables, quadrature.edges, E0)
+        reduced = [_reduce(F, observables, modes, floor) for F in factors]
+        kinds = len(factors) // nodes
+        return cls(
+            observables,
+            hierarchical,
+            np.repeat(np.arange(kinds), nodes),
+            np.tile(E0, kinds),
+            np.tile(w / 2, kinds) / kinds,
+            *(np.stack(arrays) for arrays in zip(*reduced, strict=True)),
+            np.sqrt(np.sum(pooled[:, :n] ** 2, axis=0)),
+        )
+
+    def size(self, C: Array) -> Array:
+        """Return the size (...) of C (..., t), its root mean square over t in units of ``rms``."""
+        return np.sqrt(np.mean((C / self.rms) ** 2, axis=-1))
+
+
+def _chebyshev(prior: ChebyshevPrior, quadrature: ThresholdQuadrature, E0: Array) -> Array:
+    """Return the integrals (E0, n, column) of the terms of the series above each E0."""
+    n = np.arange(1, prior.Nb)
+    c = np.zeros((len(E0), n.size, prior.Nb))
+    c[:, n - 1, n] = n ** -(1 + prior.epsilon) / np.sqrt(3)
+    return quadrature(c.reshape(-1, prior.Nb), np.repeat(E0, n.size)).reshape(len(E0), n.size, -1)
+
+
+def _levels(q: int, observables: Observables, edges: Array, E0: Array) -> list[Array]:
+    """Return for each E0, ascending, rows (row, column) with the moments of levels and continuum above it.
+
+    F^T F = int d omega omega^(-q) K K^T + k k^T,    k = int d omega K,
+
+    K the columns of ``observables``, by a quadrature on panels between ``edges``, from the highest E0 down.
+    """
+    edges = np.union1d(edges, E0)
+    cuts = [*np.searchsorted(edges, E0), len(edges) - 1]
+    rows, flat, factors = np.empty((0, observables.count)), np.zeros(observables.count), []
+    for first, last in zip(cuts[-2::-1], cuts[:0:-1], strict=True):
+        omega, w = (a.ravel() for a in nodes_and_weights(edges[first : last + 1]))
+        K = observables.columns(omega)
+        flat = flat + w @ K
+        rows = np.linalg.qr(np.vstack([rows, np.sqrt(w * omega**-q)[:, None] * K]), mode="r")
+        factors.append(np.vstack([rows, flat]))
+    return factors[::-1]
+
+
+def _reduce(F: Array, observables: Observables, modes: Array, floor: float) -> tuple[Array, Array, Array, Array]:
+    """Return R, X, the blocks of Y and its diagonal, of the moments F^T F, F (row, column)."""
+    n, shape = len(observables.times), (len(observables.sigma), len(observables.energies))
+    C = np.vstack([F[:, :n], floor * np.diag(np.sqrt(np.sum(F[:, :n] ** 2, axis=0)))])
+    rho = np.vstack([F[:, n:], np.zeros((n, F.shape[1] - n))])
+    Q, R = np.linalg.qr(C)
+    X = Q.T @ rho
+    rest = rho - Q @ X
+    columns = rest.reshape(-1, *shape)
+    Y = np.einsum("rse,rsf->sef", columns, columns, optimize=True)
+    all_columns = np.hstack([rest, rest @ modes])
+    return R, np.hstack([X, X @ modes]), Y, np.sum(all_columns**2, axis=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a posterior says of correlators (..., t).
+
+    Attributes
+    ----------
+    mean, sd
+        Posterior mean and standard deviation of rho_sigma(E), shape (..., sigma, E).
+    kinds
+        Posterior probability of each kind of spectral density, shape (..., kind).
+    features
+        What a network sees of it, shape (..., feature), the same for C and c C with any c > 0 where alpha is
+        integrated over. With the size g of C, m and v the mean and standard deviation of the modes of rho_sigma(E),
+
+            asinh(m/g), log(v/g), m/v cut at 30 and divided by 10    (mode)
+            kinds                                                    (kind)
+            <log alpha>, <E0>, sd(E0), log(g/s), log evidence / 20   (1 each).
+    """
+
+    mean: Array
+    sd: Array
+    kinds: Array
+    features: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """The posterior of rho_sigma(E) given noisy C(t) of one covariance, C = clean C + s L z, L L^T = Cov_latt.
+
+    With L^-1 R^T = U S V^T in each component k, and amplitude a = alpha / s,
+
+        d = U^T L^-1 C / s,    mean = s X^T V (a^2 S d / (1 + a^2 S^2)),
+        covariance = s^2 a^2 [X^T V (1 + a^2 S^2)^-1 V^T X + Y],
+        log w = log prior - sum_t [log(1 + a^2 S^2) + d^2 / (1 + a^2 S^2)] / 2,
+
+    and mean and covariance of the mixture with weights w: within components and between them. Where alpha is
+    integrated over, a takes the same values for every correlator, so that predictions for c C are c times those for C:
+    exactly where c is a power of 2, to rounding otherwise.
+
+    >>> from sdpipe.physics.kernels import Kernel
+    >>> from sdpipe.physics.noise import synthetic
+    >>> from sdpipe.physics.spectra import delta_tanh
+    >>> grid = Observables(Kernel("vector", 32), tuple(range(1, 17)), (0.44, 0.63), (0.5, 1.0, 1.5))
+    >>> C, truth = grid.split(delta_tanh().integrals(grid))
+    >>> noise = synthetic(grid.times, C, r1=1e-3, delta=0, tau=4)
+    >>> estimate = Posterior.of(PriorMoments.of(ChebyshevPrior(64), grid), noise)(C)
+    >>> bool((abs(estimate.mean - truth) < 2 * estimate.sd).all())
+    True
+
+    Attributes
+    ----------
+    priors, noise
+        Moments of the components; the noise.
+    rotation
+        L^-T U, shape (k, t, t).
+    singular
+        S, shape (k, t).
+    cross
+        V^T X, shape (k, t, column).
+    """
+
+    priors: PriorMoments
+    noise: Noise
+    rotation: Array
+    singular: Array
+    cross: Array
+
+    @classmethod
+    def of(cls, priors: PriorMoments, noise: Noise) -> Posterior:
+        """Return the posterior for one covariance.
+
+        Raises UserError where the noise has other times than the moments.
+        """
+        if noise.times != priors.observables.times:
+            raise UserError(f"{noise.source}: times {noise.times}; the posterior has {priors.observables.times}")
+        L = noise.cholesky
+        U, S, Vt = np.linalg.svd(np.linalg.solve(L, priors.root.transpose(0, 2, 1)))
+        return cls(priors, noise, np.linalg.solve(L.T, U), S, Vt @ priors.cross)
+
+    def __call__(self, C: ArrayLike) -> Estimate:
+        """Return what the posterior says of C (..., t).
+
+        Raises UserError where C has another number of times, is zero at all of them, or is not finite.
+        """
+        flat, shape = self._flattened(C)
+        parts = [self._estimate(flat[low : low + BLOCK]) for low in range(0, max(len(flat), 1), BLOCK)]
+        return Estimate(*(np.concatenate(a).reshape(*shape, *a[0].shape[1:]) for a in zip(*parts, strict=True)))
+
+    def covariance(self, C: ArrayLike) -> Array:
+        """Return the posterior covariance between energies, shape (..., sigma, E, E), for C (..., t).
+
+        Its diagonal is the square of the standard deviation. Raises UserError as a call does.
+        """
+        flat, shape = self._flattened(C)
+        parts = [self._covariance(flat[low : low + BLOCK]) for low in range(0, max(len(flat), 1), BLOCK)]
+        return np.concatenate(parts).reshape(*shape, *parts[0].shape[1:])
+
+    def _flattened(self, C: ArrayLike) -> tuple[Array, tuple[int, ...]]:
+        C, n = np.asarray(C, float), len(self.noise.times)
+        if C.shape[-1:] != (n,):
+            raise UserError(f"correlators of shape {C.shape}; the posterior takes (..., {n})")
+        if not np.isfinite(C).all():
+            raise UserError("correlators hold values that are not finite")
+        if not C.any(axis=-1).all():
+            raise UserError("a correlator is zero at every time; it has no posterior")
+        return C.reshape(-1, n), C.shape[:-1]
+
+    def _noise_scale(self, C: Array) -> Array:
+        """Return s = |C(t_ref) / C_latt(t_ref)| (n,), or the least that the size of C (n, t) allows."""
+        size = self.priors.size(C) if self.priors.sized else 1.0
+        return np.maximum(np.abs(self.noise.scale(C)), LEAST_NOISE * size / self.priors.size(self.noise.mean))
+
+    def _weighted(self, C: Array) -> _Weighted:
+        """Return the weights of every component and amplitude for C (n, t)."""
+        s = self._noise_scale(C)
+        d = C / s[:, None] @ self.rotation
+        a2 = (AMPLITUDES[:, None] * self.priors.size(self.noise.mean) if self.priors.sized else 1 / s[None]) ** 2
+        variance = 1 + a2[:, :, None] * self.singular[:, None, None] ** 2  # (k, alpha, n or 1, t)
+        if self.priors.sized:
+            chi2 = (1 / variance[:, :, 0]) @ (d**2).transpose(0, 2, 1)
+        else:
+            chi2 = np.sum(d[:, None] ** 2 / variance, axis=-1)
+        log_w = np.log(self.priors.weight / len(a2))[:, None, None] - (np.log(variance).sum(axis=-1) + chi2) / 2
+        top = log_w.max(axis=(0, 1))
+        w = np.exp(log_w - top)
+        log_evidence = top + np.log(w.sum(axis=(0, 1)))
+        w[w < NEGLIGIBLE * w.sum(axis=(0, 1))] = 0
+        w /= w.sum(axis=(0, 1))
+        return _Weighted(s, d, np.broadcast_to(a2, w.shape[1:]), w, log_evidence)
+
+    def _gaussians(self, at: _Weighted) -> Iterator[tuple[int, _Gaussians]]:
+        """Yield, for each component k, the Gaussian posteriors in units of s at the amplitudes that have a weight."""
+        for k, w in enumerate(at.w):
+            row, alpha = np.nonzero(w.T)
+            a2 = at.a2[alpha, row][:, None]
+            damped = a2 / (1 + a2 * self.singular[k] ** 2)
+            mean = damped * self.singular[k] * at.d[k, row] @ self.cross[k]
+            yield k, _Gaussians(row, w[alpha, row][:, None], a2, damped, mean)
+
+    def _estimate(self, C: Array) -> tuple[Array, Array, Array, Array]:
+        at, o = self._weighted(C), self.priors.observables
+        gaussians = list(self._gaussians(at))
+        mean, variance = np.zeros((2, len(C), self.cross.shape[-1]))
+        for _, g in gaussians:
+            g.add_to(mean, g.mean)
+        for k, g in gaussians:
+            within = g.damped @ self.cross[k] ** 2 + g.a2 * self.priors.rest_variance[k]
+            g.add_to(variance, within + (g.mean - mean[g.row]) ** 2)
+        mean, sd = at.s[:, None] * mean, at.s[:, None] * np.sqrt(variance)
+        kinds = at.w.sum(axis=1).T @ (self.priors.kind[:, None] == np.unique(self.priors.kind))
+        columns, shape = len(o.sigma) * len(o.energies), (len(C), len(o.sigma), len(o.energies))
+        features = self._features(at, self.priors.size(C), mean[:, columns:], sd[:, columns:], kinds)
+        return mean[:, :columns].reshape(shape), sd[:, :columns].reshape(shape), kinds, features
+
+    def _features(self, at: _Weighted, size: Array, mean: Array, sd: Array, kinds: Array) -> Array:
+        """Return the features (n, feature) from the size (n,), and mean and standard deviation of the modes."""
+        m, v, component = mean / size[:, None], sd / size[:, None], at.w.sum(axis=1).T
+        E0 = component @ self.priors.E0
+        numbers = [
+            at.w.sum(axis=0).T @ np.log(AMPLITUDES if self.priors.sized else [1.0]),
+            E0,
+            np.sqrt(np.sum(component * (self.priors.E0 - E0[:, None]) ** 2, axis=1)),
+            np.log(size / at.s),
+            at.log_evidence / 20,
+        ]
+        return np.hstack([np.arcsinh(m), np.log(v), np.clip(m / v, -30, 30) / 10, kinds, np.stack(numbers, axis=1)])
+
+    def _covariance(self, C: Array) -> Array:
+        at, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]
+        gaussians = list(self._gaussians(at))
+        mean, covariance = np.zeros((len(C), self.cross.shape[-1])), np.zeros((len(C), sigmas, E, E))
+        for _, g in gaussians:
+            g.add_to(mean, g.mean)
+        for k, g in gaussians:
+            deviation = g.mean - mean[g.row]
+            for i in range(sigmas):
+                block = slice(i * E, (i + 1) * E)
+                X, off = np.sqrt(g.damped)[:, :, None] * self.cross[k, :, block], deviation[:, block]
+                within = X.transpose(0, 2, 1) @ X + g.a2[:, :, None] * self.priors.rest[k, i]
+                g.add_to(covariance[:, i], within + off[:, :, None] * off[:, None, :])
+        return at.s[:, None, None, None] ** 2 * covariance
+
+
+@dataclass(frozen=True, eq=False)
+class _Weighted:
+    """Noise scales s (n,), data d (k, n, t), squared amplitudes a^2 and weights w (k, alpha, n), log evidence (n,)."""
+
+    s: Array
+    d: Array
+    a2: Array
+    w: Array
+    log_evidence: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Gaussians:
+    """Gaussian posteriors of one component, in the order of the correlators that they belong to.
+
+    Correlator ``row`` (g,), its weight and a^2 (g, 1), a^2 / (1 + a^2 S^2) (g, t), mean (g, column).
+    """
+
+    row: NDArray[np.intp]
+    weight: Array
+    a2: Array
+    damped: Array
+    mean: Array
+
+    def add_to(self, total: Array, values: Array) -> None:
+        """Add the weighted sum of ``values`` (g, ...) over the Gaussians of each correlator to ``total`` (n, ...)."""
+        if self.row.size:
+            first = np.flatnonzero(np.diff(self.row, prepend=-1))
+            weight = self.weight.reshape(-1, *[1] * (values.ndim - 1))
+            total[self.row[first]] += np.add.reduceat(weight * values, first, axis=0)
