@@ -28,6 +28,6 @@ def measure(root: Path) -> list[Row]:
         Row(
             f"model: shortest block that keeps {WORKERS:,} workers busy", WORKERS * cost, "s", smaller=True,
             note=f"the driver hands out one block in {1e3 * cost:.2f} ms whatever is in it; W workers with blocks of "
-            f"b seconds ask for W / b blocks a second, so b must be at least {1e3 * cost:.2f} ms x W",
+            f"b seconds ask for W / b blocks per second, so b must be at least {1e3 * cost:.2f} ms x W",
         ),
     ]  # fmt: skip

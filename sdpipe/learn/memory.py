@@ -21,7 +21,7 @@ class Need(NamedTuple):
 
 
 def need(samples: int, inputs: int, outputs: int, copies: int, batch: int) -> Need:
-    """Return what a set of ``samples`` takes that is trained on in ``copies`` noisy copies, ``batch`` pairs a step.
+    """Return what a set of ``samples`` takes that is trained on in ``copies`` noisy copies, ``batch`` pairs per step.
 
     In numbers of 4 bytes: the set is there five times, as read, as trained on, and in double precision in between; a
     network has its own epoch of inputs, and keeps up to 256 numbers of each pair in a step for every time (arcL).

@@ -240,7 +240,7 @@ def _prepare_store(run: Command, left: list[Found], path: Path, template: Callab
 
 
 def _prepare_groups(run: Command, left: list[Found], path: Path) -> None:
-    """Make the store of one group a target where it is not done, and take out of it what is no longer a target."""
+    """Make the store of one group per target where it is not done, and take out of it what is no longer a target."""
     from sdpipe.disk import store
 
     for found in left:

@@ -375,6 +375,6 @@ def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str
     if smallest < trust.SUSPICIOUS:
         return []
     return [
-        f"{config.validation.samples} draws a family are too few to flag what is out of distribution: "
+        f"{config.validation.samples} draws per family are too few to flag what is out of distribution: "
         f"no p-value is below {smallest:.2g}; from 1600 on they reach {trust.SUSPICIOUS:g}"
     ]

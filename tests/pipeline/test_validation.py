@@ -114,7 +114,7 @@ def test_another_level_needs_no_new_draws(finished_copy: Path, cli: Callable[...
 
 
 def test_too_few_draws_to_flag_anything_are_told(finished: Finished) -> None:
-    assert "warning: validate: 120 draws a family are too few to flag" in finished.outcome.err
+    assert "warning: validate: 120 draws per family are too few to flag" in finished.outcome.err
 
 
 def test_validate_is_a_resume_and_prints_its_table(finished_copy: Path, cli: Callable[..., Outcome]) -> None:
