@@ -2,7 +2,7 @@
 
 >>> import sdpipe
 >>> dir(sdpipe)
-['__version__', 'error_budget', 'integral', 'open_run', 'predict', 'read_correlator']
+['__version__', 'error_budget', 'integral', 'judge', 'open_run', 'predict', 'read_correlator']
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from sdpipe.correlators.correlator import read_correlator
     from sdpipe.infer.budget import error_budget
     from sdpipe.infer.integrals import integral
-    from sdpipe.run import open_run, predict
+    from sdpipe.run import judge, open_run, predict
 
-__all__ = ["__version__", "error_budget", "integral", "open_run", "predict", "read_correlator"]
+__all__ = ["__version__", "error_budget", "integral", "judge", "open_run", "predict", "read_correlator"]
 
 _HOMES = {
     "error_budget": "infer.budget",
     "integral": "infer.integrals",
+    "judge": "run",
     "open_run": "run",
     "predict": "run",
     "read_correlator": "correlators.correlator",

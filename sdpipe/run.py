@@ -65,7 +65,7 @@ class Run:
 
     @property
     def history(self) -> xr.Dataset:
-        """train_loss, val_loss (ensemble, sigma, replica, epoch), linear_loss (ensemble, sigma)."""
+        """train_loss, val_loss (ensemble, sigma, replica, epoch), linear_loss, posterior_loss (ensemble, sigma)."""
         self._checked("train", "history")
         return store.read(self.layout.history)
 
@@ -96,7 +96,8 @@ class Run:
     def _audience(self) -> Audience:
         from sdpipe.infer.predict import Audience
 
-        return Audience(self.networks, self.config.budget.central, self.config.spectra.E0[0])
+        config = self.config
+        return Audience(self.networks, config.budget.central, config.spectra.E0[0], config.methods)
 
     @property
     def _state(self) -> State:
@@ -135,15 +136,16 @@ class Run:
     def integral(self, target: str, f: Weight, between: tuple[float, float] | None = None) -> xr.Dataset:
         """Return I = ∫ f(E) rho_sigma(E) dE of one target with every error of the budget, see :func:`sdpipe.integral`.
 
-        Its errors are those of the total, not of the calibrated error, which is a promise for one energy at a time.
-        Its attribute ``flags`` says what speaks against the result. Raises UserError where there is no prediction of
+        After ``validate``, ``calibrated (sigma)`` is the total of the budget, with the correlations between energies
+        that the calibration draws have, scaled so that it covers this integral of ``budget.level`` of these draws. Its
+        attribute ``flags`` says what speaks against the result. Raises UserError where there is no prediction of
         the target, and for an f or limits that cannot be used.
 
         >>> moment = sdpipe.open_run("runs/quickstart").integral("o3", lambda E: E**2, between=(0.5, 2.0))
-        >>> moment.central.dims, bool((moment.total > 0).all())
+        >>> moment.central.dims, bool((moment.calibrated > 0).all())
         (('sigma',), True)
         """
-        from sdpipe.infer.integrals import integral
+        from sdpipe.infer.integrals import calibrated, integral
         from sdpipe.infer.trust import judge, unresolved
 
         there = self.predictions
@@ -152,7 +154,11 @@ class Run:
         data, budget = there[target].load(), self.config.budget
         validation = self.validation.load() if budget.calibration == "conformal" else None
         resolution = None if validation is None else unresolved(data, validation)
-        result = integral(data.rho, f, budget.central, budget.references, data.get("truth"), between, resolution)
+        known, source = data.get("truth"), data.attrs["source"]
+        result = integral(data.rho, f, budget.central, budget.references, known, between, resolution, source)
+        if validation is not None:
+            rule, total = data.attrs["scale_rule"], self.budget[target].total
+            result["calibrated"] = calibrated(result.weight, total, validation, rule, budget.level)
         return result.assign_attrs(flags=judge(data, validation)[1])
 
     def __repr__(self) -> str:
@@ -218,6 +224,43 @@ def predict(
     >>> rho.dims, rho.attrs["flags"]
     (('sigma', 'ensemble', 'replica', 'boot', 'E'), [])
     """
+    run, made = _reconstructed(run, samples, scale)
+    flags = made.attrs["flags"]
+    for flag in flags[made.attrs.pop("known") :]:
+        warnings.warn(flag, stacklevel=2)
+    return made.rho.assign_attrs(made.attrs)
+
+
+def judge(
+    run: Run | str | Path, samples: xr.Dataset | xr.DataArray | NDArray, scale: float | Literal["auto"] = "auto"
+) -> xr.Dataset:
+    """Return the whole error budget of a correlator, as ``analyze`` stores it of a target.
+
+    The arguments, and what they may be, are those of :func:`predict`. Returns ``central``, ``total``, ``calibrated``,
+    ``band (sigma, E)``, ``error (source, sigma, E)``, ``covariance (sigma, E, E2)``, ``method_central``,
+    ``method_error``, ``method_calibrated (method, sigma, E)``, and as attributes ``p_value``, ``back_check``, ``scale``
+    and ``flags`` among others. Without ``validate`` what is calibrated is not there, and the budget is the published
+    one. Raises UserError as :func:`predict` does.
+
+    >>> run = sdpipe.open_run("runs/quickstart")
+    >>> budget = sdpipe.judge(run, run.predictions["o3"].correlator)
+    >>> sorted({"central", "total", "calibrated", "method_central"} - set(budget)), budget.attrs["flags"]
+    ([], [])
+    """
+    from sdpipe.infer.trust import assess
+
+    run, made = _reconstructed(run, samples, scale, judged=False)
+    budget = run.config.budget
+    return assess(made, budget.central, budget.references, _calibration(run), budget.level)
+
+
+def _reconstructed(
+    run: Run | str | Path,
+    samples: xr.Dataset | xr.DataArray | NDArray,
+    scale: float | Literal["auto"],
+    judged: bool = True,
+) -> tuple[Run, xr.Dataset]:
+    """Return an open run and what its audience predicts; ``judged`` with its p-value, and how many flags were known."""
     from sdpipe.infer import trust
     from sdpipe.infer.predict import reconstruct
 
@@ -231,11 +274,11 @@ def predict(
     remedy = trust.remedy(str(run.layout.root), "mine", keys)
     remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
     made = reconstruct(run._audience, values, scale, remedy=remedy, **known)
-    p_value, flags = trust.judge(made, _calibration(run))
-    for flag in flags[len(known["flags"]) :]:
-        warnings.warn(flag, stacklevel=2)
-    judged = {"flags": flags} if p_value is None else {"flags": flags, "p_value": p_value}
-    return made.rho.assign_attrs(made.attrs | judged)
+    if judged:
+        p_value, flags = trust.judge(made, _calibration(run))
+        found = {"flags": flags, "known": len(known["flags"])}
+        made = made.assign_attrs(found if p_value is None else found | {"p_value": p_value})
+    return run, made
 
 
 def _calibration(run: Run) -> xr.Dataset | None:

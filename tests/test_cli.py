@@ -155,7 +155,7 @@ def test_analyze_prints_its_tables_again_without_doing_the_work_again(
     coverage, accuracy = (part.splitlines() for part in validation.strip().split("\n\n"))
     assert coverage[0] == "validation, truth inside each error at level 0.683"
     assert accuracy[0] == "validation, mean absolute errors and mean half widths at level 0.683"
-    assert coverage[1].split()[:5] == ["family", "sigma", "[GeV]", "published", "%"]
+    assert coverage[1].split()[:5] == ["family", "sigma", "published", "%", "total"]
     assert [line.split()[0] for line in accuracy[1:]] == [line.split()[0] for line in coverage[1:]]
     assert max(map(len, [*coverage, *accuracy])) <= 120
     assert f"{validation}\n{analysis}" == finished.outcome.out

@@ -21,6 +21,7 @@ from sdpipe.physics import noise, rng, samples
 from sdpipe.physics.families import Family
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
+from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.prior import Mixture
 from sdpipe.physics.spectra import ChebyshevPrior, Spectrum
 
@@ -28,12 +29,6 @@ Array = NDArray[np.float64]
 
 SIZES = (1e-37, 1e37)
 """What C(t_ref) of a known spectral density must lie between: the networks compute in 32 bits."""
-
-PRIOR = "chebyshev"
-"""The first validation family: the prior of the central ensemble, which calibrates."""
-
-PRIOR_AUTO = "chebyshev-auto"
-"""The second: the same draws, each sized as real data with ``scale: auto`` are; it calibrates these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +60,17 @@ class Problem:
         """Return the prior at basis size ``Nb``, which training sets are drawn from."""
         return self.config.spectra.prior(Nb)
 
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The closed-form posterior with the noise of the run."""
+        return Posterior.of(prior_moments(self.config), self.noise)
+
     def draw(self, family: str, start: int, stop: int, stream: str = "validation") -> tuple[Array, Array]:
         """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
-        drawn: ChebyshevPrior | Family = families(self.config)[family].build(self.config)
+        drawn: Mixture | ChebyshevPrior | Family = families(self.config)[family].build(self.config)
         seed = self.config.seed
-        if isinstance(drawn, ChebyshevPrior):
+        stream = stream if family in self.config.priors else f"{stream} {family}"
+        if isinstance(drawn, Mixture | ChebyshevPrior):
             made = samples.generate(drawn, self.observables, seed, start, stop, stream)
             return made.correlator, made.smeared
         spectra = [drawn.draw(rng.generator(seed, stream, family, i)) for i in range(start, stop)]
@@ -77,20 +78,29 @@ class Problem:
         return grid.split(np.stack([s.integrals(grid, end) for s in spectra]))
 
 
+def prior_moments(config: Config) -> PriorMoments:
+    """Return what the closed-form posterior knows before the data, at the largest basis size."""
+    return PriorMoments.of(
+        config.spectra.chebyshev(max(config.spectra.Nb)), config.observables, floor=config.noise.floor
+    )
+
+
 def families(config: Config) -> dict[str, schema.Family]:
     """Return every validation family of a run, first the prior of the central ensemble, once for each way of sizing.
 
-    Where the config names none, the others are the prior at every other trained Nb and at twice the largest, then every
-    family off the prior.
+    Where the config names none, the others are the Chebyshev prior at every trained Nb and at twice the largest, then
+    every family off the prior.
     """
     central = config.ensembles[config.budget.central].Nb
-    prior = {name: schema.ChebyshevFamily(kind="chebyshev", Nb=central) for name in (PRIOR, PRIOR_AUTO)}
+    prior = {name: schema.MixtureFamily(kind="mixture", Nb=central) for name in config.priors}
     if config.validation.families is not None:
         return prior | config.validation.families
-    others = [Nb for Nb in (*config.spectra.Nb, 2 * max(config.spectra.Nb)) if Nb != central]
+    chebyshev = {"chebyshev": central} | {
+        f"chebyshev-Nb{Nb}": Nb for Nb in (*config.spectra.Nb, 2 * max(config.spectra.Nb)) if Nb != central
+    }
     return (
         prior
-        | {f"{PRIOR}-Nb{Nb}": schema.ChebyshevFamily(kind="chebyshev", Nb=Nb) for Nb in others}
+        | {n: schema.ChebyshevFamily(kind="chebyshev", Nb=Nb) for n, Nb in chebyshev.items() if n not in prior}
         | {
             "o3": schema.O3Family(kind="o3"),
             "resonance": schema.ResonanceFamily(kind="resonance"),
@@ -154,14 +164,15 @@ class Inputs:
         if isinstance(section, schema.SyntheticNoise):
             return Problem(self.config, self._synthetic(section))
         c = self._correlator(section, "noise")
-        return Problem(self.config, Noise(times, c.mean, c.covariance, c.where, c.flags))
+        return Problem(self.config, Noise(times, c.mean, c.covariance, c.where, c.flags, section.floor))
 
     def _synthetic(self, section: schema.SyntheticNoise) -> Noise:
         times, mean = self.config.lattice.slices, self._integrals(section.model.spectrum(), "noise", "model")[0]
         try:
             with np.errstate(all="ignore"):
                 made = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
-            return Noise(times, mean, noise.treat(made.covariance, section.covariance, made.source), made.source)
+            covariance = noise.treat(made.covariance, section.covariance, made.source)
+            return Noise(times, mean, covariance, made.source, floor=section.floor)
         except UserError as error:
             key = error.key or ("delta" if section.delta else "model")
             raise ConfigError(*((("noise", key), fault) for fault in error.faults)) from None

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from math import ceil
+from typing import get_args
 
-from sdpipe.config.schema import Chebyshev, ChebyshevFamily, Config, Family
+from sdpipe.config.schema import Chebyshev, ChebyshevFamily, Config, Family, Method, MixtureFamily
 from sdpipe.errors import UserError
+
+METHODS = get_args(Method)
+SOURCES = ("latt", "net", "resolution", "scale", "total")
+"""Names in budgets that no reference can have."""
+
+MOST_FOR_POSTERIOR = 256
+"""Time slices that a posterior can have: it holds a matrix of them for each of its components."""
 
 Location = tuple[str | int, ...]
 Fault = tuple[Location, str]
@@ -59,7 +67,7 @@ def _prior(config: Config) -> Iterator[Fault]:
     bases = [(("spectra", "Nb", i), Nb) for i, Nb in enumerate(spectra.Nb)]
     for where, named, kind in (
         (("targets",), config.targets, Chebyshev),
-        (("validation", "families"), families, ChebyshevFamily),
+        (("validation", "families"), families, (ChebyshevFamily, MixtureFamily)),
     ):
         bases += [((*where, name, "Nb"), s.Nb) for name, s in named.items() if isinstance(s, kind)]
     for where, Nb in bases:
@@ -77,12 +85,31 @@ def _prior(config: Config) -> Iterator[Fault]:
 def _ensembles(config: Config) -> Iterator[Fault]:
     spectra = config.spectra
     for name, ensemble in config.ensembles.items():
-        if name == "linear":
-            yield ("ensembles", name), "linear is the name of the linear estimator; choose another"
+        if name in METHODS:
+            yield ("ensembles", name), f"{name} is the name of a method; choose another"
         if ensemble.Nb not in spectra.Nb:
             yield ("ensembles", name, "Nb"), f"{ensemble.Nb} is not in spectra.Nb; allowed: {spectra.Nb}"
         if ensemble.Nrho > spectra.Nrho:
             yield ("ensembles", name, "Nrho"), f"{ensemble.Nrho} is more than spectra.Nrho ({spectra.Nrho})"
+
+
+def _training(config: Config) -> Iterator[Fault]:
+    training, budget, slices = config.training, config.budget, len(config.lattice.slices)
+    if training.inputs == "posterior" and training.protocol == "published":
+        yield ("training", "inputs"), "the published protocol has no posterior; allowed: whiten, standardise"
+    if training.head == "scale" and training.protocol == "published":
+        yield ("training", "head"), "the published protocol has no error head; allowed: none"
+    if training.head == "scale" and budget.calibration == "none":
+        words = "none: an error that networks give (training.head: scale) holds only when it is calibrated"
+        yield ("budget", "calibration"), f"{words}; allowed: conformal"
+    for where, wanted in (
+        (("methods",), "posterior" in config.methods),
+        (("training", "inputs"), training.inputs == "posterior"),
+    ):
+        if wanted and slices < 2:
+            yield where, f"a posterior needs two times or more; lattice.times has {slices}"
+        if wanted and slices > MOST_FOR_POSTERIOR:
+            yield where, f"lattice.times has {slices} slices; allowed with a posterior: at most {MOST_FOR_POSTERIOR}"
 
 
 def _budget(config: Config) -> Iterator[Fault]:
@@ -92,7 +119,7 @@ def _budget(config: Config) -> Iterator[Fault]:
         yield ("budget", "central"), f"there is no ensemble {central}; {allowed}"
     for source, name in config.budget.references.items():
         where = ("budget", "references", source)
-        if source in ("latt", "net", "resolution"):
+        if source in SOURCES:
             yield where, f"{source} is the name of another source of error; choose another"
         if name not in ensembles:
             yield where, f"there is no ensemble {name}; {allowed}"
@@ -113,8 +140,8 @@ def _validation(config: Config) -> Iterator[Fault]:
 def _families(config: Config) -> Iterator[Fault]:
     for name, family in (config.validation.families or {}).items():
         where = ("validation", "families", name)
-        if name == "chebyshev":
-            yield where, "chebyshev is the prior of the central ensemble, which is always there; choose another name"
+        if name in config.priors:
+            yield where, f"{name} is the prior of the central ensemble, which is always there; choose another name"
         for key in ("threshold", "mass", "width"):
             if values := getattr(family, key, None):
                 low, high = _limits(config, family, key)
@@ -135,4 +162,4 @@ def _limits(config: Config, family: Family, key: str) -> tuple[tuple[float, str]
     return low, (energies.max, "energies.max")
 
 
-RULES = (_times, _decay, _sigma, _prior, _ensembles, _budget, _validation, _families)
+RULES = (_times, _decay, _sigma, _prior, _ensembles, _training, _budget, _validation, _families)

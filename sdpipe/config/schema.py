@@ -21,7 +21,7 @@ from sdpipe.physics.noise import Treatment
 from sdpipe.physics.prior import Mixture
 from sdpipe.version import __version__
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the layout of every store and network; a reader refuses any other."""
 
 MOST_SLICES = 2048
@@ -182,9 +182,11 @@ Target = Annotated[Mock | Correlator, Field(discriminator="kind")]
 
 class NoiseSection(Section):
     copies: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Noisy copies of each sample to store; 0 draws the noise while training."""
+    """Noisy copies of each sample to store; 0 draws the noise while training, or stores one for inputs `posterior`."""
     covariance: Treatment = "full"
     """The covariance as it is; shrunk towards its diagonal (Ledoit and Wolf), for few samples; its diagonal only."""
+    floor: Annotated[float, Field(ge=0, le=0.1)] = 1e-6
+    """Relative error of every C(t) beside that noise: no data are taken for better than this."""
 
 
 class HDF5Noise(NoiseSection):
@@ -228,8 +230,20 @@ class SyntheticNoise(NoiseSection):
 Noise = Annotated[HDF5Noise | CorrelatorNoise | SyntheticNoise, Field(discriminator="kind")]
 
 
+class MixtureFamily(Section):
+    """Draws of the prior, all components in their shares."""
+
+    kind: Literal["mixture"]
+    """This family."""
+    Nb: Annotated[int, Field(ge=2, le=4096)]
+    """Size of the basis of its Chebyshev component."""
+
+    def build(self, config: Config) -> Mixture:
+        return config.spectra.prior(self.Nb)
+
+
 class ChebyshevFamily(Section):
-    """Draws of the prior at another basis size."""
+    """Draws of the prior of arXiv:2307.00808 at some basis size."""
 
     kind: Literal["chebyshev"]
     """This family."""
@@ -335,7 +349,8 @@ class FewStatesFamily(Section):
 
 
 Family = Annotated[
-    ChebyshevFamily
+    MixtureFamily
+    | ChebyshevFamily
     | O3Family
     | ResonanceFamily
     | PeaksFamily
@@ -413,10 +428,10 @@ class Spectra(Section):
     Nrho: Annotated[int, Field(ge=100, le=10_000_000)]
     """Samples in each training set; an ensemble may use fewer, the first ones."""
     mixture: dict[Name, float] = {"chebyshev": 1.0}
-    """Share of each component, `chebyshev`, `smooth`, `levels` or `states`: zero or positive, only their ratios count;
-    `chebyshev` alone is the prior of arXiv:2307.00808."""
+    """Share of each component, `chebyshev`, `smooth`, `levels`, `states` or `signed`: zero or positive, only their
+    ratios count; `chebyshev` alone is the prior of arXiv:2307.00808."""
     positive: bool = False
-    """Whether rho >= 0 is known: component `chebyshev` is then positive, too; the others always are."""
+    """Whether rho >= 0 is known: component `chebyshev` is then positive, too, and `signed` is not allowed."""
     E0: tuple[Energy, Energy] = (0.2, 1.3)
     """Range of the threshold E0 in GeV; your spectrum should begin inside it."""
     epsilon: Annotated[float, Field(ge=0, le=10)] = 1e-7
@@ -442,8 +457,9 @@ class Spectra(Section):
         return Mixture(dict(sorted(self.mixture.items())), self.chebyshev(Nb))
 
 
-NetworkName = Literal["arcS", "arcM", "arcL"]
-"""Architectures, from small to large."""
+NetworkName = Literal["arcS", "arcM", "arcL", "mlpS", "mlpM", "mlpL"]
+"""Architectures, from small to large: those of arXiv:2307.00808, with convolutions, and those without."""
+Method = Literal["linear", "posterior"]
 
 
 class Ensemble(Section):
@@ -454,7 +470,7 @@ class Ensemble(Section):
     Nrho: Annotated[int, Field(ge=100)]
     """Samples that it is taught with; at most `spectra.Nrho`."""
     network: NetworkName
-    """Size of the network, from small to large."""
+    """The network, from small to large: arc of arXiv:2307.00808, with convolutions over C(t), and mlp, without."""
 
 
 class Budget(Section):
@@ -490,8 +506,11 @@ class Training(Section):
     """Networks of each ensemble and sigma, with other initial weights, data order and noise."""
     protocol: Literal["default", "published"] = "default"
     """Ours, or that of arXiv:2307.00808."""
-    inputs: Literal["whiten", "standardise"] = "whiten"
-    """Rotated to unit covariance, or standardised time by time."""
+    inputs: Literal["whiten", "standardise", "posterior"] = "whiten"
+    """C(t) rotated to unit covariance, or standardised time by time; or features of the closed-form posterior, whose
+    mean the networks then correct in units of its standard deviation."""
+    head: Literal["none", "scale"] = "none"
+    """Whether networks give an error, too."""
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Passes through the samples, at most; null is the protocol's."""
     batch: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
@@ -539,6 +558,8 @@ class Config(Section):
     """The error budget."""
     training: Training = Training()
     """How networks are trained."""
+    methods: Annotated[list[Method], AfterValidator(distinct)] = ["linear", "posterior"]
+    """What is computed beside the networks: the best linear estimator, the closed-form posterior."""
     validation: Validation = Validation()
     """How the error bars are tested."""
     targets: Annotated[dict[Name, Target], Field(min_length=1)]
@@ -557,6 +578,24 @@ class Config(Section):
     def observables(self) -> Observables:
         """C(t) and rho_sigma(E) on the grids of the run."""
         return Observables(self.kernel_function, self.lattice.slices, tuple(self.smearing.sigma), self.energies.grid)
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies of each sample that are stored: features of the posterior are computed from them."""
+        return max(self.noise.copies, int(self.training.inputs == "posterior"))
+
+    @property
+    def priors(self) -> tuple[str, str]:
+        """The first validation families, the prior of the central ensemble once for each way of sizing a correlator.
+
+        The first calibrates what is sized as given; the second, the same spectra, what is sized by ``scale: auto``.
+        """
+        name = (
+            "mixture"
+            if any(share for kind, share in self.spectra.mixture.items() if kind != "chebyshev")
+            else "chebyshev"
+        )
+        return name, f"{name}-auto"
 
     @property
     def masses(self) -> tuple[float, float]:

@@ -10,11 +10,8 @@ from scipy.special import erf
 
 from sdpipe.errors import UserError
 
-LINEAR = "linear"
-"""Name of the pseudo-ensemble that is no network: the best linear estimator."""
-
-RESOLUTION = "resolution"
-"""Source of the width that the data cannot resolve."""
+METHODS = ("linear", "posterior")
+"""Pseudo-ensembles that are no networks: the best linear estimator, the closed-form posterior."""
 
 
 def central_value(rho: xr.DataArray) -> xr.DataArray:
@@ -34,7 +31,8 @@ def network_error(rho: xr.DataArray) -> xr.DataArray:
 
 def spread(rho: xr.DataArray) -> xr.DataArray:
     """Return the standard deviation over all networks of their mean over boot, averaged over sigma and E."""
-    mean = rho.drop_sel(ensemble=LINEAR).mean("boot").astype(float)
+    networks = [str(name) not in METHODS for name in rho.ensemble.values]
+    mean = rho.isel(ensemble=networks).mean("boot").astype(float)
     return mean.std(("ensemble", "replica")).mean(("sigma", "E"))
 
 
@@ -92,6 +90,7 @@ def error_budget(
     references: Mapping[str, str],
     truth: xr.DataArray | None = None,
     resolution: xr.DataArray | None = None,
+    source: str = "resolution",
 ) -> xr.Dataset:
     """Return the central value with its statistical and systematic errors.
 
@@ -113,8 +112,10 @@ def error_budget(
     truth
         (sigma, E), where it is known: adds ``truth`` and ``pull`` = (rho - truth) / Delta_tot.
     resolution
-        Covariance (sigma, E, E2) of what the data cannot resolve: adds the source ``resolution``, the roots of its
-        diagonal. Without it the budget is the published one.
+        Covariance (sigma, E, E2) of what the data cannot resolve: adds a source of error, the roots of its diagonal.
+        Without it the budget is the published one.
+    source
+        The name of that source.
 
     Returns
     -------
@@ -138,14 +139,14 @@ def error_budget(
     mean_boot, mean_replica = best.mean("boot"), best.mean("replica")
     covariance = _covariance(mean_replica - mean_replica.mean("boot"), "boot", 0)
     covariance = covariance + _covariance(mean_boot - mean_boot.mean("replica"), "replica", 1)
-    for source in references:
-        shift = signed.sel(source=source, drop=True)
+    for name in references:
+        shift = signed.sel(source=name, drop=True)
         covariance = covariance + shift * shift.rename(E="E2")
     error = np.abs(signed)
     if resolution is not None:
         width = np.sqrt(np.diagonal(resolution.transpose("sigma", "E", "E2").values, axis1=1, axis2=2))
         width = xr.DataArray(width, dims=("sigma", "E"), coords={"sigma": rho.sigma, "E": rho.E})
-        error = xr.concat([error, width.expand_dims(source=np.array([RESOLUTION], object))], dim="source")
+        error = xr.concat([error, width.expand_dims(source=np.array([source], object))], dim="source")
         covariance = covariance + resolution.drop_vars("E2", errors="ignore")
     budget = xr.Dataset(
         {

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy.special import erf, ndtri
 
 from sdpipe.config.rules import draws_needed
 
 Array = NDArray[np.float64]
+T = TypeVar("T", Array, xr.DataArray)
 
 RULES = ("given", "auto")
 """How a correlator is sized before the networks see it: by a factor that is known, or by that of largest evidence.
@@ -52,31 +55,33 @@ def conformal_factor(scores: Array, level: float) -> Array:
     """Return q, the ceil((n + 1) level)-th smallest of n scores (n, ...), along the first axis.
 
     A new score exchangeable with these is at most q with probability >= level, whatever their distribution:
-    split-conformal prediction, J. Lei et al., J. Am. Stat. Assoc. 113 (2018) 1094.
+    split-conformal prediction, J. Lei et al., J. Am. Stat. Assoc. 113 (2018) 1094. Errors are never narrowed: where
+    they cover more than a normal error would, q is the :func:`gaussian_quantile` of the level.
 
     Raises ValueError when there are fewer scores than :func:`draws_needed`.
 
-    >>> float(conformal_factor(np.arange(1.0, 100.0), 0.683))
-    69.0
+    >>> float(conformal_factor(np.arange(1.0, 100.0), 0.683)), float(conformal_factor(np.zeros(99), 0.954).round(2))
+    (69.0, 2.0)
     """
     n = len(scores)
     if n < draws_needed(level):
         raise ValueError(f"{n} draws cannot calibrate level {level}: {draws_needed(level)} are needed")
-    return np.sort(scores, axis=0)[ceil((n + 1) * level - 1e-9) - 1]
+    return np.maximum(np.sort(scores, axis=0)[ceil((n + 1) * level - 1e-9) - 1], gaussian_quantile(level))
 
 
 def conformal_rank(scores: Array, calibration: Array) -> Array:
     """Return the level (n, ...) at which the calibrated error just covers each score: 1 where none does.
 
-    The smallest k / (m + 1) whose conformal factor from m calibration scores (m, ...) reaches the score; uniform for
-    exchangeable scores, so that the share of ranks <= level is the coverage at that level.
+    The smallest k / (m + 1) whose conformal factor from m calibration scores (m, ...) reaches the score, or the level
+    of a normal error that reaches it where that is smaller: the share of ranks <= level is the coverage at that level.
 
     >>> conformal_rank(np.array([0.5, 2.5, 9.0]), np.array([1.0, 2.0, 3.0])).tolist()
     [0.25, 0.75, 1.0]
     """
     flat, reference = scores.reshape(len(scores), -1), np.sort(calibration.reshape(len(calibration), -1), axis=0)
     below = [np.searchsorted(reference[:, j], flat[:, j], side="left") for j in range(flat.shape[1])]
-    return ((np.stack(below, axis=1) + 1) / (len(reference) + 1)).reshape(scores.shape)
+    rank = ((np.stack(below, axis=1) + 1) / (len(reference) + 1)).reshape(scores.shape)
+    return np.minimum(rank, erf(scores / np.sqrt(2)))
 
 
 def gaussian_quantile(level: float) -> float:
@@ -108,6 +113,36 @@ def verdict(coverage: float, level: float, count: int) -> str:
     if abs(coverage - level) <= band(level, count):
         return "holds"
     return "too narrow" if coverage < level else "too wide"
+
+
+SHARE = 0.5
+"""Part of what a posterior cannot resolve that is added to the error of networks which correct it."""
+
+
+def beyond_noise(scale: T, latt: T, unresolved: T | None = None) -> T:
+    """Return the part of the error b that networks give which is not that of the lattice noise, source ``scale``.
+
+        Delta_scale^2 = max(b^2 - Delta_latt^2, 0) + (u/2)^2
+
+    b was trained on noisy data: it holds their noise, which is the source ``latt``. Networks that correct the posterior
+    are too sure of themselves off the prior; u, what the posterior does not resolve, mends that: the 1/2 was tuned on
+    draws that neither calibrate nor test.
+    """
+    beyond = np.maximum(scale**2 - latt**2, 0)
+    return np.sqrt(beyond if unresolved is None else beyond + (SHARE * unresolved) ** 2)
+
+
+def correlation(scores: Array) -> Array:
+    """Return the correlation (..., E, E) between energies of scores (n, ..., E) around zero."""
+    second = np.einsum("n...e,n...f->...ef", scores, scores) / len(scores)
+    root = np.sqrt(np.diagonal(second, axis1=-2, axis2=-1))
+    return second / (root[..., :, None] * root[..., None, :])
+
+
+def integral_error(weight: Array, total: Array, correlations: Array) -> Array:
+    """Return the error (...) of sum_E w rho from errors (..., E) and correlations (..., E, E): [w D R D w]^(1/2)."""
+    weighed = weight * total
+    return np.sqrt(np.einsum("...e,...ef,...f->...", weighed, correlations, weighed))
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from scipy.interpolate import CubicSpline
 
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import error_budget
+from sdpipe.infer.calibration import RULES, conformal_factor, correlation, integral_error
 
 Weight = Callable[[NDArray[np.float64]], ArrayLike]
 
@@ -53,6 +54,7 @@ def integral(
     truth: xr.DataArray | None = None,
     between: tuple[float, float] | None = None,
     resolution: xr.DataArray | None = None,
+    source: str = "resolution",
 ) -> xr.Dataset:
     """Return I = ∫_a^b f(E) rho_sigma(E) dE with its errors.
 
@@ -69,7 +71,7 @@ def integral(
     Linear propagation, propagated^2 = Σ_kl w_k f(E_k) covariance(E_k, E_l) f(E_l) w_l, has the same statistical part.
     Its systematic part differs a little from ``total``: there the shift at each E is weighed with its erf before they
     are added, here the shift of I is. Δ_resolution follows linearly from the covariance ``resolution``. The conformal
-    factors of a calibrated error belong to single energies; they say nothing of an integral.
+    factors of single energies say nothing of an integral; :func:`calibrated` has its own.
 
     Returns ``central (sigma)``, ``error (source, sigma)``, ``total (sigma)``, ``propagated (sigma)``,
     ``boot_values (sigma, boot)``, the mean over replicas of the central ensemble for each bootstrap sample,
@@ -94,9 +96,9 @@ def integral(
     if resolution is not None:
         resolution = resolution.assign_coords(E2=rho.E.values)
         width = xr.dot(weight, resolution, other, dim=("E", "E2")).expand_dims(point | {"E2": [np.nan]}, axis=(-2, -1))
-    result = error_budget(each.expand_dims(point, axis=-1), central, references, known, width)
+    result = error_budget(each.expand_dims(point, axis=-1), central, references, known, width, source)
     result = result.drop_vars("covariance").isel(E=0, E2=0, drop=True)
-    covariance = error_budget(rho, central, references, resolution=resolution).covariance
+    covariance = error_budget(rho, central, references, None, resolution, source).covariance
     result["propagated"] = np.sqrt(xr.dot(weight, covariance, other, dim=("E", "E2")))
     result["boot_values"] = each.sel(ensemble=central, drop=True).mean("replica")
     result["weight"] = weight
@@ -104,6 +106,27 @@ def integral(
         if name in result:
             result[name].attrs = {"units": "1" if name == "pull" else "GeV [f]", "long_name": meaning}
     return result
+
+
+def calibrated(
+    weight: xr.DataArray, total: xr.DataArray, validation: xr.Dataset, rule: str, level: float
+) -> xr.DataArray:
+    """Return the calibrated error (sigma) of sum_E w rho for w (E,) and the total error (sigma, E) of one target.
+
+        q [w D R D w]^(1/2),    D = diag(total),
+
+    R the correlation between energies of (central - truth)/total over the draws of ``validation`` that calibrate by
+    this one of ``RULES``, and q the conformal factor of this integral over the same draws.
+    """
+    draws = validation.isel(family=RULES.index(rule))
+    draws = draws.isel(sample=~draws.tested.values)
+    error = (draws.central - draws.truth).transpose("sample", "sigma", "E").values.astype(float)
+    totals, w = draws.total.transpose("sample", "sigma", "E").values.astype(float), weight.values
+    R = correlation(error / totals)
+    q = conformal_factor(np.abs(error @ w) / integral_error(w, totals, R), level)
+    made = q * integral_error(w, total.transpose("sigma", "E").values.astype(float), R)
+    words = {"units": "GeV [f]", "long_name": f"total error scaled to coverage {level:g}"}
+    return xr.DataArray(made, dims="sigma", coords={"sigma": total.sigma}, attrs=words)
 
 
 def _values(f: Weight, E: NDArray) -> NDArray[np.float64]:

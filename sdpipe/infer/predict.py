@@ -18,35 +18,30 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
 from sdpipe.infer import trust
-from sdpipe.infer.budget import LINEAR
+from sdpipe.infer.budget import METHODS
 from sdpipe.learn import networks
 from sdpipe.learn.trained import Network
-from sdpipe.physics.kernels import Kernel
+from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
+from sdpipe.physics.posterior import Posterior, PriorMoments
+from sdpipe.physics.spectra import ChebyshevPrior
 
 Array = NDArray[np.float64]
 
 PAIRS = 8192
-"""Pairs (network, correlator) in one forward pass: bounds the memory."""
+"""Pairs (network, input) in one forward pass: bounds the memory."""
 
 
-def estimates(members: Sequence[Network], correlators: NDArray) -> xr.DataArray:
-    """Return rho (sigma, ensemble, replica, boot, E) of networks for correlators C (boot, t).
+def estimates(members: Sequence[Network], inputs: NDArray) -> xr.Dataset:
+    """Return what networks make of inputs (boot, t): rho (sigma, ensemble, replica, boot, E), and its error ``scale``.
 
-    C has the units of the kernel with rho dimensionless; networks of one architecture share each pass.
+    The inputs are correlators C in the units of the kernel with rho dimensionless, or features (boot, feature) of the
+    posterior; of these, networks return (rho - mean)/sd and scale/sd. ``scale`` is there where the networks have an
+    error head. Networks of one architecture share each pass.
 
-    Raises UserError when a network of the grid ensemble x sigma x replica is missing, when a correlator has
-    another number of times than the networks, or holds a value that is not finite.
+    Raises UserError when a network of the grid ensemble x sigma x replica is missing.
     """
-    correlators = np.asarray(correlators, float)
     first = members[0]
-    if correlators.ndim != 2 or correlators.shape[1] != len(first.times):
-        raise UserError(
-            f"correlators of shape {correlators.shape}; the networks take (boot, {len(first.times)}), "
-            f"t = {first.times[0]}..{first.times[-1]}"
-        )
-    if not np.isfinite(correlators).all():
-        raise UserError("correlators hold values that are not finite")
     sigma = list(dict.fromkeys(m.sigma for m in sorted(members, key=lambda m: m.sigma_index)))
     ensembles, replicas = list(dict.fromkeys(m.ensemble for m in members)), sorted({m.replica for m in members})
     there = {(m.sigma, m.ensemble, m.replica) for m in members}
@@ -55,55 +50,65 @@ def estimates(members: Sequence[Network], correlators: NDArray) -> xr.DataArray:
     ]
     if missing:
         raise UserError(f"networks missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
-    rho = np.empty((len(sigma), len(ensembles), len(replicas), len(correlators), len(first.energies)), np.float32)
+    shape = (len(sigma), len(ensembles), len(replicas), len(inputs), len(first.energies))
+    rho, error = np.empty(shape, np.float32), np.empty(shape, np.float32) if first.head else None
     for architecture in dict.fromkeys(m.architecture for m in members):
         group = [m for m in members if m.architecture == architecture]
-        for m, values in zip(group, _forward(group, correlators), strict=True):
-            rho[sigma.index(m.sigma), ensembles.index(m.ensemble), replicas.index(m.replica)] = values
-    return xr.DataArray(
-        rho,
-        dims=("sigma", "ensemble", "replica", "boot", "E"),
-        coords={
-            "sigma": ("sigma", sigma, {"units": "GeV"}),
-            "ensemble": np.array(ensembles, object),
-            "replica": replicas,
-            "boot": np.arange(len(correlators)),
-            "E": ("E", first.energies, {"units": "GeV"}),
-        },
-        name="rho",
-        attrs={"units": "1", "long_name": "smeared spectral density"},
-    )
+        values, errors = _forward(group, inputs)
+        for i, m in enumerate(group):
+            at = sigma.index(m.sigma), ensembles.index(m.ensemble), replicas.index(m.replica)
+            rho[at] = values[i]
+            if error is not None:
+                error[at] = errors[i]
+    dims = ("sigma", "ensemble", "replica", "boot", "E")
+    coords = {
+        "sigma": ("sigma", sigma, {"units": "GeV"}),
+        "ensemble": np.array(ensembles, object),
+        "replica": replicas,
+        "boot": np.arange(len(inputs)),
+        "E": ("E", first.energies, {"units": "GeV"}),
+    }
+    made = {"rho": (dims, rho, {"units": "1", "long_name": "smeared spectral density"})}
+    if error is not None:
+        made["scale"] = (dims, error, {"units": "1", "long_name": "error that comes with the estimate"})
+    return xr.Dataset(made, coords)
 
 
-def _forward(group: list[Network], correlators: NDArray) -> NDArray:
-    """Return estimates (network, boot, E) of networks of one architecture."""
+def _forward(group: list[Network], inputs: NDArray) -> tuple[NDArray, NDArray | None]:
+    """Return estimates and errors (network, boot, E) of networks of one architecture, these None without a head."""
 
     def tensor(arrays: list[NDArray]) -> torch.Tensor:
         return torch.as_tensor(np.stack(arrays), dtype=torch.float32)
 
-    parameters = networks.stack([m.parameters for m in group])
+    parameters, head = networks.stack([m.parameters for m in group]), group[0].head
     weight = tensor([m.weight for m in group])
     offset, scale = tensor([m.offset for m in group])[:, None], tensor([m.scale for m in group])[:, None]
     rows = max(1, PAIRS // len(group))
-    parts = []
+    values, errors = [], []
     with torch.inference_mode():
-        for low in range(0, len(correlators), rows):
-            batch = correlators[low : low + rows]
+        for low in range(0, len(inputs), rows):
+            batch = inputs[low : low + rows]
             x = tensor([(batch - m.mean) @ m.matrix for m in group])
-            parts.append(torch.baddbmm(offset, x, weight) + scale * networks.forward(parameters, x))
-    return torch.cat(parts, dim=1).numpy()
+            made = networks.forward(parameters, x)
+            if head:
+                made, log_error = networks.split(made)
+                errors.append(scale * torch.exp(log_error))
+            values.append(torch.baddbmm(offset, x, weight) + scale * made)
+    return torch.cat(values, dim=1).numpy(), torch.cat(errors, dim=1).numpy() if head else None
 
 
 @dataclass(frozen=True, eq=False)
 class Audience:
     """All networks of a run: what they predict, and what they know of the data that they were trained for.
 
-    ``central`` is the name of the central ensemble, ``threshold`` the lowest threshold E0 of its prior in GeV.
+    ``central`` is the name of the central ensemble, ``threshold`` the lowest threshold E0 of its prior in GeV;
+    ``methods`` are computed beside the networks.
     """
 
     networks: Sequence[Network]
     central: str
     threshold: float
+    methods: Sequence[str] = METHODS
 
     @cached_property
     def each_sigma(self) -> list[Network]:
@@ -115,7 +120,8 @@ class Audience:
     def prior(self) -> trust.PriorOfData:
         """The prior of C(t) that the central networks were trained on, with their noise."""
         m = self.each_sigma[0]
-        return trust.PriorOfData(m.mean, m.signal, Noise(tuple(m.times), m.lattice_mean, m.covariance, "networks"))
+        noise = Noise(tuple(m.times), m.lattice_mean, m.covariance, "networks", floor=m.floor)
+        return trust.PriorOfData(m.data_mean, m.signal, noise)
 
     @property
     def noise(self) -> Noise:
@@ -129,47 +135,135 @@ class Audience:
         return Kernel(m.kernel, m.period, m.spacing)
 
     @cached_property
-    def response(self) -> Array:
-        """A (t, sigma E) of the linear estimator: rho = C A + constant."""
-        return np.concatenate([m.matrix @ m.linear_weight for m in self.each_sigma], axis=1)
+    def posterior(self) -> Posterior:
+        """The closed-form posterior with the noise of the training."""
+        m = self.each_sigma[0]
+        grid = Observables(self.kernel, tuple(m.times), tuple(m.sigmas), tuple(m.energies))
+        return Posterior.of(PriorMoments.of(ChebyshevPrior(**m.prior), grid, floor=m.floor), self.noise)
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the networks correct the posterior."""
+        return self.each_sigma[0].inputs == "posterior"
+
+    @property
+    def source(self) -> str:
+        """The source of error that is not the audience's: ``scale`` where networks say it, else ``resolution``."""
+        return "scale" if self.each_sigma[0].head else "resolution"
 
     @cached_property
-    def linear_covariance(self) -> tuple[Array, Array]:
+    def response(self) -> Array:
+        """A (t, sigma E) of the linear estimator: rho = C A + constant."""
+        return np.concatenate([m.linear_weight for m in self.each_sigma], axis=1)
+
+    @cached_property
+    def _linear_covariance(self) -> tuple[Array, Array]:
         """U and V (sigma, E, E): the posterior covariance of the linear estimator at noise scale s is U + s^2 V.
 
         U is what C(t) without noise does not resolve, V = A Cov_latt A^T; see
         :class:`~sdpipe.learn.linear.LinearEstimator`.
         """
-        to_rho = [m.matrix @ m.linear_weight for m in self.each_sigma]
-        noise = [A.T @ m.covariance @ A for A, m in zip(to_rho, self.each_sigma, strict=True)]
+        noise = [m.linear_weight.T @ m.covariance @ m.linear_weight for m in self.each_sigma]
         return np.stack([m.linear_unresolved for m in self.each_sigma]), np.stack(noise)
 
     def amplitude(self, correlator: Array) -> float:
         """Return the factor a that makes a C (t,) most likely under the prior."""
         return self.prior.amplitude(correlator, self.each_sigma[0].typical)
 
-    def predict(self, correlators: NDArray, scale: ArrayLike = 1.0) -> xr.DataArray:
-        """Return rho (sigma, ensemble, replica, [sample,] boot, E) for C ([sample,] boot, t).
+    def predict(self, correlators: NDArray, scale: ArrayLike = 1.0, means: NDArray | None = None) -> xr.Dataset:
+        """Return what is predicted for C ([sample,] boot, t), bootstrap samples around ``means`` ([sample,] t).
 
-        The last ensemble, ``linear``, is the best linear estimator of the central one, the same for every replica.
-        ``scale`` ([sample]) is a factor that C has been multiplied by; rho is divided by it, which the linearity of
-        the problem allows.
+        C has been multiplied by ``scale`` ([sample]); what is returned is divided by it, which the linearity of the
+        problem allows. Without ``means`` they are those of the samples. Returns
 
-        Raises UserError as :func:`estimates` does.
+        ``rho (sigma, ensemble, replica, [sample,] boot, E)``
+            The last ensembles are the methods, the same for every replica.
+        ``scale``, likewise
+            The error that comes with each estimate, where networks give one.
+        ``method_error ([sample,] method, sigma, E)``
+            The posterior error of each method.
+        ``unresolved ([sample,] sigma, E)``
+            Where networks correct the posterior: its error without that of noise at fixed weights.
+
+        Raises UserError as :func:`estimates` does, when a correlator has another number of times than the networks, or
+        holds a value that is not finite.
         """
-        flat = np.asarray(correlators, float).reshape(-1, np.shape(correlators)[-1])
-        rho = estimates(self.networks, flat)
-        linear = np.empty_like(rho.values[:, :1])
-        for at, m in zip(linear, self.each_sigma, strict=True):
-            at[0] = (flat - m.mean) @ m.matrix @ m.linear_weight + m.linear_offset
-        shape = (*rho.shape[:1], rho.shape[1] + 1, rho.shape[2], *np.shape(correlators)[:-1], rho.shape[-1])
-        values = np.concatenate([rho.values, linear], axis=1).reshape(shape)
-        values /= np.asarray(scale, np.float32)[..., None, None]
-        coords = {d: rho[d] for d in ("sigma", "replica", "E")}
-        coords["ensemble"] = np.array([*rho.ensemble.values, LINEAR], object)
-        dims = ("sigma", "ensemble", "replica", *("sample", "boot")[-np.ndim(correlators) + 1 :], "E")
-        coords |= {d: np.arange(n) for d, n in zip(dims[3:-1], shape[3:-1], strict=True)}
-        return xr.DataArray(values, dims=dims, coords=coords, name="rho", attrs=rho.attrs)
+        C, first = np.asarray(correlators, float), self.each_sigma[0]
+        if C.ndim < 2 or C.shape[-1] != len(first.times):
+            raise UserError(
+                f"correlators of shape {C.shape}; the networks take (boot, {len(first.times)}), "
+                f"t = {first.times[0]}..{first.times[-1]}"
+            )
+        if not np.isfinite(C).all():
+            raise UserError("correlators hold values that are not finite")
+        centre, flat = C.mean(axis=-2) if means is None else np.asarray(means, float), C.reshape(-1, C.shape[-1])
+        unit, boots = np.asarray(scale, float)[..., None, None], C.shape[-2]
+        centres, errors, inputs = {}, {}, flat
+        if "linear" in self.methods:
+            values = [(flat - m.data_mean) @ m.linear_weight + m.linear_offset for m in self.each_sigma]
+            unresolved, noise = (np.diagonal(c, axis1=1, axis2=2) for c in self._linear_covariance)
+            centres["linear"] = np.stack(values)
+            errors["linear"] = np.sqrt(unresolved + self.noise.scale(centre)[..., None, None] ** 2 * noise)
+        if "posterior" in self.methods or self.on_features:
+            estimate = self.posterior(centre, response=True)
+            mean, features = self.posterior.bootstrap(centre, estimate, C)
+            mean = _sigma_first(mean)
+            inputs = features.reshape(-1, features.shape[-1]) if self.on_features else flat
+            if "posterior" in self.methods:
+                centres["posterior"], errors["posterior"] = mean, estimate.sd
+        found = estimates(self.networks, inputs)
+        if self.on_features:
+            sd = _sigma_first(estimate.sd, boots)[:, None, None].astype(np.float32)
+            for variable in found.values():
+                variable.values *= sd
+            found.rho.values += mean[:, None, None].astype(np.float32)
+
+        def whole(of_networks: NDArray, of_methods: dict[str, NDArray], unit: Array) -> xr.DataArray:
+            each = [np.broadcast_to(v[:, None, None], (len(v), 1, *of_networks.shape[2:])) for v in of_methods.values()]
+            values = np.concatenate([of_networks, *each], axis=1, dtype=np.float32)
+            values = values.reshape(*values.shape[:3], *C.shape[:-1], values.shape[-1])
+            return xr.DataArray(values / unit.astype(np.float32), dims=dims, coords=coords)
+
+        between = ("sample",)[: C.ndim - 2]
+        dims = ("sigma", "ensemble", "replica", *between, "boot", "E")
+        coords = {d: found[d] for d in ("sigma", "replica", "E")}
+        coords["ensemble"] = np.array([*found.ensemble.values, *centres], object)
+        coords |= {d: np.arange(n) for d, n in zip((*between, "boot"), C.shape[:-1], strict=True)}
+        made = xr.Dataset({"rho": whole(found.rho.values, centres, unit).assign_attrs(found.rho.attrs)})
+        unit = np.abs(unit)
+        if "scale" in found:
+            of_methods = {name: _sigma_first(e, boots) for name, e in errors.items()}
+            made["scale"] = whole(found.scale.values, of_methods, unit).assign_attrs(found.scale.attrs)
+        if errors:
+            values, words = (
+                np.stack(list(errors.values()), axis=-3),
+                {"units": "1", "long_name": "error of each method"},
+            )
+            made["method_error"] = ((*between, "method", "sigma", "E"), values / unit[..., None], words)
+            made["method"] = np.array(list(errors), object)
+        if self.on_features:
+            resolved = np.diagonal(self.posterior.resolved(centre, estimate), axis1=-2, axis2=-1)
+            unresolved = np.sqrt(np.maximum(estimate.sd**2 - resolved, 0)) / unit
+            words = {"units": "1", "long_name": "error of the posterior without that of noise"}
+            made["unresolved"] = ((*between, "sigma", "E"), unresolved, words)
+        return made
+
+    def covariances(self, C: Array) -> dict[str, Array]:
+        """Return the posterior covariance (sigma, E, E) between energies of each method for C (t,).
+
+        Where networks correct the posterior, ``resolution`` is what is left of its covariance without that of noise at
+        fixed weights.
+        """
+        made = {}
+        if "linear" in self.methods:
+            unresolved, noise = self._linear_covariance
+            made["linear"] = unresolved + self.noise.scale(C) ** 2 * noise
+        if "posterior" in self.methods or self.on_features:
+            made["posterior"] = self.posterior.covariance(C)
+        if self.on_features:
+            estimate = self.posterior(C, response=True)
+            made["resolution"] = made["posterior"] - self.posterior.resolved(C, estimate)
+        return {name: made[name] for name in (*self.methods, "resolution") if name in made}
 
     def checks(self, C: Array, noise: Noise | None = None, count: int | None = None) -> dict[str, Array]:
         """Return how typical correlators C (n, t) are, as the networks see them; every value is (n,).
@@ -186,6 +280,12 @@ class Audience:
             "dof": dof,
             "back_check": trust.chi2_p_value(chi2, dof, count),
         }
+
+
+def _sigma_first(values: Array, repeats: int = 1) -> Array:
+    """Return ([sample,] [boot,] sigma, E) as (sigma, sample boot, E), each sample so many times."""
+    flat = values.reshape(-1, *values.shape[-2:])
+    return np.moveaxis(np.repeat(flat, repeats, axis=0), 1, 0)
 
 
 def reconstruct(
@@ -206,15 +306,16 @@ def reconstruct(
     compared with the noise of the training; ``count`` is how many configurations it was estimated from. ``flags`` say
     what is doubtful about the data, ``remedy`` what to do where their noise is unlike that of the training.
 
-    Returns ``rho (sigma, ensemble, replica, boot, E)``, ``correlator (boot, t)``, ``linear_covariance (sigma, E, E2)``,
-    and as attributes ``scale``, ``scale_rule``, ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``,
-    ``flags``. Raises UserError as :func:`estimates` does.
+    Returns what :meth:`Audience.predict` does, ``correlator (boot, t)``, and as attributes ``scale``, ``scale_rule``,
+    ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``, ``source``, ``flags``. Raises UserError as that
+    method does.
     """
     mean = samples.mean(axis=0) if mean is None else mean
     factor = audience.amplitude(mean) if scale == "auto" else float(scale)
     scaled, flags, own = samples * factor, list(flags), None
     if covariance is not None:
-        own = Noise(audience.noise.times, factor * mean, factor**2 * covariance, "samples")
+        noise = audience.noise
+        own = Noise(noise.times, factor * mean, factor**2 * covariance, "samples", floor=noise.floor)
         wrong = trust.unlike(audience.response, audience.noise, mean, covariance)
         flags += [f"{wrong}; {remedy}"] if wrong else []
     facts: dict[str, Any] = {k: v[0].item() for k, v in audience.checks(factor * mean[None], own, count).items()}
@@ -225,16 +326,19 @@ def reconstruct(
             f"no spectral density explains the data: chi2/dof = {facts['chi2']:.1f}/{facts['dof']} to the nearest "
             f"correlator of kernel {kernel.name} at T = {kernel.period}"
         )
-    unresolved, from_noise = audience.linear_covariance
-    made = xr.Dataset({"rho": audience.predict(scaled, factor)})
-    made["linear_covariance"] = (
-        ("sigma", "E", "E2"),
-        (unresolved + facts["noise_scale"] ** 2 * from_noise) / factor**2,
-        {"units": "1", "long_name": "posterior covariance of the linear estimator"},
-    )
+    made = audience.predict(scaled, factor, factor * mean)
     made["E2"] = ("E2", made.E.values, {"units": "GeV"})
+    covariances = {name: c / factor**2 for name, c in audience.covariances(factor * mean).items()}
+    if "resolution" in covariances:
+        words = {"units": "1", "long_name": "covariance of what the data cannot resolve"}
+        made["resolution"] = (("sigma", "E", "E2"), covariances.pop("resolution"), words)
+    if covariances:
+        words = {"units": "1", "long_name": "covariance between energies of each method"}
+        values = np.stack([covariances[str(name)] for name in made.method.values])
+        made["method_covariance"] = (("method", "sigma", "E", "E2"), values, words)
     about = {"units": audience.kernel.units, "long_name": "bootstrap samples of C(t)"}
     made["correlator"] = (("boot", "t"), scaled / factor, about)
     made["t"] = ("t", list(audience.noise.times), {"units": "lattice units"})
     rule = "auto" if scale == "auto" else "given"
-    return made.assign_attrs({"scale": factor, "scale_rule": rule, **facts, "flags": flags})
+    about_it = {"scale": factor, "scale_rule": rule, **facts, "source": audience.source, "flags": flags}
+    return made.assign_attrs(about_it)

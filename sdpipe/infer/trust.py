@@ -17,8 +17,8 @@ import yaml
 from numpy.typing import NDArray
 from scipy.special import chdtrc, fdtrc
 
-from sdpipe.infer.budget import LINEAR, error_budget, spread
-from sdpipe.infer.calibration import NEIGHBOURS, RULES, Resolution, nearest
+from sdpipe.infer.budget import error_budget, spread
+from sdpipe.infer.calibration import NEIGHBOURS, RULES, Resolution, beyond_noise, nearest
 from sdpipe.physics.kernels import Kernel
 from sdpipe.physics.noise import Noise
 
@@ -31,7 +31,8 @@ AMPLITUDES = 401
 """Amplitudes tried, evenly spaced in their logarithm: steps of about 1 %, far below what the data tell."""
 
 AMPLITUDE = 10.0
-"""Largest sqrt(int d omega rho^2), in sqrt(GeV), that the back-check allows; that of the prior is of order 1."""
+"""Largest sqrt(int d omega rho^2), in sqrt(GeV), that the back-check allows a correlator of the size that a rho of
+order 1 makes, as those of the prior are; that of a larger correlator may be larger by as much."""
 
 SUSPICIOUS = 0.01
 """p-value below which a correlator counts as out of the training distribution."""
@@ -41,6 +42,9 @@ IMPOSSIBLE = 1e-3
 
 FACTOR = 2.0
 """Ratio of variances, either way, from which on the noise of a correlator is flagged."""
+
+LARGEST = 2**23
+"""Numbers in an array of the back-check: bounds the memory."""
 
 LISTENED = 0.99
 """Part of the noise variance of the linear prediction that the directions which matter carry."""
@@ -137,28 +141,39 @@ class Reference:
 def back_check(kernel: Kernel, noise: Noise, low: float, correlators: Array) -> tuple[Array, Array]:
     """Return chi^2 (n,) between C (n, t) and the nearest that a spectral density makes, and its degrees of freedom.
 
-    sigma_k and u_k are singular values and left vectors of L^-1 b_T(t, omega), L L^T = Cov_latt, with measure d omega
-    on a fine logarithmic grid above ``low`` GeV. A rho of either sign and of size AMPLITUDE, in the normalisation of
-    the prior, adds at most r_k = AMPLITUDE sigma_k / s to the data along u_k, in standard deviations. Where r_k is
-    below 1 they should hold noise alone, elsewhere no more than r_k and noise:
+    sigma_k and u_k are singular values and left vectors of L^-1 b_T(t, omega), L L^T = Cov_latt + (floor C/s)^2 with
+    the floor of the noise, with measure d omega on a fine logarithmic grid above ``low`` GeV. A rho of either sign and
+    of size AMPLITUDE g adds at most r_k = AMPLITUDE g sigma_k / s to the data along u_k, in standard deviations, with
+    the size g of C, the rms over t of C(t) / [int d omega b_T^2]^(1/2) but not below 1. Where r_k is below 1 the data
+    should hold noise alone, elsewhere no more than r_k and noise:
 
         chi^2 = sum_k max(|d_k| - r_k, 0)^2, d = u^T L^-1 C / s, with 0 for the r_k below 1
 
     The terms that are not zero are the degrees of freedom. Given which these are, the sum of a correlator that a rho
     makes is no larger in distribution than a chi^2 with as many.
 
-    >>> noise = Noise((1, 2), np.array([1.0, 0.5]), np.diag([1e-4, 1e-4]), "example")
-    >>> back_check(Kernel("exponential", 8), noise, 0.2, np.array([[1.0, 0.5], [1.0, -50.0]]))[1].tolist()
+    >>> decay = np.array([1.0, 0.5, 0.25, 0.125])
+    >>> noise = Noise((1, 2, 3, 4), decay, 1e-4 * np.eye(4), "example")
+    >>> back_check(Kernel("exponential", 8), noise, 0.2, np.stack([decay, decay * [1, -1, 1, -1]]))[1].tolist()
     [0, 2]
     """
     omega = np.geomspace(low, 40 / kernel.spacing, 2000)
     columns = kernel(np.array(noise.times)[:, None], omega) * np.sqrt(omega * np.log(omega[1] / omega[0]))
-    vectors, singular, _ = np.linalg.svd(np.linalg.solve(noise.cholesky, columns), full_matrices=False)
-    scales = np.abs(noise.scale(correlators))[:, None]
-    data = np.abs(np.linalg.solve(noise.cholesky, correlators.T).T @ vectors) / scales
-    reach = AMPLITUDE * singular / scales
-    excess = np.maximum(data - np.where(reach > 1, reach, 0), 0)
-    return np.sum(excess**2, axis=1), np.sum(excess > 0, axis=1)
+    error, norm = np.sqrt(np.diag(noise.covariance)), np.linalg.norm(columns, axis=1)
+    triangle = np.linalg.qr((columns / error[:, None]).T, mode="r").T  # all of the columns that matters
+    correlation, rows = noise.covariance / np.outer(error, error), max(1, LARGEST // error.size**2)
+    parts = []
+    for C in np.array_split(np.asarray(correlators, float), -(-len(correlators) // rows)):
+        scales, size = np.abs(noise.scale(C))[:, None], np.maximum(np.sqrt(np.mean((C / norm) ** 2, axis=1)), 1)
+        data = C / (error * scales)
+        floor = (noise.floor * data) ** 2 if noise.floor else np.zeros((1, error.size))
+        whiten = np.linalg.inv(np.linalg.cholesky(correlation + floor[:, :, None] * np.eye(error.size)))
+        vectors, singular, _ = np.linalg.svd(whiten @ triangle, full_matrices=False)
+        along = np.abs(vectors.transpose(0, 2, 1) @ (whiten @ data[:, :, None]))[:, :, 0]
+        reach = AMPLITUDE * size[:, None] * singular / scales
+        excess = np.maximum(along - np.where(reach > 1, reach, 0), 0)
+        parts.append((np.sum(excess**2, axis=1), np.sum(excess > 0, axis=1)))
+    return tuple(np.concatenate(x) for x in zip(*parts, strict=True))
 
 
 def chi2_p_value(chi2: Array, dof: Array, samples: int | None = None) -> Array:
@@ -235,9 +250,24 @@ def remedy(root: str, name: str, data: dict[str, Any]) -> str:
 
 
 def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray:
-    """Return the covariance (sigma, E, E2) of what the data of one target cannot resolve, source ``resolution``."""
-    resolution = Resolution(validation.residual.values.astype(float), validation.residual_scale.values)
-    covariance = resolution.covariance(predictions.attrs["noise_scale"]) / predictions.attrs["scale"] ** 2
+    """Return the covariance (sigma, E, E2) of what the data of one target cannot resolve.
+
+    That of the posterior where networks correct it, else that of residuals on draws of the prior. Where networks give
+    an error b, its correlations with the error of :func:`~sdpipe.infer.calibration.beyond_noise`.
+    """
+    if "resolution" in predictions:
+        covariance = predictions.resolution.values
+    else:
+        resolution = Resolution(validation.residual.values.astype(float), validation.residual_scale.values)
+        covariance = resolution.covariance(predictions.attrs["noise_scale"]) / predictions.attrs["scale"] ** 2
+    if "scale" in predictions:
+        central = validation.attrs["central"]
+        own, rho = (predictions[name].sel(ensemble=central).astype(float) for name in ("scale", "rho"))
+        wide = beyond_noise(
+            own.mean(("replica", "boot")), rho.mean("replica").std("boot"), predictions.get("unresolved")
+        )
+        factor = wide.transpose("sigma", "E").values / np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+        covariance = factor[:, :, None] * covariance * factor[:, None, :]
     return xr.DataArray(covariance, dims=("sigma", "E", "E2"), coords={d: predictions[d] for d in ("sigma", "E")})
 
 
@@ -277,24 +307,33 @@ def assess(
     central, references
         As in :func:`~sdpipe.infer.budget.error_budget`.
     validation
-        ``validation.zarr``. With it the budget has the source ``resolution``, ``calibrated`` = q total (sigma, E) with
-        the conformal factor q at ``level``, the same for the linear estimator, and a p-value under the prior.
-        Without it the budget is the published one.
+        ``validation.zarr``. With it the budget has the source ``resolution`` or ``scale``, ``calibrated`` = q total
+        (sigma, E) with the conformal factor q at ``level``, ``band`` likewise for all energies at once, the same for
+        the methods, and a p-value under the prior. Without it the budget is the published one.
     """
-    resolution = None if validation is None else unresolved(predictions, validation)
-    budget = error_budget(predictions.rho, central, references, predictions.get("truth"), resolution)
-    linear = predictions.rho.sel(ensemble=LINEAR, drop=True).isel(replica=0, drop=True).mean("boot").astype(float)
-    budget["linear"] = linear.assign_attrs(units="1", long_name="estimate of the best linear estimator")
-    variance = np.diagonal(predictions.linear_covariance.values, axis1=1, axis2=2)
-    budget["linear_error"] = (("sigma", "E"), np.sqrt(variance), {"units": "1", "long_name": "its posterior error"})
+    resolution, source = (
+        None if validation is None else unresolved(predictions, validation),
+        predictions.attrs["source"],
+    )
+    budget = error_budget(predictions.rho, central, references, predictions.get("truth"), resolution, source)
+    if "method" in predictions:
+        estimate = predictions.rho.sel(ensemble=predictions.method.values).isel(replica=0, drop=True).mean("boot")
+        estimate = estimate.astype(float).rename(ensemble="method").transpose("method", "sigma", "E")
+        budget["method_central"] = estimate.assign_attrs(units="1", long_name="estimate of each method")
+        budget["method_error"] = predictions.method_error
     budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "back_check")}
     if validation is not None:
         q = validation.sel(level=level, scale_rule=predictions.attrs["scale_rule"], drop=True)
-        for name, error, factor, words in (
-            ("calibrated", budget.total, q.factor, f"total error scaled to coverage {level:g}"),
-            ("linear_calibrated", budget.linear_error, q.linear_factor, f"linear error at coverage {level:g}"),
-        ):
-            budget[name] = (error * factor.astype(float)).assign_attrs(units="1", long_name=words)
+        scaled = {
+            "calibrated": (budget.total, q.factor, f"total error scaled to coverage {level:g}"),
+            "band": (budget.total, q.band_factor, f"total error that covers all energies at once at {level:g}"),
+        }
+        if "method_factor" in q and "method" in budget:
+            words = f"error of each method scaled to coverage {level:g}"
+            scaled["method_calibrated"] = (budget.method_error, q.method_factor, words)
+        for name, (error, factor, words) in scaled.items():
+            made = (error * factor.astype(float)).transpose(*error.dims)
+            budget[name] = made.assign_attrs(units="1", long_name=words)
         budget.attrs["level"] = level
     p_value, budget.attrs["flags"] = judge(predictions, validation)
     return budget if p_value is None else budget.assign_attrs(p_value=p_value)

@@ -33,7 +33,9 @@ class Chunk:
     """Samples that are read together, in float64 or float32.
 
     x (n, t) clean transformed inputs; s (n,) noise scales; y (n, E) targets; x_val (m, t) noisy inputs and y_val (m, E)
-    to validate on; ``stored`` (n, copies, t) noisy inputs that replace the drawn ones, where there are any.
+    to validate on; ``stored`` (n, copies, t) noisy inputs that replace the drawn ones, where there are any; ``floor``
+    (n, t) the least error of each clean C, where the noise has one; ``unit`` (m, E) the units of y_val, where they are
+    not those of rho.
     """
 
     x: NDArray
@@ -42,6 +44,8 @@ class Chunk:
     x_val: NDArray
     y_val: NDArray
     stored: NDArray | None = None
+    floor: NDArray | None = None
+    unit: NDArray | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,9 @@ class TrainingSet:
 
     ``read(i)`` returns chunk i, in another thread where there are several; one that is all there is stays in memory.
     ``rows`` and ``held_out`` (chunk,) count its training and validation samples, ``copies`` the stored noisy copies of
-    a sample. noise (t, t) takes white noise z to transformed inputs, x + s z @ noise; estimates are
-    offset + x @ weight + scale * network(x), with weight (t, E), offset (E,), scale (E,).
+    a sample. noise and matrix (t, t) take white noise to transformed inputs, x + s z @ noise + (floor z') @ matrix, the
+    last term only with a ``matrix``. Estimates are offset + x @ weight + scale * network(x), with weight (t, E), offset
+    (E,), scale (E,).
     """
 
     read: Callable[[int], Chunk]
@@ -62,6 +67,7 @@ class TrainingSet:
     weight: NDArray
     offset: NDArray
     scale: NDArray
+    matrix: NDArray | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def stacked(data: list[TrainingSet] | list[Chunk], name: str, device: torch.devi
 
 @dataclass(frozen=True)
 class _Buffer:
-    """Samples on the device that are shuffled together: x (data, n, t), s (data, n), y (data n, E), stored.
+    """Samples on the device that are shuffled together: x (data, n, t), s (data, n), y (data n, E), stored, floor.
 
     ``parts`` are its chunks, each with the key of its noise; ``key`` is that of its order.
     """
@@ -93,6 +99,7 @@ class _Buffer:
     s: Tensor
     y: Tensor
     stored: Tensor | None
+    floor: Tensor | None
     parts: list[tuple[tuple[int, ...], slice]]
     key: tuple[int, ...]
 
@@ -112,8 +119,9 @@ class Feed:
         self.data, self.rows, self.copies, self.fresh = data, data[0].rows, data[0].copies or copies, fresh
         self.seed, self.device, self.dtype = seed, device, dtype
         self.noise = stacked(data, "noise", device, dtype)
+        self.matrix = None if data[0].matrix is None else stacked(data, "matrix", device, dtype)
         self.pairs, self.validated = sum(self.rows) * self.copies, sum(data[0].held_out)
-        self._whole: tuple[_Buffer, tuple[Tensor, Tensor]] | None = None
+        self._whole: tuple[_Buffer, tuple[Tensor, Tensor, Tensor]] | None = None
         if len(self.rows) == 1:
             chunks = self._read([0])
             self._whole = self._buffer(chunks, [0], ()), self._to_validate(chunks)
@@ -133,8 +141,8 @@ class Feed:
                 part = slice(low, low + batch)
                 yield inputs[:, part], buffer.y[rows[:, part]]
 
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield noisy inputs (data, m, t) and targets (data, m, E) to validate on, every sample once."""
+    def validation(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield noisy inputs (data, m, t), targets and their units (data, m, E) to validate on, every sample once."""
         if self._whole:
             yield self._whole[1]
             return
@@ -164,11 +172,14 @@ class Feed:
         ends = [0, *accumulate(self.rows[i] for i in group)]
         parts = [((i,) if key else (), slice(low, high)) for i, (low, high) in zip(group, pairwise(ends), strict=True)]
         stored = self._joined(chunks, "stored").flatten(1, 2) if self.data[0].copies else None
+        floor = None if self.matrix is None else self._joined(chunks, "floor")
         x, s, y = (self._joined(chunks, name) for name in ("x", "s", "y"))
-        return _Buffer(x, s, y.flatten(0, 1), stored, parts, key)
+        return _Buffer(x, s, y.flatten(0, 1), stored, floor, parts, key)
 
-    def _to_validate(self, chunks: list[list[Chunk]]) -> tuple[Tensor, Tensor]:
-        return self._joined(chunks, "x_val"), self._joined(chunks, "y_val")
+    def _to_validate(self, chunks: list[list[Chunk]]) -> tuple[Tensor, Tensor, Tensor]:
+        y = self._joined(chunks, "y_val")
+        unit = torch.ones_like(y) if chunks[0][0].unit is None else self._joined(chunks, "unit")
+        return self._joined(chunks, "x_val"), y, unit
 
     def _joined(self, chunks: list[list[Chunk]], name: str) -> Tensor:
         return torch.cat([stacked(chunk, name, self.device, self.dtype) for chunk in chunks], dim=1)
@@ -186,7 +197,11 @@ class Feed:
             generator = self._generator("noise", *stream, *key)
             shape = (x.shape[0], self.copies, x.shape[2])
             z = torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)
-            drawn.append((x + s * (z @ self.noise[d])).flatten(0, 1))
+            noisy = x + s * (z @ self.noise[d])
+            if buffer.floor is not None:
+                z = torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)
+                noisy = noisy + (buffer.floor[d, rows, None] * z) @ self.matrix[d]
+            drawn.append(noisy.flatten(0, 1))
         return torch.cat(drawn)
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sdpipe.physics.noise import Noise
 
 Array = NDArray[np.float64]
-Inputs = Literal["whiten", "standardise"]
+Inputs = Literal["whiten", "standardise", "posterior"]
 
 ROWS = 65_536
 
@@ -34,8 +34,9 @@ ROUNDING = float(np.finfo(np.float32).eps)
 class Moments:
     """Moments over training samples of clean C (t,) and targets y (E,), and the mean noise covariance.
 
-    ``covariance`` (t, t) is Cov(C) + diag(ROUNDING^2 <C^2>): C is stored in single precision, and lattice noise may be
-    far below that at late times, where Cov(C) alone is singular to rounding. ``noise`` = <s^2> Cov_latt (t, t),
+    ``covariance`` (t, t) is Cov(C) + diag(floor^2 <C^2>), with the relative floor of the noise, or ROUNDING where that
+    is larger: C is stored in single precision, and lattice noise may be far below that at late times, where Cov(C)
+    alone is singular to rounding. ``noise`` = <s^2> Cov_latt (t, t),
     ``cross`` = Cov(C, y) (t, E), ``target_covariance`` = Cov(y) (E, E).
     """
 
@@ -62,7 +63,8 @@ class Moments:
             cross += c.T @ dy / n
             target_covariance += dy.T @ dy / n
             power += np.sum(noise.scale(C) ** 2) / n
-        covariance += np.diag(ROUNDING**2 * (np.diag(covariance) + mean**2))
+        floor = max(noise.floor, ROUNDING)
+        covariance += np.diag(floor**2 * (np.diag(covariance) + mean**2))
         return cls(mean, covariance, power * noise.covariance, target_mean, cross, target_covariance)
 
 

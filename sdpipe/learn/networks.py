@@ -1,4 +1,4 @@
-"""The arc networks, several replicas side by side as one batched model.
+"""The networks, several replicas side by side as one batched model: arc, of two convolutions, and mlp, of none.
 
 Every tensor carries the replica as its first axis and every layer is one batched matrix product, so
 replicas share the arithmetic and nothing else: replica r of a stack computes what it computes alone.
@@ -13,14 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NetworkName = Literal["arcS", "arcM", "arcL"]
+NetworkName = Literal["arcS", "arcM", "arcL", "mlpS", "mlpM", "mlpL"]
 
 FEATURE_MAPS: dict[str, tuple[int, int]] = {"arcS": (16, 32), "arcM": (32, 64), "arcL": (64, 128)}
 """Feature maps of the two convolutions (kernel 3, stride 2, padding 1), arXiv:2307.00808, Tab. 1."""
 
+LAYERS: dict[str, tuple[int, ...]] = {"mlpS": (128, 128), "mlpM": (256,) * 3, "mlpL": (512,) * 3}
+"""Widths of the hidden layers of networks without convolutions."""
+
 HIDDEN = 256
 NEGATIVE_SLOPE = 0.2
 INITIAL_SCALE = 0.05
+LARGEST = 6.0
+"""The logarithm of an error that a network gives lies within this of that of its unit."""
 
 Parameters = dict[str, Tensor]
 
@@ -30,11 +35,19 @@ def _convolved(length: int) -> int:
 
 
 def shapes(network: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter of one replica.
+    """Return the shape of every parameter of one replica, the last layer last.
 
     Convolution weights are (3 c_in, c_out) with the kernel position as the slower row index; the
     flattened maps are ordered (position, map).
     """
+    if network in LAYERS:
+        widths = (inputs, *LAYERS[network], outputs)
+        names = [f"hidden{i + 1}" for i in range(len(widths) - 2)] + ["output"]
+        return {
+            f"{name}.{part}": (n if part == "weight" else 1, m)
+            for name, n, m in zip(names, widths[:-1], widths[1:], strict=True)
+            for part in ("weight", "bias")
+        }
     first, second = FEATURE_MAPS[network]
     length = _convolved(_convolved(inputs))
     return {
@@ -59,15 +72,24 @@ def parameter_count(network: str, inputs: int, outputs: int) -> int:
 
 
 def initialise(network: str, inputs: int, outputs: int, seed: int) -> Parameters:
-    """Draw one replica: weights N(0, 0.05), biases 0; float64, a function of ``seed`` alone.
+    """Draw one replica: float64, a function of ``seed`` alone.
+
+    arc: weights N(0, 0.05), biases 0. mlp: weights N(0, 2/n) behind n inputs, so that the size of the signal is kept
+    (K. He et al., arXiv:1502.01852), biases and last layer 0.
 
     >>> initialise("arcS", 16, 47, seed=1)["dense.weight"].shape
     torch.Size([128, 256])
     """
     generator = torch.Generator().manual_seed(seed)
+
+    def scale(name: str, rows: int) -> float:
+        if name.endswith("bias") or (network in LAYERS and name.startswith("output")):
+            return 0.0
+        return (2 / rows) ** 0.5 if network in LAYERS else INITIAL_SCALE
+
     return {
-        name: INITIAL_SCALE * torch.randn(shape, generator=generator, dtype=torch.float64)
-        if name.endswith("weight")
+        name: size * torch.randn(shape, generator=generator, dtype=torch.float64)
+        if (size := scale(name, shape[0]))
         else torch.zeros(shape, dtype=torch.float64)
         for name, shape in shapes(network, inputs, outputs).items()
     }
@@ -94,7 +116,22 @@ def forward(p: Parameters, x: Tensor) -> Tensor:
     >>> forward(both, torch.zeros(2, 100, 16, dtype=torch.float64)).shape
     torch.Size([2, 100, 47])
     """
-    h = F.leaky_relu(_convolve(x.unsqueeze(-1), p["conv1.weight"], p["conv1.bias"]), NEGATIVE_SLOPE)
-    h = F.leaky_relu(_convolve(h, p["conv2.weight"], p["conv2.bias"]), NEGATIVE_SLOPE)
-    h = F.leaky_relu(torch.baddbmm(p["dense.bias"], h.flatten(2), p["dense.weight"]), NEGATIVE_SLOPE)
+    if "conv1.weight" in p:
+        h = F.leaky_relu(_convolve(x.unsqueeze(-1), p["conv1.weight"], p["conv1.bias"]), NEGATIVE_SLOPE)
+        h = F.leaky_relu(_convolve(h, p["conv2.weight"], p["conv2.bias"]), NEGATIVE_SLOPE)
+        hidden, h = ["dense"], h.flatten(2)
+    else:
+        hidden, h = [name.removesuffix(".weight") for name in p if name.startswith("hidden") and "weight" in name], x
+    for name in hidden:
+        h = F.leaky_relu(torch.baddbmm(p[f"{name}.bias"], h, p[f"{name}.weight"]), NEGATIVE_SLOPE)
     return torch.baddbmm(p["output.bias"], h, p["output.weight"])
+
+
+def split(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the estimate (..., E) of a network with an error head, and the logarithm of its error, out of (..., 2 E).
+
+    >>> split(torch.zeros(1, 2, 8))[1].shape
+    torch.Size([1, 2, 4])
+    """
+    value, log_error = outputs.chunk(2, dim=-1)
+    return value, LARGEST * torch.tanh(log_error / LARGEST)

@@ -6,6 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,18 +30,27 @@ class Network:
 
         rho_sigma(E) = offset + x @ weight + scale * network(x),
 
-    shapes mean (t,), matrix (t, t), weight (t, E), offset (E,), scale (E,). ``typical`` is the median of
-    |C(t_ref)| over the training samples, ``signal`` (t, t) the covariance of their clean C; ``covariance`` (t, t) and
-    ``lattice_mean`` (t,) are those of the noise it was trained with; the losses are mean absolute errors. The best
-    linear estimator of its ensemble is linear_offset + x @ linear_weight, its covariance without noise
-    linear_unresolved (E, E).
+    shapes mean (t,), matrix (t, t), weight (t, E), offset (E,), scale (E,). With ``inputs`` posterior, features (F,) of
+    the posterior take the place of C, matrix is (F, F), and the estimate is its mean + sd * network(x). With a ``head``
+    the second half of what the network returns is the logarithm of its error, in units of scale or sd.
+
+    ``typical`` is the median of |C(t_ref)| over the training samples, ``data_mean`` (t,) and ``signal`` (t, t) mean and
+    covariance of their clean C; ``covariance`` (t, t), ``lattice_mean`` (t,) and ``floor`` are those of the noise it
+    was trained with; the losses are mean absolute errors. The best linear estimator of its ensemble is
+    linear_offset + (C - data_mean) @ linear_weight, its covariance without noise linear_unresolved (E, E). The
+    posterior is that of a Chebyshev prior with the numbers ``prior`` (Nb, E0, epsilon, omega_max, positive) on the
+    grids, with every sigma of ``sigmas``.
     """
 
     ensemble: str
     replica: int
     sigma: float
     sigma_index: int
+    sigmas: list[float]
     architecture: str
+    inputs: str
+    head: bool
+    prior: dict[str, Any]
     kernel: str
     period: int
     spacing: float
@@ -56,10 +66,13 @@ class Network:
     linear_offset: Array
     linear_unresolved: Array
     typical: float
+    data_mean: Array
     signal: Array
     lattice_mean: Array
     covariance: Array
+    floor: float
     linear_loss: float
+    posterior_loss: float
     train_loss: list[float]
     val_loss: list[float]
     best_epoch: int
@@ -105,10 +118,11 @@ def load(path: Path, sha256: str) -> Network:
 
 def histories(networks: list[Network]) -> xr.Dataset:
     """Return train_loss, val_loss (ensemble, sigma, replica, epoch), NaN past the last epoch of a network,
-    linear_loss (ensemble, sigma) and best_epoch (ensemble, sigma, replica).
+    linear_loss and posterior_loss (ensemble, sigma) and best_epoch (ensemble, sigma, replica).
 
-    Losses are mean absolute errors of the dimensionless rho_sigma(E); ``linear_loss`` is that of the best
-    linear estimator on the same validation samples and noise.
+    Losses are mean absolute errors of the dimensionless rho_sigma(E), on training pairs with inputs ``posterior`` in
+    units of the posterior's standard deviation; ``linear_loss`` and ``posterior_loss`` are those of the best linear
+    estimator and of the posterior mean on the same validation samples and noise.
     """
     ensembles = list(dict.fromkeys(n.ensemble for n in networks))
     sigma = list(dict.fromkeys(n.sigma for n in sorted(networks, key=lambda n: n.sigma_index)))
@@ -116,17 +130,18 @@ def histories(networks: list[Network]) -> xr.Dataset:
     epochs = max(len(n.val_loss) for n in networks)
     shape = (len(ensembles), len(sigma), len(replicas))
     train, val = np.full((*shape, epochs), np.nan), np.full((*shape, epochs), np.nan)
-    linear, best = np.empty(shape[:2]), np.empty(shape, int)
+    linear, posterior, best = np.empty(shape[:2]), np.empty(shape[:2]), np.empty(shape, int)
     for n in networks:
         at = ensembles.index(n.ensemble), sigma.index(n.sigma), replicas.index(n.replica)
         train[at][: len(n.train_loss)] = n.train_loss
         val[at][: len(n.val_loss)] = n.val_loss
-        linear[at[:2]], best[at] = n.linear_loss, n.best_epoch
+        linear[at[:2]], posterior[at[:2]], best[at] = n.linear_loss, n.posterior_loss, n.best_epoch
     dims = ("ensemble", "sigma", "replica")
     made = {
         "train_loss": ((*dims, "epoch"), train, "mean absolute error on training pairs"),
         "val_loss": ((*dims, "epoch"), val, "mean absolute error on validation samples"),
         "linear_loss": (dims[:2], linear, "the same for the best linear estimator"),
+        "posterior_loss": (dims[:2], posterior, "the same for the posterior mean"),
         "best_epoch": (dims, best, "epoch whose weights were kept"),
     }
     return xr.Dataset(

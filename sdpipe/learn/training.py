@@ -24,6 +24,9 @@ from sdpipe.learn.feeds import VALIDATION_ROWS, Feed, Member, TrainingSet, stack
 from sdpipe.learn.networks import Parameters
 from sdpipe.physics import rng
 
+CLIP = 5.0
+"""Largest norm of the gradient of a network with an error head, whose loss falls steeply where the error is small."""
+
 MIN_FALL = 1e-5
 """A validation loss that falls by less does not count as progress for early stopping."""
 
@@ -34,8 +37,9 @@ class Protocol:
 
     ``rate`` is the learning rate of Adam as a function of (epochs done, as a real number; ``epochs``). An epoch has
     ``copies`` noise copies of each sample, with ``fresh`` drawn anew in every epoch. With ``residual`` the network
-    corrects the linear estimator, in units of its residual; without, it predicts rho itself. Training stops after
-    ``patience`` epochs without a fall of the validation loss by MIN_FALL.
+    corrects the linear estimator, in units of its residual; without, it predicts rho itself. With a ``head`` it gives
+    an error b, too, and its loss is |y - rho|/b + ln b in place of |y - rho|. Training stops after ``patience`` epochs
+    without a fall of the validation loss, the mean absolute error with or without a head, by MIN_FALL.
     """
 
     epochs: int
@@ -45,6 +49,7 @@ class Protocol:
     fresh: bool
     residual: bool
     patience: int
+    head: bool = False
 
 
 def published_rate(done: float, _epochs: int) -> float:
@@ -128,12 +133,16 @@ class Stack:
         best = {k: v.clone() for k, v in parameters.items()}
         return cls(parameters, best, [Progress(row) for row in range(len(initial))])
 
-    def step(self, losses: Tensor, rate: float) -> None:
+    def step(self, losses: Tensor, rate: float, clip: bool = False) -> None:
         """Take one step of Adam on every member; the sum of their losses keeps their gradients apart."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
+        if clip:
+            squares = sum(v.grad.square().sum(dim=(1, 2)) for v in self.parameters.values())
+            for v in self.parameters.values():
+                v.grad *= (CLIP / squares.sqrt()).clamp(max=1)[:, None, None]
         self.optimizer.step()
 
     def keep(self, rows: list[int]) -> Stack:
@@ -181,16 +190,21 @@ class _Estimator:
     """offset + x @ weight + scale * network(x) for every member at once."""
 
     def __init__(
-        self, data: list[TrainingSet], members: list[Member], device: torch.device, dtype: torch.dtype
+        self, data: list[TrainingSet], members: list[Member], head: bool, device: torch.device, dtype: torch.dtype
     ) -> None:
-        mine = [data[m.data] for m in members]
+        mine, self.head = [data[m.data] for m in members], head
         self.weight, offset, scale = (stacked(mine, name, device, dtype) for name in ("weight", "offset", "scale"))
         self.offset, self.scale = offset.unsqueeze(1), scale.unsqueeze(1)
 
-    def loss(self, p: Parameters, x: Tensor, y: Tensor) -> Tensor:
-        """Return the mean absolute error (member,) of x (member, pair, t) against y (member, pair, E)."""
-        linear = torch.baddbmm(self.offset, x, self.weight)
-        return (y - linear - self.scale * networks.forward(p, x)).abs().mean(dim=(1, 2))
+    def losses(self, p: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and absolute error (member, pair, E) of x (member, pair, t) against y (member, pair, E)."""
+        linear, made = torch.baddbmm(self.offset, x, self.weight), networks.forward(p, x)
+        if not self.head:
+            error = (y - linear - self.scale * made).abs()
+            return error, error
+        value, log_error = networks.split(made)
+        error = (y - linear - self.scale * value).abs()
+        return error / self.scale * torch.exp(-log_error) + log_error, error
 
 
 def device_for(wanted: str) -> torch.device:
@@ -221,8 +235,8 @@ def train(
     """Train the ``members`` of one stack, networks of one architecture, to the end.
 
     ``data`` are training sets of one size, cut into chunks alike, that ``Member.data`` points into; every random number
-    is a function of ``seed``, the member's stream and the epoch. The loss is the mean absolute error over pairs and
-    energies. ``finished(i, outcome)`` is called when member i stops; one whose loss is not finite leaves the stack with
+    is a function of ``seed``, the member's stream and the epoch. Losses are means over pairs and energies.
+    ``finished(i, outcome)`` is called when member i stops; one whose loss is not finite leaves the stack with
     ``Outcome.diverged`` set to that epoch, and the others go on. ``on_epoch(epochs, [(i, validation loss)])`` is called
     after each epoch. The file ``state`` holds the unfinished stack after each epoch; training goes on from it where it
     has this ``identity``.
@@ -240,17 +254,18 @@ def train(
     stack = Stack.load(state, identity, device) if state else None
     if stack is None:
         seeds, shape = [rng.torch_seed(seed, "weights", *m.stream) for m in members], data[0].weight.shape
-        stack = Stack.begin([networks.initialise(network, *shape, s) for s in seeds], device, dtype)
+        sizes = shape[0], shape[1] * (2 if protocol.head else 1)
+        stack = Stack.begin([networks.initialise(network, *sizes, s) for s in seeds], device, dtype)
     source = Feed(data, protocol.copies, protocol.fresh, seed, device, dtype)
     while stack.progress:
         living = [members[p.row] for p in stack.progress]
-        estimator = _Estimator(data, living, device, dtype)
+        estimator = _Estimator(data, living, protocol.head, device, dtype)
         total = torch.zeros(len(living), device=device, dtype=dtype)
         steps = source.steps(stack.epoch, protocol.batch)
         for i, (x, y) in enumerate(source.batches(living, stack.epoch, protocol.batch)):
-            losses = estimator.loss(stack.parameters, x, y)
-            stack.step(losses, protocol.rate(stack.epoch + i / steps, protocol.epochs))
-            total += losses.detach() * (x.shape[1] / source.pairs)
+            losses, errors = (v.mean(dim=(1, 2)) for v in estimator.losses(stack.parameters, x, y))
+            stack.step(losses, protocol.rate(stack.epoch + i / steps, protocol.epochs), clip=protocol.head)
+            total += errors.detach() * (x.shape[1] / source.pairs)
         val = _validate(estimator, stack.parameters, source, [m.data for m in living])
         stack.epoch += 1
         there, losses = stack.progress, val.tolist()
@@ -266,10 +281,11 @@ def train(
 def _validate(estimator: _Estimator, p: Parameters, source: Feed, rows: list[int]) -> Tensor:
     total = torch.zeros(len(rows), device=source.device, dtype=source.dtype)
     with torch.no_grad():
-        for x, y in source.validation():
+        for x, y, unit in source.validation():
             for low in range(0, x.shape[1], VALIDATION_ROWS):
                 part = slice(low, low + VALIDATION_ROWS)
-                total += estimator.loss(p, x[rows, part], y[rows, part]) * (x[0, part].shape[0] / source.validated)
+                _, errors = estimator.losses(p, x[rows, part], y[rows, part])
+                total += (errors * unit[rows, part]).mean(dim=(1, 2)) * (x[0, part].shape[0] / source.validated)
     return total
 
 

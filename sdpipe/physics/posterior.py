@@ -95,7 +95,7 @@ class PriorMoments:
         prior: ChebyshevPrior,
         observables: Observables,
         hierarchical: bool = True,
-        nodes: int = 32,
+        nodes: int = 24,
         floor: float = 1e-6,
     ) -> PriorMoments:
         """Return the moments of ``nodes`` components of each kind.
@@ -142,6 +142,12 @@ class PriorMoments:
             *(np.stack(arrays) for arrays in zip(*reduced, strict=True)),
             np.sqrt(np.sum(pooled[:, :n] ** 2, axis=0)),
         )
+
+    @property
+    def features(self) -> int:
+        """How many features an :class:`Estimate` has."""
+        o = self.observables
+        return 3 * (self.cross.shape[-1] - len(o.sigma) * len(o.energies)) + int(self.kind.max()) + 1 + 5
 
     def size(self, C: Array) -> Array:
         """Return the size (...) of C (..., t), its root mean square over t in units of ``rms``."""
@@ -206,12 +212,16 @@ class Estimate:
             asinh(m/g), log(v/g), m/v cut at 30 and divided by 10    (mode)
             kinds                                                    (kind)
             <log alpha>, <E0>, sd(E0), log(g/s), log evidence / 20   (1 each).
+    response
+        A with mean = C A: once the weights of the components are fixed at those of C, the mean is linear in C. Shape
+        (..., t, column), the columns are rho_sigma(E), sigma by sigma, and then its modes; None where not asked for.
     """
 
     mean: Array
     sd: Array
     kinds: Array
     features: Array
+    response: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,14 +278,43 @@ class Posterior:
         U, S, Vt = np.linalg.svd(np.linalg.solve(L, priors.root.transpose(0, 2, 1)))
         return cls(priors, noise, np.linalg.solve(L.T, U), S, Vt @ priors.cross)
 
-    def __call__(self, C: ArrayLike) -> Estimate:
-        """Return what the posterior says of C (..., t).
+    def __call__(self, C: ArrayLike, response: bool = False) -> Estimate:
+        """Return what the posterior says of C (..., t), with or without its response.
 
         Raises UserError where C has another number of times, is zero at all of them, or is not finite.
         """
         flat, shape = self._flattened(C)
-        parts = [self._estimate(flat[low : low + BLOCK]) for low in range(0, max(len(flat), 1), BLOCK)]
+        parts = [self._estimate(flat[low : low + BLOCK], response) for low in range(0, max(len(flat), 1), BLOCK)]
         return Estimate(*(np.concatenate(a).reshape(*shape, *a[0].shape[1:]) for a in zip(*parts, strict=True)))
+
+    def bootstrap(self, C: ArrayLike, estimate: Estimate, samples: ArrayLike) -> tuple[Array, Array]:
+        """Return mean (..., boot, sigma, E) and features (..., boot, feature) of bootstrap ``samples`` (..., boot, t).
+
+        ``estimate`` is that of C (..., t), the mean of the data, with its response. The weights of the components, and
+        with them standard deviations and all features but the modes, are those of C for every sample: noise on noise
+        would make a sample look like less likely data than C is.
+        """
+        columns, size = len(self.priors.observables.sigma) * len(self.priors.observables.energies), self.priors.size
+        both = np.asarray(samples, float) @ estimate.response
+        modes = (both.shape[-1] - columns) * np.arange(1, 4)
+        features = np.repeat(estimate.features[..., None, :], both.shape[-2], axis=-2)
+        m, v = both[..., columns:] / size(np.asarray(C))[..., None, None], np.exp(features[..., modes[0] : modes[1]])
+        features[..., : modes[0]], features[..., modes[1] : modes[2]] = _of_modes(m, v)
+        return both[..., :columns].reshape(*both.shape[:-1], *estimate.mean.shape[-2:]), features
+
+    def resolved(self, C: ArrayLike, estimate: Estimate) -> Array:
+        """Return the covariance (..., sigma, E, E) of the mean under the noise s L z of C (..., t), at fixed weights.
+
+            A^T s^2 Cov_latt A,    A the response of ``estimate``
+
+        What is left of the posterior covariance is what the data do not resolve; it is positive semi-definite.
+        """
+        o = self.priors.observables
+        A = estimate.response[..., : len(o.sigma) * len(o.energies)]
+        A = A.reshape(*A.shape[:-1], len(o.sigma), len(o.energies))
+        s = self._noise_scale(np.asarray(C, float))[..., None, None]
+        L = np.einsum("ut,...use->...tse", self.noise.cholesky, A) * s[..., None]
+        return np.einsum("...tse,...tsf->...sef", L, L)
 
     def covariance(self, C: ArrayLike) -> Array:
         """Return the posterior covariance between energies, shape (..., sigma, E, E), for C (..., t).
@@ -297,7 +336,7 @@ class Posterior:
         return C.reshape(-1, n), C.shape[:-1]
 
     def _noise_scale(self, C: Array) -> Array:
-        """Return s = |C(t_ref) / C_latt(t_ref)| (n,), or the least that the size of C (n, t) allows."""
+        """Return s = |C(t_ref) / C_latt(t_ref)| (...), or the least that the size of C (..., t) allows."""
         size = self.priors.size(C) if self.priors.sized else 1.0
         return np.maximum(np.abs(self.noise.scale(C)), LEAST_NOISE * size / self.priors.size(self.noise.mean))
 
@@ -328,7 +367,7 @@ class Posterior:
             mean = damped * self.singular[k] * at.d[k, row] @ self.cross[k]
             yield k, _Gaussians(row, w[alpha, row][:, None], a2, damped, mean)
 
-    def _estimate(self, C: Array) -> tuple[Array, Array, Array, Array]:
+    def _estimate(self, C: Array, response: bool) -> tuple[Array, ...]:
         at, o = self._weighted(C), self.priors.observables
         gaussians = list(self._gaussians(at))
         mean, variance = np.zeros((2, len(C), self.cross.shape[-1]))
@@ -341,7 +380,18 @@ class Posterior:
         kinds = at.w.sum(axis=1).T @ (self.priors.kind[:, None] == np.unique(self.priors.kind))
         columns, shape = len(o.sigma) * len(o.energies), (len(C), len(o.sigma), len(o.energies))
         features = self._features(at, self.priors.size(C), mean[:, columns:], sd[:, columns:], kinds)
-        return mean[:, :columns].reshape(shape), sd[:, :columns].reshape(shape), kinds, features
+        made = mean[:, :columns].reshape(shape), sd[:, :columns].reshape(shape), kinds, features
+        return (*made, self._response(gaussians, len(C))) if response else made
+
+    def _response(self, gaussians: list[tuple[int, _Gaussians]], count: int) -> Array:
+        """Return A (n, t, column) with mean = C A at fixed weights."""
+        total = np.zeros((count, self.cross.shape[1], self.cross.shape[-1]))
+        for k, g in gaussians:
+            gain = np.zeros((count, self.cross.shape[1]))
+            g.add_to(gain, g.damped * self.singular[k])
+            rows = np.unique(g.row)
+            total[rows] += (self.rotation[k] * gain[rows, None]) @ self.cross[k]
+        return total
 
     def _features(self, at: _Weighted, size: Array, mean: Array, sd: Array, kinds: Array) -> Array:
         """Return the features (n, feature) from the size (n,), and mean and standard deviation of the modes."""
@@ -354,7 +404,8 @@ class Posterior:
             np.log(size / at.s),
             at.log_evidence / 20,
         ]
-        return np.hstack([np.arcsinh(m), np.log(v), np.clip(m / v, -30, 30) / 10, kinds, np.stack(numbers, axis=1)])
+        modes, ratios = _of_modes(m, v)
+        return np.hstack([modes, np.log(v), ratios, kinds, np.stack(numbers, axis=1)])
 
     def _covariance(self, C: Array) -> Array:
         at, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]
@@ -370,6 +421,11 @@ class Posterior:
                 within = X.transpose(0, 2, 1) @ X + g.a2[:, :, None] * self.priors.rest[k, i]
                 g.add_to(covariance[:, i], within + off[:, :, None] * off[:, None, :])
         return at.s[:, None, None, None] ** 2 * covariance
+
+
+def _of_modes(m: Array, v: Array) -> tuple[Array, Array]:
+    """Return the features of modes with mean m and standard deviation v, relative to the size of C."""
+    return np.arcsinh(m), np.clip(m / v, -30, 30) / 10
 
 
 @dataclass(frozen=True, eq=False)

@@ -329,7 +329,27 @@ class States(Comb):
         return weights
 
 
-COMPONENTS: dict[str, Callable[[ChebyshevPrior], Component]] = {c.name: c for c in (Chebyshev, Smooth, Levels, States)}
+class Signed(Comb):
+    """Densities of either sign: rho = rho_1 - r rho_2, r ~ U[0.1, 1], each of them smooth, levels or states."""
+
+    name = "signed"
+
+    def draw(self, generator: np.random.Generator, count: int) -> Array:
+        """Return weights (sample, mass)."""
+        first, second = (self._positive(generator, count) for _ in range(2))
+        return first - generator.uniform(0.1, 1, (count, 1)) * second
+
+    def _positive(self, generator: np.random.Generator, count: int) -> Array:
+        kinds, weights = (Smooth, Levels, States), np.zeros((count, MASSES))
+        which = generator.integers(len(kinds), size=count)
+        for k in np.unique(which):
+            weights[which == k] = kinds[k](self.prior).draw(generator, int(np.sum(which == k)))
+        return weights
+
+
+COMPONENTS: dict[str, Callable[[ChebyshevPrior], Component]] = {
+    c.name: c for c in (Chebyshev, Smooth, Levels, States, Signed)
+}
 """Name -> what makes the component from the prior's Nb, E0, epsilon, omega_max and positive; your own may be added."""
 
 
@@ -347,7 +367,8 @@ class Mixture:
     Raises
     ------
     UserError
-        When a name is unknown, a share is negative or not finite, or their sum is not positive.
+        When a name is unknown, a share is negative or not finite, or their sum is not positive, and where ``signed``
+        has a share in a positive prior.
     """
 
     shares: Mapping[str, float]
@@ -360,6 +381,8 @@ class Mixture:
             if not 0 <= share < np.inf:
                 words = f"share {share:g} of {name}; it must be zero or positive, and finite"
                 raise UserError(words, key=f"mixture.{name}")
+        if self.prior.positive and self.shares.get("signed"):
+            raise UserError("signed densities are not positive; leave them out, or positive", key="mixture.signed")
         if not sum(self.shares.values()) > 0:
             raise UserError(f"no component has a positive share; allowed: {', '.join(COMPONENTS)}", key="mixture")
 

@@ -9,7 +9,7 @@ from sdpipe.config.schema import SCHEMA, digest, plain
 from sdpipe.disk.layout import FIXED_TRAINING, Layout
 from sdpipe.errors import DamageError
 
-VERSION = 2
+VERSION = 3
 """Of how correlators are sized, predicted and judged: with another one predictions and validation are made anew."""
 
 
@@ -28,7 +28,9 @@ class MadeFrom:
         """Everything that ``training.zarr`` depends on."""
         config = self.config
         parts = [plain(getattr(config, n)) for n in ("lattice", "smearing", "energies", "spectra")]
-        return digest(SCHEMA, config.seed, config.kernel, *parts, self._noise if config.noise.copies else None)
+        noise = self._noise if config.copies else None
+        features = config.training.inputs == "posterior"
+        return digest(SCHEMA, config.seed, config.kernel, *parts, noise, features)
 
     @cached_property
     def networks(self) -> dict[str, str]:
@@ -49,7 +51,7 @@ class MadeFrom:
         """Everything that the predictions of each target depend on."""
         config, content = self.config, self._inputs.content
         return {
-            name: digest(VERSION, self.audience, content(target), config.bootstrap, name, config.budget.central)
+            name: digest(VERSION, self.audience, content(target), config.bootstrap, name, *self._methods)
             for name, target in config.targets.items()
         }
 
@@ -58,7 +60,11 @@ class MadeFrom:
         """Everything that the predictions of the validation draws depend on."""
         budget = self.config.budget
         drawn = {k: v for k, v in plain(self.config.validation).items() if k != "levels"}
-        return digest(VERSION, self.audience, drawn, budget.central, budget.references)
+        return digest(VERSION, self.audience, drawn, budget.references, *self._methods)
+
+    @property
+    def _methods(self) -> tuple[object, ...]:
+        return self.config.budget.central, self.config.methods
 
     @cached_property
     def validation(self) -> str:

@@ -155,7 +155,7 @@ def every_network(config: Config) -> list[NetworkId]:
     return [NetworkId(*choice) for choice in product(config.ensembles, sigmas, replicas)]
 
 
-COST = {"arcS": 1, "arcM": 2, "arcL": 4}
+COST = {"arcS": 1, "arcM": 2, "arcL": 4, "mlpS": 1, "mlpM": 2, "mlpL": 5}
 """Time that a network takes, relative to the smallest."""
 
 

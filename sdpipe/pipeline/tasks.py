@@ -7,14 +7,15 @@ small dict. It gets what it computes with, and leaves whole files: any of them m
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sdpipe.config.problem import PRIOR, PRIOR_AUTO, Problem, Target, families
+from sdpipe.config.problem import Problem, Target, families, prior_moments
+from sdpipe.config.rules import MOST_FOR_POSTERIOR
 from sdpipe.config.schema import Config, digest
 from sdpipe.correlators import correlator
 from sdpipe.disk import files, store
@@ -44,7 +45,7 @@ from sdpipe.workers import pool
 def training_template(config: Config) -> store.Template:
     """Return coordinates and arrays of ``training.zarr``."""
     chunk, n_t, n_E = chunk_samples(config), len(config.lattice.slices), config.energies.count
-    n_sigma, copies, units = len(config.smearing.sigma), config.noise.copies, config.observables.kernel.units
+    n_sigma, copies, units = len(config.smearing.sigma), config.copies, config.observables.kernel.units
     sample, grid = np.arange(config.spectra.Nrho), _grid(config)
     coords = {
         "Nb": ("Nb", np.array(config.spectra.Nb), {"long_name": "size of the Chebyshev basis"}),
@@ -68,6 +69,17 @@ def training_template(config: Config) -> store.Template:
         variables["noisy"] = store.Variable(
             (*rows, "copy", "t"), (1, chunk, copies, n_t), "float32", units, "correlator with lattice noise"
         )
+    if config.training.inputs == "posterior":
+        n_features = prior_moments(config).features
+        coords["feature"] = ("feature", np.arange(n_features))
+        dims, chunks = (*rows, "copy", "sigma", "E"), (1, chunk, copies, n_sigma, n_E)
+        variables |= {
+            "features": store.Variable(
+                (*rows, "copy", "feature"), (1, chunk, copies, n_features), "float32", "1", "features of the posterior"
+            ),
+            "posterior_mean": store.Variable(dims, chunks, "float32", "1", "posterior mean given the noisy correlator"),
+            "posterior_sd": store.Variable(dims, chunks, "float32", "1", "its standard deviation"),
+        }
     return store.Template(coords, variables)
 
 
@@ -83,9 +95,12 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
     config, block, layout = problem.config, piece.work, Layout(root)
     made = generate(problem.prior(block.of), problem.observables, config.seed, block.start, block.stop)
     arrays = {name: getattr(made, name) for name in ("correlator", "smeared", "threshold", "component")}
-    if config.noise.copies:
-        copies = (made.correlator, problem.noise, config.noise.copies, config.seed, block.of, block.start)
+    if config.copies:
+        copies = (made.correlator, problem.noise, config.copies, config.seed, block.of, block.start)
         arrays["noisy"] = noisy_copies(*copies)
+    if config.training.inputs == "posterior":
+        said = problem.posterior(arrays["noisy"])
+        arrays |= {"features": said.features, "posterior_mean": said.mean, "posterior_sd": said.sd}
     written = store.write_block(layout.training, block.region, arrays)
     finish(layout, piece, written, numpy=np.__version__, sdpipe=__version__)
     return {"samples": block.stop - block.start}
@@ -97,14 +112,21 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
 def _protocol(config: Config) -> training.Protocol:
     """Return the training protocol of a config, with its overrides."""
     protocol, chosen = training.PROTOCOLS[config.training.protocol], config.training
-    return replace(protocol, epochs=chosen.epochs or protocol.epochs, batch=chosen.batch or protocol.batch)
+    return replace(
+        protocol,
+        epochs=chosen.epochs or protocol.epochs,
+        batch=chosen.batch or protocol.batch,
+        head=chosen.head == "scale",
+    )
 
 
 def _need(config: Config, samples: int) -> memory.Need:
     """Return what training on a set of so many samples takes."""
-    protocol = _protocol(config)
-    copies = config.noise.copies or protocol.copies
-    return memory.need(samples, len(config.lattice.slices), config.energies.count, copies, protocol.batch)
+    protocol, outputs, copies = _protocol(config), config.energies.count, config.copies
+    if config.training.inputs == "posterior":  # mean and standard deviation of each copy beside its target
+        features = prior_moments(config).features
+        return memory.need(samples * copies, features, 3 * outputs, 1, protocol.batch)
+    return memory.need(samples, len(config.lattice.slices), outputs, copies or protocol.copies, protocol.batch)
 
 
 def train_stack(problem: Problem, root: Path, stack: Stack, threads: int, sharers: int) -> dict[str, Any]:
@@ -172,7 +194,7 @@ def _train_part(
         piece = Piece("train", network.stem, stack.identities[network.ensemble])
         path = layout.networks / f"{network.stem}.pt"
         trained.save(path, _network(problem, network, taught, outcome, piece.made_from))
-        losses = {"val_loss": best, "linear_loss": taught.linear_loss}
+        losses = {n: getattr(taught, n) for n in ("linear_loss", "posterior_loss")} | {"val_loss": best}
         finish(layout, piece, [path], **losses, together=[n.stem for n in networks])
 
     def on_epoch(epoch: int, losses: list[tuple[int, float]]) -> None:
@@ -219,6 +241,7 @@ def _fit(problem: Problem, layout: Layout, ensemble: str, sigma_index: int, stre
         config.seed,
         ensemble,
         stream,
+        problem.posterior if 2 <= len(config.lattice.slices) <= MOST_FOR_POSTERIOR else None,
     )
 
 
@@ -231,7 +254,11 @@ def _network(
         replica=network.replica,
         sigma=config.smearing.sigma[network.sigma_index],
         sigma_index=network.sigma_index,
+        sigmas=list(config.smearing.sigma),
         architecture=config.ensembles[network.ensemble].network,
+        inputs=config.training.inputs,
+        head=config.training.head == "scale",
+        prior=asdict(config.spectra.chebyshev(max(config.spectra.Nb))),
         kernel=config.kernel,
         period=config.lattice.period,
         spacing=config.lattice.spacing,
@@ -243,14 +270,17 @@ def _network(
         weight=np.asarray(fitted.data.weight),
         offset=np.asarray(fitted.data.offset),
         scale=np.asarray(fitted.data.scale),
-        linear_weight=fitted.linear.weight,
+        linear_weight=fitted.linear_transform.matrix @ fitted.linear.weight,
         linear_offset=fitted.linear.offset,
         linear_unresolved=fitted.linear.unresolved,
         typical=fitted.typical,
+        data_mean=fitted.moments.mean,
         signal=fitted.moments.covariance,
         lattice_mean=problem.noise.mean,
         covariance=problem.noise.covariance,
+        floor=problem.noise.floor,
         linear_loss=fitted.linear_loss,
+        posterior_loss=fitted.posterior_loss,
         train_loss=outcome.train_loss,
         val_loss=outcome.val_loss,
         best_epoch=outcome.best_epoch,
@@ -276,7 +306,7 @@ def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
 
 def load_audience(config: Config, layout: Layout) -> Audience:
     """Load the broad audience of a run."""
-    return Audience(load_networks(config, layout), config.budget.central, config.spectra.E0[0])
+    return Audience(load_networks(config, layout), config.budget.central, config.spectra.E0[0], config.methods)
 
 
 def write_history(config: Config, layout: Layout, made_from: str) -> None:
@@ -340,14 +370,20 @@ def validation_template(config: Config) -> store.Template:
             "1",
             "error by source",
         ),
-        "linear": per_energy("estimate of the best linear estimator"),
-        "linear_error": per_energy("its posterior error"),
         "scale": per_sample("factor on the correlator before the networks see it"),
         "noise_scale": per_sample("noise scale C(t_ref) / C_latt(t_ref) of the correlator that they see"),
         "distance": per_sample("squared Mahalanobis distance of C(t) from the prior"),
         "spread": per_sample("standard deviation over networks, mean over sigma and E"),
         "back_check": per_sample("p-value of the nearest correlator in the span of the kernel"),
     }
+    if config.methods:
+        coords["method"] = np.array(config.methods, object)
+        for name, words in (("method_central", "estimate of each method"), ("method_error", "its error")):
+            per_method = ("family", "sample", "method", "sigma", "E")
+            shape = (1, VALIDATION_BLOCK, len(config.methods), n_sigma, n_E)
+            variables[name] = store.Variable(per_method, shape, "float32", "1", words)
+    if config.training.inputs == "posterior" or config.training.head == "scale":
+        variables["beyond"] = per_energy("error of the source that is not the audience's")
     return store.Template(coords, variables)
 
 
@@ -357,7 +393,7 @@ def validate_block(problem: Problem, root: Path, piece: Piece, threads: int) -> 
     config, block, layout = problem.config, piece.work, Layout(root)
     clean, truth = problem.draw(block.of, block.start, block.stop)
     generator = rng.generator(config.seed, "validation noise", block.of, block.start)
-    boots, by_evidence = config.validation.bootstrap, block.of == PRIOR_AUTO
+    boots, by_evidence = config.validation.bootstrap, block.of == config.priors[1]
     audience = load_audience(config, layout)
     made = coverage.predict_draws(audience, config.budget.references, clean, boots, by_evidence, generator)
     finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **made}))
@@ -366,10 +402,14 @@ def validate_block(problem: Problem, root: Path, piece: Piece, threads: int) -> 
 def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str]:
     """Write ``validation.zarr`` from the predicted draws; return what is doubtful about it."""
     config = problem.config
-    draws = problem.draw(PRIOR, 0, config.validation.samples, stream="resolution")
-    residuals = coverage.residuals(load_audience(config, layout), *draws)
+    audience, draws = load_audience(config, layout), store.load(layout.draws)
+    residuals = None
+    if "beyond" not in draws or not audience.on_features:
+        fresh = problem.draw(config.priors[0], 0, config.validation.samples, stream="resolution")
+        residuals = coverage.residuals(audience, *fresh)
     levels = sorted({*config.validation.levels, config.budget.level})
-    made = coverage.measure(store.load(layout.draws), residuals, levels, config.budget.level)
+    made = coverage.measure(draws, levels, config.budget.level, audience.source, residuals)
+    made.attrs["central"] = config.budget.central
     finish(layout, piece, store.write_dataset(layout.validation, made, store.attributes(piece.made_from, config.seed)))
     smallest = trust.smallest_p_value(config.validation.samples // 2)
     if smallest < trust.SUSPICIOUS:

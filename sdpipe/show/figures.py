@@ -35,7 +35,9 @@ MARGINS = {"left": 0.9, "right": 0.15, "bottom": 0.55, "top": 0.35}
 """Inches around the axes of a panel. A layout engine would draw every figure three times to find them."""
 
 ENERGY, DENSITY = r"$E$ [GeV]", r"$\hat\rho_\sigma(E)$"
-SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution"}
+SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "scale"}
+METHOD_LINES = {"linear": (COLOURS[1], ":"), "posterior": (COLOURS[2], "-.")}
+"""Colour and style of each method beside the networks."""
 SIZES = {"Nb": "basis size Nb", "Nrho": "samples Nρ", "network": "network"}
 """What ensembles differ in, and how figures call it."""
 SHOWN_ENERGIES = 4
@@ -60,8 +62,8 @@ def fill(ax: Axes, E: Any, centre: Any, error: Any, colour: str, alpha: float, *
 
 
 def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
-    """Draw central value, statistical, total and calibrated error at one sigma, the linear estimator with its own
-    error, calibrated where that is known, and the truth where it is known.
+    """Draw central value, statistical, total and calibrated error at one sigma, the methods beside it with their own
+    errors, calibrated where that is known, and the truth where it is known.
     """
     E, central = budget.E.values, budget.central.values
     stat = np.hypot(budget.error.sel(source="latt"), budget.error.sel(source="net")).values
@@ -71,12 +73,12 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
     if "calibrated" in budget:
         for sign, label in ((-1, None), (1, "calibrated error")):
             ax.plot(E, central + sign * budget.calibrated.values, color=COLOURS[0], lw=0.8, label=label)
-    if "linear" in budget:
-        calibrated = "linear_calibrated" in budget
-        error = (budget.linear_calibrated if calibrated else budget.linear_error).values
-        label = f"linear, {'calibrated' if calibrated else 'its'} error"
-        fill(ax, E, budget.linear.values, error, COLOURS[1], 0.2, zorder=0.9, label=label)
-        ax.plot(E, budget.linear, color=COLOURS[1], ls=":", label="linear estimator")
+    for name, (colour, style) in METHOD_LINES.items():
+        if "method" in budget and name in budget.method:
+            one = budget.sel({"method": name})
+            error = one.get("method_calibrated", one.method_error).values
+            fill(ax, E, one.method_central.values, error, colour, 0.15, zorder=0.9)
+            ax.plot(E, one.method_central, color=colour, ls=style, label=name)
     if "truth" in budget:
         ax.plot(E, budget.truth, color=COLOURS[6], ls="--", label="truth")
     ax.set(xlabel=ENERGY, ylabel=DENSITY, xlim=(E[0], E[-1]))
@@ -96,13 +98,16 @@ def by_source(budget: xr.Dataset, ax: Axes) -> Axes:
 
 
 def histories(history: xr.Dataset, ax: Axes) -> Axes:
-    """Draw the validation loss of every replica at one sigma, and the linear baseline of each ensemble."""
+    """Draw the validation loss of every replica at one sigma, and the baselines of each ensemble."""
     for ensemble, colour in coloured(history.ensemble.values):
         one = history.sel(ensemble=ensemble)
         ax.plot(one.epoch + 1, one.val_loss.transpose("epoch", "replica"), color=colour, lw=0.9)
         ax.plot([], [], color=colour, label=str(ensemble))
-        ax.axhline(float(one.linear_loss), color=colour, ls=":", lw=1)
-    ax.plot([], [], color=COLOURS[6], ls=":", label="linear baseline")
+        for name, (_, style) in METHOD_LINES.items():
+            ax.axhline(float(one[f"{name}_loss"]), color=colour, ls=style, lw=1)
+    for name, (_, style) in METHOD_LINES.items():
+        if bool(history[f"{name}_loss"].notnull().any()):
+            ax.plot([], [], color=COLOURS[6], ls=style, label=f"{name} baseline")
     ax.set(xlabel="epoch", ylabel="validation MAE", yscale="log")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set(major_locator=MaxNLocator(5), major_formatter=ScalarFormatter(), minor_locator=NullLocator())
@@ -251,7 +256,7 @@ class Plots:
         return self._draw_target(by_source, target, sigma, ax)
 
     def history(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the validation loss of every network against the epoch, and the linear baselines."""
+        """Draw the validation loss of every network against the epoch, and the baselines."""
         return _draw(histories, self._run.history, sigma, ax)
 
     def samples(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:

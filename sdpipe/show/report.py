@@ -15,8 +15,8 @@ import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 
-from sdpipe.config.problem import PRIOR, PRIOR_AUTO, families
-from sdpipe.config.schema import ChebyshevFamily, Config, Spectra, plain, to_yaml
+from sdpipe.config.problem import families
+from sdpipe.config.schema import ChebyshevFamily, Config, MixtureFamily, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
@@ -31,10 +31,11 @@ KERNELS = {
     "periodic": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>"),
     "exponential": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup>"),
 }
-CALIBRATES = {
-    PRIOR: "; it calibrates mock targets, and data with a scale that is given",
-    PRIOR_AUTO: ", each draw scaled as data with scale: auto are; it calibrates these",
-}
+CALIBRATES = (
+    "; it calibrates mock targets, and data with a scale that is given",
+    ", each draw scaled as data with scale: auto are; it calibrates these",
+)
+"""What each of ``Config.priors`` is for."""
 
 LEAD = Markup(
     "Smeared spectral densities {} from Euclidean correlators, by a broad audience of neural networks "
@@ -49,31 +50,39 @@ CAPTIONS = {
     "reference; total, all of them in quadrature.",
     "asymptotics": "{}: how the result moves with the sizes of the audience; bars, statistical error; bands, the "
     "systematic error that is quoted, around the central value.",
-    "histories": "Mean absolute error on validation samples; dotted: the best linear estimator on the same noise.",
+    "histories": "Mean absolute error on validation samples; dotted, dash-dotted: best linear estimator and posterior "
+    "on the same noise.",
     "validation": "Families in one colour each. Pulls: dashed, the normal density. Coverage against level: full, "
-    "networks; dashed, linear estimator; grey, binomial band. Coverage against E: dashed, the level. Widths: each "
+    "networks; dashed, the last method; grey, binomial band. Coverage against E: dashed, the level. Widths: each "
     "error of a family on a logarithmic scale, and the bias.",
     "cases": "The draw of each family with the smallest and the one with the largest rms pull. Full: central value; "
-    "band: its calibrated error at level {:g}; dotted: linear estimator; dashed: truth.",
+    "band: its calibrated error at level {:g}; dotted, dash-dotted: linear estimator, posterior; dashed: truth.",
 }
 TERMS = (
     ("latt, net", "errors from the bootstrap of the lattice data, and from the spread of replicas of one network"),
     ("b, n, rho, ...", "shift from the central ensemble to the reference of that name, weighed by its significance"),
-    ("resolution", "what the data cannot resolve: rms residual of the networks on draws of the prior without noise"),
-    ("published", "the error of arXiv:2307.00808: all sources but the resolution, in quadrature"),
-    ("total", "all sources, the resolution included, in quadrature"),
+    (
+        "resolution",
+        "what the data cannot resolve: rms residual of the networks on draws of the prior without noise, or, "
+        "where networks correct the posterior, its error without that of noise",
+    ),
+    ("scale", "the error that networks give with their estimate, without that of noise"),
+    ("published", "the error of arXiv:2307.00808: all sources but resolution and scale, in quadrature"),
+    ("total", "all sources in quadrature"),
     ("calibrated", "total times the factor that makes it cover its level of the draws of the prior, at each σ and E"),
-    ("linear, linear error", "the best linear estimator of the central training set; its error, calibrated likewise"),
+    ("linear", "the best linear estimator of the central training set; its error, calibrated likewise"),
+    ("posterior", "mean and error of the closed-form posterior, calibrated likewise"),
     ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
-    ("published %, ..., linear %", "share of draws and energies whose truth that error covers; linear: its own error"),
+    ("published %, ...", "share of draws and energies whose truth that error covers; of a method: its own error"),
     ("holds, too narrow, too wide", f"coverage within {BAND:g} binomial standard errors of its level, below, above"),
     ("MAE", "mean absolute difference from the truth"),
-    ("width", "mean half width of the error at the quoted level"),
+    ("± published, ...", "mean half width of each error at the quoted level"),
     ("p_value", f"could the correlator be a draw of the prior with its noise? Flagged below {SUSPICIOUS:.0%}"),
     ("back_check", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
     ("flagged %", "share of draws that one of these two flags"),
     ("scale", "factor on the correlator before the networks see it; predictions and errors are divided by it"),
     ("arcS, arcM, arcL", "networks of 16 and 32, 32 and 64, 64 and 128 feature maps: arXiv:2307.00808, Tab. 1"),
+    ("mlpS, mlpM, mlpL", "networks of 2 x 128, 3 x 256, 3 x 512 hidden units"),
 )
 """The words of the page and of the tables."""
 
@@ -137,7 +146,11 @@ def _question(c: Config) -> Section:
         ("Energies", f"{c.energies.count} from {c.energies.min:g} to {c.energies.max:g} GeV"),
         ("Prior", _prior(c.spectra)),
         ("Noise", _noise(c)),
-        ("Training", f"protocol {c.training.protocol}, inputs {c.training.inputs}, {c.training.replicas} replicas"),
+        (
+            "Training",
+            f"protocol {c.training.protocol}, inputs {c.training.inputs}, head {c.training.head}, "
+            f"{c.training.replicas} replicas",
+        ),
         ("Targets", f"{', '.join(c.targets)}; {c.bootstrap} bootstrap samples each"),
     ]
     blocks = [parts.facts(rows), parts.table("Broad audience", audience), parts.text(words, "note")]
@@ -187,7 +200,11 @@ def _target(source: Source, name: str) -> Section:
     title = figures.title_of(name, flags)
     bands = ["total and statistical error (bands)"]
     bands += ["calibrated error (thin lines)"] if "calibrated" in budget else []
-    bands += ["linear estimator (dotted) with its own error (light band)"]
+    styles = {"linear": "linear estimator (dotted)", "posterior": "posterior (dash-dotted)"}
+    bands += [
+        f"{styles[name]} with its own error (light band)"
+        for name in map(str, budget.method.values if "method" in budget else ())
+    ]
     bands += ["truth (dashed)"] if "truth" in budget else []
     shown = ", ".join(bands)
     shapes, sources, listed = [], [], []
@@ -204,7 +221,8 @@ def _target(source: Source, name: str) -> Section:
     limits = figures.asymptotics(source.predictions[name].rho, budget, source.config, title)
     words = f"Reconstructed density of {title} against the sizes of the audience at σ = "
     moves = [picture(f, f"{words}{sigma:g} GeV") for f, sigma in zip(limits, budget.sigma.values, strict=False)]
-    resolution = "resolution, what the data cannot resolve; " if "resolution" in budget.source else ""
+    meanings = {"resolution": "resolution, what the data cannot resolve; ", "scale": "scale, what the networks say; "}
+    resolution = "".join(words for name, words in meanings.items() if name in budget.source)
     blocks = [
         _target_facts(source, name),
         *(parts.text(flag, "flag") for flag in flags),
@@ -217,15 +235,15 @@ def _target(source: Source, name: str) -> Section:
 
 
 def _training(history: xr.Dataset) -> Section:
-    """Training histories against the linear baseline."""
+    """Training histories against the baselines."""
     pictures = []
     for sigma in history.sigma.values:
         one = history.sel(sigma=[sigma])
         best = float((one.val_loss.min("epoch").mean("replica") / one.linear_loss).min())
-        words = f"Validation error of every network at σ = {sigma:g} GeV against the epoch, with the linear baselines; "
-        words += f"the best ensemble ends at {best:.3g} of its baseline"
+        words = f"Validation error of every network at σ = {sigma:g} GeV against the epoch, with the baselines; "
+        words += f"the best ensemble ends at {best:.3g} of its linear baseline"
         pictures.append(picture(figures.panels(figures.histories, one), words))
-    table = parts.table("Networks and the linear baseline", tables.training_frame(history))
+    table = parts.table("Networks and their baselines", tables.training_frame(history))
     return Section("training", "Training", [parts.gallery(pictures, CAPTIONS["histories"]), table])
 
 
@@ -234,8 +252,11 @@ def _family(config: Config, name: str) -> str:
     section = families(config).get(name)
     if section is None:
         return "Not a family of this config any more."
+    if isinstance(section, MixtureFamily):
+        use = CALIBRATES[config.priors.index(name)] if name in config.priors else ""
+        return f"The prior at basis size Nb = {section.Nb}{use}."
     if isinstance(section, ChebyshevFamily):
-        return f"The prior at basis size Nb = {section.Nb}{CALIBRATES.get(name, '')}."
+        return f"The prior of arXiv:2307.00808 at basis size Nb = {section.Nb}."
     ranges = asdict(section.build(config))
     words = [f"{k} {_span(*v)}" + ("" if k in ("count", "size") else " GeV") for k, v in ranges.items()]
     return f"{type(section).__doc__} Here {', '.join(words)}."

@@ -83,8 +83,8 @@ def two_digits(error: float) -> str:
 
 
 def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
-    """Return the budget at one sigma: E, central value, each source, total and calibrated error, the linear estimate
-    with its error, calibrated where that is known, truth and pull.
+    """Return the budget at one sigma: E, central value, each source, total and calibrated error, the estimate of each
+    method with its error, calibrated where that is known, truth and pull.
 
     Each error has two digits of its own; all else has the digits of the smallest total error, down to FINEST of the
     largest.
@@ -101,9 +101,10 @@ def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
     columns = {"E [GeV]": [f"{E:.4f}" for E in budget.E.values], "central": value("central")}
     columns |= {str(source): error(budget.error.sel(source=source)) for source in budget.source.values}
     columns |= {name: error(budget[name]) for name in ("total", "calibrated") if name in budget}
-    if "linear" in budget:
-        own = budget.get("linear_calibrated", budget.linear_error)
-        columns |= {"linear": value("linear"), "linear error": error(own)}
+    for name in budget.method.values if "method" in budget else ():
+        one = budget.sel({"method": name})
+        columns[str(name)] = numbers(one.method_central.values, finest)
+        columns[f"± {name}"] = error(one.get("method_calibrated", one.method_error))
     if "truth" in budget:
         columns["truth"] = value("truth")
     if "pull" in budget:
@@ -129,7 +130,7 @@ def budget_table(name: str, budget: xr.Dataset) -> str:
 
 
 def _by_family(at: xr.Dataset) -> dict[str, list[str]]:
-    return {"family": list(map(str, at.family.values)), "sigma [GeV]": [f"{s:g}" for s in at.sigma.values]}
+    return {"family": list(map(str, at.family.values)), "sigma": [f"{s:g}" for s in at.sigma.values]}
 
 
 def coverage_frame(validation: xr.Dataset, level: float) -> pd.DataFrame:
@@ -141,11 +142,11 @@ def coverage_frame(validation: xr.Dataset, level: float) -> pd.DataFrame:
     at = validation[["coverage_of"]].assign(tested=validation.tested.sum("sample")).sel(level=level)
     at = at.stack(row=("family", "sigma"))
     columns, covered = _by_family(at), {str(b): at.coverage_of.sel(budget=b).values for b in at.budget.values}
-    for budget in ("published", "total", "calibrated", "linear"):
-        columns[f"{budget} %"] = [f"{100 * c:.1f}" for c in covered[budget]]
+    for budget, values in covered.items():
+        columns[f"{budget} %"] = [f"{100 * c:.1f}" for c in values]
     for budget in ("total", "calibrated"):
         pairs = zip(covered[budget], at.tested.values, strict=True)
-        columns[f"verdict {budget}"] = [verdict(coverage, level, int(count)) for coverage, count in pairs]
+        columns[f"{budget} is"] = [verdict(coverage, level, int(count)) for coverage, count in pairs]
     return pd.DataFrame(columns)
 
 
@@ -156,9 +157,11 @@ def accuracy_frame(validation: xr.Dataset) -> pd.DataFrame:
     """
     at = validation[["mae", "width", "flag_rate"]].stack(row=("family", "sigma"))
     columns, scale = _by_family(at), at.mae.sel(estimator="networks").values
-    columns |= {f"MAE {name}": numbers(at.mae.sel(estimator=name).values, scale) for name in ("networks", "linear")}
-    for budget in ("published", "calibrated", "linear"):
-        columns[f"width {budget}"] = numbers(at.width.sel(budget=budget).values, scale)
+    for name in at.estimator.values:
+        columns[f"MAE {name}"] = numbers(at.mae.sel(estimator=name).values, scale)
+    for budget in at.budget.values:
+        if budget != "total":
+            columns[f"± {budget}"] = numbers(at.width.sel(budget=budget).values, scale)
     columns["flagged %"] = [f"{100 * rate:.1f}" for rate in at.flag_rate.values]
     return pd.DataFrame(columns)
 
@@ -173,16 +176,19 @@ def validation_table(validation: xr.Dataset) -> str:
 
 
 def training_frame(history: xr.Dataset) -> pd.DataFrame:
-    """Return, for each ensemble and sigma, the mean best validation MAE, the linear one, their ratio, the epochs."""
+    """Return, for each ensemble and sigma, the mean best validation MAE, that over each baseline, the epochs."""
     rows, best = [], history.val_loss.min("epoch")
     for ensemble in history.ensemble.values:
         for sigma in history.sigma.values:
             at = {"ensemble": ensemble, "sigma": sigma}
-            loss, linear = float(best.sel(at).mean("replica")), float(history.linear_loss.sel(at))
+            loss = float(best.sel(at).mean("replica"))
+            bars = [float(history[f"{name}_loss"].sel(at)) for name in ("linear", "posterior")]
+            ratios = [f"{loss / bar:.3f}" if np.isfinite(bar) else "-" for bar in bars]
             epochs = history.val_loss.sel(at).notnull().sum("epoch").values
             span = f"{epochs.min()}" if epochs.min() == epochs.max() else f"{epochs.min()}-{epochs.max()}"
-            rows.append([str(ensemble), f"{sigma:g}", f"{loss:.5f}", f"{linear:.5f}", f"{loss / linear:.3f}", span])
-    return pd.DataFrame(rows, columns=["ensemble", "sigma [GeV]", "val MAE", "linear MAE", "ratio", "epochs"])
+            rows.append([str(ensemble), f"{sigma:g}", f"{loss:.5f}", f"{bars[0]:.5f}", *ratios, span])
+    header = ["ensemble", "sigma [GeV]", "val MAE", "linear MAE", "/ linear", "/ posterior", "epochs"]
+    return pd.DataFrame(rows, columns=header)
 
 
 def stages_frame(survey: Iterable[Any]) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdpipe.infer.calibration import band, conformal_rank, rule_of
+from sdpipe.infer.calibration import band, rule_of
 from sdpipe.show import figures
 from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, HEIGHT, MARGINS
 
@@ -51,15 +51,6 @@ def _tested(validation: xr.Dataset, family: str, name: str) -> np.ndarray:
     return one[name].values[one.tested.values]
 
 
-def _linear_rank(validation: xr.Dataset) -> xr.DataArray:
-    """Return the level at which the calibrated error of the linear estimator just covers the truth."""
-    score = np.abs(validation.linear - validation.truth) / validation.linear_error
-    score = score.transpose("family", "sample", "E")
-    calibration = [one[~tested] for one, tested in zip(score.values, validation.tested.values, strict=True)]
-    ranks = [conformal_rank(one, calibration[rule_of(i)]) for i, one in enumerate(score.values)]
-    return score.copy(data=np.stack(ranks))
-
-
 def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
     """Draw the histogram of (central - truth) / total error of each family at one sigma, and the normal density.
 
@@ -82,16 +73,20 @@ def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
 def coverage_against_level(validation: xr.Dataset, ax: Axes) -> Axes:
     """Draw the share of energies and draws within the calibrated error at every level, with the binomial band.
 
-    Dashed, in the colour of the family: the same for the calibrated error of the linear estimator.
+    Dashed, in the colour of the family: the same for the calibrated error of the last method.
     """
     levels = np.linspace(0.02, 0.99, 98)
-    validation = validation.assign(linear_rank=_linear_rank(validation))
+    drawn = {"rank": ("-", None)}
+    if "method" in validation:
+        last = str(validation.method.values[-1])
+        validation = validation.assign(of_method=validation.method_rank.sel({"method": last}, drop=True))
+        drawn["of_method"] = ("--", 1)
+        ax.plot([], [], color="0.4", ls="--", lw=1, label=last)
     for family, colour in _families(validation):
-        for name, style, label in (("rank", "-", family), ("linear_rank", "--", None)):
+        for name, (style, width) in drawn.items():
             rank = np.sort(_tested(validation, family, name).ravel())
             share = np.searchsorted(rank, levels, side="right") / rank.size
-            ax.plot(levels, share, color=colour, ls=style, lw=1 if label is None else None, label=label)
-    ax.plot([], [], color="0.4", ls="--", lw=1, label="linear estimator")
+            ax.plot(levels, share, color=colour, ls=style, lw=width, label=family if width is None else None)
     count = int(validation.tested.isel(family=0).sum())
     width = np.array([band(level, count) for level in levels])
     figures.fill(ax, levels, levels, width, "0.85", 1, label="binomial band, 3 σ")
@@ -143,7 +138,11 @@ def cases(validation: xr.Dataset, sigma: float) -> Figure:
             error = draw.total.values * factors[rule_of(i)]
             figures.fill(ax, draw.E, draw.central, error, COLOURS[5], 0.5, label="calibrated error")
             ax.plot(draw.E, draw.central, color=COLOURS[0], label="central value")
-            ax.plot(draw.E, draw.linear, color=COLOURS[1], lw=1, ls=":", label="linear estimator")
+            for method, (colour, style) in figures.METHOD_LINES.items():
+                if "method" in draw and method in draw.method:
+                    ax.plot(
+                        draw.E, draw.method_central.sel({"method": method}), color=colour, lw=1, ls=style, label=method
+                    )
             ax.plot(draw.E, draw.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
             ax.set_title(f"{name}: {what}" + (", flagged" if bool(draw.flagged) else ""), fontsize=9, loc="left")
         row[0].set_ylabel(DENSITY)
@@ -157,7 +156,7 @@ PANELS = {
     "pulls": (pulls, "Histogram of (central − truth) / total error of each family, with the normal density"),
     "coverage": (
         coverage_against_level,
-        "Coverage of the calibrated error against its level, with its band; dashed: linear estimator",
+        "Coverage of the calibrated error against its level, with its band; dashed: the last method",
     ),
     "coverage-energy": (coverage_against_energy, "Coverage of the calibrated error at level {level:g} against E"),
     "width": (width_and_bias, "Mean half width of each error, and the bias, by family"),

@@ -12,7 +12,7 @@ from tests.config.faults import check_fault, faults_of, line_of
 
 Write = Callable[..., Path]
 
-ALLOWED = "allowed: chebyshev, smooth, levels, states"
+ALLOWED = "allowed: chebyshev, smooth, levels, states, signed"
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,20 @@ ALLOWED = "allowed: chebyshev, smooth, levels, states"
         ("Nb: [8, 16]", "mixture: {smooth: 0}, Nb: [8, 16]", "spectra.mixture", "positive share; " + ALLOWED),
         ("Nb: [8, 16]", "mixture: {}, Nb: [8, 16]", "spectra.mixture", "positive share; " + ALLOWED),
         ("Nb: [8, 16]", "positive: true, Nb: [8, 16, 2]", "spectra.Nb.2", "needs a basis of 3 or more"),
+        ("Nb: [8, 16]", "positive: true, mixture: {signed: 1}, Nb: [8, 16]", "spectra.mixture.signed", "not positive"),
+        (
+            "epochs: 2}",
+            "epochs: 2, protocol: published, head: scale}",
+            "training.head",
+            "the published protocol has no error head",
+        ),
         ("{Nb: 8,", "{Nb: 32,", "ensembles.Nref_b.Nb", "allowed: [8, 16]"),
         ("Nrho: 400,", "Nrho: 1201,", "ensembles.Nref_rho.Nrho", "more than spectra.Nrho (1200)"),
         ("Nref_b:   {", "linear: {Nb: 8, Nrho: 400, network: arcS}\n  Nref_b:   {", "ensembles.linear", "another"),
         ("central: Nmax", "central: Nbest", "budget.central", "allowed: Nmax, Nref_b, Nref_rho"),
         ("b: Nref_b,", "b: Nref_c,", "budget.references.b", "allowed: Nmax, Nref_b, Nref_rho"),
         ("b: Nref_b,", "b: Nmax,", "budget.references.b", "central"),
+        ("b: Nref_b,", "scale: Nref_b,", "budget.references.scale", "another source of error"),
         ("b: Nref_b,", "latt: Nref_b,", "budget.references.latt", "another source of error"),
         ("samples: 120,", "samples: 40,", "validation.samples", "at least 42 are needed"),
         ("families: {o3: {", "families: {chebyshev: {", "validation.families.chebyshev", "choose another name"),
@@ -52,6 +60,38 @@ def test_every_rule_is_checked_where_each_section_is_valid_by_itself(write_confi
     lines = [int(fault.removeprefix(f"{path}:").split(":")[0]) for fault in faults_of(path)]
     assert sorted(lines) == sorted(line_of(path, piece) for piece in ("Nb: 32", "Nbest", "Nref_c"))
     assert [fault.split(": ")[1] for fault in faults_of(path, "seed=one")] == ["seed"]
+
+
+def test_a_learned_error_is_not_called_calibrated_where_nothing_calibrates_it(write_config: Write) -> None:
+    path = write_config(("epochs: 2}", "epochs: 2, head: scale}"))
+    load_config(path)
+    (fault,) = faults_of(path, "budget.calibration=none")
+    assert "budget.calibration: none: an error that networks give" in fault
+    assert "allowed: conformal" in fault
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["lattice.times=[4, 4]"], "a posterior needs two times or more; lattice.times has 1"),
+        (
+            ["lattice.period=600", "lattice.times=[1, 300]"],
+            "lattice.times has 300 slices; allowed with a posterior: at",
+        ),
+    ],
+)
+def test_a_posterior_needs_two_times_and_no_more_than_it_can_hold(
+    tiny_config: Path, overrides: list, words: str
+) -> None:
+    (fault,) = faults_of(tiny_config, *overrides)
+    assert f"methods: {words}" in fault
+    load_config(tiny_config, [*overrides, "methods=[linear]"])
+    assert len(faults_of(tiny_config, *overrides, "training.inputs=posterior")) == 2
+
+
+def test_an_ensemble_cannot_have_the_name_of_a_method(write_config: Write) -> None:
+    path = write_config(("Nref_b:   {", "posterior: {Nb: 8, Nrho: 400, network: arcS}\n  Nref_b:   {"))
+    assert "ensembles.posterior: posterior is the name of a method" in faults_of(path)[0]
 
 
 def test_every_draw_of_a_positive_prior_needs_a_basis_of_three(write_config: Write) -> None:

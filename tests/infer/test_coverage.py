@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sdpipe.infer import coverage
-from sdpipe.infer.calibration import Resolution
+from sdpipe.infer.calibration import Resolution, gaussian_quantile
 from sdpipe.show import figures, validation_figures
 from sdpipe.show.tables import accuracy_frame, coverage_frame
 from sdpipe.show.validation_figures import coverage_against_level
@@ -27,13 +27,14 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
     truth = rng.standard_normal(shape)
     scatter = 0.01 * np.array([1, auto, off])[:, None, None, None]
     dims = ("family", "sample", "sigma", "E")
+    per_method = ("family", "sample", "method", "sigma", "E")
     error = np.full((3, COUNT, 2, 1, 3), honest * 0.01 / np.sqrt(2))
     return xr.Dataset(
         {
             "truth": (dims, truth),
             "central": (dims, truth + scatter * rng.standard_normal(shape)),
-            "linear": (dims, truth + 2 * scatter * rng.standard_normal(shape)),
-            "linear_error": (dims, np.full(shape, 0.02)),
+            "method_central": (per_method, (truth + 2 * scatter * rng.standard_normal(shape))[:, :, None]),
+            "method_error": (per_method, np.full(shape, 0.02)[:, :, None]),
             "error": (("family", "sample", "source", "sigma", "E"), error),
             "scale": (dims[:2], np.ones(shape[:2])),
             "noise_scale": (dims[:2], rng.uniform(0.5, 2, shape[:2])),
@@ -45,6 +46,7 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
             "family": np.array(["chebyshev", "chebyshev-auto", "other"], object),
             "sample": np.arange(COUNT),
             "source": np.array(["latt", "net"], object),
+            "method": np.array(["linear"], object),
             "sigma": [0.44],
             "E": [0.5, 1.0, 1.5],
         },
@@ -53,13 +55,13 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
 
 def measure(draws: xr.Dataset, resolution: float = 0.0) -> xr.Dataset:
     residual = resolution * np.random.default_rng(2).standard_normal((500, 1, 3))
-    return coverage.measure(draws, Resolution(residual, np.linspace(0.5, 2, 500)), LEVELS, 0.683)
+    return coverage.measure(draws, LEVELS, 0.683, resolution=Resolution(residual, np.linspace(0.5, 2, 500)))
 
 
 def verdicts(validation: xr.Dataset, family: int = 0) -> tuple[str, str]:
     """Return what the table says of the total and of the calibrated error of a family."""
     row = coverage_frame(validation, 0.683).iloc[family]
-    return row["verdict total"], row["verdict calibrated"]
+    return row["total is"], row["calibrated is"]
 
 
 def test_correct_normal_errors_hold() -> None:
@@ -79,8 +81,10 @@ def test_an_overconfident_ensemble_is_caught_and_calibration_mends_it() -> None:
     )
 
 
-def test_errors_too_wide_are_called_so() -> None:
-    assert verdicts(measure(planted(2.0))) == ("too wide", "holds")
+def test_errors_too_wide_are_called_so_and_are_not_narrowed() -> None:
+    v = measure(planted(2.0))
+    assert verdicts(v) == ("too wide", "too wide")
+    assert (v.factor.sel(level=0.683) == gaussian_quantile(0.683)).all()
 
 
 def test_a_family_off_the_prior_is_not_mended() -> None:
@@ -137,7 +141,7 @@ def test_the_linear_estimator_is_judged_at_equal_coverage() -> None:
 
 def test_the_table_shows_the_coverage_of_the_linear_estimator() -> None:
     draws = planted(1.0)
-    draws["linear"][2] = draws.truth[2] + 5 * (draws.linear[2] - draws.truth[2])
+    draws["method_central"][2, :, 0] = draws.truth[2] + 5 * (draws.method_central[2, :, 0] - draws.truth[2])
     v = measure(draws)
     frame = coverage_frame(v, 0.683)
     assert frame.columns[frame.columns.get_loc("calibrated %") + 1] == "linear %"
@@ -216,22 +220,22 @@ def test_the_cases_say_what_band_and_lines_are() -> None:
     figure = validation_figures.cases(measure(planted(1.0)), 0.44)
     (legend,) = figure.legends
     labels = [text.get_text() for text in legend.get_texts()]
-    assert labels == ["calibrated error", "central value", "linear estimator", "truth"]
+    assert labels == ["calibrated error", "central value", "linear", "truth"]
     figure.draw_without_rendering()
     assert all(legend.get_window_extent().y0 > ax.get_window_extent().y1 for ax in figure.axes)
 
 
 def test_an_estimate_that_is_nan_shows_in_the_table() -> None:
     draws = planted(1.0)
-    draws["linear"][2, 7, 0, 1] = np.nan
-    draws["linear_error"][2, 7, 0, 1] = np.nan
+    draws["method_central"][2, 7, 0, 0, 1] = np.nan
+    draws["method_error"][2, 7, 0, 0, 1] = np.nan
     shown = accuracy_frame(measure(draws))
-    for column in ("MAE linear", "width linear"):
+    for column in ("MAE linear", "± linear"):
         assert shown[column][2] == "nan"
         assert float(shown[column][0]) > 0
-    for column in ("MAE networks", "width published", "width calibrated"):
+    for column in ("MAE networks", "± published", "± calibrated"):
         assert all(float(cell) > 0 for cell in shown[column])
-    draws["linear"][0, 0, 0, 1] = np.nan  # a draw that calibrates is not in the means
+    draws["method_central"][0, 0, 0, 0, 1] = np.nan  # a draw that calibrates is not in the means
     assert np.isfinite(measure(draws).mae.sel(family="chebyshev")).all()
 
 
@@ -241,3 +245,22 @@ def test_flags_are_rare_for_the_prior_and_certain_far_from_it() -> None:
     rate = measure(draws).flag_rate
     assert float(rate.sel(family="chebyshev")) <= 0.02
     assert float(rate.sel(family="other")) == 1.0
+
+
+def test_the_band_covers_all_energies_at_once_and_integrals_have_a_factor_of_their_own() -> None:
+    v = measure(planted(0.5))
+    band, integrals = v.coverage_band.sel(family="chebyshev"), v.coverage_integral.sel(family="chebyshev")
+    for level in LEVELS:
+        assert float(band.sel(level=level).mean()) == pytest.approx(level, abs=0.04)
+        assert integrals.sel(level=level).values.ravel() == pytest.approx([level] * 4, abs=0.04)
+    assert (v.band_factor > v.factor.max("E")).all()
+    assert float(v.coverage.sel(family="chebyshev", level=0.683).mean()) == pytest.approx(0.683, abs=0.03)
+
+
+def test_flags_are_set_against_coverage() -> None:
+    draws = planted(1.0, off=3.0)
+    draws["distance"][2, : COUNT // 2] = 1e6
+    v = measure(draws)
+    other = v.coverage_flagged.sel(family="other", level=0.683)
+    assert float(v.flag_rate.sel(family="other").mean()) == pytest.approx(0.5, abs=0.03)
+    assert (other < 0.35).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,13 +20,12 @@ from sdpipe.config.schema import CorrelatorNoise
 from sdpipe.correlators.statistics import bootstrap, covariance_of_mean
 from sdpipe.errors import UserError
 from sdpipe.infer import trust
-from sdpipe.infer.budget import LINEAR
 from sdpipe.infer.trust import IMPOSSIBLE, PriorOfData, Reference, chi2_p_value, judge
 from sdpipe.learn.linear import Moments
 from sdpipe.physics import samples
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise, synthetic
-from sdpipe.physics.spectra import ChebyshevPrior, o3
+from sdpipe.physics.spectra import ChebyshevPrior, o3, peaks
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome
@@ -202,7 +202,7 @@ def judged(distance: float, spread: float, count: int = 800, rule: str = "given"
     )
     values = spread * np.array([[1.0, -1.0], [1.0, -1.0], [0.0, 0.0]]).reshape(1, 3, 2, 1, 1)
     rho = xr.DataArray(
-        values, dims=("sigma", "ensemble", "replica", "boot", "E"), coords={"ensemble": ["a", "b", LINEAR]}
+        values, dims=("sigma", "ensemble", "replica", "boot", "E"), coords={"ensemble": ["a", "b", "linear"]}
     )
     attrs = {"flags": [], "scale": 1.0, "scale_rule": rule, "noise_scale": 1.0, "distance": distance}
     return judge(xr.Dataset({"rho": rho}, attrs=attrs), validation)
@@ -443,3 +443,16 @@ def test_samples_that_are_complex_or_of_another_length_are_refused(finished: Fin
         sdpipe.predict(finished.root, np.ones((2, 8)) + 0j)
     with pytest.raises(UserError, match=r"needed \(boot, 8\)"):
         sdpipe.predict(finished.root, np.ones((2, 7)))
+
+
+def test_a_floor_tells_the_back_check_what_late_times_are_worth() -> None:
+    """A light state in noise that a heavy one set: at late times its errors are below what numbers can hold."""
+    at = grid()
+    C = np.stack([at.split(peaks((1.0,), (m,)).integrals(at))[0] for m in (0.3, 0.5, 0.9)])
+    mean = at.split(peaks((1.0,), (1.2,)).integrals(at))[0]
+    noise = replace(synthetic(at.times, mean, 1e-3, 0.0, 4.0), floor=1e-6)
+    data = noise.draw(C, 100, np.random.default_rng(1)).reshape(-1, 16)
+    p_value = chi2_p_value(*trust.back_check(KERNEL, noise, 0.2, data))
+    assert np.mean(p_value < 0.05) < 0.08
+    blind = chi2_p_value(*trust.back_check(KERNEL, replace(noise, floor=0.0), 0.2, data))
+    assert np.mean(blind < 0.05) > 0.3

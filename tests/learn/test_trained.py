@@ -27,7 +27,11 @@ def make_network(ensemble="Nmax", sigma_index=0, replica=0, architecture="arcM")
         replica=replica,
         sigma=SIGMA[sigma_index],
         sigma_index=sigma_index,
+        sigmas=SIGMA,
         architecture=architecture,
+        inputs="whiten",
+        head=False,
+        prior={"Nb": 16},
         kernel="vector",
         period=12,
         spacing=1.0,
@@ -43,10 +47,13 @@ def make_network(ensemble="Nmax", sigma_index=0, replica=0, architecture="arcM")
         linear_offset=rng.standard_normal(e),
         linear_unresolved=np.eye(e),
         typical=0.3,
+        data_mean=rng.standard_normal(t),
         signal=np.eye(t),
         lattice_mean=rng.standard_normal(t),
         covariance=root @ root.T,
+        floor=0.0,
         linear_loss=0.01,
+        posterior_loss=0.009,
         train_loss=[0.3, 0.2, 0.1],
         val_loss=[0.3, 0.2, 0.25],
         best_epoch=1,
@@ -64,6 +71,8 @@ def test_a_checkpoint_holds_everything(tmp_path):
         if isinstance(old, np.ndarray):
             assert new.dtype == old.dtype, f.name
             assert np.array_equal(new, old), f.name
+        elif f.name == "prior":
+            assert new == old
         elif isinstance(old, dict):
             assert list(old) == list(new)
             assert all(torch.equal(old[k], new[k]) for k in old)

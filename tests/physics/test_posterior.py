@@ -172,6 +172,28 @@ def test_data_that_say_nothing_leave_the_prior() -> None:
     assert estimate.sd == pytest.approx(np.sqrt(np.mean(rho**2, axis=0)), rel=0.03)
 
 
+def test_bootstrap_samples_are_linear_in_the_data_at_the_weights_of_their_mean(hierarchical) -> None:
+    noise, generator = hierarchical.noise, np.random.default_rng(3)
+    C, _ = noisy_draws(GRID, noise, np.stack([o3(1.0).integrals(GRID), delta_tanh().integrals(GRID)]))
+    estimate, samples = hierarchical(C, response=True), noise.draw(C, 30, generator)
+    mean, features = hierarchical.bootstrap(C, estimate, np.concatenate([C[:, None], samples], axis=1))
+    np.testing.assert_allclose(mean[:, 0], estimate.mean, rtol=1e-8)
+    np.testing.assert_allclose(features[:, 0], estimate.features, rtol=1e-8, atol=1e-8)
+    halfway, _ = hierarchical.bootstrap(C, estimate, (samples[:, :10] + samples[:, 10:20]) / 2)
+    np.testing.assert_allclose(halfway, (mean[:, 1:11] + mean[:, 11:21]) / 2, rtol=1e-7)
+
+
+def test_what_noise_adds_and_what_is_not_resolved_make_the_covariance(hierarchical) -> None:
+    C, _ = noisy_draws(GRID, hierarchical.noise, np.stack([o3(1.0).integrals(GRID), delta_tanh().integrals(GRID)]))
+    estimate = hierarchical(C, response=True)
+    resolved, covariance = hierarchical.resolved(C, estimate), hierarchical.covariance(C)
+    left = np.linalg.eigvalsh(covariance - resolved)
+    assert (left > -1e-10 * left[..., -1:]).all()
+    samples = hierarchical.noise.draw(C, 20_000, np.random.default_rng(4))
+    mean, _ = hierarchical.bootstrap(C, estimate, samples)
+    np.testing.assert_allclose(mean.std(axis=1) ** 2, np.diagonal(resolved, axis1=2, axis2=3), rtol=0.06)
+
+
 def test_data_are_not_taken_for_better_than_their_rounding() -> None:
     generator = np.random.default_rng(7)
     C, rho = GRID.split(np.stack([delta_tanh(mass=m).integrals(GRID) for m in generator.uniform(0.4, 0.9, 100)]))

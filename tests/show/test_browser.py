@@ -89,7 +89,7 @@ def test_a_table_sorts_by_number_and_by_name_with_the_keyboard(report: Chrome) -
     from selenium.webdriver.common.by import By
     from selenium.webdriver.common.keys import Keys
 
-    title = "Networks and the linear baseline"
+    title = "Networks and their baselines"
     table = next(t for t in report.find_elements(By.TAG_NAME, "table") if t.text.startswith(title))
     heads = table.find_elements(By.TAG_NAME, "th")
     before = column(report, title, 2)
@@ -156,8 +156,8 @@ def test_on_paper_a_table_of_many_sources_is_not_cut(report: Chrome, tmp_path: P
     from sdpipe.show.page import Section, compose, parts
 
     header = ["E [GeV]", "central", *"bnr", "latt", "net", "resolution", "total", "calibrated"]
-    header += ["linear", "linear error", "truth", "pull"]
-    rows = [["0.1057", "-0.012345", *["0.00012"] * 8, "-0.012345", "0.00012", "-0.012345", "-12.34"]] * 3
+    header += ["linear", "± linear", "posterior", "± posterior", "truth", "pull"]
+    rows = [["0.1057", "-0.012345", *["0.00012"] * 8, *["-0.012345", "0.00012"] * 2, "-0.012345", "-12.34"]] * 3
     wide = parts.table("wide", pd.DataFrame(rows, columns=header), folded=True)
     path = tmp_path / "page.html"
     path.write_text(compose("wide", "", [Section("one", "one", [wide])]))

@@ -63,27 +63,28 @@ def test_figures_are_png_images_of_a_sensible_size(run: Run) -> None:
 def test_a_reconstruction_shows_truth_and_both_bands(budget: xr.Dataset) -> None:
     one = budget.isel(sigma=0)
     ax = figures.reconstruction(one, Figure().subplots())
-    labels = ["total error", "statistical error", "central value", "calibrated error", "linear, calibrated error"]
-    labels += ["linear estimator", "truth"]
+    labels = ["total error", "statistical error", "central value", "calibrated error", "linear", "posterior", "truth"]
     assert legend(ax) == labels
     drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
     np.testing.assert_array_equal(drawn["central value"], one.central)
     np.testing.assert_array_equal(drawn["calibrated error"], one.central + one.calibrated)
-    np.testing.assert_array_equal(drawn["linear estimator"], one.linear)
+    for name in ("linear", "posterior"):
+        np.testing.assert_array_equal(drawn[name], one.method_central.sel({"method": name}))
     np.testing.assert_array_equal(drawn["truth"], one.truth)
     unknown = one.drop_vars(["truth", "pull"])
     assert legend(figures.reconstruction(unknown, Figure().subplots())) == labels[:-1]
 
 
-@pytest.mark.parametrize(("error", "label"), [("linear_calibrated", "calibrated"), ("linear_error", "its")])
-def test_a_reconstruction_shows_the_error_of_the_linear_estimator(budget: xr.Dataset, error: str, label: str) -> None:
-    budget = budget.isel(sigma=0).drop_vars({"linear_calibrated"} - {error})
+@pytest.mark.parametrize("error", ["method_calibrated", "method_error"])
+def test_a_reconstruction_shows_the_error_of_each_method(budget: xr.Dataset, error: str) -> None:
+    budget = budget.isel(sigma=0).drop_vars({"method_calibrated"} - {error})
     ax = figures.reconstruction(budget, Figure().subplots())
-    (band,) = [c for c in ax.collections if c.get_label() == f"linear, {label} error"]
-    drawn = {tuple(point) for point in band.get_paths()[0].vertices}
-    for sign in (-1, 1):
-        edge = budget.linear + sign * budget[error]
-        assert set(zip(budget.E.values, edge.values, strict=True)) <= drawn
+    drawn = {tuple(point) for band in ax.collections for point in band.get_paths()[0].vertices}
+    for name in ("linear", "posterior"):
+        one = budget.sel({"method": name})
+        for sign in (-1, 1):
+            edge = one.method_central + sign * one[error]
+            assert set(zip(budget.E.values, edge.values, strict=True)) <= drawn
 
 
 def test_a_budget_shows_every_source_and_their_sum(budget: xr.Dataset) -> None:
@@ -93,12 +94,13 @@ def test_a_budget_shows_every_source_and_their_sum(budget: xr.Dataset) -> None:
     np.testing.assert_allclose(ax.lines[-1].get_ydata() ** 2, squares)
 
 
-def test_histories_show_every_replica_and_the_linear_baselines(run: Run) -> None:
+def test_histories_show_every_replica_and_both_baselines(run: Run) -> None:
     history = run.history.isel(sigma=0).load()
     drawn = {tuple(line.get_ydata()) for line in figures.histories(history, Figure().subplots()).lines}
     losses = history.val_loss.transpose(..., "epoch").values.reshape(-1, history.sizes["epoch"])
     assert {tuple(loss) for loss in losses} <= drawn
-    assert {(loss, loss) for loss in history.linear_loss.values} <= drawn
+    for baseline in (history.linear_loss, history.posterior_loss):
+        assert {(loss, loss) for loss in baseline.values} <= drawn
 
 
 def test_panels_are_one_for_each_sigma(budget: xr.Dataset) -> None:

@@ -147,7 +147,7 @@ def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
     assert page.text.count("back_check") == len(run.config.targets) + 1
     assert "None" not in page.text
     assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in page.text
-    assert "linear estimator (dotted) with its own error (light band), truth (dashed)" in page.text
+    assert "posterior (dash-dotted) with its own error (light band), truth (dashed)" in page.text
 
 
 def test_what_a_source_says_is_on_the_page_and_sittings_are_added_up(source: Source) -> None:
@@ -181,7 +181,7 @@ def test_every_standard_family_is_told_apart(tiny_config: Path) -> None:
     config = load_config(tiny_config, ["validation.families=null"])
     words = {name: report._family(config, name) for name in families(config)}
     assert len(set(words.values())) == len(words) == 11
-    assert words["chebyshev-Nb32"] == "The prior at basis size Nb = 32."
+    assert words["chebyshev-Nb32"] == "The prior of arXiv:2307.00808 at basis size Nb = 32."
     assert "mass 0.3 … 1.3 GeV, width 0.088 … 0.308 GeV, threshold 0.2 … 1.3 GeV" in words["resonance"]
     assert words["peaks"].endswith("Here count 5 … 50, mass 0.3 … 2.3 GeV.")
     assert words["finite_volume"].endswith("Here threshold 0.2 … 1.3 GeV, size 4 … 12.")

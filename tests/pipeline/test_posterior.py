@@ -1,0 +1,130 @@
+"""Runs whose networks correct the closed-form posterior, with and without an error of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdpipe
+from sdpipe.config.load import load_config
+from sdpipe.config.problem import Inputs, families
+from sdpipe.run import Run
+from tests.fixtures import TINY, Outcome
+
+MIXTURE = "spectra.mixture={chebyshev: 2, smooth: 1, levels: 1, states: 1, signed: 1}"
+POSTERIOR = (MIXTURE, "training.inputs=posterior", "ensembles.Nmax.network=mlpS")
+
+
+def made(shell: Callable[..., Outcome], directory: Path, *overrides: str) -> Run:
+    config = directory / "tiny.yaml"
+    config.write_text(TINY)
+    outcome = shell("-m", "sdpipe", "run", config, *POSTERIOR, *overrides, "--run", "run", "-q", cwd=directory)
+    assert outcome.status == 0, outcome.err
+    return sdpipe.open_run(directory / "run")
+
+
+@pytest.fixture(scope="module")
+def run(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(shell, tmp_path_factory.mktemp("posterior"))
+
+
+@pytest.fixture(scope="module")
+def with_head(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(shell, tmp_path_factory.mktemp("head"), "training.head=scale")
+
+
+def test_the_training_set_holds_what_the_posterior_says_of_each_noisy_copy(run: Run) -> None:
+    posterior, part = Inputs(run.config).problem.posterior, run.training.isel(Nb=0, sample=slice(40)).load()
+    said = posterior(part.noisy.values)
+    for name, expected in (("features", said.features), ("posterior_mean", said.mean), ("posterior_sd", said.sd)):
+        np.testing.assert_allclose(part[name], expected, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_the_history_has_the_bar_of_the_posterior_on_the_same_samples(run: Run) -> None:
+    validates = run.training.isel(sample=run.training.validation.values).sel(Nb=16).load()
+    expected = np.abs(validates.posterior_mean.isel(copy=0) - validates.smeared).mean(("sample", "E"))
+    np.testing.assert_allclose(run.history.posterior_loss.sel(ensemble="Nmax"), expected, rtol=1e-4)
+    assert (run.history.val_loss.min("epoch") < 2 * run.history.posterior_loss).all()
+
+
+def test_a_network_corrects_the_mean_in_units_of_the_standard_deviation(run: Run) -> None:
+    found = run.predictions["o3"].load()
+    off = np.abs(found.rho.sel(ensemble="Nmax") - found.rho.sel(ensemble="posterior"))
+    sd = found.method_error.sel({"method": "posterior"})
+    assert float((off / sd).max()) < 10
+    assert float((off / sd).mean()) < 1
+
+
+def test_the_resolution_is_what_the_posterior_leaves_beside_the_noise(run: Run) -> None:
+    found, budget = run.predictions["o3"].load(), run.budget["o3"].load()
+    width = np.sqrt(np.diagonal(found.resolution.values, axis1=1, axis2=2))
+    np.testing.assert_allclose(budget.error.sel(source="resolution"), width)
+    np.testing.assert_allclose(budget.total**2, (budget.error**2).sum("source"))
+    np.testing.assert_allclose(np.diagonal(budget.covariance.values, axis1=1, axis2=2), budget.total**2, rtol=1e-6)
+    latt = found.rho.sel(ensemble="posterior").isel(replica=0).std("boot")
+    sd = found.method_error.sel({"method": "posterior"})
+    np.testing.assert_allclose(np.hypot(latt, width), sd, rtol=0.25)
+
+
+@pytest.mark.parametrize("c", [2.0**-20, 2.0**20])
+def test_a_correlator_c_times_as_large_has_a_density_exactly_so_many_times_as_large(run: Run, c: float) -> None:
+    samples = run.predictions["delta_tanh"].correlator.values
+    networks = run.config.ensembles
+    one, other = (
+        sdpipe.predict(run, s, scale=1.0).sel(ensemble=[*networks, "posterior"]) for s in (samples, c * samples)
+    )
+    np.testing.assert_array_equal(other, c * one)
+
+
+def test_networks_give_an_error_of_their_own(with_head: Run) -> None:
+    found, budget = with_head.predictions["o3"].load(), with_head.budget["o3"].load()
+    assert found.scale.dims == found.rho.dims
+    assert bool((found.scale > 0).all())
+    np.testing.assert_allclose(
+        found.scale.sel(ensemble="posterior").isel(replica=0, boot=0),
+        found.method_error.sel({"method": "posterior"}),
+        rtol=1e-5,
+    )
+    assert [s for s in budget.source.values if s in ("scale", "resolution")] == ["scale"]
+    own = found.scale.sel(ensemble="Nmax").mean(("replica", "boot")).astype(float)
+    latt = budget.error.sel(source="latt")
+    expected = np.sqrt(np.maximum(own**2 - latt**2, 0) + (0.5 * found.unresolved) ** 2)
+    np.testing.assert_allclose(budget.error.sel(source="scale"), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.diagonal(budget.covariance.values, axis1=1, axis2=2), budget.total**2, rtol=1e-6)
+    assert "scale" in with_head.integral("o3", lambda E: E).source
+
+
+@pytest.mark.parametrize("target", ["o3", "delta_tanh"])
+def test_judging_the_data_of_a_target_gives_its_budget(run: Run, target: str) -> None:
+    budget = sdpipe.judge(run, run.predictions[target].correlator, scale=1.0)
+    stored = run.budget[target].load()
+    # the bootstrap is around the same mean; a mock target is sized as given
+    assert set(budget.attrs) - {"level"} <= set(stored.attrs) | {"p_value"}
+    for name in ("central", "total", "error", "method_central", "method_error"):
+        np.testing.assert_allclose(budget[name], stored[name], rtol=1e-4, atol=1e-9, err_msg=name)
+    assert set(stored) - {"truth", "pull"} == set(budget)
+
+
+def test_what_calibrates_what_was_tuned_and_what_tests_are_different_draws(run: Run) -> None:
+    problem = Inputs(run.config).problem
+    first, auto = run.config.priors
+    assert (first, auto) == ("mixture", "mixture-auto")
+    assert list(families(run.config))[:3] == [first, auto, "o3"]
+    training = run.training.correlator.sel(Nb=16).values[:200, 0]
+    drawn = {stream: problem.draw(first, 0, 100, stream)[0][:, 0] for stream in ("validation", "resolution", "tuning")}
+    drawn["training"] = training
+    values = np.concatenate([np.round(v / np.abs(v), 0) * np.abs(v) for v in drawn.values()])
+    assert len(np.unique(values.astype(np.float32))) == values.size
+
+
+def test_every_component_is_in_the_draws_that_calibrate(run: Run) -> None:
+    C, rho = Inputs(run.config).problem.draw("mixture", 0, 200)
+    assert np.mean(C[:, 0] < 0) > 0.02  # Chebyshev and signed
+    assert np.mean((rho > 0).all(axis=(1, 2))) > 0.4  # smooth, levels, states
+
+
+def test_the_prior_of_the_paper_calibrates_where_it_is_the_prior(tiny_config: Path) -> None:
+    assert load_config(tiny_config).priors == ("chebyshev", "chebyshev-auto")
