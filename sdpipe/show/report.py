@@ -76,7 +76,7 @@ TERMS = (
     ("published %, ...", "share of draws and energies whose truth that error covers; of a method: its own error"),
     ("holds, too narrow, too wide", f"coverage within {BAND:g} binomial standard errors of its level, below, above"),
     ("MAE", "mean absolute difference from the truth"),
-    ("± published, ...", "mean half width of each error at the quoted level"),
+    ("± calibrated, ...", "mean half width of each error at the quoted level"),
     ("p_value", f"could the correlator be a draw of the prior with its noise? Flagged below {SUSPICIOUS:.0%}"),
     ("back_check", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
     ("flagged %", "share of draws that one of these two flags"),

@@ -160,7 +160,7 @@ def accuracy_frame(validation: xr.Dataset) -> pd.DataFrame:
     for name in at.estimator.values:
         columns[f"MAE {name}"] = numbers(at.mae.sel(estimator=name).values, scale)
     for budget in at.budget.values:
-        if budget != "total":
+        if budget not in ("published", "total"):
             columns[f"± {budget}"] = numbers(at.width.sel(budget=budget).values, scale)
     columns["flagged %"] = [f"{100 * rate:.1f}" for rate in at.flag_rate.values]
     return pd.DataFrame(columns)
