@@ -10,8 +10,8 @@ from sdpipe.errors import UserError
 from sdpipe.infer.hlt import BALANCE, HLT, PLATEAU, best_mu
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
-from sdpipe.physics.smearing import Cauchy, Function, Sigmoid, Tail, Tau
-from sdpipe.physics.spectra import delta_tanh, o3, peaks
+from sdpipe.physics.smearing import Cauchy, Function, Sigmoid, Sinh, Tail, Tau
+from sdpipe.physics.spectra import Spectrum, delta_tanh, o3, peaks
 
 ENERGIES = tuple(np.linspace(0.10566, 2.53584, 47))
 
@@ -199,6 +199,26 @@ def test_any_smearing_is_one_of_its_functions() -> None:
         noise = synthetic(grid.times, C, 1e-4, 0.0, 4.0)
         r = HLT.of(grid, noise, 0.3)(C)
         assert (np.abs(r.mean - rho) < 3 * r.error).all(), smearing
+
+
+def test_spacing_and_energies_enter_as_their_product() -> None:
+    grid = grid_of()
+    noise, C, _ = data(grid)
+    fine = Observables(Kernel("periodic", 32, 0.5), grid.times, (0.88,), tuple(2 * E for E in grid.energies))
+    coarse = Observables(Kernel("periodic", 32), grid.times, grid.sigma, grid.energies)
+    one, other = HLT.of(coarse, noise, 0.2, 0.5)(C), HLT.of(fine, noise, 0.4, 0.5)(C)
+    assert other.mean == pytest.approx(one.mean / 2, rel=1e-7)
+    assert other.error == pytest.approx(one.error / 2, rel=1e-7)
+
+
+def test_the_thermal_kernel_reaches_down_to_zero() -> None:
+    grid = Observables(Kernel("thermal", 24), tuple(range(1, 13)), (0.5,), (0.0, 0.6), Sinh())
+    spectrum = Spectrum(continuum=lambda w: 1 / (1 + w**2), threshold=0.0)
+    C, rho = grid.split(spectrum.integrals(grid))
+    noise = synthetic(grid.times, C, 1e-4, 0.0, 4.0)
+    r = HLT.of(grid, noise)(noise.draw(C, 1, np.random.default_rng(1))[0])
+    assert (np.abs(r.mean - rho) < 2 * r.error).all()
+    assert (r.error < 0.3 * rho).all()
 
 
 def test_faults_are_named() -> None:
