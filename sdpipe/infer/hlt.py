@@ -117,14 +117,13 @@ class Reconstruction:
 
     @property
     def covariance(self) -> Array:
-        """Statistical covariance of the bootstrap samples between energies, shape (sigma, E, E).
+        """Statistical covariance of the bootstrap samples, shape (sigma, E, sigma, E).
 
         Raises UserError without samples.
         """
         if self.samples is None:
-            raise UserError("a covariance between energies needs bootstrap samples")
-        d = (self.samples - self.samples.mean(axis=0)).transpose(1, 2, 0)
-        return d @ d.transpose(0, 2, 1) / d.shape[-1]
+            raise UserError("a statistical covariance needs bootstrap samples")
+        return joint_covariance(self.samples, self.samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +152,8 @@ class HLT:
         c, shape (sigma, E, k).
     norm
         A[0] = |y|^2, shape (sigma, E).
-    outside
-        |y - U c|^2, what no combination of the kernels reaches, shape (sigma, E).
+    rest
+        Products of y - U c, what no combination of the kernels reaches, shape (sigma, E, sigma, E).
     """
 
     observables: Observables
@@ -165,7 +164,7 @@ class HLT:
     singular: Array
     overlap: Array
     norm: Array
-    outside: Array
+    rest: Array
 
     @classmethod
     def of(cls, observables: Observables, noise: Noise, E0: float = 0.0, alpha: float = 0.0) -> HLT:
@@ -201,8 +200,13 @@ class HLT:
             S,
             c.T.reshape(*shape, -1),
             np.sum(y**2, axis=0).reshape(shape),
-            np.sum(outside**2, axis=0).reshape(shape),
+            (outside.T @ outside).reshape(*shape, *shape),
         )
+
+    @property
+    def outside(self) -> Array:
+        """|y - U c|^2, shape (sigma, E)."""
+        return np.einsum("sese->se", self.rest)
 
     @property
     def unit(self) -> Array:
@@ -304,6 +308,20 @@ class HLT:
         samples = self.samples(C, r.mu)
         return Reconstruction(r.mean, samples.std(axis=0), r.systematic, r.mu, r.found, samples)
 
+    def covariance(self, C: ArrayLike) -> Array:
+        """Return the covariance by evidence, both errors in one, shape (..., sigma, E, sigma, E), for C (..., t).
+
+            tau^2 [sum_k c_k c'_k mu / (S_k^2 + mu) + rest],    tau^2 = s^2 / mu
+
+        Its diagonal is the square of :attr:`Reconstruction.error`. Raises UserError as a call does.
+        """
+        mu = self(C).mu[..., 0, 0]
+        tau2 = np.asarray(self.noise.scale(np.asarray(C, float)) ** 2 / mu)
+        c = self.overlap.reshape(-1, self.overlap.shape[-1])
+        damped = mu[..., None, None] / (self.singular**2 + mu[..., None, None])
+        seen = (c * damped) @ c.T
+        return tau2[..., None, None, None, None] * (seen.reshape(*mu.shape, *self.rest.shape) + self.rest)
+
     def _rotated(self, C: ArrayLike) -> Array:
         """Return z = V^T L^-1 C, shape (..., k), of C (..., t)."""
         C, n = np.asarray(C, float), len(self.noise.times)
@@ -360,6 +378,15 @@ class HLT:
         error, noisier = (s * np.linalg.norm(self.filters(mu), axis=-1) for mu in mus)
         change = np.abs(mean - control)
         return mean, error, change * erf(change / noisier / np.sqrt(2)), mus[0], found
+
+
+def joint_covariance(one: Array, other: Array) -> Array:
+    """Return the covariance between two sets of samples of the same bootstrap, of another kind or method perhaps.
+
+    Shapes (boot, ...) and (boot, ...) give (..., ...), as of the real and imaginary part of an amplitude.
+    """
+    a, b = (x - x.mean(axis=0) for x in (one, other))
+    return np.tensordot(a, b, axes=(0, 0)) / len(a)
 
 
 def best_mu(z: Array, singular: Array) -> Array:

@@ -7,7 +7,7 @@ import pytest
 from flint import arb, arb_mat, ctx
 
 from sdpipe.errors import UserError
-from sdpipe.infer.hlt import BALANCE, HLT, PLATEAU, best_mu
+from sdpipe.infer.hlt import BALANCE, HLT, PLATEAU, best_mu, joint_covariance
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
 from sdpipe.physics.smearing import Cauchy, Function, Sigmoid, Sinh, Tail, Tau
@@ -117,7 +117,10 @@ def test_bootstrap_samples_are_the_same_combination_of_each() -> None:
     assert r.samples.shape == (400, 2, 3)
     assert r.samples.mean(axis=0) == pytest.approx(r.mean, rel=1e-9)
     assert r.statistical == pytest.approx(hlt(boots.mean(axis=0)).statistical, rel=0.15)
-    assert np.einsum("see->se", r.covariance) == pytest.approx(r.statistical**2)
+    assert r.covariance.shape == (2, 3, 2, 3)
+    assert np.einsum("sese->se", r.covariance) == pytest.approx(r.statistical**2)
+    both = np.concatenate([r.samples, -r.samples], axis=1)
+    assert joint_covariance(r.samples, both)[:, :, 2:] == pytest.approx(-r.covariance)
     assert hlt.samples(C, r.mu) == pytest.approx(hlt.coefficients(r.mu) @ C)
 
 
@@ -150,6 +153,18 @@ def test_evidence_is_at_its_maximum_and_scales_with_the_correlator() -> None:
     one, other = hlt(C), hlt(8 * C)
     assert np.array_equal(8 * one.mean, other.mean)
     assert np.array_equal(8 * one.error, other.error)
+
+
+def test_evidence_has_a_covariance_between_energies_and_widths() -> None:
+    grid = grid_of(sigma=(0.44, 0.63))
+    noise, C, _ = data(grid)
+    hlt = HLT.of(grid, noise, 0.2)
+    both = np.stack([C, noise.draw(C, 1, np.random.default_rng(4))[0]])
+    covariance, r = hlt.covariance(both), hlt(both)
+    assert covariance.shape == (2, 2, 3, 2, 3)
+    assert np.einsum("nsese->nse", covariance) == pytest.approx(r.error**2)
+    assert hlt.covariance(C) == pytest.approx(covariance[0])
+    assert np.linalg.eigvalsh(covariance[0].reshape(6, 6)).min() > -1e-12 * covariance[0].max()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.99])
