@@ -57,8 +57,7 @@ def extrapolate(sigma: ArrayLike, values: ArrayLike, covariance: ArrayLike, powe
         rho_sigma(E) = sum_p c_p sigma^p,    min chi^2 = r^T Cov^-1 r,    r_i = rho_i - sum_p c_p sigma_i^p
 
     A smearing that is even about E, as the Gaussian is, has even powers alone where rho is smooth at E: c_2 is half
-    of rho''(E) (M. Hansen, A. Lupo and N. Tantalo, arXiv:1903.06476, sec. II; J. Bulava et al., arXiv:2111.12774,
-    who extrapolate in sigma^2 and take sigma^4 for an estimate of its error). At the edges of rho there is none.
+    of rho''(E) (J. Bulava et al., arXiv:2111.12774; a Taylor series of rho). At the edges of rho there is none.
 
     Parameters
     ----------

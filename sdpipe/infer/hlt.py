@@ -47,7 +47,7 @@ CONTROL = 0.1
 """The systematic error of a plateau compares lambda' with this multiple of it (kfactor of lsdensities)."""
 
 LARGEST_MISFIT = 0.1
-"""Largest A/A[0] of a plateau (A0cut of lsdensities)."""
+"""Largest A/A[0] of a plateau (what lsdensities calls A0cut and leaves to the user)."""
 
 BALANCE = (10.0, 1.0)
 """Values of (A/A[0]) / B of the result and of its control."""

@@ -116,7 +116,7 @@ GAUSSIAN = Gaussian()
 class HalfNorm(Gaussian):
     """G_sigma(E - omega) / int_0^inf G_sigma(E - omega') d omega', the Gaussian normalised on omega > 0, in 1/GeV.
 
-    As in arXiv:2405.01388, eq. (2.4), and lsdensities.
+    As in lsdensities and its uses, arXiv:2405.01388.
     """
 
     name: ClassVar[str] = "halfnorm"
