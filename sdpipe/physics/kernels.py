@@ -12,8 +12,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdpipe.physics.smearing import GAUSSIAN, Smearing
+from sdpipe.physics.smearing import gaussian as gaussian
+
 KernelName = Literal["vector", "periodic", "exponential"]
-UNITS: dict[str, str] = {"vector": "GeV^3", "periodic": "GeV", "exponential": "GeV"}
+UNITS: dict[str, str] = {"vector": "GeV^3", "periodic": "GeV", "exponential": "GeV", "thermal": "GeV^2"}
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,14 @@ class Kernel:
     vector     omega^2 / (12 pi^2) [exp(-a omega t) + exp(-a omega (T - t))]  (32)
     periodic   exp(-a omega t) + exp(-a omega (T - t))
     exponential exp(-a omega t)
+    thermal    omega cosh(a omega (t - T/2)) / sinh(a omega T/2)
     ========== ==================================================================
+
+    For ``thermal`` the density is rho(omega)/omega, finite at omega -> 0: C(t) is at the temperature 1/(aT), as in
+    arXiv:2308.01287.
     """
 
-    name: KernelName
+    name: KernelName | Literal["thermal"]
     period: int
     spacing: float = 1.0
 
@@ -48,38 +55,37 @@ class Kernel:
         times = np.asarray(times)
         return float(min(times.min(), (self.period - times).min()) if self.symmetric else times.min())
 
-    def __call__(self, t: ArrayLike, omega: ArrayLike) -> NDArray[np.float64]:
-        """Return b_T(t, omega), broadcast over ``t`` and ``omega``."""
+    def __call__(self, t: ArrayLike, omega: ArrayLike, shift: float = 0.0) -> NDArray[np.float64]:
+        """Return exp(a omega shift) b_T(t, omega), broadcast over ``t`` and ``omega``.
+
+        The exponents are added first, so that the product is there where either factor is not.
+        """
         t, omega = np.asarray(t, float), np.asarray(omega, float)
-        value = np.exp(-self.spacing * omega * t)
+        value = np.exp(-self.spacing * omega * (t - shift))
         if self.symmetric:
-            value = value + np.exp(-self.spacing * omega * (self.period - t))
+            value = value + np.exp(-self.spacing * omega * (self.period - t - shift))
         if self.name == "vector":
             value = omega**2 / (12 * np.pi**2) * value
+        elif self.name == "thermal":
+            rate = self.spacing * self.period
+            y = np.maximum(rate * omega, 1e-300)
+            value = value * (y / (-np.expm1(-y) * rate))
         return value
-
-
-def gaussian(E: ArrayLike, omega: ArrayLike, sigma: ArrayLike) -> NDArray[np.float64]:
-    """Return G_sigma(E - omega) = exp(-(E - omega)^2 / (2 sigma^2)) / (sqrt(2 pi) sigma), in 1/GeV.
-
-    Normalised on the whole line (arXiv:2307.00808, eq. 4). Arguments broadcast.
-    """
-    E, omega, sigma = np.asarray(E, float), np.asarray(omega, float), np.asarray(sigma, float)
-    return np.exp(-((E - omega) ** 2) / (2 * sigma**2)) / (np.sqrt(2 * np.pi) * sigma)
 
 
 @dataclass(frozen=True)
 class Observables:
     """Every linear functional of rho that a data set holds: C(t) at ``times``, then rho_sigma(E).
 
-    ``columns(omega)`` stacks b_T(t, omega) and G_sigma(E - omega) as functions of omega, so that one
-    quadrature serves them all.
+    ``columns(omega)`` stacks b_T(t, omega) and f_sigma(omega, E) as functions of omega, so that one
+    quadrature serves them all; f is the ``smearing``, G_sigma(E - omega) unless said otherwise.
     """
 
     kernel: Kernel
     times: tuple[int, ...]
     sigma: tuple[float, ...]
     energies: tuple[float, ...]
+    smearing: Smearing = GAUSSIAN
 
     @property
     def fastest_decay(self) -> float:
@@ -96,7 +102,7 @@ class Observables:
     def columns(self, omega: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the integration kernels, shape (omega, n_t + n_sigma n_E)."""
         b = self.kernel(np.array(self.times), omega[:, None])
-        smear = gaussian(np.array(self.energies), omega[:, None, None], np.array(self.sigma)[:, None])
+        smear = self.smearing(np.array(self.energies), omega[:, None, None], np.array(self.sigma)[:, None])
         return np.concatenate([b, smear.reshape(omega.size, -1)], axis=1)
 
     def split(self, integrals: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
+from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Observables
 
 Array = NDArray[np.float64]
@@ -96,11 +97,19 @@ def refine(f: Callable[[Array], Array], edges: Array, tolerance: float, floor: f
 def cutoff(observables: Observables, threshold: float) -> float:
     """Return the energy in GeV above which a spectral density from ``threshold`` up contributes nothing.
 
-    What is left out is below 1e-17 of the integral, for every column.
+    What is left out is below 1e-17 of the integral, for every column; 1e-12 where the smearing falls as a power.
+
+    Raises UserError where the smearing does not fall fast enough for a density that does not.
     """
     rate = observables.kernel.spacing * observables.kernel.slowest_decay(observables.times)
     tail_of_kernel = (40 + 2 * np.log(1 + 40 / rate)) / rate
-    return float(max(threshold + tail_of_kernel, max(observables.energies) + 9 * max(observables.sigma)))
+    widest, tail = max(observables.sigma), observables.smearing.tail(max(observables.sigma))
+    if not tail.converges:
+        raise UserError(
+            f"smearing {observables.smearing.name} falls too slowly: its integral over a density that does not fall "
+            "diverges; allowed: a finite omega_max, or a smearing that falls faster than 1/omega"
+        )
+    return float(max(threshold + tail_of_kernel, max(observables.energies) + tail.length(widest)))
 
 
 def _first_edges(observables: Observables, *bounds: float) -> Array:

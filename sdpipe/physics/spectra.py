@@ -123,7 +123,10 @@ class Spectrum:
     def integrals(self, observables: Observables, omega_max: float | None = None) -> Array:
         """Return int d omega rho(omega) K_j(omega) for every column j of ``observables``."""
         start = max([self.threshold, *(M for _, M in self.peaks)])
-        high = cutoff(observables, start) if omega_max is None else omega_max
+        if omega_max is None:
+            high = np.inf if self.continuum is None else cutoff(observables, start)
+        else:
+            high = omega_max
         total = np.zeros(observables.count)
         inside = [(A, M) for A, M in self.peaks if high >= M]
         if inside:

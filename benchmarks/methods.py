@@ -1,0 +1,56 @@
+"""The methods beside the networks on one core: HLT, the posterior, and bounds for rho >= 0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.table import Limit, Row, processor_seconds, turn_by_turn
+from sdpipe.infer.bounds import Bounds
+from sdpipe.infer.hlt import HLT
+from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.noise import synthetic
+from sdpipe.physics.posterior import Posterior, PriorMoments
+from sdpipe.physics.spectra import ChebyshevPrior, o3
+
+ENERGIES, SIGMA, BOOTS, ALPHAS = 47, (0.44, 0.63), 800, (0.0, 1.0, 1.99)
+
+
+def measure(_: Path) -> list[Row]:
+    """Each method from the noise to numbers, by processor time."""
+    grid = Observables(Kernel("vector", 32), tuple(range(1, 17)), SIGMA, tuple(np.linspace(0.10566, 2.53584, ENERGIES)))
+    C, _ = grid.split(o3(1.0).integrals(grid))
+    noise = synthetic(grid.times, C, 1e-3, 0.0, 4.0)
+    boots = noise.draw(C, BOOTS, np.random.default_rng(1))
+    central = boots.mean(axis=0)
+
+    def hlt() -> None:
+        for alpha in ALPHAS:
+            method = HLT.of(grid, noise, 0.0, alpha)
+            method.bootstrap(boots)
+            method.scan(central)
+
+    def plateau() -> None:
+        first, *others = (HLT.of(grid, noise, 0.0, alpha) for alpha in ALPHAS)
+        first.bootstrap(boots, "plateau", others)
+
+    t = turn_by_turn(
+        {
+            "hlt": hlt,
+            "plateau": plateau,
+            "posterior": lambda: Posterior.of(PriorMoments.of(ChebyshevPrior(128), grid), noise)(boots),
+        },
+        rounds=5,
+    )
+    bounds = processor_seconds(lambda: Bounds.of(grid, noise, 0.15)(central))
+    what = f"{ENERGIES} x {len(SIGMA)}"
+    return [
+        Row(
+            f"hlt {what} x {BOOTS} bootstraps x {len(ALPHAS)} alpha", t["hlt"], "s", None,
+            (Limit("ours", "≤", 1),), True, "lambda by evidence, and a stability scan",
+        ),
+        Row("the same, lambda by a plateau of three alpha", t["plateau"], "s", None, (Limit("ours", "≤", 1),), True),
+        Row(f"posterior {what} x {BOOTS} bootstraps", t["posterior"], "s", None, (Limit("ours", "≤", 2),), True),
+        Row(f"bounds {what}", bounds, "s", None, (Limit("ours", "≤", 15),), True),
+    ]  # fmt: skip

@@ -1,0 +1,108 @@
+"""The limit sigma -> 0 of rho_sigma(E), from a list of sigma and the covariance between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_triangular
+from scipy.stats import chi2
+
+from sdpipe.errors import UserError
+
+Array = NDArray[np.float64]
+
+ROUNDING = 1e-12
+"""Eigenvalues of a correlation matrix below this are no information but rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Limit:
+    """The extrapolation to sigma = 0.
+
+    Attributes
+    ----------
+    value, error
+        rho(E) = c_0 and its error.
+    coefficients, covariance
+        c_p in the order of ``powers``, shape (power,), and their covariance.
+    powers
+        Powers of sigma.
+    chi2, freedom
+        chi^2 of the fit and its degrees of freedom.
+    """
+
+    value: float
+    error: float
+    coefficients: Array
+    covariance: Array
+    powers: tuple[int, ...]
+    chi2: float
+    freedom: int
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a larger chi^2; NaN without degrees of freedom."""
+        return float(chi2.sf(self.chi2, self.freedom)) if self.freedom else np.nan
+
+    def __call__(self, sigma: ArrayLike) -> Array:
+        """Return the fitted curve at ``sigma`` in GeV."""
+        return _design(np.asarray(sigma, float), self.powers) @ self.coefficients
+
+
+def extrapolate(sigma: ArrayLike, values: ArrayLike, covariance: ArrayLike, powers: tuple[int, ...] = (0, 2)) -> Limit:
+    """Return the limit of rho_sigma(E) at one E by a correlated fit in powers of sigma.
+
+        rho_sigma(E) = sum_p c_p sigma^p,    min chi^2 = r^T Cov^-1 r,    r_i = rho_i - sum_p c_p sigma_i^p
+
+    A smearing that is even about E, as the Gaussian is, has even powers alone where rho is smooth at E: c_2 is half
+    of rho''(E) (J. Bulava et al., arXiv:2111.12774; a Taylor series of rho). At the edges of rho there is none.
+
+    Parameters
+    ----------
+    sigma
+        Widths in GeV, shape (sigma,).
+    values, covariance
+        rho_sigma(E), shape (sigma,), and its covariance between widths, shape (sigma, sigma).
+    powers
+        Powers of sigma, the first 0: (0, 2) or (0, 2, 4); for smearings that are not even also odd ones.
+
+    >>> s = np.array([0.2, 0.3, 0.4, 0.5])
+    >>> limit = extrapolate(s, 1.5 - 0.7 * s**2, 1e-4 * (0.5 + 0.5 * np.eye(4)))
+    >>> round(limit.value, 6), limit.freedom
+    (1.5, 2)
+
+    Raises UserError for shapes that do not fit, values that are not finite, fewer widths than powers, widths that are
+    equal or not positive, or a covariance that is not positive definite.
+    """
+    s, y, cov = (np.asarray(a, float) for a in (sigma, values, covariance))
+    n = len(s) if s.ndim == 1 else 0
+    if n == 0 or y.shape != (n,) or cov.shape != (n, n):
+        raise UserError(f"sigma {s.shape}, values {y.shape} and covariance {cov.shape} do not fit each other")
+    if not all(np.isfinite(a).all() for a in (s, y, cov)):
+        raise UserError("sigma, values and covariance must be finite")
+    if powers[:1] != (0,) or len(set(powers)) < len(powers) or min(powers) < 0:
+        raise UserError(f"powers {powers}; they must begin with 0, and differ")
+    if (s <= 0).any() or len(np.unique(s)) < n:
+        raise UserError(f"sigma {s.tolist()}; they must be positive, and differ")
+    if n < len(powers):
+        raise UserError(f"{n} values of sigma do not determine {len(powers)} coefficients", key="sigma")
+    error = np.sqrt(np.maximum(np.diag(cov), 0))
+    if (error == 0).any() or np.linalg.eigvalsh(cov / np.outer(error, error))[0] <= ROUNDING:
+        raise UserError(
+            "the covariance between the values of sigma is not positive definite: they are nearly the same "
+            "combination of the data; allowed: fewer values of sigma, or farther apart"
+        )
+    L = error[:, None] * np.linalg.cholesky(cov / np.outer(error, error))
+    scale = s.max() ** np.array(powers, float)
+    Q, R = np.linalg.qr(solve_triangular(L, _design(s, powers) / scale, lower=True))
+    z = solve_triangular(L, y, lower=True)
+    inverse = solve_triangular(R, np.eye(len(powers))) / scale[:, None]
+    c, of_c = inverse @ (Q.T @ z), inverse @ inverse.T
+    left = z - Q @ (Q.T @ z)
+    return Limit(float(c[0]), float(np.sqrt(of_c[0, 0])), c, of_c, powers, float(left @ left), n - len(powers))
+
+
+def _design(sigma: Array, powers: tuple[int, ...]) -> Array:
+    return sigma[..., None] ** np.array(powers, float)
