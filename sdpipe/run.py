@@ -285,9 +285,10 @@ def _values(run: Run, samples: xr.DataArray | NDArray) -> NDArray[np.float64]:
 
 
 def _check_times(run: Run, times: tuple[int, ...]) -> None:
-    needed, symmetric = run.config.lattice.slices, run.config.kernel != "exponential"
+    needed, parity = run.config.lattice.slices, run.config.kernel_function.parity
     if times != needed:
-        how = f"times=({needed[0]}, {needed[-1]})" + (f", period={run.config.lattice.period}" if symmetric else "")
+        how = f"times=({needed[0]}, {needed[-1]})" + (f", period={run.config.lattice.period}" if parity else "")
+        how += ", parity=-1" if parity < 0 else ""
         raise UserError(
             f"samples are at t = {', '.join(map(str, times))}; the networks take {needed[0]}..{needed[-1]}: "
             f"sdpipe.read_correlator(..., {how})"

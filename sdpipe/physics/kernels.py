@@ -12,21 +12,22 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-KernelName = Literal["vector", "periodic", "exponential"]
-UNITS: dict[str, str] = {"vector": "GeV^3", "periodic": "GeV", "exponential": "GeV"}
+KernelName = Literal["vector", "periodic", "periodic-odd", "exponential"]
+UNITS: dict[str, str] = {"vector": "GeV^3", "periodic": "GeV", "periodic-odd": "GeV", "exponential": "GeV"}
 
 
 @dataclass(frozen=True)
 class Kernel:
     """The kernel b_T(t, omega) in C(t) = int_0^inf d omega b_T(t, omega) rho(omega).
 
-    ========== ==================================================================
-    name       b_T(t, omega)
-    ========== ==================================================================
-    vector     omega^2 / (12 pi^2) [exp(-a omega t) + exp(-a omega (T - t))]  (32)
-    periodic   exp(-a omega t) + exp(-a omega (T - t))
-    exponential exp(-a omega t)
-    ========== ==================================================================
+    ============ ==================================================================
+    name         b_T(t, omega)
+    ============ ==================================================================
+    vector       omega^2 / (12 pi^2) [exp(-a omega t) + exp(-a omega (T - t))]  (32)
+    periodic     exp(-a omega t) + exp(-a omega (T - t))
+    periodic-odd exp(-a omega t) - exp(-a omega (T - t))
+    exponential  exp(-a omega t)
+    ============ ==================================================================
     """
 
     name: KernelName
@@ -34,9 +35,9 @@ class Kernel:
     spacing: float = 1.0
 
     @property
-    def symmetric(self) -> bool:
-        """Whether C(t) = C(T - t), so that data are folded."""
-        return self.name != "exponential"
+    def parity(self) -> int:
+        """What C(T - t) / C(t) is, so that data are folded: 1, -1, or 0 where nothing relates the two."""
+        return {"exponential": 0, "periodic-odd": -1}.get(self.name, 1)
 
     @property
     def units(self) -> str:
@@ -46,14 +47,14 @@ class Kernel:
     def slowest_decay(self, times: ArrayLike) -> float:
         """Return the smallest exponent d in exp(-a omega d) among ``times`` (lattice units)."""
         times = np.asarray(times)
-        return float(min(times.min(), (self.period - times).min()) if self.symmetric else times.min())
+        return float(min(times.min(), (self.period - times).min()) if self.parity else times.min())
 
     def __call__(self, t: ArrayLike, omega: ArrayLike) -> NDArray[np.float64]:
         """Return b_T(t, omega), broadcast over ``t`` and ``omega``."""
         t, omega = np.asarray(t, float), np.asarray(omega, float)
         value = np.exp(-self.spacing * omega * t)
-        if self.symmetric:
-            value = value + np.exp(-self.spacing * omega * (self.period - t))
+        if self.parity:
+            value = value + self.parity * np.exp(-self.spacing * omega * (self.period - t))
         if self.name == "vector":
             value = omega**2 / (12 * np.pi**2) * value
         return value
@@ -85,7 +86,7 @@ class Observables:
     def fastest_decay(self) -> float:
         """The largest d in exp(-omega d) among the columns of C(t), in 1/GeV, not counting images."""
         t = np.array(self.times)
-        nearest = np.minimum(t, self.kernel.period - t) if self.kernel.symmetric else t
+        nearest = np.minimum(t, self.kernel.period - t) if self.kernel.parity else t
         return float(self.kernel.spacing * nearest.max())
 
     @property
