@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 
 from sdpipe import read_correlator
-from sdpipe.correlators.correlator import Correlator, Source, asymmetry, folding, load
+from sdpipe.correlators.correlator import Correlator, Source, asymmetry, describe, folding, load
 from sdpipe.correlators.statistics import binned, bootstrap, covariance_of_mean
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
@@ -223,6 +223,12 @@ def test_configurations_behind_a_file_are_counted_where_they_are_said(tmp_path: 
             file.attrs["configurations"] = told
         with pytest.raises(UserError, match=words):
             read(path, **keys, **asked)
+
+
+def test_a_covariance_that_hides_from_the_back_check_says_so(npy: Callable) -> None:
+    for treatment, weak in (("full", False), ("shrink", True), ("diagonal", True)):
+        said = describe(read(npy(X), covariance=treatment).attrs)
+        assert ("hides from chi2 and the back-check" in said) == weak
 
 
 def test_samples_of_a_mean_with_covariance_are_drawn_around_it(tmp_path: Path) -> None:
