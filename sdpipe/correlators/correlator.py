@@ -213,7 +213,7 @@ def read_correlator(
     means ``(boot, t)``. Numbers are in the units of the file, t in lattice units. Attributes: path, dataset, sha256,
     resampling, configurations, bin, tau_int (in configurations, at the slice where it is largest beyond its error),
     correlation_bin (whose means correlations between times are from), independent (how many independent configurations
-    there are at most), error_of (what the errors in the file are of: mean or sample), covariance, and ``flags``, each
+    there are about), error_of (what the errors in the file are of: mean or sample), covariance, and ``flags``, each
     of which is also a warning.
 
     Raises
@@ -392,26 +392,27 @@ def _independent(
     facts = {"resampling": kind, "configurations": n, "tau_int": float(tau[i]), "tau_int_error": float(error[i])}
     if size is None:
         bins = max(1, min(round(2 * tau[i]), n // (2 * len(times))))
-        independent = int(n / max(1, 2 * (tau[i] - 2 * error[i])))
-        if source.covariance == "full" and independent <= len(times) < n:
+        most = int(n / max(1, 2 * (tau[i] - 2 * error[i])))
+        if source.covariance == "full" and most <= len(times) < n:
             raise record.fault(
-                f"{n} configurations with tau_int = {tau[i]:.1f} +- {error[i]:.1f} are at most {independent} "
+                f"{n} configurations with tau_int = {tau[i]:.1f} +- {error[i]:.1f} are at most {most} "
                 f"independent ones, which do not determine a covariance of {len(times)} times; allowed remedies: "
                 "covariance: shrink or diagonal, or fewer times",
                 "covariance",
             )
+        independent = max(int(n / (2 * tau[i])), min(n, len(times) + 1))
         return samples, facts | {"samples": n, "dropped": 0, "correlation_bin": bins, "independent": independent}, []
     facts |= {"bin": size, "samples": n // size, "dropped": n % size, "correlation_bin": 1, "independent": n // size}
     return statistics.binned(samples, size), facts, _short(record, size, folded, times, facts)
 
 
 def _short(record: Record, size: int, folded: Array, times: tuple[int, ...], facts: dict[str, Any]) -> list[str]:
-    """Return a flag where an error grows by more than GROWTH, and two of its deviations, on doubling the bin."""
+    """Return a flag where an error grows by more than GROWTH, and 2.5 deviations of growth, on doubling the bin."""
     if len(folded) // (2 * size) < 2:
         return []
     grows, deviation = statistics.growth(folded, size)
     i = int(np.argmax(grows))
-    if grows[i] <= max(GROWTH, 2 * deviation):
+    if grows[i] <= max(GROWTH, 2.5 * deviation):
         return []
     tau = facts["tau_int"]
     longer = max(2 * size, int(np.ceil(ENOUGH * (tau - 1 / (4 * tau)))))
