@@ -229,6 +229,7 @@ def predict(
     if not np.isfinite(values).all() or known["mean"][reference] == 0:
         raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
     remedy = trust.remedy(str(run.layout.root), "mine", keys)
+    remedy += f" lattice.first={known.pop('first')}" if "first" in known else ""
     remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
     made = reconstruct(run._audience, values, scale, remedy=remedy, **known)
     p_value, flags = trust.judge(made, _calibration(run))
@@ -261,6 +262,7 @@ def _data(
         c = Correlator.from_xarray(samples)
         _check_times(run, c.times)
         known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
+        known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
         return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.of(c.facts).keys()
     values, attrs = _values(run, samples), getattr(samples, "attrs", {})
     covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None

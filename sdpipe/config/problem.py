@@ -128,9 +128,11 @@ class Inputs:
         return self._snapshots[path]
 
     def content(self, section: schema.Section) -> dict[str, Any]:
-        """Return a section as plain data, with the hash of its file in place of the path."""
-        data = plain(section)
-        return data | {"path": self.sha256(Path(data["path"]))} if "path" in data else data
+        """Return a section as plain data, with the hash of its file in place of the path and ``lattice.first``."""
+        data, first = plain(section), self.config.lattice.first
+        if "path" not in data:
+            return data
+        return data | {"path": self.sha256(Path(data["path"]))} | ({} if first is None else {"first": first})
 
     @property
     def unreadable(self) -> list[Path]:

@@ -211,10 +211,10 @@ def read_correlator(
     ``mean (t)``, ``covariance (t, t2)`` of that mean, and where the file holds any ``samples``: configurations
     ``(cfg, t)``, in bins where ``bin`` says so, with jackknife samples turned back into configurations; or bootstrap
     means ``(boot, t)``. Numbers are in the units of the file, t in lattice units. Attributes: path, dataset, sha256,
-    resampling, configurations, bin, tau_int (in configurations, at the slice where it is largest beyond its error),
-    correlation_bin (whose means correlations between times are from), independent (how many independent configurations
-    there are about), error_of (what the errors in the file are of: mean or sample), covariance, and ``flags``, each
-    of which is also a warning.
+    resampling, configurations, bin, first (where it was said), tau_int (in configurations, at the slice where it is
+    largest beyond its error), correlation_bin (whose means correlations between times are from), independent (how many
+    independent configurations there are about), error_of (what the errors in the file are of: mean or sample),
+    covariance, and ``flags``, each of which is also a warning.
 
     Raises
     ------
@@ -304,6 +304,7 @@ def load(
         "sha256": snapshot.sha256 if snapshot else record.sha256,
     }
     facts |= {**known, "covariance": source.covariance}
+    facts |= {"first": first} if first and record.times is None else {}
     return Correlator(times, matrix @ mean, covariance, folded, dim, where, facts, tuple(flags))
 
 

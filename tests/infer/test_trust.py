@@ -406,6 +406,19 @@ def save_errors(path: Path, x: np.ndarray) -> dict[str, object]:
     return {"error": "sample", "configurations": len(x), "covariance": "diagonal"}
 
 
+def test_the_command_to_retrain_says_the_first_time_of_the_file(
+    finished: Finished, like_training: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", configurations(like_training[0], 9 * like_training[1]))
+    data = sdpipe.read_correlator(tmp_path / "x.npy", first=1)
+    with pytest.warns(UserWarning, match="times that of the training noise"):
+        (flag,) = sdpipe.predict(finished.root, data).attrs["flags"]
+    command = shlex.split(flag[flag.index("retrain: ") :])
+    assert command[-1] == "lattice.first=1"
+    noise = Inputs(load_config(finished.root, [command[4], command[-1]])).problem.noise
+    np.testing.assert_allclose(noise.covariance, data.covariance, rtol=1e-12)
+
+
 @pytest.mark.parametrize("save", [save_bootstrap, save_jackknife, save_errors])
 def test_the_command_to_retrain_reads_the_file_as_it_was_read(
     finished: Finished, like_training: tuple[np.ndarray, np.ndarray], tmp_path: Path, save: Callable
