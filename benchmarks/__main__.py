@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks import (
+    ablation,
     driver,
     generation,
     gpu,
@@ -36,11 +37,12 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "scaling": scaling.measure,
     "growth": growth.measure,
     "gpu": gpu.measure,
+    "ablation": ablation.measure,
     "time-to-accuracy": time_to_accuracy.measure,
 }
 
-LONG = ("time-to-accuracy",)
-"""Not measured unless named: an hour or two."""
+LONG = ("ablation", "time-to-accuracy")
+"""Not measured unless named: minutes to hours."""
 
 
 def main() -> None:

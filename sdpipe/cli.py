@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from importlib import resources
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +26,7 @@ SAYS = {stage.name: (stage.says, stage.example) for stage in STAGES} | {
         "sdpipe run configs/quickstart.yaml cluster.cpu=slurm-cpu --run runs/mine --dry-run",
     ),
     "status": ("print what is done, missing or stale", "sdpipe status runs/mine --json"),
+    "new": ("write a template of a config, for your own correlator", "sdpipe new my.yaml"),
 }
 """What each command does, and an example."""
 
@@ -65,6 +67,11 @@ def _stage_parser(stage: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.set_defaults(stage=stage)
+    if stage == "new":
+        parser.description = says
+        parser.add_argument("config", metavar="FILE", type=Path, help="the file to write, such as my.yaml")
+        return parser
     parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="override a dotted key of the config")
     parser.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
@@ -81,7 +88,6 @@ def _stage_parser(stage: str) -> argparse.ArgumentParser:
     volume = parser.add_mutually_exclusive_group()
     volume.add_argument("-q", "--quiet", dest="level", action="store_const", const=-1, default=0)
     volume.add_argument("-v", "--verbose", dest="level", action="store_const", const=1)
-    parser.set_defaults(stage=stage)
     return parser
 
 
@@ -94,6 +100,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 def execute(argv: list[str]) -> None:
     """Run one command; raises what :func:`sdpipe.__main__.main` makes exit statuses of."""
     arguments = _arguments(argv)
+    if arguments.stage == "new":
+        _new(arguments.config)
+        return
     if arguments.config.is_dir():
         Layout(arguments.config.absolute()).refuse_without_config()
     config, origin = read_config(arguments.config, arguments.overrides)
@@ -109,6 +118,19 @@ def execute(argv: list[str]) -> None:
         if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(layout.root):
             raise lock.failure(layout.root, error) from error
         raise
+
+
+def _new(path: Path) -> None:
+    """Write the template of a config, which is there in a wheel, too, to a new file."""
+    template = resources.files("sdpipe.config").joinpath("template.yaml").read_text(encoding="utf-8")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(template)
+    except FileExistsError:
+        raise UserError(f"{path}: there already; choose another name") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    print(f"{path}: edit the lines marked <-, then: {shlex.join(['sdpipe', 'run', str(path), '--dry-run'])}")
 
 
 def _work(arguments: argparse.Namespace, state: State) -> None:

@@ -272,6 +272,7 @@ def _reconstructed(
     if not np.isfinite(values).all() or known["mean"][reference] == 0:
         raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
     remedy = trust.remedy(str(run.layout.root), "mine", keys)
+    remedy += f" lattice.first={known.pop('first')}" if "first" in known else ""
     remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
     made = reconstruct(run._audience, values, scale, remedy=remedy, **known)
     if judged:
@@ -304,6 +305,7 @@ def _data(
         c = Correlator.from_xarray(samples)
         _check_times(run, c.times)
         known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
+        known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
         return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.of(c.facts).keys()
     values, attrs = _values(run, samples), getattr(samples, "attrs", {})
     covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
@@ -328,9 +330,10 @@ def _values(run: Run, samples: xr.DataArray | NDArray) -> NDArray[np.float64]:
 
 
 def _check_times(run: Run, times: tuple[int, ...]) -> None:
-    needed, symmetric = run.config.lattice.slices, run.config.kernel != "exponential"
+    needed, parity = run.config.lattice.slices, run.config.kernel_function.parity
     if times != needed:
-        how = f"times=({needed[0]}, {needed[-1]})" + (f", period={run.config.lattice.period}" if symmetric else "")
+        how = f"times=({needed[0]}, {needed[-1]})" + (f", period={run.config.lattice.period}" if parity else "")
+        how += ", parity=-1" if parity < 0 else ""
         raise UserError(
             f"samples are at t = {', '.join(map(str, times))}; the networks take {needed[0]}..{needed[-1]}: "
             f"sdpipe.read_correlator(..., {how})"

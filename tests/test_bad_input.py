@@ -149,7 +149,6 @@ def test_a_gpu_is_needed_where_networks_are_to_be_trained_only(
     ("group", "datasets", "key", "words"),
     [
         ("octet(1)", (mean(), covariance()), "group", "there is no dataset 'octet(0)'; those there: octet(1)"),
-        ("octet(0)", (mean()[:5], covariance()[:5, :5]), "path", "5 time slices"),
         ("octet(0)", (mean(), np.full((16, 16), 1e-6)), "covariance", "not positive definite"),
         ("octet(0)", (0 * mean(), covariance()), "path", "zero at t_ref = 1"),
     ],
@@ -161,6 +160,20 @@ def test_a_covariance_that_cannot_be_used(
     fault = refused(cli, tiny_config, f"noise={{kind: hdf5, path: {path}}}")
     assert fault.startswith(f"error: command line: noise.{key}: {path}: ")
     assert words in fault
+
+
+def test_a_file_that_does_not_say_its_times_needs_the_first_of_them(
+    cli: Cli, tiny_config: Path, write_hdf5: Write
+) -> None:
+    datasets = {"octet(0)/mean": mean()[1:12], "octet(0)/cov": covariance()[1:12, 1:12]}
+    noise = f"noise={{kind: hdf5, path: {write_hdf5('noise.h5', datasets)}}}"
+    fault = refused(cli, tiny_config, noise)
+    assert f"{tiny_config}:4: lattice.first: " in fault
+    assert "11 time slices, neither T = 16 nor T/2 + 1, and the file does not say which" in fault
+    for first, status in ((1, 0), (2, 2)):
+        assert (
+            cli("run", tiny_config, noise, f"lattice.first={first}", "kernel=exponential", "--dry-run").status == status
+        )
 
 
 def test_a_covariance_alone_cannot_be_shrunk(cli: Cli, tiny_config: Path, write_hdf5: Write) -> None:

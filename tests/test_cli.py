@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import yaml
 
 import sdpipe
 from sdpipe import __version__
@@ -16,6 +19,7 @@ from sdpipe import cli as command_line
 from sdpipe.cli import SAYS
 from sdpipe.config.load import load_config
 from sdpipe.disk import store
+from tests.fixtures import REPOSITORY
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome, SerialPool
@@ -49,7 +53,7 @@ def test_help_names_its_stage_and_imports_nothing_heavy(stage: str | None, shell
     outcome = shell("-c", PROBE, *([stage] if stage else []), "--help", cwd=tmp_path)
     assert (outcome.status, outcome.err) == (0, "")
     assert imported(outcome).isdisjoint(HEAVY)
-    assert "CONFIG is a YAML file, or the directory of a run" in outcome.out
+    assert ("CONFIG is a YAML file, or the directory of a run" in outcome.out) == (stage != "new")
     if stage is None:
         assert all(text in outcome.out for text in SAYS)
     else:
@@ -62,7 +66,7 @@ def test_the_example_of_a_stage_can_be_typed(stage: str) -> None:
     program, *words = shlex.split(SAYS[stage][1].partition(" > ")[0])
     arguments = command_line._arguments(words)
     assert (program, arguments.stage) == ("sdpipe", stage)
-    assert all("=" in override for override in arguments.overrides)
+    assert all("=" in override for override in getattr(arguments, "overrides", []))
 
 
 def test_the_example_of_predict_adds_a_file_to_a_trained_run(
@@ -87,6 +91,50 @@ def test_a_wrong_command_line_is_a_fault_of_the_user(cli: Cli, arguments: tuple[
     assert outcome.status == 2
     assert "error: " in outcome.err.splitlines()[-1]
     assert outcome.out == ""
+
+
+# --- a new config ---------------------------------------------------------------------------------------------
+
+
+def test_new_writes_the_template_once(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = cli("new", "my.yaml")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "my.yaml: edit the lines marked <-, then: sdpipe run my.yaml --dry-run" in outcome.out
+    written = Path("my.yaml").read_text()
+    assert written == (REPOSITORY / "configs" / "lattice-data.yaml").read_text()
+    assert cli("new", "my.yaml").fault == "error: my.yaml: there already; choose another name"
+    assert cli("new", "no/my.yaml").fault == "error: no/my.yaml: cannot be written: No such file or directory"
+    assert "noise.path: " in cli("run", "my.yaml").faults[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["my.yaml"]
+
+
+def test_a_wheel_brings_the_template(shell: Cli, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    for name in ("sdpipe", "configs"):
+        shutil.copytree(REPOSITORY / name, source / name, symlinks=True)
+    build = ("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source)
+    outcome = shell(*build, cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "there")
+        (metadata,) = (file.read(n).decode() for n in file.namelist() if n.endswith("METADATA"))
+    assert "Author: the sdpipe developers" in metadata
+    assert "Project-URL: Method, https://arxiv.org/abs/2307.00808" in metadata
+    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'there')!r}); from sdpipe.__main__ import main; main()"
+    outcome = shell("-c", code, "new", "my.yaml", cwd=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert load_config(tmp_path / "my.yaml").name == "lattice-data"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert (citation["version"], citation["cff-version"]) == (__version__, "1.2.0")
+    assert citation["preferred-citation"]["identifiers"][0]["value"] == "arXiv:2307.00808"
 
 
 # --- exit status ---------------------------------------------------------------------------------------------
@@ -143,7 +191,7 @@ def test_quiet_says_nothing_and_verbose_says_more(cli: Cli, finished_copy: Path)
     quiet = cli("run", finished_copy, "-q")
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
     verbose = cli("run", finished_copy, "-v")
-    assert all(f"{stage}: nothing to do" in verbose.err for stage in SAYS if stage not in ("run", "status"))
+    assert all(f"{stage}: nothing to do" in verbose.err for stage in SAYS if stage not in ("run", "status", "new"))
     assert verbose.out == ""
 
 
@@ -226,7 +274,7 @@ def test_a_dry_run_of_a_finished_run_has_nothing_left(
     assert snapshot(finished_copy) == before
 
 
-SHIPPED = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+SHIPPED = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)

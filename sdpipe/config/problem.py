@@ -138,9 +138,11 @@ class Inputs:
         return self._snapshots[path]
 
     def content(self, section: schema.Section) -> dict[str, Any]:
-        """Return a section as plain data, with the hash of its file in place of the path."""
-        data = plain(section)
-        return data | {"path": self.sha256(Path(data["path"]))} if "path" in data else data
+        """Return a section as plain data, with the hash of its file in place of the path and ``lattice.first``."""
+        data, first = plain(section), self.config.lattice.first
+        if "path" not in data:
+            return data
+        return data | {"path": self.sha256(Path(data["path"]))} | ({} if first is None else {"first": first})
 
     @property
     def unreadable(self) -> list[Path]:
@@ -178,14 +180,14 @@ class Inputs:
             raise ConfigError(*((("noise", key), fault) for fault in error.faults)) from None
 
     def _correlator(self, section: schema.Data | schema.HDF5Noise, *keys: str) -> Correlator:
-        """Return the correlator of a section on the run's time slices, folded where the kernel is symmetric."""
+        """Return the correlator of a section on the run's time slices, folded as the kernel says."""
         if keys not in self._correlators:
             kernel, found = self.config.observables.kernel, self._snapshot(section.path)
             with _at(section, *keys):
                 if isinstance(found, UserError):
                     raise found
-                period = kernel.period if kernel.symmetric else None
-                c = correlator.load(section.source, period, self.config.lattice.slices, found)
+                lattice, how = self.config.lattice, {"parity": kernel.parity, "first": self.config.lattice.first}
+                c = correlator.load(section.source, lattice.period, lattice.slices, found, **how)
                 Noise(c.times, c.mean, c.covariance, c.where)
             self._correlators[keys] = c
         return self._correlators[keys]
@@ -251,5 +253,6 @@ def _at(section: schema.Section, *keys: str) -> Iterator[None]:
         yield
     except UserError as error:
         key = error.key or "path"
-        key = key if key in type(section).model_fields else "group"
-        raise ConfigError(*(((*keys, key), fault) for fault in error.faults)) from None
+        own = (*keys, key if key in type(section).model_fields else "group")
+        at = ("lattice", key) if key in ("first", "period") else own
+        raise ConfigError(*((at, fault) for fault in error.faults)) from None

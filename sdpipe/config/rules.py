@@ -43,6 +43,9 @@ def _times(config: Config) -> Iterator[Fault]:
     if divergent and config.spectra.omega_max is None:
         words = f"C(t) diverges at t = {divergent[0]} for kernel {kernel}: keep to 1..{lattice.period // 2}"
         yield ("lattice", "times"), f"{words}, or give a finite spectra.omega_max"
+    if kernel == "periodic-odd" and 2 * lattice.times[0] <= lattice.period <= 2 * lattice.times[1]:
+        words = f"C(T/2) is zero for kernel {kernel}: keep to 1..{(lattice.period - 1) // 2}"
+        yield ("lattice", "times"), words
 
 
 def _decay(config: Config) -> Iterator[Fault]:

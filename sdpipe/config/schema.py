@@ -156,8 +156,8 @@ class Data(Section):
     """For a file without samples: errors of the mean, or of one configuration; null leaves it to the file."""
     configurations: Annotated[int, Field(ge=2, le=1_000_000_000)] | None = None
     """How many there were: for `error: sample`; known, also for `error: mean` and bootstrap samples."""
-    bin: PositiveInt = 1
-    """Consecutive configurations that are averaged into one."""
+    bin: PositiveInt | None = None
+    """Consecutive configurations that are averaged into one; null: the Gamma method measures what to make of them."""
     covariance: Treatment = "full"
     """The covariance as it is; shrunk towards its diagonal (Ledoit and Wolf), for few samples; its diagonal only."""
 
@@ -370,7 +370,10 @@ class Lattice(Section):
     period: Annotated[int, Field(ge=2, le=100_000)]
     """T, the number of time slices."""
     times: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
-    """First and last time slice that the networks see, at most 2048 of them; up to T/2 where C(t) = C(T - t)."""
+    """First and last time slice that the networks see, at most 2048 of them; up to T/2 where C(t) = C(T - t), below it
+    where C(t) = -C(T - t)."""
+    first: Annotated[int, Field(ge=0)] | None = None
+    """Time of the first slice in files that do not say it; null: they hold T slices, or T/2 + 1, from 0 on."""
     spacing: Annotated[float, Field(ge=1e-4, le=1e4)] = 1.0
     """a in 1/GeV (1 fm = 5.0677/GeV); 1 leaves everything in units of 1/a."""
 

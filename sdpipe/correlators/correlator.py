@@ -27,6 +27,12 @@ ErrorOf = Literal["mean", "sample"]
 ASYMMETRY = 5.0
 """Standard deviations between C(t) and C(T - t) from which on folding them is flagged."""
 
+GROWTH = 0.1
+"""Relative growth of an error on doubling the bin from which on it is flagged."""
+
+ENOUGH = 10
+"""Bins of ENOUGH (tau_int - 1/(4 tau_int)) make the error of a chain with one exponential memory 5 % too small."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -37,7 +43,7 @@ class Source:
     resampling: Resampling | None = None
     error: ErrorOf | None = None
     configurations: int | None = None
-    bin: int = 1
+    bin: int | None = None
     covariance: Treatment = "full"
 
     @classmethod
@@ -45,17 +51,17 @@ class Source:
         """Return the source that the facts (or attributes) of a correlator tell of.
 
         >>> Source.of({"path": "x.txt", "dataset": "", "resampling": "none", "error_of": "sample",
-        ...            "configurations": 40, "bin": 1, "covariance": "diagonal"}).keys()
+        ...            "configurations": 40, "covariance": "diagonal"}).keys()
         {'path': 'x.txt', 'error': 'sample', 'configurations': 40, 'covariance': 'diagonal'}
         """
-        kind, n = facts["resampling"], facts.get("configurations")
+        kind, n, size = facts["resampling"], facts.get("configurations"), facts.get("bin")
         return cls(
             Path(facts["path"]),
             facts["dataset"] or None,
             resampling=kind if kind in ("bootstrap", "jackknife") else None,
             error=facts.get("error_of"),
             configurations=int(n) if n and kind in ("none", "bootstrap") else None,
-            bin=int(facts["bin"]),
+            bin=int(size) if size else None,
             covariance=facts["covariance"],
         )
 
@@ -69,9 +75,9 @@ class Source:
 class Correlator:
     """C(t) and the covariance of that mean.
 
-    ``samples`` are configurations (cfg, t), binned, where ``dim`` is "cfg", bootstrap means (boot, t) where it is
-    "boot"; None where the file holds a mean and its covariance. ``facts`` say where it comes from, ``flags`` what
-    is doubtful about it.
+    ``samples`` are configurations (cfg, t), in bins where any are asked for, where ``dim`` is "cfg", bootstrap means
+    (boot, t) where it is "boot"; None where the file holds a mean and its covariance. ``facts`` say where it comes
+    from, ``flags`` what is doubtful about it.
     """
 
     times: tuple[int, ...]
@@ -85,23 +91,26 @@ class Correlator:
 
     @property
     def estimated_from(self) -> int | None:
-        """How many configurations, binned, the full covariance comes from; None where it is not full, or not known."""
+        """How many independent configurations a full covariance comes from; None where it is not full, or not known."""
         if self.facts["covariance"] != "full":
             return None
-        return len(self.samples) if self.dim == "cfg" and self.samples is not None else self.facts.get("configurations")
+        return self.facts["independent"] if self.dim == "cfg" else self.facts.get("configurations")
 
     def bootstrap(self, count: int, seed: int, stream: str) -> Array:
         """Return bootstrap means (boot, t): those of the file where it holds any, otherwise ``count`` of them.
 
-        They are drawn from the configurations with replacement or, where there are none, from a Gaussian with
-        the covariance of the mean.
+        They are drawn from bins of configurations with replacement and spread to the errors of the mean or, where
+        there are no configurations, from a Gaussian with the covariance of the mean.
         """
         if self.samples is None:
             noise = Noise(self.times, self.mean, self.covariance, self.where)
             return noise.draw(self.mean, count, rng.generator(seed, "bootstrap", stream))
         if self.dim == "boot":
             return self.samples
-        return statistics.bootstrap(self.samples, count, seed, stream)
+        bins = statistics.binned(self.samples, self.facts["correlation_bin"])
+        drawn = statistics.bootstrap(bins - bins.mean(axis=0), count, seed, stream)
+        known = np.diag(statistics.covariance_of_mean(bins))
+        return self.mean + drawn * np.sqrt(np.diag(self.covariance) / known)
 
     def to_xarray(self) -> xr.Dataset:
         """Return ``samples (cfg|boot, t)`` where there are any, ``mean (t)`` and ``covariance (t, t2)``."""
@@ -137,36 +146,42 @@ def describe(facts: dict[str, Any]) -> str:
     ...           "configurations": 225, "dropped": 1, "tau_int": 0.71, "tau_int_error": 0.16})
     '225 configurations in bins of 2 (1 left over), tau_int 0.71 +- 0.16; covariance full'
     """
-    kind, size = facts["resampling"], facts["bin"]
+    kind, size, treatment = facts["resampling"], facts.get("bin"), facts["covariance"]
     words = "a mean with its errors" if kind == "none" else f"{facts['samples']} {kind} samples"
     if "tau_int" not in facts:
         words += f" of {facts['configurations']} configurations" if "configurations" in facts else ""
     else:
         words = f"{facts['configurations']} {kind if kind == 'configurations' else f'{kind} samples'}"
-        words += f" in bins of {size}" if size > 1 else ""
+        words += f" in bins of {size}" if size else ""
         words += f" ({facts['dropped']} left over)" if facts["dropped"] else ""
         words += f", tau_int {facts['tau_int']:.2f} +- {facts['tau_int_error']:.2f}"
-    return f"{words}; covariance {facts['covariance']}"
+        words += "" if size else ", errors by the Gamma method"
+    weak = "" if treatment == "full" else ", which hides from chi2 and the back-check what the full one would show"
+    return f"{words}; covariance {treatment}{weak}"
 
 
 def read_correlator(
-    path: str | Path,
+    path: Any,
     dataset: str | None = None,
     *,
     resampling: Resampling | None = None,
     error: ErrorOf | None = None,
     configurations: int | None = None,
-    bin: int = 1,  # noqa: A002 - the name of the config's key
+    bin: int | None = None,  # noqa: A002 - the name of the config's key
     covariance: Treatment = "full",
     period: int | None = None,
+    parity: Literal[1, -1] = 1,
     times: tuple[int, int] | None = None,
+    first: int | None = None,
 ) -> xr.Dataset:
-    """Read a correlator from a file of any known format (docs/correlators.md).
+    """Read a correlator from a file of any known format (docs/correlators.md), or from what a session holds.
 
     Parameters
     ----------
     path, dataset
-        The file, and the name in it where it can hold several correlators.
+        The file, and the name in it where it can hold several correlators. In place of a file an array of samples
+        (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, or a dictionary of these, or of a pair ``mean`` (T,)
+        and ``cov`` (T, T).
     resampling
         What the samples are: configurations (the default), bootstrap or jackknife. A file that says so itself
         needs no word; one that says otherwise is refused.
@@ -177,21 +192,29 @@ def read_correlator(
         n, how many there were: for ``error="sample"``; and for a covariance or bootstrap samples, to know how well
         they determine the covariance.
     bin
-        Consecutive configurations that are averaged into one.
+        Consecutive configurations that are averaged into one, whose means count as independent. By default none are:
+        errors are those of the Gamma method (U. Wolff, hep-lat/0306017), which hold the measured autocorrelation.
     covariance
         full; shrink (Ledoit-Wolf, for few configurations); diagonal.
     period
-        T in lattice units: data over a whole period are folded, [C(t) + C(T - t)] / 2.
+        T in lattice units: data over a whole period are folded, [C(t) + parity C(T - t)] / 2.
+    parity
+        1 where C(T - t) = C(t), -1 where C(T - t) = -C(t), as for kernel ``periodic-odd``.
     times
         First and last time slice of the result; default: all of the file, up to T/2 where it is folded.
+    first
+        t of the first slice, for a file that does not say it; needed where the number of slices is neither T nor
+        T/2 + 1, with which they start at 0.
 
     Returns
     -------
     ``mean (t)``, ``covariance (t, t2)`` of that mean, and where the file holds any ``samples``: configurations
-    ``(cfg, t)``, binned, with jackknife samples turned back into configurations; or bootstrap means ``(boot, t)``.
-    Numbers are in the units of the file, t in lattice units. Attributes: path, dataset, sha256, resampling,
-    configurations, bin, tau_int (in configurations, at the slice where it is largest beyond its error), error_of (what
-    the errors in the file are of: mean or sample), covariance, and ``flags``, each of which is also a warning.
+    ``(cfg, t)``, in bins where ``bin`` says so, with jackknife samples turned back into configurations; or bootstrap
+    means ``(boot, t)``. Numbers are in the units of the file, t in lattice units. Attributes: path, dataset, sha256,
+    resampling, configurations, bin, first (where it was said), tau_int (in configurations, at the slice where it is
+    largest beyond its error), correlation_bin (whose means correlations between times are from), independent (how many
+    independent configurations there are about), error_of (what the errors in the file are of: mean or sample),
+    covariance, and ``flags``, each of which is also a warning.
 
     Raises
     ------
@@ -209,16 +232,20 @@ def read_correlator(
     (0.25, ('t', 't2'))
     """
     for key, value, allowed, words in (
-        ("path", path, isinstance(path, (str, PathLike)), "the path of one file"),
-        ("bin", bin, bin >= 1, "1 or more"),
+        ("bin", bin, bin is None or bin >= 1, "1 or more"),
         ("covariance", covariance, covariance in get_args(Treatment), ", ".join(get_args(Treatment))),
         ("times", times, times is None or (len(times) == 2 and 0 <= times[0] <= times[1]), "(first, last), from 0"),
         ("period", period, period is None or period >= 2, "2 or more"),
+        ("parity", parity, parity in (1, -1), "1, -1"),
+        ("first", first, first is None or first >= 0, "0 or more"),
     ):
         if not allowed:
             raise UserError(f"read_correlator: {key}: {value} is not allowed; allowed: {words}", key=key)
-    source = Source(Path(path).expanduser(), dataset, resampling, error, configurations, bin, covariance)
-    correlator = load(source, period, None if times is None else tuple(range(times[0], times[1] + 1)))
+    record = None if isinstance(path, (str, PathLike)) else formats.of_python(path, dataset)
+    where = Path("FILE" if record else path).expanduser()
+    source = Source(where, dataset, resampling, error, configurations, bin, covariance)
+    slices = None if times is None else tuple(range(times[0], times[1] + 1))
+    correlator = load(source, period, slices, parity=parity if period else 0, first=first, record=record)
     for flag in correlator.flags:
         warnings.warn(flag, stacklevel=2)
     return correlator.to_xarray()
@@ -229,48 +256,83 @@ def load(
     period: int | None = None,
     times: tuple[int, ...] | None = None,
     snapshot: Snapshot | None = None,
+    *,
+    parity: int = 1,
+    first: int | None = None,
+    record: Record | None = None,
 ) -> Correlator:
     """Read a correlator and take it to the slices ``times`` (default: those of the file).
 
-    With ``period`` T, data over a whole period are folded, [C(t) + C(T - t)] / 2. ``snapshot`` is the file where it
-    has been read already.
+    With ``period`` T, data over a whole period are folded, [C(t) + parity C(T - t)] / 2; with ``parity`` 0 they are
+    not. ``first`` is the time of the first slice where the file does not say it. ``snapshot`` is the file where it has
+    been read already, ``record`` what it holds where there is no file.
 
     Raises UserError, with the ``key`` of the config that mends it, where the file cannot be read
     (:mod:`sdpipe.correlators.formats`), does not hold these times, contradicts ``source``, or does not determine the
     covariance that is asked for.
     """
-    snapshot = snapshot or formats.snapshot(source.path)
-    record = formats.parse(snapshot, source.dataset)
-    where = record.where
-    size = (record.samples if record.samples is not None else record.mean).shape[-1]
-    there = tuple(range(size)) if record.times is None else tuple(int(t) for t in record.times)
-    if len(there) != size:
-        raise record.fault(f"{size} values per sample, but {len(there)} time slices")
+    if record is None:
+        snapshot = snapshot or formats.snapshot(source.path)
+        record = formats.parse(snapshot, source.dataset)
+    where, there, named = record.where, _slices(record, period, first), first is not None or record.times is not None
+    folds = period if parity else None
     if times is None:
-        times = tuple(t for t in there if period is None or t <= period // 2)
+        times = tuple(t for t in there if folds is None or (t <= folds // 2 and (parity > 0 or 0 < 2 * t < folds)))
         if not times:
             raise record.fault(f"its first time slice, {there[0]}, is beyond half the period {period}", "period")
-    matrix = folding(there, period, times, where, named=record.times is not None)
+    matrix = folding(there, folds, times, where, named, parity)
     if record.samples is None:
-        mean, covariance, known = _given(source, record, there)
+        mean, given, known = _given(source, record, there)
         dim, folded, flags = "", None, []
+        covariance = _folded(given, matrix, correlated=record.errors is None)
     else:
         samples, known, flags = _independent(source, record, there, matrix, times)
-        dim = "boot" if known["resampling"] == "bootstrap" else "cfg"
         mean, folded = samples.mean(axis=0), samples @ matrix.T
-        spread = statistics.covariance_of_bootstrap if dim == "boot" else statistics.covariance_of_mean
-        covariance = spread(samples)
-    flags = [*flags, *asymmetry(mean, covariance, matrix, times, where)]
-    covariance = _folded(covariance, matrix, correlated=record.errors is None)
+        dim = "boot" if known["resampling"] == "bootstrap" else "cfg"
+        given, covariance = (_covariance(x, known) for x in (samples, folded))
+    flags = [*flags, *asymmetry(mean, given, matrix, times, where)]
+    bins = statistics.binned(folded, known["correlation_bin"]) if dim == "cfg" else folded
     count = None if dim == "cfg" else known.get("configurations")
-    covariance = treat(covariance, source.covariance, where, folded, count)
+    covariance = treat(covariance, source.covariance, where, bins, count)
     if (exact := np.flatnonzero(np.diag(covariance) == 0)).size:
         raise record.fault(f"variance 0 at t = {times[exact[0]]}; it must be positive")
     if source.covariance == "full":
         check_covariance(covariance, times, where, rounding=_rounding(record, matrix))
-    facts = {"path": str(source.path), "dataset": source.dataset or "", "sha256": snapshot.sha256}
+    facts = {
+        "path": str(source.path),
+        "dataset": source.dataset or "",
+        "sha256": snapshot.sha256 if snapshot else record.sha256,
+    }
     facts |= {**known, "covariance": source.covariance}
+    facts |= {"first": first} if first and record.times is None else {}
     return Correlator(times, matrix @ mean, covariance, folded, dim, where, facts, tuple(flags))
+
+
+def _slices(record: Record, period: int | None, first: int | None) -> tuple[int, ...]:
+    """Return the time slices of a file: those that it names or, where it names none, from ``first`` on.
+
+    Raises UserError where neither says it and the number of slices does not: T, and T/2 + 1, start at 0.
+    """
+    size = (record.samples if record.samples is not None else record.mean).shape[-1]
+    if record.times is not None:
+        there = tuple(int(t) for t in record.times)
+        if len(there) != size:
+            raise record.fault(f"{size} values per sample, but {len(there)} time slices")
+        return there
+    if first is None and (period is None or size not in (period, period // 2 + 1)):
+        known = "" if period is None else f", neither T = {period} nor T/2 + 1"
+        ask = "say lattice.first (from Python first=), the t of the first one, such as 0"
+        raise record.fault(f"{size} time slices{known}, and the file does not say which: {ask}", "first")
+    return tuple(range(first or 0, (first or 0) + size))
+
+
+def _covariance(samples: Array, facts: dict[str, Any]) -> Array:
+    """Return the covariance (t, t) of the mean of samples (n, t) that :func:`_independent` tells ``facts`` of."""
+    if facts["resampling"] == "bootstrap":
+        return statistics.covariance_of_bootstrap(samples)
+    if "bin" in facts:
+        return statistics.covariance_of_mean(samples)
+    return statistics.covariance_by_gamma(samples, facts["correlation_bin"])
 
 
 # --- what the numbers are ------------------------------------------------------------------------------------
@@ -294,7 +356,7 @@ def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Arra
     if source.covariance != "diagonal":
         check_covariance(covariance, there, record.where, definite=False, rounding=len(there) * record.precision)
     covariance = covariance / (known["configurations"] if error == "sample" else 1)
-    return record.mean, covariance, {"resampling": "none", "bin": 1, "error_of": error, **known}
+    return record.mean, covariance, {"resampling": "none", "error_of": error, **known}
 
 
 def _independent(
@@ -311,11 +373,10 @@ def _independent(
     if (constant := np.flatnonzero((np.ptp(samples, axis=0) == 0) & matrix.any(axis=0))).size:
         raise record.fault(f"t = {there[constant[0]]} is the same in every sample (zero variance)")
     if kind == "bootstrap":
-        for key, plain in (("bin", 1), ("covariance", "full")):
+        for key, plain in (("bin", None), ("covariance", "full")):
             if (value := getattr(source, key)) not in (plain, "diagonal"):
                 raise record.fault(f"{key}: {value} needs configurations, not bootstrap samples", key)
-        facts = {"resampling": kind, "bin": 1, "samples": len(samples), **_configurations(source, record)}
-        return samples, facts, []
+        return samples, {"resampling": kind, "samples": len(samples), **_configurations(source, record)}, []
     _, first, count = np.unique(samples, axis=0, return_index=True, return_counts=True)
     if (count > 1).any():
         row = int(first[np.argmax(count > 1)])
@@ -324,20 +385,43 @@ def _independent(
     if kind == "jackknife":
         samples = statistics.from_jackknife(samples)
     n = len(samples)
-    if n // size < 2:
+    if size and n // size < 2:
         raise record.fault(f"bin: {size} leaves {n // size} of {n} configurations; needed: 2 or more", "bin")
-    tau, error = statistics.autocorrelation_time(samples @ matrix.T)
+    folded = samples @ matrix.T
+    tau, error = statistics.autocorrelation_time(folded)
     i = int(np.argmax(tau - 2 * error))
-    facts = {"resampling": kind, "configurations": n, "bin": size, "samples": n // size}
-    facts |= {"dropped": n % size, "tau_int": float(tau[i]), "tau_int_error": float(error[i])}
-    flags = []
-    if 2 * (tau[i] - 2 * error[i]) > size:
-        flags = [
-            f"{record.where}: bin {size} is shorter than 2 tau_int = {2 * tau[i]:.1f} +- {2 * error[i]:.1f} "
-            f"configurations (t = {times[i]}), so that the errors are too small; choose bin: "
-            f"{int(np.ceil(2 * tau[i]))} or more"
-        ]
-    return statistics.binned(samples, size), facts, flags
+    facts = {"resampling": kind, "configurations": n, "tau_int": float(tau[i]), "tau_int_error": float(error[i])}
+    if size is None:
+        bins = max(1, min(round(2 * tau[i]), n // (2 * len(times))))
+        most = int(n / max(1, 2 * (tau[i] - 2 * error[i])))
+        if source.covariance == "full" and most <= len(times) < n:
+            raise record.fault(
+                f"{n} configurations with tau_int = {tau[i]:.1f} +- {error[i]:.1f} are at most {most} "
+                f"independent ones, which do not determine a covariance of {len(times)} times; allowed remedies: "
+                "covariance: shrink or diagonal, or fewer times",
+                "covariance",
+            )
+        independent = max(int(n / (2 * tau[i])), min(n, len(times) + 1))
+        return samples, facts | {"samples": n, "dropped": 0, "correlation_bin": bins, "independent": independent}, []
+    facts |= {"bin": size, "samples": n // size, "dropped": n % size, "correlation_bin": 1, "independent": n // size}
+    return statistics.binned(samples, size), facts, _short(record, size, folded, times, facts)
+
+
+def _short(record: Record, size: int, folded: Array, times: tuple[int, ...], facts: dict[str, Any]) -> list[str]:
+    """Return a flag where an error grows by more than GROWTH, and 2.5 deviations of growth, on doubling the bin."""
+    if len(folded) // (2 * size) < 2:
+        return []
+    grows, deviation = statistics.growth(folded, size)
+    i = int(np.argmax(grows))
+    if grows[i] <= max(GROWTH, 2.5 * deviation):
+        return []
+    tau = facts["tau_int"]
+    longer = max(2 * size, int(np.ceil(ENOUGH * (tau - 1 / (4 * tau)))))
+    return [
+        f"{record.where}: bin {size} is too short: on doubling it the error at t = {times[i]} grows by "
+        f"{100 * grows[i]:.0f} +- {100 * deviation:.0f} % (tau_int = {tau:.1f} +- {facts['tau_int_error']:.1f} "
+        f"configurations); leave bin out, for the Gamma method, or choose bin: {longer} or more"
+    ]
 
 
 def _configurations(source: Source, record: Record) -> dict[str, int]:
@@ -378,13 +462,19 @@ def _rounding(record: Record, matrix: Array) -> float:
 
 
 def folding(
-    there: tuple[int, ...], period: int | None, times: tuple[int, ...], where: str, named: bool = False
+    there: tuple[int, ...],
+    period: int | None,
+    times: tuple[int, ...],
+    where: str,
+    named: bool = False,
+    parity: int = 1,
 ) -> Array:
     """Return the matrix (t, len(there)) that takes data at the slices ``there`` to the slices ``times``.
 
-    With a period T, C(t) = C(T - t): data over a whole period are folded, [C(t) + C(T - t)] / 2, and data up to
-    T/2 are taken as folded already. Where ``times`` reaches beyond T/2, or ``period`` is None, nothing is folded.
-    ``named`` says that the file itself names its slices; without, their number must be T, or T/2 + 1 where times allow.
+    With a period T, C(T - t) = parity C(t): data over a whole period are folded, [C(t) + parity C(T - t)] / 2, and data
+    up to T/2 are taken as folded already. Where ``times`` reaches beyond T/2, or ``period`` is None, nothing is folded.
+    ``named`` says that the file or the user names its slices; without, their number must be T, or T/2 + 1 where times
+    allow.
 
     Raises UserError when the data do not hold these times.
 
@@ -410,7 +500,9 @@ def folding(
     if beyond and (max(there) >= period or not (named or len(there) == period)):
         raise UserError(f"{held} up to {max(times)} need {period}")
     unit = np.eye(len(there))
-    return np.array([(unit[at[t]] + unit[at[(period - t) % period if folds else t]]) / 2 for t in times])
+    if not folds:
+        return unit[[at[t] for t in times]]
+    return np.array([(unit[at[t]] + parity * unit[at[(period - t) % period]]) / 2 for t in times])
 
 
 def _folded(given: Array, matrix: Array, correlated: bool) -> Array:
@@ -422,27 +514,30 @@ def _folded(given: Array, matrix: Array, correlated: bool) -> Array:
     """
     if correlated:
         return matrix @ given @ matrix.T
-    return np.diag((matrix @ np.sqrt(np.diag(given))) ** 2)
+    return np.diag((np.abs(matrix) @ np.sqrt(np.diag(given))) ** 2)
 
 
 def asymmetry(mean: Array, covariance: Array, matrix: Array, times: tuple[int, ...], where: str) -> list[str]:
-    """Return a flag where C(t) and C(T - t), which are folded, differ by more than ASYMMETRY.
+    """Return a flag where C(t) and parity C(T - t), which are folded, differ by more than ASYMMETRY.
 
-    Raises UserError where they have opposite signs: the weighted sum of C(t) C(T - t) is negative.
+    Raises UserError where they have opposite signs: the weighted sum of C(t) parity C(T - t) is negative.
     """
-    rows = np.flatnonzero((matrix == 0.5).sum(axis=1) == 2)
+    rows = np.flatnonzero((np.abs(matrix) == 0.5).sum(axis=1) == 2)
     i, j = np.array([np.flatnonzero(matrix[r]) for r in rows], int).reshape(-1, 2).T
+    parity = 4 * matrix[rows, i] * matrix[rows, j]
     total = covariance[i, i] + covariance[j, j]
     if not rows.size or total.min() <= 0:
         return []
-    if np.sum(mean[i] * mean[j] / total) < 0:
-        raise UserError(f"{where}: C(T - t) = -C(t), but the kernel needs C(T - t) = C(t); choose another correlator")
-    difference = np.maximum(total - 2 * covariance[i, j], 1e-12 * total)
-    pull = np.abs(mean[i] - mean[j]) / np.sqrt(difference)
+    if np.sum(parity * mean[i] * mean[j] / total) < 0:
+        has, needs = ("-", "") if parity[0] > 0 else ("", "-")
+        other = "periodic-odd (from Python parity=-1)" if parity[0] > 0 else "periodic (from Python parity=1)"
+        raise UserError(f"{where}: C(T - t) = {has}C(t), but the kernel needs C(T - t) = {needs}C(t): kernel {other}")
+    difference = np.maximum(total - 2 * parity * covariance[i, j], 1e-12 * total)
+    pull = np.abs(mean[i] - parity * mean[j]) / np.sqrt(difference)
     worst = int(np.argmax(pull))
     if pull[worst] <= ASYMMETRY:
         return []
     return [
-        f"{where}: C(t) and C(T - t) differ by {pull[worst]:.0f} standard deviations at t = {times[rows[worst]]}; "
-        "the kernel makes them equal"
+        f"{where}: C(t) and {'' if parity[worst] > 0 else '-'}C(T - t) differ by {pull[worst]:.0f} standard deviations "
+        f"at t = {times[rows[worst]]}; the kernel makes them equal"
     ]

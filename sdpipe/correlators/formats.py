@@ -11,9 +11,10 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpipe.correlators.statistics import WINDOW
 from sdpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -145,6 +147,12 @@ class Record:
         return UserError(f"{self.where}: {words}", key=key)
 
     @property
+    def sha256(self) -> str:
+        """The hash of the numbers, for those that come from no file."""
+        parts = (self.samples, self.mean, self.covariance, self.errors)
+        return hashlib.sha256(b"".join(p.tobytes() for p in parts if p is not None)).hexdigest()
+
+    @property
     def precision(self) -> float:
         """Relative distance of neighbouring numbers, as they are in the file."""
         return max(float(np.finfo(kind).eps) for kind in (self.stored, float) if np.dtype(kind).kind == "f")
@@ -175,7 +183,10 @@ def _ending(path: Path) -> str:
     """Return the ending of a name that tells the format."""
     ending = next((e for e in READERS if path.name.lower().endswith(e)), None)
     if ending is None:
-        raise UserError(f"{path}: cannot tell the format; allowed endings of the name: {', '.join(READERS)}")
+        how = CONVERT.get(path.suffix.lower(), 'numpy.save("x.npy", samples), samples being (configurations, times)')
+        raise UserError(
+            f"{path}: cannot tell the format; allowed endings of the name: {', '.join(READERS)}; to convert: {how}"
+        )
     return ending
 
 
@@ -213,18 +224,22 @@ def _pick(dataset: str | None, names: Iterable[str], path: Path) -> tuple[str, t
     """Return the name of a correlator and the names of its arrays: samples, or a mean and its covariance.
 
     A group that holds ``mean`` and ``cov`` (or ``covariance``) is one correlator, with the name of the group. That of
-    the file itself, "", is taken where ``dataset`` is not said.
+    the file itself, "", is taken where ``dataset`` is "/", or is not said and there is nothing else.
 
     >>> _pick(None, ["octet/mean", "octet/cov"], Path("x.h5"))
     ('octet', ('octet/mean', 'octet/cov'))
     """
     names, pairs = set(names), {}
+    dataset = "" if dataset == "/" else dataset
     for mean in (n for n in names if n.rpartition("/")[2] == "mean"):
         group = mean.removesuffix("mean")
         both = [cov for cov in (f"{group}cov", f"{group}covariance") if cov in names]
         if len(both) == 1:
             pairs[group.removesuffix("/")] = (mean, both[0])
     own = pairs.pop("", None)
+    if own and (others := sorted(names - set(own))) and dataset is None:
+        which = f"{' and '.join(own)}, and {', '.join(others[:20])}"
+        raise UserError(f"{path}: holds {which}: say dataset: / for the former, or dataset: NAME", key="dataset")
     if own and not dataset:
         return "", own
     name = _choose(dataset, names - {part for pair in pairs.values() for part in pair} | pairs.keys(), path)
@@ -284,7 +299,7 @@ def _hdf5(snapshot: Snapshot, dataset: str | None) -> Record:
     with _open_hdf5(snapshot, "HDF5") as file:
         nodes, links = _hdf5_nodes(file)
         if dataset is not None:
-            dataset = dataset.strip("/")
+            dataset = dataset.strip("/") or "/"
             if any(f"{dataset}/".startswith(f"{link}/") for link in links):
                 raise UserError(f"{path}: {dataset}: a link; {INSIDE}", key="dataset")
         if links and not nodes:
@@ -345,7 +360,7 @@ def _xarray(path: Path, dataset: str | None, kind: str, source: Any, **how: Any)
         raise UserError(f"{path}: not a readable {kind} ({_first_line(error)})") from None
     arrays = {str(name): variable for name, variable in data.data_vars.items()}
     names = {name for name, variable in arrays.items() if variable.ndim == 2}
-    if dataset is None and "samples" in names:
+    if dataset is None and "samples" in names and "sha256" in data.attrs:  # what read_correlator returned
         dataset = "samples"
     name, parts = _pick(dataset, names | ({"mean"} & arrays.keys() if names & {"cov", "covariance"} else set()), path)
     says = _said(data.attrs, arrays[name].attrs if name else {})
@@ -357,40 +372,103 @@ def _xarray(path: Path, dataset: str | None, kind: str, source: Any, **how: Any)
     return _record(path, name, parts, arrays, times=times, said=says)
 
 
-def _text(snapshot: Snapshot, _dataset: None) -> Record:
-    """Columns ``t C err``, or ``cfg t C``: the second when values of the first column come back."""
+def _text(snapshot: Snapshot, dataset: str | None) -> Record:
+    """Columns ``t C err`` (also ``t C(err)``, ``t re im err``) or ``cfg t C``, or one configuration in each row.
+
+    Rows of a gvar.dataset file are configurations behind the name of their correlator.
+    """
     path = snapshot.path
     try:
         lines = snapshot.content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
     comma = "," if path.suffix.lower() == ".csv" else None
-    rows: dict[int, list[float]] = {}
+    tables: dict[str, dict[int, list[float]]] = {}
     for number, line in enumerate(lines, 1):
         content = line.split("#")[0].strip()
-        if not content:
-            continue
+        if not content or (not tables and not any(c.isdigit() for c in content)):
+            continue  # a line of column names
         try:
-            row = [float(f) for f in content.split(comma)]
+            name, row = _row(content, comma)
         except ValueError:
-            if not rows and not any(c.isdigit() for c in content):
-                continue  # a line of column names
             hint = "decimals are written with a point, columns are separated by blanks, in .csv by commas"
-            raise UserError(f"{path}:{number}: {content[:60]!r} is not three numbers; {hint}") from None
-        if len(row) != 3:
-            raise UserError(f"{path}:{number}: {len(row)} columns; needed t C err, or cfg t C")
+            raise UserError(f"{path}:{number}: {content[:60]!r} is not a row of numbers; {hint}") from None
         if not np.isfinite(row).all():
             raise UserError(f"{path}:{number}: {content[:60]!r}; all values must be finite")
+        rows = tables.setdefault(name, {})
+        if len(row) != (width := len(next(iter(rows.values()), row))):
+            raise UserError(f"{path}:{number}: {len(row)} columns, but {width} in the rows above")
         rows[number] = row
-    if not rows:
-        raise UserError(f"{path}: no numbers in it; needed columns t C err, or cfg t C")
-    first, second, third = np.array(list(rows.values())).T
-    if len(np.unique(first)) < len(first) and (second == np.round(second)).all():
-        return _long_table(path, first, second, third)
-    if (third < 0).any():
-        i = int(np.argmax(third < 0))
-        raise UserError(f"{path}:{list(rows)[i]}: error {third[i]:g}; it must be positive")
-    return Record(str(path), mean=second, errors=third, times=first)
+    if not tables:
+        raise UserError(f"{path}: no numbers in it; {NEEDED}")
+    if "" not in tables:
+        name = _choose(dataset, tables, path)
+        return Record(f"{path}: {name}", samples=np.array(list(tables[name].values())))
+    if dataset is not None:
+        raise UserError(f"{path}: this file holds one correlator; leave dataset out", key="dataset")
+    if len(tables) > 1:
+        raise UserError(f"{path}: rows with and without a name in front; needed: one kind")
+    return _table(path, np.array(list(tables[""].values())), list(tables[""]))
+
+
+NEEDED = "needed columns t C err, t C(err), t re im err or cfg t C, or one configuration in each row"
+
+NUMBER_WITH_ERROR = re.compile(r"([-+]?\d*\.?(\d*))\((\d*\.?\d+)\)(?:[eE]([-+]?\d+))?")
+"""As in 519.32(66) or 1.5(2)e-3."""
+
+
+def _row(content: str, comma: str | None) -> tuple[str, list[float]]:
+    """Return the name in front of a row, empty where there is none, and its numbers; raise ValueError for others.
+
+    >>> _row("eta [519.32, 2e-3]", None), _row("3 519.32(66)", None)
+    (('eta', [519.32, 0.002]), ('', [3.0, 519.32, 0.66]))
+    """
+    fields, name = content.split(comma), ""
+    if len(fields) > 1 and re.match(r"[^\W\d]", fields[0]) and fields[0].lower() not in ("nan", "inf", "infinity"):
+        name = fields[0]
+        fields = re.split(r"[\s,]+", content[len(name) :].strip(" \t,[]"))
+    row: list[float] = []
+    for text in map(str.strip, fields):
+        if found := NUMBER_WITH_ERROR.fullmatch(text):
+            mean, decimals, error, exponent = found.groups()
+            unit = 10.0 ** int(exponent or 0)
+            row += [float(mean) * unit, float(error) * unit * (1 if "." in error else 10.0 ** -len(decimals))]
+        else:
+            row.append(float(text))
+    return name, row
+
+
+def _table(path: Path, rows: Array, lines: list[int]) -> Record:
+    """Return the record of a table of numbers without names; ``lines`` are those of its rows in the file."""
+    width, first, second = rows.shape[1], rows[:, 0], rows[:, min(1, rows.shape[1] - 1)]
+    whole = [bool((column == np.round(column)).all()) for column in (first, second)]
+    if width < 3:
+        raise UserError(f"{path}:{lines[0]}: {width} columns; {NEEDED}")
+    if width == 3 and len(np.unique(first)) < len(first) and whole[1]:
+        return _long_table(path, *rows.T)
+    if width > 4 or (width == 4 and not whole[0]):
+        if whole[0]:
+            drop = (
+                "take the column of numbers of configurations away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, 1:])"
+            )
+            raise UserError(f"{path}: {width} columns, whole numbers in the first; {drop}")
+        return Record(str(path), samples=rows)
+    if width == 4 and len(np.unique(first)) < len(first):
+        drop = "take the imaginary part away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, :3])"
+        raise UserError(f"{path}: 4 columns, with values of the first that come back; for cfg t re im {drop}")
+    errors = rows[:, -1]
+    if (errors < 0).any():
+        i = int(np.argmax(errors < 0))
+        raise UserError(f"{path}:{lines[i]}: error {errors[i]:g}; it must be positive")
+    if width == 4 and (large := np.abs(rows[:, 2]) > IMAGINARY * errors).any():
+        i = int(np.argmax(large))
+        sizes = f"{rows[i, 2]:g} with error {errors[i]:g}"
+        raise UserError(f"{path}:{lines[i]}: imaginary part {sizes}; allowed in t re im err: {IMAGINARY:g} errors")
+    return Record(str(path), mean=second, errors=errors, times=first)
+
+
+IMAGINARY = 5.0
+"""Errors up to which an imaginary part counts as zero."""
 
 
 def _long_table(path: Path, cfg: Array, t: Array, C: Array) -> Record:
@@ -406,8 +484,8 @@ def _long_table(path: Path, cfg: Array, t: Array, C: Array) -> Record:
     return Record(str(path), samples=samples, times=times, said={"resampling": "configurations"})
 
 
-def _pyerrors(snapshot: Snapshot, _dataset: None) -> Record:
-    """A Corr or a list of Obs: samples where all come from one ensemble, else the Gamma method's covariance."""
+def _pyerrors(snapshot: Snapshot, dataset: str | None) -> Record:
+    """A Corr or a list of Obs, see :func:`_of_obs`; of a matrix of correlators the element ``dataset``, such as 0,1."""
     path = snapshot.path
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy.odr
@@ -416,20 +494,61 @@ def _pyerrors(snapshot: Snapshot, _dataset: None) -> Record:
         content = pe.input.json.import_json_string(gzip.decompress(snapshot.content).decode(), verbose=False)
     except Exception as error:
         raise UserError(f"{path}: not a readable pyerrors file ({_first_line(error)})") from None
-    entries = list(content.content if isinstance(content, pe.Corr) else content)
-    found = {t: (np.ravel(e) if e is not None else []) for t, e in enumerate(entries)}
-    obs = [e[0] for e in found.values() if len(e) == 1 and isinstance(e[0], pe.Obs)]
-    times = np.array([t for t, e in found.items() if len(e)], float)
+    return _of_obs(pe, content, dataset, path)
+
+
+def _of_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
+    """Return the samples of a Corr or a list of Obs that come from one ensemble, else the sum over their ensembles.
+
+    Cov = sum_e Cov_e, each with the errors that the Gamma method of pyerrors finds in its own chain, at the same S as
+    :func:`~sdpipe.correlators.statistics.autocorrelation_time`.
+    """
+    where, whole = str(path), isinstance(content, pe.Corr)
+    entries = list(content.content if whole else content)
+    found = {t: np.asarray(e) for t, e in enumerate(entries) if e is not None}
+    if whole and content.N > 1:
+        name = _choose(dataset, [f"{i},{j}" for i in range(content.N) for j in range(content.N)], path)
+        i, j = map(int, name.split(","))
+        found, where = {t: e[i, j] for t, e in found.items()}, f"{path}: {name}"
+    elif dataset is not None:
+        raise UserError(f"{path}: one correlator without a name; leave dataset out", key="dataset")
+    obs = [o for e in found.values() for o in np.ravel(e) if isinstance(o, pe.Obs)]
+    times = np.array(list(found), float)
     if not obs or len(obs) != len(times):
-        raise UserError(f"{path}: needed one Corr, or one list of Obs, with one value per time")
+        raise UserError(f"{where}: needed one Corr, or one list of Obs, with one value per time")
     first = obs[0]
     if len(first.mc_names) == 1 and all(o.idl == first.idl and not o.cov_names for o in obs):
         samples = np.array([np.concatenate([o.deltas[r] + o.r_values[r] for r in first.names]) for o in obs]).T
-        return Record(str(path), _real(samples, str(path)), times=times, said={"resampling": "configurations"})
+        return Record(where, _real(samples, where), times=times, said={"resampling": "configurations"})
+    covariance = np.zeros((len(obs), len(obs)))
+    for ensemble in sorted({name for o in obs for name in o.mc_names}):
+        here = [i for i, o in enumerate(obs) if ensemble in o.mc_names]
+        covariance[np.ix_(here, here)] += _of_ensemble(pe, [obs[i] for i in here], ensemble)
+    for name in sorted({name for o in obs for name in o.cov_names}):
+        cov = next(o.covobs[name].cov for o in obs if name in o.cov_names)
+        zero = np.zeros(len(cov))
+        gradient = np.array([o.covobs[name].grad[:, 0] if name in o.cov_names else zero for o in obs])
+        covariance += gradient @ cov @ gradient.T
+    mean = _real(np.array([o.value for o in obs]), where)
+    return Record(where, mean=mean, covariance=covariance, times=times, said={"error": "mean"})
+
+
+def _of_ensemble(pe: Any, obs: list[Any], ensemble: str) -> Array:
+    """Return the covariance (t, t) that Obs have from one ensemble: Gamma errors, correlations of single samples."""
+    chains = sorted({chain for o in obs for chain in o.e_content[ensemble]})
+    found = {chain: sorted({i for o in obs for i in o.idl.get(chain, ())}) for chain in chains}
+    deltas, errors = [], []
     for o in obs:
-        o.gamma_method()
-    mean = _real(np.array([o.value for o in obs]), str(path))
-    return Record(str(path), mean=mean, covariance=pe.covariance(obs), times=times, said={"error": "mean"})
+        mine = o.e_content[ensemble]
+        alone = pe.Obs([o.deltas[chain] for chain in mine], mine, idl=[o.idl[chain] for chain in mine])
+        alone.gamma_method(S=WINDOW)
+        errors.append(alone.dvalue)
+        whole = {chain: np.zeros(len(found[chain])) for chain in chains}
+        for chain in mine:
+            whole[chain][np.searchsorted(found[chain], o.idl[chain])] = o.deltas[chain]
+        deltas.append(np.concatenate(list(whole.values())))
+    unit = np.array(deltas) / np.linalg.norm(deltas, axis=1)[:, None]
+    return unit @ unit.T * np.outer(errors, errors)
 
 
 def _gvar(snapshot: Snapshot, dataset: str | None) -> Record:
@@ -448,17 +567,64 @@ def _gvar(snapshot: Snapshot, dataset: str | None) -> Record:
         values = gv.gloads(json.dumps(content))
     except Exception as error:
         raise UserError(f"{path}: not a readable gvar file ({_first_line(error)}); needed: gvar.gdump") from None
-    where = str(path)
     if hasattr(values, "keys"):
         arrays = {str(k): values[k] for k in values if np.ndim(values[k]) == 1}
         name = _choose(dataset, arrays, path)
-        values, where = arrays[name], f"{path}: {name}"
-    elif dataset is not None:
+        return _of_gvar(gv, arrays[name], f"{path}: {name}")
+    if dataset is not None:
         raise UserError(f"{path}: one array without names; leave dataset out", key="dataset")
+    return _of_gvar(gv, values, str(path))
+
+
+def _of_gvar(gv: Any, values: Any, where: str) -> Record:
+    """Return mean and covariance of gvars (T,)."""
     if np.ndim(values) != 1:
         raise UserError(f"{where}: shape {np.shape(values)}; needed one value per time, (T,)")
     mean, covariance = _real(gv.mean(values), where), _real(gv.evalcov(values), where)
     return Record(where, mean=mean, covariance=covariance, said={"error": "mean"})
+
+
+def of_python(values: Any, dataset: str | None = None) -> Record:
+    """Return the correlator in what a Python session holds.
+
+    That is an array of samples (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, or a dictionary of these, or
+    of one pair ``mean`` (T,) and ``cov`` (T, T). Raises UserError as :func:`parse` does, and for anything else.
+
+    >>> of_python({"mean": [1.0, 0.5], "cov": [[0.01, 0.0], [0.0, 0.01]]}).mean.tolist()
+    [1.0, 0.5]
+    """
+    path = Path("array")
+    if isinstance(values, Mapping):
+        arrays = {str(name): value for name, value in values.items()}
+        name, parts = _pick(dataset, arrays, path)
+        if len(parts) == 2:
+            return _record(path, name, parts, {part: np.asarray(arrays[part]) for part in parts})
+        record = of_python(arrays[name])
+        return replace(record, where=f"{path}: {name}")
+    kind = _package(values)
+    if kind == "pyerrors":
+        return _of_obs(import_module(kind), values, dataset, path)
+    if dataset is not None:
+        raise UserError(f"{path}: one correlator without a name; leave dataset out", key="dataset")
+    if kind == "gvar":
+        return _of_gvar(import_module(kind), values, str(path))
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise UserError(f"{path}: rows of different lengths; needed: samples (configurations, times)") from None
+    if array.dtype.kind not in "fiuc":
+        known = (
+            "an array (configurations, times), one of gvars (T,), a pyerrors Corr or list of Obs, a dictionary of these"
+        )
+        raise UserError(f"{path}: {type(values).__name__} of {array.dtype}; allowed: the path of one file, {known}")
+    return _record(path, "", ("",), {"": array})
+
+
+def _package(values: Any) -> str:
+    """Return the package whose object this is, or that the first of the objects is in a list or an array."""
+    if isinstance(values, (list, tuple, np.ndarray)):
+        values = next((v for v in np.asarray(values, dtype=object).flat if v is not None), None)
+    return type(values).__module__.partition(".")[0]
 
 
 def _optional(name: str, path: Path) -> Any:
@@ -484,5 +650,17 @@ READERS: dict[str, Callable[[Snapshot, Any], Record]] = {
 }
 """How the name of a file ends -> its reader."""
 
-WITHOUT_NAMES = (".npy", ".txt", ".dat", ".csv", ".json.gz")
+CONVERT = {
+    ".rdata": 'in R: write.table(x, "x.txt", row.names=FALSE, col.names=FALSE), x being (configurations, times)',
+    ".rds": 'in R: write.table(readRDS("x.rds"), "x.txt", row.names=FALSE, col.names=FALSE)',
+    ".pkl": 'numpy.save("x.npy", pickle.load(open("x.pkl", "rb"))); gvars: gvar.gdump(g, "x.json")',
+    ".mat": 'numpy.save("x.npy", scipy.io.loadmat("x.mat")["C"])',
+    ".xlsx": "save it as CSV, columns t C err or cfg t C",
+    ".parquet": 'pandas.read_parquet("x.parquet").to_csv("x.csv", index=False), columns t C err or cfg t C',
+    ".root": 'numpy.save("x.npy", uproot.open("x.root")["tree"]["C"].array(library="np"))',
+    ".gz": "gunzip FILE",
+}
+"""How the name of a file ends that is not read -> the one line that makes of it one that is."""
+
+WITHOUT_NAMES = (".npy",)
 """Formats that hold one correlator, which has no name."""

@@ -52,26 +52,51 @@ def bootstrap(configurations: Array, count: int, seed: int, stream: str) -> Arra
 
 
 def autocorrelation_time(series: Array) -> tuple[Array, Array]:
-    """Return tau_int and its error, each (t,), of series (n, t), in units of their spacing.
+    """Return tau_int and its error, each (t,), of series (n, t), in units of their spacing: the Gamma method.
 
-        tau_int = 1/2 + sum_{s=1}^{W} Gamma(s) / Gamma(0),   error^2 = 4/n (W + 1/2 - tau_int) tau_int^2
+        tau_int = [1/2 + sum_{s=1}^{W} Gamma(s) / Gamma(0)] [1 + (2 W + 1) / n] / (1 + 1 / n),  at least 1/2
+        error^2 = 4/n (W + 1/2 - tau_int) tau_int^2
 
     with W the first s at which exp(-s / tau) - tau / sqrt(s n) < 0, tau = S / log((2 tau_int + 1) / (2 tau_int - 1)),
     or n/2. Independent series have tau_int = 1/2; correlation makes the error of the mean sqrt(2 tau_int) larger.
 
-    U. Wolff, Comput. Phys. Commun. 156 (2004) 143, hep-lat/0306017;
-    N. Madras and A. Sokal, J. Stat. Phys. 50 (1988) 109.
+    U. Wolff, Comput. Phys. Commun. 156 (2004) 143, hep-lat/0306017, eqs. (42), (49)-(52).
     """
     n = len(series)
     deviation = series - series.mean(axis=0)
     power = np.abs(np.fft.rfft(deviation, 2 * n, axis=0)) ** 2
     gamma = np.fft.irfft(power, axis=0)[:n] / np.arange(n, 0, -1)[:, None]
-    integrated = np.cumsum(gamma / gamma[0], axis=0) - 0.5
+    integrated = np.cumsum(gamma / np.where(gamma[0] > 0, gamma[0], 1), axis=0) - 0.5
+    integrated = np.maximum(integrated, 0.5 + 1e-9)
     lag = np.arange(1, max(n // 2, 2))[:, None]
-    value = np.maximum(integrated[lag[:, 0]], 0.5 + 1e-9)
-    tau = WINDOW / np.log((2 * value + 1) / (2 * value - 1))
+    tau = WINDOW / np.log((2 * integrated[lag[:, 0]] + 1) / (2 * integrated[lag[:, 0]] - 1))
     enough = np.exp(-lag / tau) - tau / np.sqrt(lag * n) < 0
     enough[-1] = True
     window = lag[np.argmax(enough, axis=0), 0]
     value = np.take_along_axis(integrated, window[None], axis=0)[0]
-    return value, np.sqrt(4 / n * np.maximum(window + 0.5 - value, 0)) * np.abs(value)
+    error = 2 * value * np.sqrt(np.abs(window + 0.5 - value) / n)
+    return value * (1 + (2 * window + 1) / n) / (1 + 1 / n), error
+
+
+def covariance_by_gamma(samples: Array, size: int = 1) -> Array:
+    """Return the covariance (t, t) of the mean of a chain of samples (cfg, t), autocorrelation included.
+
+    Cov(t, t') = R(t, t') e(t) e(t'), e(t)^2 = 2 tau_int(t) var(t) / n by :func:`autocorrelation_time`, and R the
+    correlation matrix of bins of ``size`` samples.
+    """
+    covariance = covariance_of_mean(binned(samples, size))
+    variance = 2 * autocorrelation_time(samples)[0] * np.diag(covariance_of_mean(samples))
+    factor = np.sqrt(variance / np.where(np.diag(covariance) > 0, np.diag(covariance), 1))
+    return covariance * np.outer(factor, factor)
+
+
+def growth(samples: Array, size: int) -> tuple[Array, float]:
+    """Return by how much the error (t,) of the mean grows where bins of ``size`` samples (cfg, t) are doubled.
+
+    Also returns the standard deviation of that relative growth for bins that are independent, 1 / sqrt(2 n_bins).
+
+    >>> growth(np.array([[0.0], [0.0], [1.0], [1.0], [0.0], [0.0], [1.0], [1.0]]), 1)[0].round(3).tolist()
+    [0.528]
+    """
+    once, twice = (np.sqrt(np.diag(covariance_of_mean(binned(samples, b)))) for b in (size, 2 * size))
+    return twice / np.where(once > 0, once, 1) - 1, float(1 / np.sqrt(2 * (len(samples) // size)))

@@ -223,6 +223,8 @@ class Layout:
         if owner.read_text(encoding="utf-8", errors="replace") == to_yaml(config):
             return
         old, new = plain(load_config(owner)), plain(config)
+        for one in (old, new):
+            del one["lattice"]["first"]  # of data files, a new target's too; it counts in the hashes of these
         changed = [key for name in FIXED for key in _differences(old[name], new[name], name)]
         for key in FIXED_TRAINING:
             changed += _differences(old["training"][key], new["training"][key], f"training.{key}")

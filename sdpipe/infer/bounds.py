@@ -238,7 +238,7 @@ class Bounds:
     @cached_property
     def _first(self) -> int:
         t, T = np.array(self.observables.times), self.observables.kernel.period
-        return int(np.argmin(np.minimum(t, T - t) if self.observables.kernel.symmetric else t))
+        return int(np.argmin(np.minimum(t, T - t) if self.observables.kernel.parity else t))
 
     @cached_property
     def _beside(self) -> Array:
@@ -424,7 +424,7 @@ def _maxima(gap: Array) -> NDArray[np.intp]:
 def _grid(o: Observables, E0: float, step: float) -> Array:
     """Return energies from E0 up, ``step`` apart where the smearing lives, then growing; the last is infinite."""
     a, t = o.kernel.spacing, np.sort(np.array(o.times, float))
-    if o.kernel.symmetric:
+    if o.kernel.parity:
         t = np.sort(np.minimum(t, o.kernel.period - t))
     apart = float(np.diff(np.unique(t))[:1].sum()) or 1.0
     slowest = a * t[0]

@@ -405,11 +405,11 @@ def _decomposed(o: Observables, L: Array, omega: Array, root: Array, alpha: floa
     """Return U (node, k), S descending and V (t, k) of K = U S V^T; ``root`` are the roots of the weights.
 
     b_T(t, omega) is a function of omega that all times share, to which double precision is enough, times
-    x^(t - d) + x^(T - t - d), x = exp(-a omega), with d the slowest decay.
+    x^(t - d) + x^(T - t - d), or their difference, x = exp(-a omega), with d the slowest decay.
     """
     slowest = round(o.kernel.slowest_decay(o.times))
     powers = [np.array(o.times) - slowest]
-    if o.kernel.symmetric:
+    if o.kernel.parity:
         powers.append(o.kernel.period - slowest - np.array(o.times))
     near = omega < UNDERFLOW / o.kernel.spacing
     exp = twofold.exponential(-o.kernel.spacing * np.where(near, omega, UNDERFLOW / o.kernel.spacing))
@@ -418,12 +418,14 @@ def _decomposed(o: Observables, L: Array, omega: Array, root: Array, alpha: floa
     for _ in range(max(int(p.max()) for p in powers)):
         ladder.append(twofold.multiply(ladder[-1], x))
     reference = o.kernel(slowest, omega, shift=alpha / 2) * root
-    shared = reference / (1 + (ladder[o.kernel.period - 2 * slowest][0] if o.kernel.symmetric else 0))
+    parity = o.kernel.parity
+    shared = reference / (1 + (parity * ladder[o.kernel.period - 2 * slowest][0] if parity else 0))
     columns: list[twofold.Pair] = []
     for i in range(len(o.times)):
         b = ladder[powers[0][i]]
         for p in powers[1:]:
-            b = twofold.add(b, ladder[p[i]])
+            high, low = ladder[p[i]]
+            b = twofold.add(b, (parity * high, parity * low))
         for k in range(i):
             b = twofold.add(b, twofold.multiply(columns[k], (np.full_like(omega, -L[i, k]), np.zeros_like(omega))))
         columns.append(twofold.divide(b, (np.full_like(omega, L[i, i]), np.zeros_like(omega))))

@@ -15,22 +15,29 @@ from numpy.typing import ArrayLike, NDArray
 from sdpipe.physics.smearing import GAUSSIAN, Smearing
 from sdpipe.physics.smearing import gaussian as gaussian
 
-KernelName = Literal["vector", "periodic", "exponential"]
-UNITS: dict[str, str] = {"vector": "GeV^3", "periodic": "GeV", "exponential": "GeV", "thermal": "GeV^2"}
+KernelName = Literal["vector", "periodic", "periodic-odd", "exponential"]
+UNITS: dict[str, str] = {
+    "vector": "GeV^3",
+    "periodic": "GeV",
+    "periodic-odd": "GeV",
+    "exponential": "GeV",
+    "thermal": "GeV^2",
+}
 
 
 @dataclass(frozen=True)
 class Kernel:
     """The kernel b_T(t, omega) in C(t) = int_0^inf d omega b_T(t, omega) rho(omega).
 
-    ========== ==================================================================
-    name       b_T(t, omega)
-    ========== ==================================================================
-    vector     omega^2 / (12 pi^2) [exp(-a omega t) + exp(-a omega (T - t))]  (32)
-    periodic   exp(-a omega t) + exp(-a omega (T - t))
-    exponential exp(-a omega t)
-    thermal    omega cosh(a omega (t - T/2)) / sinh(a omega T/2)
-    ========== ==================================================================
+    ============ ==================================================================
+    name         b_T(t, omega)
+    ============ ==================================================================
+    vector       omega^2 / (12 pi^2) [exp(-a omega t) + exp(-a omega (T - t))]  (32)
+    periodic     exp(-a omega t) + exp(-a omega (T - t))
+    periodic-odd exp(-a omega t) - exp(-a omega (T - t))
+    exponential  exp(-a omega t)
+    thermal      omega cosh(a omega (t - T/2)) / sinh(a omega T/2)
+    ============ ==================================================================
 
     For ``thermal`` the density is rho(omega)/omega, finite at omega -> 0: C(t) is at the temperature 1/(aT), as in
     arXiv:2308.01287.
@@ -41,9 +48,9 @@ class Kernel:
     spacing: float = 1.0
 
     @property
-    def symmetric(self) -> bool:
-        """Whether C(t) = C(T - t), so that data are folded."""
-        return self.name != "exponential"
+    def parity(self) -> int:
+        """What C(T - t) / C(t) is, so that data are folded: 1, -1, or 0 where nothing relates the two."""
+        return {"exponential": 0, "periodic-odd": -1}.get(self.name, 1)
 
     @property
     def units(self) -> str:
@@ -53,7 +60,7 @@ class Kernel:
     def slowest_decay(self, times: ArrayLike) -> float:
         """Return the smallest exponent d in exp(-a omega d) among ``times`` (lattice units)."""
         times = np.asarray(times)
-        return float(min(times.min(), (self.period - times).min()) if self.symmetric else times.min())
+        return float(min(times.min(), (self.period - times).min()) if self.parity else times.min())
 
     def __call__(self, t: ArrayLike, omega: ArrayLike, shift: float = 0.0) -> NDArray[np.float64]:
         """Return exp(a omega shift) b_T(t, omega), broadcast over ``t`` and ``omega``.
@@ -62,8 +69,8 @@ class Kernel:
         """
         t, omega = np.asarray(t, float), np.asarray(omega, float)
         value = np.exp(-self.spacing * omega * (t - shift))
-        if self.symmetric:
-            value = value + np.exp(-self.spacing * omega * (self.period - t - shift))
+        if self.parity:
+            value = value + self.parity * np.exp(-self.spacing * omega * (self.period - t - shift))
         if self.name == "vector":
             value = omega**2 / (12 * np.pi**2) * value
         elif self.name == "thermal":
@@ -91,7 +98,7 @@ class Observables:
     def fastest_decay(self) -> float:
         """The largest d in exp(-omega d) among the columns of C(t), in 1/GeV, not counting images."""
         t = np.array(self.times)
-        nearest = np.minimum(t, self.kernel.period - t) if self.kernel.symmetric else t
+        nearest = np.minimum(t, self.kernel.period - t) if self.kernel.parity else t
         return float(self.kernel.spacing * nearest.max())
 
     @property

@@ -29,6 +29,7 @@ DENSITY = Markup("ρ̂<sub>σ</sub>(E)")
 KERNELS = {
     "vector": Markup("b<sub>T</sub>(t, ω) = ω²/(12π²) · [e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>]"),
     "periodic": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>"),
+    "periodic-odd": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> − e<sup>−aω(T−t)</sup>"),
     "exponential": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup>"),
 }
 CALIBRATES = (

@@ -55,6 +55,13 @@ def test_a_fault_between_sections(write_config: Write, old: str, new: str, key: 
         check_fault(write_config, old, new, key, words)
 
 
+def test_an_odd_correlator_has_nothing_at_half_the_period(write_config: Write) -> None:
+    (fault,) = faults_of(write_config(("kernel: vector", "kernel: periodic-odd")))
+    assert "lattice.times: C(T/2) is zero for kernel periodic-odd: keep to 1..7" in fault
+    path = write_config(("kernel: vector", "kernel: periodic-odd"), ("times: [1, 8]", "times: [1, 7]"))
+    assert load_config(path).kernel_function.parity == -1
+
+
 def test_every_rule_is_checked_where_each_section_is_valid_by_itself(write_config: Write) -> None:
     path = write_config(("{Nb: 8,", "{Nb: 32,"), ("central: Nmax", "central: Nbest"), ("b: Nref_b,", "b: Nref_c,"))
     lines = [int(fault.removeprefix(f"{path}:").split(":")[0]) for fault in faults_of(path)]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from sdpipe import read_correlator
 from sdpipe.correlators.correlator import Source, load
 from sdpipe.correlators.statistics import covariance_of_mean
 from sdpipe.errors import UserError
@@ -27,9 +28,22 @@ def samples(count: int = COUNT) -> np.ndarray:
     return (np.exp(-0.5 * t) + np.exp(-0.5 * (PERIOD - t))) * (1 + noise)
 
 
+def ar1(n: int, memory: float, count: int, seed: int = 5) -> np.ndarray:
+    """Return x (n, count), x_i = a x_{i-1} + noise, of mean 0 and unit variance: tau_int = (1 + a) / (1 - a) / 2."""
+    x = np.random.default_rng(seed).standard_normal((n, count))
+    for i in range(1, n):
+        x[i] = memory * x[i - 1] + np.sqrt(1 - memory**2) * x[i]
+    return x
+
+
 def jackknife(x: np.ndarray) -> np.ndarray:
     """Return the means without one configuration each."""
     return (x.sum(axis=0) - x) / (len(x) - 1)
+
+
+def read(path: Any, *dataset: str, **keys: Any) -> xr.Dataset:
+    """Read a file that does not say its times, which begin at 0."""
+    return read_correlator(path, *dataset, first=0, **keys)
 
 
 def pair(x: np.ndarray, group: str = "") -> dict[str, np.ndarray]:
@@ -101,7 +115,9 @@ FORMATS = {
     "npz": ("x.npz", {"dataset": "eta"}, lambda p, x: np.savez(p, eta=x, pion=x)),
     "npz covariance": ("x.npz", {"error": "mean"}, lambda p, x: np.savez(p, **pair(x))),
     "text": ("x.txt", {}, lambda p, x: np.savetxt(p, table(x), fmt=["%d", "%d", "%.17g"], header="cfg t C")),
+    "text, one configuration a row": ("x.txt", {}, np.savetxt),
     "csv": ("x.csv", {}, _csv_from_windows),
+    "csv, one configuration a row": ("x.csv", {}, lambda p, x: np.savetxt(p, x, delimiter=",")),
     "NetCDF": (
         "x.nc",
         {},

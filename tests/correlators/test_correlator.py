@@ -12,11 +12,24 @@ import pytest
 import xarray as xr
 
 from sdpipe import read_correlator
-from sdpipe.correlators.correlator import Correlator, Source, asymmetry, folding, load
+from sdpipe.correlators.correlator import Correlator, Source, asymmetry, describe, folding, load
 from sdpipe.correlators.statistics import binned, bootstrap, covariance_of_mean
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
-from tests.correlators.files import PERIOD, Bad, columns, covariance, hdf5, labelled, netcdf, pair, samples, spoilt
+from tests.correlators.files import (
+    PERIOD,
+    Bad,
+    ar1,
+    columns,
+    covariance,
+    hdf5,
+    labelled,
+    netcdf,
+    pair,
+    read,
+    samples,
+    spoilt,
+)
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "etas-Ds.h5"
 X = samples()
@@ -52,21 +65,68 @@ def test_bins_and_slices_are_taken_before_the_statistics(npy: Callable) -> None:
     assert list(read_correlator(path, period=PERIOD).t.values) == list(range(PERIOD // 2 + 1))
 
 
+def chain(n: int, memory: float, count: int) -> np.ndarray:
+    return 100 + ar1(n, memory, count)
+
+
+def test_errors_hold_the_memory_of_the_chain_within_their_own_error(npy: Callable) -> None:
+    """The error of the mean of an AR(1) chain is known: sqrt(2 tau_int / n); that of it is sqrt((W + 1/2) / n)."""
+    n, memory, count = 3000, 0.8, 40
+    data = read(npy(chain(n, memory, count)))
+    true = np.sqrt((1 + memory) / (1 - memory) / n)
+    assert error(data).mean() == pytest.approx(true, rel=0.05)
+    assert np.abs(error(data) / true - 1).max() < 4 * np.sqrt(20 / n)
+    assert data.attrs["tau_int"] == pytest.approx(4.5, rel=0.4)
+    assert data.attrs["flags"] == []
+    assert "bin" not in data.attrs
+    assert data.attrs["configurations"] == data.sizes["cfg"] == n
+    with pytest.warns(UserWarning, match="bin 1 is too short"):
+        naive = error(read(npy(chain(n, memory, count)), bin=1))
+    assert naive.mean() == pytest.approx(true / 3, rel=0.05)
+
+
+def test_times_are_correlated_as_bins_are_not_as_single_configurations(npy: Callable) -> None:
+    """A slow mode common to both times and a fast one at each: correlation 0.33 in a configuration, 0.9 in the mean."""
+    n, slow = 20_000, chain(20_000, 0.9, 1)
+    x = 0.7 * slow + np.random.default_rng(1).standard_normal((n, 2))
+    cov = read(npy(x)).covariance.values
+    assert np.diag(cov) == pytest.approx((0.49 * 19 + 1) / n * np.ones(2), rel=0.3)
+    assert np.corrcoef(x.T)[0, 1] == pytest.approx(0.33, abs=0.03)
+    assert 0.7 < cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]) < 0.95
+
+
+def test_bootstrap_means_spread_by_the_error_with_memory(npy: Callable) -> None:
+    c = load(Source(npy(chain(3000, 0.8, 4))), first=0)
+    boots = c.bootstrap(4000, 1, "x")
+    assert boots.std(axis=0) == pytest.approx(np.sqrt(np.diag(c.covariance)), rel=0.05)
+    assert boots.mean(axis=0) == pytest.approx(c.mean, abs=4 * float(boots.std()) / np.sqrt(4000))
+
+
 def test_a_bin_shorter_than_the_memory_of_the_chain_is_flagged(npy: Callable) -> None:
-    rng = np.random.default_rng(5)
-    x = np.zeros((3000, 3))
-    for i in range(1, len(x)):
-        x[i] = 0.8 * x[i - 1] + rng.standard_normal(3)
-    path = npy(100 + x)
-    with pytest.warns(UserWarning, match=r"bin 1 is shorter than 2 tau_int = \d.*choose bin: \d+ or more") as caught:
-        data = read_correlator(path)
-    assert data.attrs["flags"] == [str(caught[0].message)]
-    assert data.attrs["tau_int"] == pytest.approx(4.5, rel=0.3)
-    assert read_correlator(path, bin=12).attrs["flags"] == []
+    path = npy(chain(3000, 0.8, 3))
+    words = r"bin 2 is too short: on doubling it the error at t = \d grows by \d+ \+- 2 % .*; leave bin out, .* bin: \d"
+    with pytest.warns(UserWarning, match=words) as caught:
+        data = read(path, bin=2)
+    (flag,) = data.attrs["flags"]
+    assert flag == str(caught[0].message)
+    advised = int(flag.partition("choose bin: ")[2].split()[0])
+    assert 30 < advised < 70
+    good = read(path, bin=advised)
+    assert good.attrs["flags"] == []
+    assert error(good) == pytest.approx(error(read(path)), rel=0.25)
+    with pytest.warns(UserWarning, match="bin 9 is too short"):
+        read(path, bin=9)
+
+
+def test_configurations_that_are_few_but_for_their_memory_do_not_determine_a_covariance(npy: Callable) -> None:
+    path = npy(chain(400, 0.97, 20))
+    with pytest.raises(UserError, match=r"400 configurations with tau_int = .* independent ones, .* covariance of 20"):
+        read(path)
+    assert read(path, covariance="shrink").sizes["t"] == 20
 
 
 def test_independent_configurations_are_not_flagged(npy: Callable) -> None:
-    data = read_correlator(npy(10 + np.random.default_rng(1).standard_normal((200, 20))))
+    data = read(npy(10 + np.random.default_rng(1).standard_normal((200, 20))))
     assert data.attrs["flags"] == []
     assert data.attrs["tau_int"] == pytest.approx(0.5, abs=4 * data.attrs["tau_int_error"])
 
@@ -74,19 +134,19 @@ def test_independent_configurations_are_not_flagged(npy: Callable) -> None:
 def test_few_configurations_need_a_covariance_that_they_determine(npy: Callable) -> None:
     path, full = npy(X[:10, :10]), covariance_of_mean(X[:10, :10])
     with pytest.raises(UserError, match="10 samples do not determine a covariance of 10 times"):
-        read_correlator(path)
-    shrunk = read_correlator(path, covariance="shrink").covariance
+        read(path)
+    shrunk = read(path, bin=1, covariance="shrink").covariance
     assert np.linalg.eigvalsh(shrunk / np.sqrt(np.outer(np.diag(full), np.diag(full))))[0] > 1e-6
     np.testing.assert_allclose(np.diag(shrunk), np.diag(full))
-    np.testing.assert_allclose(read_correlator(path, covariance="diagonal").covariance, np.diag(np.diag(full)))
-    assert read_correlator(npy(X[:11, :10])).attrs["covariance"] == "full"
+    np.testing.assert_allclose(read(path, bin=1, covariance="diagonal").covariance, np.diag(np.diag(full)))
+    assert read(npy(X[:11, :10])).attrs["covariance"] == "full"
 
 
 def test_columns_of_errors_give_a_diagonal_covariance(tmp_path: Path) -> None:
     sigma, n = X.std(axis=0, ddof=1), len(X)
     for errors, keys in ((sigma / np.sqrt(n), {"error": "mean"}), (sigma, {"error": "sample", "configurations": n})):
         np.savetxt(tmp_path / "x.dat", np.stack([np.arange(PERIOD), MEAN, errors], axis=1))
-        data = read_correlator(tmp_path / "x.dat", **keys, covariance="diagonal")
+        data = read(tmp_path / "x.dat", **keys, covariance="diagonal")
         np.testing.assert_allclose(data["mean"], MEAN)
         np.testing.assert_allclose(data.covariance, np.diag(sigma**2 / n), rtol=1e-9, atol=0)
         assert "samples" not in data
@@ -102,7 +162,7 @@ def test_errors_alone_never_fold_to_less_than_the_error_of_the_samples(tmp_path:
     np.save(tmp_path / "x.npy", x)
     np.savetxt(tmp_path / "x.txt", np.stack([t, x.mean(axis=0), x.std(axis=0, ddof=1) / np.sqrt(n)], axis=1))
     grid = {"period": PERIOD, "times": (1, 8)}
-    truth = error(read_correlator(tmp_path / "x.npy", **grid))
+    truth = error(read_correlator(tmp_path / "x.npy", bin=1, **grid))
     folded = error(read_correlator(tmp_path / "x.txt", error="mean", covariance="diagonal", **grid))
     assert (folded > 0.97 * truth).all()
     assert folded[:-1] / truth[:-1] == pytest.approx(np.sqrt(2 / (1 + correlation)) * np.ones(7), rel=0.05)
@@ -140,20 +200,20 @@ def test_a_covariance_that_only_rounding_makes_definite_is_refused(tmp_path: Pat
     path, (keys, write) = tmp_path / name, DETERMINED[name]
     write(path, few(10), dtype)
     with pytest.raises(UserError, match=r"not positive definite .* covariance: shrink .* or diagonal, or fewer times"):
-        read_correlator(path, **keys)
-    assert read_correlator(path, **keys, covariance="diagonal").sizes["t"] == PERIOD
-    assert read_correlator(path, **keys, times=(0, 7)).attrs["covariance"] == "full"
+        read(path, **keys)
+    assert read(path, **keys, covariance="diagonal").sizes["t"] == PERIOD
+    assert read(path, **keys, times=(0, 7)).attrs["covariance"] == "full"
     write(path, few(40), dtype)
-    assert read_correlator(path, **keys).attrs["covariance"] == "full"
+    assert read(path, **keys).attrs["covariance"] == "full"
 
 
 @pytest.mark.parametrize("name", ["boots.h5", "pair.h5"])
 def test_configurations_behind_a_file_are_counted_where_they_are_said(tmp_path: Path, name: str) -> None:
     path, (keys, write) = tmp_path / name, DETERMINED[name]
     write(path, few(40), "f8")
-    assert load(Source(path, **keys)).estimated_from is None
-    assert load(Source(path, **keys, configurations=40)).estimated_from == 40
-    assert load(Source(path, **keys, configurations=40, covariance="diagonal")).estimated_from is None
+    assert load(Source(path, **keys), first=0).estimated_from is None
+    assert load(Source(path, **keys, configurations=40), first=0).estimated_from == 40
+    assert load(Source(path, **keys, configurations=40, covariance="diagonal"), first=0).estimated_from is None
     for told, asked, words in (
         (16, {}, r"16 configurations do not determine .* 16 times; .*: covariance: diagonal"),
         (16, {"configurations": 40}, "configurations: 40, but the file itself says 16"),
@@ -162,13 +222,19 @@ def test_configurations_behind_a_file_are_counted_where_they_are_said(tmp_path: 
         with h5py.File(path, "a") as file:
             file.attrs["configurations"] = told
         with pytest.raises(UserError, match=words):
-            read_correlator(path, **keys, **asked)
+            read(path, **keys, **asked)
+
+
+def test_a_covariance_that_hides_from_the_back_check_says_so(npy: Callable) -> None:
+    for treatment, weak in (("full", False), ("shrink", True), ("diagonal", True)):
+        said = describe(read(npy(X), covariance=treatment).attrs)
+        assert ("hides from chi2 and the back-check" in said) == weak
 
 
 def test_samples_of_a_mean_with_covariance_are_drawn_around_it(tmp_path: Path) -> None:
     x, path = X[:, :4], tmp_path / "x.npz"
     np.savez(path, **pair(x))
-    drawn = load(Source(path, error="mean")).bootstrap(20_000, 1, "eta")
+    drawn = load(Source(path, error="mean"), first=0).bootstrap(20_000, 1, "eta")
     sigma = np.sqrt(np.diag(covariance_of_mean(x)))
     assert (drawn.mean(axis=0) - x.mean(axis=0)) / sigma == pytest.approx(np.zeros(4), abs=0.05)
     np.testing.assert_allclose(np.cov(drawn.T) / np.outer(sigma, sigma), np.corrcoef(x.T), atol=0.05)
@@ -176,9 +242,9 @@ def test_samples_of_a_mean_with_covariance_are_drawn_around_it(tmp_path: Path) -
 
 def test_a_normalised_correlator_is_sound_where_its_constant_slice_is_not_used(npy: Callable) -> None:
     path = npy(spoilt(X, (slice(None), 0), 1.0))
-    assert read_correlator(path, times=(1, 4)).sizes["t"] == 4
+    assert read(path, times=(1, 4)).sizes["t"] == 4
     with pytest.raises(UserError, match="t = 0 is the same in every sample"):
-        read_correlator(path, times=(0, 4))
+        read(path, times=(0, 4))
 
 
 def test_labels_come_off_again(npy: Callable) -> None:
@@ -266,6 +332,49 @@ def test_slices_that_are_missing_are_named(
         folding(there, T, times, "x", named=named)
 
 
+def test_slices_that_begin_at_one_keep_their_times_where_that_is_said(npy: Callable) -> None:
+    """Taken as t = 0, they would give every amplitude wrong by exp(E)."""
+    A, E = 2.0, 0.5
+    t = np.arange(1, 10)
+    path = npy(A * np.exp(-E * t) * (1 + 1e-3 * np.random.default_rng(1).standard_normal((50, 9))))
+    words = "9 time slices, and the file does not say which: say lattice.first .*first=.*, the t of the first one"
+    with pytest.raises(UserError, match=words) as caught:
+        read_correlator(path)
+    assert caught.value.key == "first"
+    data = read_correlator(path, first=1)
+    assert data.t.values.tolist() == t.tolist()
+    assert data["mean"].values * np.exp(E * data.t.values) == pytest.approx(A * np.ones(9), rel=1e-3)
+    for keys in ({"period": 16}, {"first": 0}):
+        assert read_correlator(path, **keys).t.values[0] == 0
+    with pytest.raises(UserError, match="9 time slices, neither T = 20 nor T/2 \\+ 1, and the file"):
+        read_correlator(path, period=20)
+    assert read_correlator(path, period=20, first=1).t.values.tolist() == t.tolist()
+
+
+def test_a_file_that_names_its_slices_needs_no_first(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "x.txt", ROWS[1:5])
+    for keys in ({}, {"first": 0}):
+        data = read_correlator(tmp_path / "x.txt", error="mean", covariance="diagonal", **keys)
+        assert data.t.values.tolist() == [1, 2, 3, 4]
+
+
+def test_an_antisymmetric_correlator_is_folded_with_its_sign(npy: Callable) -> None:
+    kernel, t = Kernel("periodic-odd", PERIOD), np.arange(PERIOD)
+    noise = 1e-2 * np.random.default_rng(2).standard_normal((400, PERIOD))
+    path = npy(kernel(t, 0.3) * (1 + noise) + 1e-6 * noise)
+    data = read_correlator(path, period=PERIOD, parity=-1)
+    assert data.t.values.tolist() == list(range(1, PERIOD // 2))
+    assert data["mean"].values == pytest.approx(kernel(data.t.values, 0.3), rel=3e-3)
+    unfolded = read_correlator(path, first=0, times=(1, 7))
+    assert error(data) == pytest.approx(error(unfolded) / np.sqrt(2), rel=0.2)
+    with pytest.raises(
+        UserError, match=r"C\(T - t\) = -C\(t\), but .* C\(T - t\) = C\(t\): kernel periodic-odd .*parity=-1"
+    ):
+        read_correlator(path, period=PERIOD)
+    with pytest.raises(UserError, match=r"C\(T - t\) = C\(t\), but .* = -C\(t\): kernel periodic \(from"):
+        read_correlator(npy(X), period=PERIOD, parity=-1)
+
+
 def halves(sign: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
     """Return C(t) with C(T - t) = sign C(t), and its covariance."""
     t = np.arange(T)
@@ -326,8 +435,8 @@ BAD = [
     Bad("one configuration", "x.npy", X[:1], "at least 2 are needed"),
     Bad("zero variance", "x.npy", spoilt(X, (slice(None), 2), 1.0), "t = 2 is the same in every sample"),
     Bad("a configuration twice", "x.npy", spoilt(X, 7, X[3]), "rows 3 and 7 are the same; each configuration counts"),
-    Bad("T too small", "x.npy", X[:, :5], "5 time slices, 0..4, but lattice.period 16"),
-    Bad("T too large", "x.npy", np.tile(X, 2), "32 time slices, 0..31, but lattice.period 16"),
+    Bad("T too small", "x.npy", X[:, :5], "5 time slices, neither T = 16 nor T/2 + 1", {}, "first"),
+    Bad("T too large", "x.npy", np.tile(X, 2), "32 time slices, neither T = 16 nor T/2 + 1", {}, "first"),
     Bad("antisymmetric", "x.npy", X * np.sign(7.5 - np.arange(16)), "C(T - t) = -C(t), but the kernel needs"),
     Bad("fewer samples than times", "x.npy", X[:6], "6 samples do not determine a covariance of 8", {}, "covariance"),
     Bad("as many as times", "x.npy", X[:8], "allowed remedies: covariance: shrink or diagonal", {}, "covariance"),
@@ -383,6 +492,6 @@ def test_a_file_that_holds_late_slices_only_cannot_be_folded(tmp_path: Path) -> 
 )
 def test_arguments_that_mean_nothing_are_refused(npy: Callable, keys: dict[str, object]) -> None:
     with pytest.raises(UserError, match=next(iter(keys))):
-        read_correlator(npy(X), **keys)
-    with pytest.raises(UserError, match=r"path: .* is not allowed; allowed: the path of one file"):
-        read_correlator([npy(X)])
+        read(npy(X), **keys)
+    with pytest.raises(UserError, match=r"array: list of object; allowed: the path of one file, an array"):
+        read([npy(X)])

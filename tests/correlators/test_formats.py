@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 
 from sdpipe import read_correlator
 from sdpipe.correlators import formats
@@ -26,12 +28,14 @@ from tests.correlators.files import (
     FORMATS,
     PERIOD,
     Bad,
+    ar1,
     columns,
     covariance,
     hdf5,
     labelled,
     netcdf,
     pyerrors,
+    read,
     samples,
     spoilt,
     table,
@@ -55,7 +59,7 @@ def written(directory: Path, kind: str) -> tuple[Path, dict[str, Any]]:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_gives_the_same_mean_and_covariance(tmp_path: Path, kind: str) -> None:
     path, keys = written(tmp_path, kind)
-    data = read_correlator(path, **keys)
+    data = read(path, **keys, **({} if "error" in keys or "gvar" in kind else {"bin": 1}))
     error = np.sqrt(np.diag(covariance_of_mean(X)))
     assert list(data.t.values) == list(range(PERIOD))
     np.testing.assert_allclose(data["mean"], MEAN, rtol=1e-12)
@@ -81,36 +85,138 @@ def test_bootstrap_samples_keep_their_spread(tmp_path: Path, name: str, keys: di
     """Their standard deviation is the error of the mean: no factor sqrt(n)."""
     boots = bootstrap(X, 1000, 1, "eta")
     write(tmp_path / name, boots)
-    c = load(Source(tmp_path / name, **keys))
+    c = load(Source(tmp_path / name, **keys), first=0)
     assert c.dim == "boot"
     assert np.sqrt(np.diag(c.covariance)) == pytest.approx(np.sqrt(np.diag(covariance_of_mean(X))), rel=0.15)
     assert np.array_equal(c.bootstrap(17, 1, "x"), boots)
 
 
+@pytest.mark.parametrize("size", [None, 2])
 @pytest.mark.parametrize("name", ["again.nc", "again.zarr"])
-def test_the_result_saved_with_xarray_reads_back(tmp_path: Path, name: str) -> None:
-    data = read_correlator(written(tmp_path, "npy")[0], bin=2, covariance="shrink")
+def test_the_result_saved_with_xarray_reads_back(tmp_path: Path, name: str, size: int | None) -> None:
+    data = read(written(tmp_path, "npy")[0], bin=size, covariance="shrink")
     (zarr if name.endswith("zarr") else netcdf)(tmp_path / name, data)
-    again = read_correlator(tmp_path / name, covariance="shrink")
+    again = read(tmp_path / name, bin=size and 1, covariance="shrink")
     np.testing.assert_array_equal(again.samples, data.samples)
     np.testing.assert_allclose(again.covariance, data.covariance, rtol=1e-12)
 
 
-def test_two_ensembles_of_pyerrors_are_combined_by_its_gamma_method(tmp_path: Path) -> None:
-    rng = np.random.default_rng(2)
-    a, b = (1 + 0.1 * rng.standard_normal((200, 3)) for _ in range(2))
-    ensembles = list(zip(a.T, b.T, strict=True))
-    pyerrors(tmp_path / "x", lambda pe: pe.Corr([pe.Obs([x], ["A"]) + pe.Obs([y], ["B"]) for x, y in ensembles]))
-    data = read_correlator(tmp_path / "x.json.gz")
-    np.testing.assert_allclose(data["mean"], a.mean(axis=0) + b.mean(axis=0))
-    assert np.sqrt(np.diag(data.covariance)) == pytest.approx(0.1 * np.sqrt(2 / 200) * np.ones(3), rel=0.3)
+def gamma_errors(correlator: Any) -> np.ndarray:
+    """Return the errors (t,) that pyerrors itself gives a Corr."""
+    correlator.gamma_method(S=1.5)
+    return np.array([e[0].dvalue for e in correlator.content])
+
+
+@pytest.mark.parametrize("kind", ["raw", "derived", "two ensembles", "two ensembles and an input with errors"])
+def test_a_corr_of_pyerrors_has_the_errors_of_its_gamma_method(tmp_path: Path, kind: str) -> None:
+    slow, fast, made = ar1(1000, 0.9, 1) + 0.3 * ar1(1000, 0.5, 4), ar1(500, 0.0, 4, seed=2), []
+
+    def build(pe: Any) -> Any:
+        raw = pe.Corr([pe.Obs([20 + column], ["A"]) for column in slow.T])
+        other = pe.Corr([pe.Obs([30 + 0.2 * column], ["B"]) for column in fast.T])
+        both = raw + other
+        scaled = both * pe.cov_Obs(1.5, 1e-4, "Z")
+        made.append(dict(zip(kinds, (raw, (raw * raw).log(), both, scaled), strict=True))[kind])
+        return made[0]
+
+    kinds = ("raw", "derived", "two ensembles", "two ensembles and an input with errors")
+    pyerrors(tmp_path / "x", build)
+    data = read(tmp_path / "x.json.gz")
+    np.testing.assert_allclose(np.sqrt(np.diag(data.covariance)), gamma_errors(made[0]), rtol=1e-4)
+    np.testing.assert_allclose(data["mean"], [e[0].value for e in made[0].content], rtol=1e-12)
+    assert ("samples" in data) == (kind in ("raw", "derived"))
+    np.testing.assert_allclose(read(made[0]).covariance, data.covariance, rtol=1e-9)
+
+
+def test_each_ensemble_weighs_in_the_covariance_with_its_own_memory(tmp_path: Path) -> None:
+    """Slow in A, one for all times; fast in B, one for each; of one size: correlation 0.5 in one configuration."""
+    slow, fast = ar1(4000, 0.9, 1)[:, 0], ar1(4000, 0.0, 3, seed=2)
+    pyerrors(tmp_path / "x", lambda pe: [pe.Obs([slow], ["A"]) + pe.Obs([column], ["B"]) for column in fast.T])
+    cov = read(tmp_path / "x.json.gz").covariance.values
+    assert np.diag(cov) == pytest.approx((19 + 1) / 4000 * np.ones(3), rel=0.4)
+    assert cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]) == pytest.approx(19 / 20, abs=0.03)
+
+
+def test_an_element_of_a_matrix_of_correlators_is_read_by_its_indices(tmp_path: Path) -> None:
+    x = X[:, :3]
+
+    def build(pe: Any) -> Any:
+        return pe.Corr(np.array([[element(pe, 1 + i + j) for j in (0, 1)] for i in (0, 1)]))
+
+    def element(pe: Any, factor: int) -> Any:
+        return pe.Corr([pe.Obs([factor * column], ["A"]) for column in x.T])
+
+    pyerrors(tmp_path / "x", build)
+    for name, factor in (("0,0", 1), ("0,1", 2), ("1,1", 3)):
+        np.testing.assert_allclose(read(tmp_path / "x.json.gz", name)["mean"], factor * x.mean(axis=0))
+    with pytest.raises(UserError, match="say which dataset to read; those there: 0,0, 0,1, 1,0, 1,1"):
+        read(tmp_path / "x.json.gz")
+
+
+@pytest.mark.parametrize("name", ["eta", "pi"])
+def test_a_file_for_the_datasets_of_gvar_is_read_by_name_as_gvar_reads_it(tmp_path: Path, name: str) -> None:
+    gv, path = pytest.importorskip("gvar"), tmp_path / "x.dat"
+    rows = [f"eta {' '.join(map(str, row))}\npi {(2 * row).tolist()}" for row in X]
+    path.write_text("# of two mesons\n" + "\n".join(rows))
+    data = read(path, name, bin=1)
+    values = gv.dataset.avg_data(gv.dataset.Dataset(str(path)))[name]
+    np.testing.assert_allclose(data["mean"], gv.mean(values), rtol=1e-12)
+    np.testing.assert_allclose(np.sqrt(np.diag(data.covariance)), gv.sdev(values), rtol=0.02)
+
+
+@pytest.mark.parametrize("line", ["{t} {C:.6f}({e:.0f})", "{t} {C:.6f} {s:.6g} {s:.6g}", "{t} {m:.6f}({e:.0f})e-3"])
+def test_errors_in_brackets_and_beside_complex_numbers_are_read(tmp_path: Path, line: str) -> None:
+    errors = 20.0 + np.arange(PERIOD)
+    text = [
+        line.format(t=t, C=C, e=e, s=1e-6 * e, m=1e3 * C) for t, (C, e) in enumerate(zip(MEAN, errors, strict=True))
+    ]
+    (tmp_path / "x.txt").write_text("\n".join(["t re im err", *text]))
+    data = read_correlator(tmp_path / "x.txt", error="mean", covariance="diagonal")
+    np.testing.assert_allclose(data["mean"], MEAN, atol=1e-6)
+    unit = 1e-9 if line.endswith("e-3") else 1e-6
+    np.testing.assert_allclose(np.sqrt(np.diag(data.covariance)), unit * errors, rtol=1e-9)
+
+
+def test_a_pair_beside_samples_is_read_where_the_choice_is_said(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **{"mean": MEAN, "cov": covariance(), "samples": X})
+    assert "samples" not in read(tmp_path / "x.npz", "/", error="mean")
+    assert read(tmp_path / "x.npz", "samples").sizes["cfg"] == len(X)
+
+
+def test_what_a_session_holds_is_read_like_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    expected = read(tmp_path / "x.npy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pe = pytest.importorskip("pyerrors", exc_type=ImportError)
+    obs = [pe.Obs([column], ["A"]) for column in X.T]
+    for values, keys in ((X, ()), (X.tolist(), ()), ({"eta": X, "pi": 2 * X}, ("eta",)), (obs, ()), (pe.Corr(obs), ())):
+        data = read(values, *keys)
+        xr.testing.assert_allclose(data.drop_attrs(), expected.drop_attrs(), rtol=1e-9)
+        assert data.attrs["path"] == "FILE"
+        assert len(data.attrs["sha256"]) == 64
+    cov, gv = covariance_of_mean(X), pytest.importorskip("gvar")
+    eta = gv.gvar(MEAN, cov)
+    for values, keys in ((eta, {}), ({"eta": list(eta)}, {}), ({"mean": MEAN, "cov": cov}, {"error": "mean"})):
+        data = read(values, **keys)
+        np.testing.assert_allclose(data["mean"], MEAN, rtol=1e-12)
+        np.testing.assert_allclose(data.covariance, cov, rtol=1e-9, atol=1e-18)
+    for values, words in (
+        ([[1, 2], [3]], "rows of different lengths"),
+        (X + 0j, "real numbers"),
+        (None, "NoneType of"),
+    ):
+        with pytest.raises(UserError, match=words):
+            read(values)
+    with pytest.raises(UserError, match="say which dataset to read; those there: eta, pi"):
+        read({"eta": X, "pi": X})
 
 
 def test_a_format_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gvar", None)
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(UserError, match=r"needs gvar; run: pip install 'sdpipe\[gvar\]'"):
-        read_correlator(tmp_path / "x.json")
+        read(tmp_path / "x.json")
 
 
 def test_importing_the_room_imports_no_reader() -> None:
@@ -125,27 +231,27 @@ def test_importing_the_room_imports_no_reader() -> None:
 @pytest.mark.parametrize("kind", ["HDF5", "npy", "npz", "text", "NetCDF", "NetCDF 3", "Zarr", "pyerrors", "gvar"])
 def test_what_was_read_does_not_change_with_the_file(tmp_path: Path, kind: str) -> None:
     path, keys = written(tmp_path, kind)
-    expected = load(Source(path, **keys))
-    read = formats.snapshot(path)
+    expected = load(Source(path, **keys), first=0)
+    snapshot = formats.snapshot(path)
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     FORMATS[kind][2](path, 2 * X)
     for _ in range(2):
-        c = load(Source(path, **keys), snapshot=read)
+        c = load(Source(path, **keys), snapshot=snapshot, first=0)
         assert np.array_equal(c.mean, expected.mean)
         assert np.array_equal(c.covariance, expected.covariance)
         assert c.facts == expected.facts
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert np.array_equal(load(Source(path, **keys), snapshot=read).mean, expected.mean)
+    assert np.array_equal(load(Source(path, **keys), snapshot=snapshot, first=0).mean, expected.mean)
 
 
 def test_the_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     path, _ = written(tmp_path, "npy")
     (tmp_path / "link.npy").symlink_to(path)
     for name in (path, tmp_path / "link.npy"):
-        assert read_correlator(name).attrs["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert read(name).attrs["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     store, keys = written(tmp_path, "Zarr")
     before = formats.snapshot(store).sha256
-    assert read_correlator(store, **keys).attrs["sha256"] == before
+    assert read(store, **keys).attrs["sha256"] == before
     shutil.copytree(store, tmp_path / "copy.zarr")
     assert formats.snapshot(tmp_path / "copy.zarr").sha256 == before
     chunk = next(path for path in (store / "eta" / "c").rglob("*") if path.is_file())
@@ -247,7 +353,9 @@ BAD = [
     Bad("a directory", "x.h5", lambda path: path.mkdir(), "not a regular file"),
     Bad("a device", "x.h5", os.mkfifo, "not a regular file"),
     Bad("a name too long", 300 * "x" + ".h5", lambda _: None, "cannot be read (File name too long)"),
-    Bad("unknown ending", "x.root", "x", "allowed endings of the name: .h5, .hdf5, .npy"),
+    Bad("unknown ending", "x.foo", "x", "allowed endings of the name: .h5, .hdf5, .npy"),
+    Bad("how to convert", "x.foo", "x", 'to convert: numpy.save("x.npy", samples), samples being (configurations'),
+    Bad("how to convert from R", "x.RData", "x", 'to convert: in R: write.table(x, "x.txt", row.names=FALSE'),
     # HDF5
     Bad("text", "x.h5", "no HDF5 at all", "not a readable HDF5 file"),
     Bad("cut to 90 %", "x.h5", cut(0.9), "not a readable HDF5 file"),
@@ -272,13 +380,13 @@ BAD = [
     Bad("another size", "x.h5", {"g/mean": MEAN, "g/cov": covariance()[:, 1:]}, "needed (T,) and (T, T)", G),
     Bad("no covariance", "x.h5", {"g/mean": MEAN}, "no dataset 'g'; those there: g/mean", G, "dataset"),
     # text
-    Bad("empty text", "x.txt", "", "no numbers in it; needed columns t C err, or cfg t C"),
+    Bad("empty text", "x.txt", "", "no numbers in it; needed columns t C err, t C(err)"),
     Bad("no UTF-8", "x.txt", b"\xff\xfe1\x00", "not a text file in UTF-8"),
-    Bad("words", "x.txt", "1 2 3\nwhat is this\n", "x.txt:2: 'what is this' is not three numbers"),
+    Bad("words", "x.txt", "1 2 3\nwhat is this\n", "x.txt:2: 'what is this' is not a row of numbers"),
     Bad("comma decimals", "x.txt", T_C_ERR.replace(".", ","), "decimals are written with a point"),
     Bad("semicolons", "x.txt", columns(ROWS, ";"), "columns are separated by blanks"),
     Bad("comma decimals in csv", "x.csv", columns(ROWS, ";").replace(".", ","), "in .csv by commas"),
-    Bad("two columns", "x.txt", columns(ROWS[:, :2]), "x.txt:1: 2 columns; needed t C err, or cfg t C"),
+    Bad("two columns", "x.txt", columns(ROWS[:, :2]), "x.txt:1: 2 columns; needed columns t C err"),
     Bad("NaN in a line", "x.txt", "0 1 0.1\n1 nan 0.1\n", "x.txt:2: '1 nan 0.1'; all values must be finite"),
     Bad("times fall", "x.txt", columns(ROWS[::-1]), "t = 14 comes after t = 15; times must ascend"),
     Bad("a time twice", "x.txt", columns(np.repeat(ROWS, 2, axis=0)), "t = 0 comes after t = 0; times must ascend"),
@@ -286,6 +394,14 @@ BAD = [
     Bad("negative times", "x.txt", columns(ROWS - [1, 0, 0]), "t = -1; times must not be negative"),
     Bad("negative error", "x.txt", columns(ROWS * [1, 1, -1]), "x.txt:1: error -0.00996"),
     Bad("a name for it", "x.txt", T_C_ERR, "holds one correlator; leave dataset out", ETA, "dataset"),
+    Bad("rows of two lengths", "x.txt", "1 2 3\n1 2 3 4\n", "x.txt:2: 4 columns, but 3 in the rows above"),
+    Bad("labels before rows", "x.txt", columns(np.c_[np.arange(40), X]), "whole numbers in the first; take"),
+    Bad("cfg t re im", "x.txt", columns(np.c_[table(X), table(X)[:, 2]]), "for cfg t re im take the imaginary part"),
+    Bad("an imaginary part", "x.txt", columns(np.c_[ROWS[:, :2], ROWS[:, 2] * 6, ROWS[:, 2]]),
+        "x.txt:1: imaginary part 0.0"),
+    Bad("names before some", "x.txt", "1 2 3\neta 1 2 3\n", "rows with and without a name in front"),
+    Bad("which name", "x.txt", "eta 1 2 3\npi 1 2 3\n", "say which dataset to read; those there: eta, pi", {},
+        "dataset"),
     Bad("a time is missing", "x.txt", columns(np.delete(table(X), 20, axis=0)), "has t = 4 0 times; needed: once"),
     Bad("one there twice", "x.txt", columns(table(X)) + "10 4 0.1\n", "configuration 10 has t = 4 2 times"),
     # NumPy
@@ -295,6 +411,10 @@ BAD = [
     Bad("boolean", "x.npy", X > 0, "values must be real numbers, not bool"),
     Bad("which array", "x.npz", {"a": X, "b": X}, "say which dataset to read; those there: a, b", {}, "dataset"),
     Bad("no such array", "x.npz", {"a": X}, "there is no dataset 'eta'; those there: a", ETA, "dataset"),
+    Bad("mean, cov and samples", "x.npz", {"mean": MEAN, "cov": covariance(), "samples": X},
+        "holds mean and cov, and samples: say dataset: / for the former, or dataset: NAME", {}, "dataset"),
+    Bad("mean, cov and samples in HDF5", "x.h5", {"mean": MEAN, "cov": covariance(), "samples": X},
+        "holds mean and cov, and samples: say dataset", {}, "dataset"),
     Bad("pickled arrays", "x.npz", {"a": np.array([{}])}, "not a readable NumPy file"),
     # xarray
     Bad("no NetCDF", "x.nc", "x", "not a readable NetCDF file"),

@@ -29,7 +29,8 @@ def data(grid: Observables, r1: float = 1e-3, delta: float = 0.0):
 
 def terms(grid: Observables, t: int) -> list:
     """Return the exponents c of b_T(t, omega) = omega^p N sum_c exp(-c omega), a = 1."""
-    return [arb(t)] + ([arb(grid.kernel.period - t)] if grid.kernel.symmetric else [])
+    assert grid.kernel.parity >= 0
+    return [arb(t)] + ([arb(grid.kernel.period - t)] if grid.kernel.parity else [])
 
 
 def power_integral(c: arb, n: int, E0: float) -> arb:

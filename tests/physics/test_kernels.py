@@ -19,7 +19,12 @@ def correlator(kernel: Kernel, amplitudes=(A,), masses=(M,)) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "backward", "factor"),
-    [("exponential", 0.0, 1.0), ("periodic", 1.0, 1.0), ("vector", 1.0, M**2 / (12 * math.pi**2))],
+    [
+        ("exponential", 0.0, 1.0),
+        ("periodic", 1.0, 1.0),
+        ("periodic-odd", -1.0, 1.0),
+        ("vector", 1.0, M**2 / (12 * math.pi**2)),
+    ],
 )
 def test_delta_spectrum_gives_exponentials(name, backward, factor):
     expected = [A * factor * (math.exp(-SPACING * M * t) + backward * math.exp(-SPACING * M * (T - t))) for t in TIMES]
@@ -31,24 +36,34 @@ def test_correlator_is_symmetric_about_half_the_period(name):
     C = correlator(Kernel(name, T, SPACING))
     assert pytest.approx(C[::-1], rel=1e-14) == C
     assert np.argmin(C) == TIMES.index(T // 2)
-    assert Kernel(name, T).symmetric
+    assert Kernel(name, T).parity == 1
+
+
+def test_the_odd_kernel_is_a_hyperbolic_sine_that_vanishes_at_half_the_period():
+    kernel = Kernel("periodic-odd", T, SPACING)
+    C = correlator(kernel)
+    assert pytest.approx(-C[::-1], rel=1e-14, abs=1e-300) == C
+    assert C[TIMES.index(T // 2)] == 0
+    expected = 2 * A * math.exp(-SPACING * M * T / 2) * np.sinh(SPACING * M * (T / 2 - np.array(TIMES)))
+    assert pytest.approx(expected, rel=1e-12) == C
+    assert kernel.parity == -1
 
 
 def test_open_boundaries_have_no_image_from_the_other_end():
     C = correlator(Kernel("exponential", T, SPACING))
     assert np.all(np.diff(C) < 0)
     assert C[1:] / C[:-1] == pytest.approx(np.full(T - 2, math.exp(-SPACING * M)), rel=1e-13)
-    assert not Kernel("exponential", T).symmetric
+    assert Kernel("exponential", T).parity == 0
 
 
-@pytest.mark.parametrize("name", ["vector", "periodic", "exponential"])
+@pytest.mark.parametrize("name", ["vector", "periodic", "periodic-odd", "exponential"])
 def test_correlator_is_linear_in_the_spectrum(name):
     kernel = Kernel(name, T, SPACING)
     together = correlator(kernel, (A, -0.3), (M, 1.9))
     assert together == pytest.approx(correlator(kernel) - 0.3 * correlator(kernel, (1.0,), (1.9,)), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["vector", "periodic", "exponential"])
+@pytest.mark.parametrize("name", ["vector", "periodic", "periodic-odd", "exponential"])
 def test_spacing_and_time_enter_as_their_product(name):
     fine, coarse = Kernel(name, 2 * T, SPACING / 2), Kernel(name, T, SPACING)
     omega = np.linspace(0, 6, 13)

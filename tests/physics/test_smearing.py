@@ -99,7 +99,7 @@ def test_the_posterior_takes_any(name: str) -> None:
 
 def test_the_thermal_kernel_is_its_formula_and_finite_at_zero() -> None:
     kernel = Kernel("thermal", 12, 0.7)
-    assert kernel.symmetric
+    assert kernel.parity
     assert kernel.units == "GeV^2"
     omega = np.array([0.0, 1e-8, 0.3, 2.0, 9.0])
     for t in (1, 3, 6):

@@ -128,6 +128,23 @@ def test_networks_whose_noise_is_replaced_meanwhile_are_of_what_was_read(
     assert states(cli, roots[1])["train"] == "done"
 
 
+def test_a_target_whose_slices_begin_at_one_is_added_to_a_finished_run(
+    cli: Cli, finished_copy: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", sdpipe.open_run(finished_copy).predictions["o3"].correlator.values)
+    target = f"targets.mine={{kind: correlator, path: {tmp_path / 'x.npy'}, resampling: bootstrap}}"
+    fault = cli("predict", finished_copy, target).fault
+    assert "lattice.first: " in fault
+    assert "8 time slices, neither T = 16 nor T/2 + 1, and the file does not say which" in fault
+    outcome = cli("predict", finished_copy, target, "lattice.first=1")
+    assert outcome.status == 0, outcome.err
+    run = sdpipe.open_run(finished_copy)
+    mine, o3 = (run.predictions[name].correlator for name in ("mine", "o3"))
+    np.testing.assert_allclose(mine, o3, rtol=1e-6)
+    assert states(cli, finished_copy)["train"] == "done"
+    assert cli("predict", finished_copy, "lattice.first=0").status == 2
+
+
 def test_a_command_opens_a_data_file_once(shell: Cli, tiny_config: Path, tmp_path: Path, data: Path) -> None:
     """Noise and two targets are in one file; drivers and workers are processes of their own."""
     root = tmp_path / "run"

@@ -1,0 +1,100 @@
+"""What each part of the default is worth: inputs, error head and prior, and each component of the prior.
+
+    python -m benchmarks ablation
+
+trains one ensemble of the quickstart's problem for each row and tests it on spectra of known truth: mean absolute error
+and half width at 68.3 % at the smaller sigma, coverage at both sigma and at the worst single energy, and the interval
+score at 68.3 % (T. Gneiting and A. Raftery, J. Am. Stat. Assoc. 102 (2007) 359). Tables of every family lie in
+DIR/ablation/*.txt.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from benchmarks.commands import run_stage
+from benchmarks.table import Row
+from sdpipe.config.load import load_config
+from sdpipe.config.schema import to_yaml
+from sdpipe.disk import files, store
+from sdpipe.disk.layout import Layout
+from sdpipe.infer.calibration import rule_of
+
+CONFIG = Path("configs/quickstart.yaml")
+LEVEL = 0.683
+FAMILIES = ("chebyshev", "o3", "resonance", "peaks", "delta_tanh", "finite_volume", "sign_changing", "few_states")
+SAMPLES = 2000
+
+
+def _variants() -> dict[str, list[str]]:
+    """Return what is varied: name -> overrides of the quickstart."""
+    mixture = dict(load_config(CONFIG).spectra.mixture)
+    found = {}
+    for prior, inputs, head in product(("chebyshev", "mixture"), ("whiten", "posterior"), ("none", "scale")):
+        shares = mixture if prior == "mixture" else {"chebyshev": 1}
+        choice = [f"spectra.mixture={json.dumps(shares)}", f"training.inputs={inputs}", f"training.head={head}"]
+        found[f"{prior} {inputs} {head}"] = choice
+    for name in mixture:
+        rest = json.dumps({k: v for k, v in mixture.items() if k != name})
+        found[f"without {name}"] = [f"spectra.mixture={rest}", "training.inputs=posterior", "training.head=none"]
+    return found
+
+
+def _scores(validation: xr.Dataset) -> dict[str, dict[str, list[float]]]:
+    """Return mae, width, score, and coverage and its least over E, per family and sigma."""
+    names, found = [str(f) for f in validation.family.values], {}
+    for family in FAMILIES:
+        i = names.index(family)
+        one = validation.isel(family=i)
+        one = one.isel(sample=one.tested.values)
+        q = validation.factor.sel(level=LEVEL).isel(scale_rule=rule_of(i))
+        off, half = np.abs(one.central - one.truth), one.total * q
+        score = 2 * half + 2 / (1 - LEVEL) * np.maximum(off - half, 0)
+        inside = off <= half
+        found[family] = {
+            "mae": off.mean(("sample", "E")).values.tolist(),
+            "width": half.mean(("sample", "E")).values.tolist(),
+            "score": score.mean(("sample", "E")).values.tolist(),
+            "coverage": inside.mean(("sample", "E")).values.tolist(),
+            "coverage 95": validation.coverage.sel(family=family, level=0.954).values.tolist(),
+            "worst": inside.mean("sample").min("E").values.tolist(),
+        }
+    return found
+
+
+def table(scores: dict[str, dict[str, list[float]]]) -> str:
+    """Return the scores of one variant as text, both sigma side by side."""
+
+    def cell(key: str, values: list[float]) -> str:
+        percent = key in ("coverage", "coverage 95", "worst")
+        return " / ".join(f"{100 * v:.1f}" if percent else f"{v:.5f}" for v in values)
+
+    keys = list(next(iter(scores.values())))
+    rows = [["family", *keys], *([f, *(cell(k, one[k]) for k in keys)] for f, one in scores.items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def measure(directory: Path) -> list[Row]:
+    """Train and test every variant; a row for each, of its means over the families."""
+    rows, root = [], directory / "ablation"
+    for name, overrides in _variants().items():
+        layout = Layout(root / name.replace(" ", "-"))
+        only = ["ensembles={Nmax: {Nb: 64, Nrho: 20000, network: mlpM}}", "budget.references={}", "spectra.Nb=[64]"]
+        only += ["training.replicas=2", f"validation.samples={SAMPLES}", "methods=[posterior]"]
+        path = root / f"{layout.root.name}.yaml"
+        files.write_text(path, to_yaml(load_config(CONFIG, [*only, *overrides])))
+        seconds = {stage: run_stage(stage, path, layout) for stage in ("generate", "train", "validate")}
+        scores = _scores(store.load(layout.validation))
+        files.write_text(root / f"{layout.root.name}.txt", table(scores) + "\n")
+        for key in ("mae", "width", "score", "coverage", "worst"):
+            pick = min if key == "worst" else np.mean
+            value = float(pick([one[key][0] for one in scores.values()]))
+            rows.append(Row(f"ablation, {name}: {key}", value, "1"))
+        rows.append(Row(f"ablation, {name}: training", seconds["train"], "s"))
+    return rows

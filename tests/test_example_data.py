@@ -1,0 +1,57 @@
+"""The synthetic correlator that is shipped: what its script makes, true to its formula; the template runs on it."""
+
+from __future__ import annotations
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from scipy.special import fdtrc
+
+import sdpipe
+from tests.fixtures import REPOSITORY
+
+if TYPE_CHECKING:
+    from tests.fixtures import Outcome
+
+FILE = REPOSITORY / "data" / "pseudoscalar.txt"
+
+SMALL = (
+    "spectra.Nrho=1200",
+    "ensembles={Nmax: {Nb: 64, Nrho: 1200, network: arcS}, Nref_b: {Nb: 16, Nrho: 1200, network: arcS}}",
+    "budget.references={b: Nref_b}",
+    "training={replicas: 2, epochs: 2}",
+    "validation={samples: 120, bootstrap: 4, levels: [0.683, 0.954], families: {o3: {kind: o3}}}",
+)
+
+
+def test_the_file_is_what_its_script_makes() -> None:
+    made = runpy.run_path(str(FILE.with_suffix(".py")))
+    np.testing.assert_allclose(np.loadtxt(FILE), made["configurations"](), rtol=1e-6)
+    assert FILE.stat().st_size < 200_000
+
+
+def test_its_mean_is_the_true_correlator_within_its_covariance() -> None:
+    data = sdpipe.read_correlator(FILE, period=32, times=(1, 16))
+    made = runpy.run_path(str(FILE.with_suffix(".py")))
+    off, independent = data["mean"].values - made["correlator"](data.t.values), 240 // 4
+    chi2 = off @ np.linalg.solve(data.covariance.values, off)
+    assert fdtrc(16, independent - 16, chi2 * (independent - 16) / (16 * (independent - 1))) > 0.05
+    assert data.attrs["tau_int"] == pytest.approx(2.0, abs=2 * data.attrs["tau_int_error"])
+    assert data.attrs["flags"] == []
+
+
+def test_the_template_runs_as_shipped(
+    cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its files and keys are those that are shipped; only sizes are made smaller."""
+    monkeypatch.chdir(REPOSITORY)
+    outcome = cli("run", "configs/lattice-data.yaml", *SMALL, "--run", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    assert "mine: 240 configurations, tau_int 2.76 +- 0.93, errors by the Gamma method; covariance full" in outcome.err
+    run = sdpipe.open_run(tmp_path / "run")
+    assert bool(np.isfinite(run.budget["mine"].total).all())
+    assert "errors by the Gamma method" in run.layout.report.read_text()
