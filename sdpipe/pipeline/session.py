@@ -49,9 +49,10 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
 def check(state: State, names: list[str]) -> list[str]:
     """Check all that stages ``names`` need, and return the job scripts that Slurm accepted.
 
-    Raises UserError where an input cannot be used, an earlier stage is not done, there is no GPU to train on, or Slurm
-    refuses a script.
+    Raises UserError where something in the run directory is a link, an input cannot be used, an earlier stage is not
+    done, there is no GPU to train on, or Slurm refuses a script.
     """
+    state.layout.refuse_links()
     state.layout.check_owner(state.config)
     todo = [name for name in names if stages.left(state, name)]
     if todo:  # data files that nothing is left to be made of are not looked into
