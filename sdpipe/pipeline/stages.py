@@ -416,8 +416,8 @@ def perform(name: str, run: Command) -> bool:
     _say_why(name, todo)
     begun, start = datetime.now(UTC), time.monotonic()
     for found in todo:  # what is at work has no receipt
-        if found.damage and found.damage.file.is_dir():  # before the receipt, which alone knows of it
-            files.set_aside(found.damage.file)
+        for place in (error.file for error in found.damage if error.file.is_dir()):
+            files.set_aside(place)  # before the receipt, which alone knows of it
         run.layout.receipts.forget(found.piece.stage, found.piece.name)
     try:
         STAGE[name].do(run, todo)
@@ -429,8 +429,10 @@ def perform(name: str, run: Command) -> bool:
 def _say_why(name: str, todo: list[Found]) -> None:
     """Say which pieces are made anew, and why."""
     for found in todo:
-        if found.damage:
-            log.info(f"{name}: {found.damage.file}: {found.damage.what}; making {found.piece.name} anew")
+        if found.condition == "damaged":
+            first, *more = found.damage
+            others = f" and {len(more)} more files" if more else ""
+            log.info(f"{name}: {first.file}: {first.what}{others}; making {found.piece.name} anew")
     stale = [found.piece.name for found in todo if found.condition == "stale" and found.piece.work]
     if stale:
         few = ", ".join(stale[:3]) + (f" and {len(stale) - 3} more" if len(stale) > 3 else "")

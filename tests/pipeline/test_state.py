@@ -175,6 +175,23 @@ def test_what_is_damaged_is_made_anew_and_nothing_else(
     assert cli("run", finished_copy).err.startswith(f"{finished_copy}: everything is done; nothing to do")
 
 
+@pytest.mark.parametrize("more", [[], ["bootstrap=51"]], ids=["damaged", "stale"])
+def test_several_directories_in_place_of_files_of_one_piece_give_way(
+    cli: Cli, finished_copy: Path, more: list[str]
+) -> None:
+    places = [finished_copy / "predictions.zarr/o3" / name for name in ("rho/c/0/0/0/0/0", "zarr.json")]
+    places += [finished_copy / "figures" / f"o3-{what}.png" for what in ("reconstruction", "budget")]
+    for place in places:
+        place.unlink()
+        place.mkdir()
+        (place / "x").touch()
+    outcome = cli("run", finished_copy, *more)
+    assert outcome.status == 0
+    assert more or " and 1 more files; making o3 anew" in outcome.err
+    assert all(place.is_file() for place in places)
+    assert cli("status", finished_copy, "--verify").status == 0
+
+
 def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
     cli: Cli, serial: SerialPool, finished: Finished, finished_copy: Path
 ) -> None:
@@ -207,7 +224,7 @@ def test_a_store_put_back_from_an_older_backup_is_not_believed(
     shutil.copytree(backup, finished_copy / store)
     stage = {"budget": "analyze", "history": "train", "predictions": "predict", "validation": "validate"}[store[:-5]]
     rows = {s["name"]: s["state"] for s in json.loads(cli("status", finished_copy, "--json").out)["stages"]}
-    assert rows[stage] == "unfinished"
+    assert rows[stage] == "damaged"
     assert cli("status", finished_copy, "--verify").status == 2
     if store == "budget.zarr":
         assert "not done" in cli("report", finished_copy).fault
