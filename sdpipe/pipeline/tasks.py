@@ -38,6 +38,9 @@ from sdpipe.pipeline.pieces import (
 from sdpipe.version import __version__
 from sdpipe.workers import pool
 
+VERSIONS = {"numpy": np.__version__, "sdpipe": __version__}
+"""What the last bits of a sample may depend on; the receipt of a block notes them."""
+
 # --- generate --------------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +90,7 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
         copies = (made.correlator, problem.noise, config.noise.copies, config.seed, block.of, block.start)
         arrays["noisy"] = noisy_copies(*copies)
     written = store.write_block(layout.training, block.region, arrays)
-    finish(layout, piece, written, numpy=np.__version__, sdpipe=__version__)
+    finish(layout, piece, written, **VERSIONS)
     return {"samples": block.stop - block.start}
 
 
