@@ -33,7 +33,7 @@ def peaks(config: Config, stage: str) -> tuple[float, float]:
     rows = min(max(ROWS, validation.bootstrap), min(VALIDATION_BLOCK, validation.samples) * validation.bootstrap)
     draws = 8 * len(families(config)) * validation.samples * sigmas * energies
     worker, driver = {
-        "generate": (0, 0),
+        "generate": (60_000 * sigmas * energies, 0),
         "train": (18 * matrix, networks),
         "predict": (networks + 6 * sigmas * matrix + 4.5 * one * config.bootstrap, 0),
         "validate": (networks + 2 * sigmas * matrix + 7 * one * rows, networks + 30 * draws),

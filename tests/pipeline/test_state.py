@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,11 +16,13 @@ import torch
 import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.config.schema import SCHEMA
-from sdpipe.disk import files
+from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal, unseal
 from sdpipe.errors import DamageError, UserError
-from sdpipe.pipeline.stages import STAGES
+from sdpipe.pipeline import pieces, tasks
+from sdpipe.pipeline.pieces import Piece
+from sdpipe.pipeline.stages import STAGE, STAGES
 from sdpipe.pipeline.state import State, verify
 from tests.pipeline.test_pipeline import assert_same_network, load_network
 
@@ -190,6 +192,26 @@ def test_several_directories_in_place_of_files_of_one_piece_give_way(
     assert more or " and 1 more files; making o3 anew" in outcome.err
     assert all(place.is_file() for place in places)
     assert cli("status", finished_copy, "--verify").status == 0
+
+
+def test_a_store_that_another_worker_puts_in_place_before_the_receipt_is_not_done(
+    finished_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker can that outlives its driver, for other inputs."""
+    state = State(load_config(finished_copy), Layout(finished_copy))
+    (piece,) = (p for p in STAGE["predict"].pieces(state.made) if p.name == "o3")
+    other = store.load(state.layout.predictions / "peaks")
+
+    def finish(layout: Layout, piece: Piece, written: Any, **facts: Any) -> None:
+        store.write_dataset(layout.predictions / "o3", other, store.attributes("other", 1))
+        pieces.finish(layout, piece, written, **facts)
+
+    monkeypatch.setattr(tasks, "finish", finish)
+    tasks.predict_target(state.inputs.problem, finished_copy, piece, state.inputs.target("o3"))
+    assert state.look(piece).condition == "damaged"
+    monkeypatch.undo()
+    tasks.predict_target(state.inputs.problem, finished_copy, piece, state.inputs.target("o3"))
+    assert state.look(piece).condition == "done"
 
 
 def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
