@@ -194,6 +194,7 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
     layout.check_owner(state.config)
     damaged = None
     if arguments.verify:
+        layout.refuse_links()
         driver = lock.holder(layout.driver)
         every = [piece for stage in STAGES for piece in stage.pieces(state.made)]
         damaged = verify(layout, every, forget=driver is None or not driver.may_live())

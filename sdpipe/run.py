@@ -114,8 +114,8 @@ class Run:
             if piece.name not in names:
                 continue
             found = state.look(piece)
-            if found.damage:
-                raise found.damage
+            if found.condition == "damaged":
+                raise found.damage[0]
             if found.condition == "stale" and not state.inputs.unreadable:
                 made = f"{stage}: {piece.name} was made from other inputs than those of now"
                 command = shlex.join(["sdpipe", "run", str(self.layout.root)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,53 @@ import yaml
 from pydantic import ValidationError
 
 from sdpipe.config.rules import Fault, Location, faults
-from sdpipe.config.schema import Config
+from sdpipe.config.schema import Config, plain
 from sdpipe.errors import UserError
 
 UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
 """What PyYAML raises where a value does not fit its tag, and where nesting is too deep."""
 
 
+MOST_VALUES = 100_000
+"""Keys and values of a file, those behind an alias counted each time."""
+
+LONGEST_NUMBER = 100
+"""Characters of a number."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key may appear once."""
+    """Safe YAML of bounded size, in which a key may appear once and merges no others."""
+
+    def __init__(self, stream: str | bytes) -> None:
+        super().__init__(stream)
+        self._count, self._sizes = 0, dict[int, int]()
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        before, mark = self._count, self.peek_event().start_mark
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias and id(node) not in self._sizes:
+            raise yaml.MarkedYAMLError(problem="an alias inside of what it stands for", problem_mark=mark)
+        self._count += self._sizes[id(node)] if alias else 1
+        if self._count > MOST_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_VALUES} keys and values", problem_mark=mark)
+        self._sizes[id(node)] = self._count - before
+        return node
+
+    def compose_scalar_node(self, anchor: str | None) -> yaml.ScalarNode:
+        node = super().compose_scalar_node(anchor)
+        if node.tag.endswith((":int", ":float")) and len(node.value) > LONGEST_NUMBER:
+            words = f"a number of {len(node.value)} characters; allowed: at most {LONGEST_NUMBER}"
+            raise yaml.MarkedYAMLError(problem=words, problem_mark=node.start_mark)
+        return node
 
     def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.tag.endswith(":merge"):
+                words = "merge keys (<<) are not read; write out the keys of the section"
+                raise yaml.MarkedYAMLError(problem=words, problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"key {key.value!r} appears twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -104,9 +137,18 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Orig
         config = Config.model_validate(raw)
     except ValidationError as error:
         raise UserError(*origin.describe(faults_of(error, raw))) from None
-    if found := faults(config):
+    if found := [*_taken_for_numbers(raw, plain(config)), *faults(config)]:
         raise UserError(*origin.describe(found))
     return config, origin
+
+
+def _taken_for_numbers(raw: Any, made: Any, *keys: str | int) -> Iterator[Fault]:
+    """Yield where ``raw`` holds yes or no, which to Python are numbers, and what was ``made`` of it holds a number."""
+    if isinstance(raw, bool) and not isinstance(made, bool):
+        yield keys, "a number is needed; yes, no, on, off, true and false are none"
+    parts = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
+    for key, value in parts:
+        yield from _taken_for_numbers(value, made[key], *keys, key)
 
 
 def read_yaml(file: Path, needed: str) -> tuple[dict[str, Any], yaml.Node]:
@@ -123,13 +165,19 @@ def read_yaml(file: Path, needed: str) -> tuple[dict[str, Any], yaml.Node]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise UserError(f"{file}:{line}: not valid YAML: {error.problem or error.context}") from None
+        raise UserError(f"{file}:{line}: not valid YAML: {_reason(error)}") from None
     except UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file}:1: not valid YAML: {reason}") from None
+        raise UserError(f"{file}:1: not valid YAML: {_reason(error)}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{file}:1: the file must hold KEY: VALUE sections; needed: {needed}")
     return raw, node
+
+
+def _reason(error: Exception) -> str:
+    """Say in one line what PyYAML found wrong."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        return error.problem or error.context or "unreadable"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _override(raw: dict[str, Any], text: str) -> Location:
@@ -140,8 +188,8 @@ def _override(raw: dict[str, Any], text: str) -> Location:
         raise UserError(f"command line: {text}: an override is written KEY=VALUE, KEY being a dotted path")
     try:
         parsed = yaml.load(value, _Loader)
-    except UNREADABLE:
-        raise UserError(f"command line: {key}: {value[:60]!r} is not valid YAML") from None
+    except UNREADABLE as error:
+        raise UserError(f"command line: {key}: {value[:60]!r} is not valid YAML: {_reason(error)}") from None
     section = raw
     for i, part in enumerate(parts[:-1]):
         section = section.setdefault(part, {})

@@ -11,15 +11,18 @@ from sdpipe.config.schema import Chebyshev, ChebyshevFamily, Config, Family, Met
 from sdpipe.errors import UserError
 
 METHODS = get_args(Method)
-SOURCES = ("latt", "net", "resolution", "scale", "total")
-"""Names in budgets that no reference can have."""
-
 MOST_FOR_POSTERIOR = 256
 """Time slices that a posterior can have: it holds a matrix of them for each of its components."""
 
 Location = tuple[str | int, ...]
 Fault = tuple[Location, str]
 """The keys that lead to a value, and what is wrong with it."""
+
+SMALLEST = 70.0
+"""-log of the smallest C(t) of the training set; numbers of 32 bits end at 87."""
+
+OWN = ("latt", "net", "resolution", "scale", "central", "published", "total", "calibrated", *METHODS, "truth", "pull")
+"""Names in a budget and its table that no source of error may have."""
 
 
 def faults(config: Config) -> list[Fault]:
@@ -49,11 +52,25 @@ def _times(config: Config) -> Iterator[Fault]:
 
 
 def _decay(config: Config) -> Iterator[Fault]:
-    last, highest = config.lattice.times[1], config.spectra.E0[1]
-    exponent = config.lattice.spacing * last * highest
+    lattice, (lowest, highest) = config.lattice, config.spectra.E0
+    last = lattice.times[1]
+    exponent = lattice.spacing * last * highest
     if exponent > 1e4:
         words = f"C(t) falls by exp(-{exponent:.3g}) to t = {last} above the highest threshold E0 ({highest})"
         yield ("lattice", "spacing"), f"{words}; allowed: spacing * t * E0 up to 1e4"
+        return
+    far = last if config.kernel == "exponential" else min(last, lattice.period // 2)
+    allowed = SMALLEST / (lattice.spacing * far + 1)  # draws themselves fall like exp(-omega / GeV)
+    if lowest > allowed:
+        words = f"above the lowest threshold ({lowest:g}) C(t = {far}) is too small for numbers of 32 bits"
+        yield ("spectra", "E0"), f"{words}; allowed here: a lowest threshold up to {allowed:.3g}"
+
+
+def _thresholds(config: Config) -> Iterator[Fault]:
+    lowest, highest = config.spectra.E0[0], config.energies.max
+    if 1.5 * lowest > highest:
+        words = f"every threshold is at {lowest:g} GeV or above, but energies.max is {highest:g} GeV"
+        yield ("spectra", "E0"), f"{words}; allowed: from below {highest / 1.5:g} (energies.max / 1.5) on"
 
 
 def _sigma(config: Config) -> Iterator[Fault]:
@@ -122,8 +139,8 @@ def _budget(config: Config) -> Iterator[Fault]:
         yield ("budget", "central"), f"there is no ensemble {central}; {allowed}"
     for source, name in config.budget.references.items():
         where = ("budget", "references", source)
-        if source in SOURCES:
-            yield where, f"{source} is the name of another source of error; choose another"
+        if source in OWN:
+            yield where, f"{source} has a meaning of its own in a budget; choose another name"
         if name not in ensembles:
             yield where, f"there is no ensemble {name}; {allowed}"
         elif name == central:
@@ -165,4 +182,4 @@ def _limits(config: Config, family: Family, key: str) -> tuple[tuple[float, str]
     return low, (energies.max, "energies.max")
 
 
-RULES = (_times, _decay, _sigma, _prior, _ensembles, _training, _budget, _validation, _families)
+RULES = (_times, _decay, _thresholds, _sigma, _prior, _ensembles, _training, _budget, _validation, _families)

@@ -415,6 +415,8 @@ class Energies(Section):
     def _ascending(self) -> Energies:
         if self.min >= self.max:
             raise ValueError(f"min: {self.min} must be below max ({self.max})")
+        if len(set(self.grid)) < self.count:
+            raise ValueError(f"min: {self.count} energies up to {self.max} are not distinct in 12 digits")
         return self
 
     @property

@@ -1,7 +1,8 @@
 """Correlator files as arrays: a file is read once, and one short reader per format parses the bytes that were read.
 
 No reader runs code, or opens another file, because the file says so: pickles, object arrays, and HDF5 links, external
-and virtual values are refused.
+and virtual values are refused. No more is unpacked than a correlator can be: how many numbers a file says that it holds
+is looked at first.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import re
 import warnings
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from sdpipe.correlators.statistics import WINDOW
@@ -33,11 +38,26 @@ Array = NDArray[np.float64]
 LARGEST = 1e150
 """Size of values whose squares are still finite."""
 
+MOST_NUMBERS = 5_000_000
+"""Numbers in a correlator, such as 39,000 configurations of 128 times, and in a chunk of one in a file."""
+
+MOST_BYTES = 2**30
+"""Size of a file, or of all files of a Zarr store."""
+
+MOST_TEXT = 2**26
+"""Bytes of a .json.gz when it is unpacked."""
+
 SAID = ("resampling", "error", "configurations")
 """Attributes by which a file may say what its numbers are; see :class:`Record`."""
 
 SAMPLE_DIMS = {"cfg": "configurations", "boot": "bootstrap", "jack": "jackknife"}
 """Dimension names by which an xarray variable says what its samples are."""
+
+PACKERS = ("blosc", "gzip", "zlib", "zstd")
+"""Codecs of Zarr whose result has a bound that is known before."""
+
+HDF5_DEFLATE, HDF5_CHECKSUM = 1, 4
+"""The number of HDF5's gzip filter, and the bytes of the checksum that may be packed with a chunk."""
 
 INSIDE = "the numbers must be in the file itself"
 
@@ -76,6 +96,8 @@ def snapshot(path: Path) -> Snapshot:
         if not (path.is_dir() if store else path.is_file()):
             raise UserError(f"{path}: not a {'directory' if store else 'regular file'}")
         inside = sorted(_walk(path)) if store else [path]
+        if (size := sum(f.stat().st_size for f in inside)) > MOST_BYTES:
+            raise UserError(f"{path}: {size / 1e9:.3g} GB; allowed: up to {MOST_BYTES / 1e9:.3g} GB")
         files = {f.relative_to(path).as_posix() if store else "": f.read_bytes() for f in inside}
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
@@ -131,7 +153,7 @@ class Record:
             if len(mean) != 1 or cov != mean * 2:
                 raise self.fault(f"mean has shape {mean} and cov {cov}; needed (T,) and (T, T)")
         for values in (self.samples, self.mean, self.errors):
-            if values is not None and (size := np.abs(values).max()) > LARGEST:
+            if values is not None and (size := max(values.max(), -values.min())) > LARGEST:
                 raise self.fault(f"a value of size {size:.3g}; allowed: up to {LARGEST:g}")
         times = np.zeros(0) if self.times is None else self.times
         if (broken := times[times != np.round(times)]).size:
@@ -190,18 +212,27 @@ def _ending(path: Path) -> str:
     return ending
 
 
+def _check(dtype: np.dtype, shape: tuple[int, ...], where: str) -> None:
+    """Raise UserError for what is said of an array that is still to be read: not numbers, none, or too many."""
+    if dtype.kind not in "fiu":
+        raise UserError(f"{where}: values must be real numbers, not {dtype}")
+    count = math.prod(shape)
+    if not count:
+        raise UserError(f"{where}: the dataset is empty")
+    if count > MOST_NUMBERS:
+        words = f"shape {shape}, {8 * count / 1e9:.3g} GB"
+        raise UserError(f"{where}: {words}; allowed: up to {MOST_NUMBERS} numbers; average or bin them first")
+
+
 def _real(values: Any, where: str) -> Array:
     """Return an array, or what reads as one, in float64.
 
-    Raises UserError where it has no values, where they are no real numbers, or where one is not finite.
+    Raises UserError where it has no or too many values, where they are no real numbers, or where one is not finite.
     """
-    if values.dtype.kind not in "fiu":
-        raise UserError(f"{where}: values must be real numbers, not {values.dtype}")
-    if not values.size:
-        raise UserError(f"{where}: the dataset is empty")
-    values = np.asarray(values).astype(float)
-    if not np.isfinite(values).all():
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+    _check(values.dtype, values.shape, where)
+    values = np.asarray(values).astype(float, copy=False)
+    if not (finite := np.isfinite(values)).all():
+        first = tuple(int(i) for i in np.unravel_index(np.argmin(finite), values.shape))
         raise UserError(f"{where}: value {values[first]} at index {first}; all values must be finite")
     return values
 
@@ -278,19 +309,57 @@ def _open_hdf5(snapshot: Snapshot, kind: str) -> h5py.File:
 
 
 def _hdf5_nodes(file: h5py.File) -> tuple[dict[str, h5py.Dataset], list[str]]:
-    """Return the datasets of a file by name, and the names that are links to elsewhere."""
+    """Return the datasets of a file by name, and the names that are links to elsewhere; each group is entered once."""
     import h5py
 
-    links: dict[str, Any] = {}
-    file.visititems_links(lambda name, link: links.update({name: link}))
-    own = [name for name, link in links.items() if isinstance(link, h5py.HardLink)]
-    datasets = {name: file[name] for name in own if file.get(name, getclass=True) is h5py.Dataset}
-    return datasets, sorted(links.keys() - own)
+    datasets, links, groups, entered = {}, [], [("", file["/"])], set()
+    while groups:
+        prefix, group = groups.pop()
+        entered.add(h5py.h5o.get_info(group.id).addr)
+        for key in group:
+            name = prefix + key
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                links.append(name)
+            elif isinstance(node := group[key], h5py.Dataset):
+                datasets[name] = node
+            elif isinstance(node, h5py.Group) and h5py.h5o.get_info(node.id).addr not in entered:
+                groups.append((f"{name}/", node))
+    return datasets, sorted(links)
 
 
-def _refuse_outside(node: h5py.Dataset, where: str) -> None:
+def _check_inside(node: h5py.Dataset, where: str) -> None:
     if node.external or node.is_virtual:
         raise UserError(f"{where}: its values are in other files; {INSIDE}")
+
+
+def _check_chunks(node: h5py.Dataset, where: str) -> None:
+    """Raise UserError where a chunk of a dataset is larger than a correlator, or unpacks to more than it says."""
+    if not node.chunks:
+        return
+    _check(node.dtype, node.chunks, f"{where}: a chunk of it")
+    most, filters = math.prod(node.chunks) * node.dtype.itemsize + HDF5_CHECKSUM, node.id.get_create_plist()
+    if [filters.get_filter(i)[0] for i in range(filters.get_nfilters())].count(HDF5_DEFLATE) > 1:
+        raise UserError(f"{where}: packed more than once; allowed: once")
+
+    def check(chunk: h5py.h5d.StoreInfo) -> None:
+        if node.compression == "gzip" and not chunk.filter_mask:
+            _check_packed("gzip", node.id.read_direct_chunk(chunk.chunk_offset)[1], most, where)
+
+    node.id.chunk_iter(check)
+
+
+def _check_packed(packer: str, data: bytes, most: int, where: str) -> None:
+    """Raise UserError where the bytes of a chunk unpack to more than ``most``."""
+    if packer == "blosc":
+        size = int.from_bytes(data[4:8], "little")
+    elif packer == "zstd":  # RFC 8878, section 3.1.1.1
+        flags, at = data[4], 5 + (not data[4] & 32) + (0, 1, 2, 4)[data[4] & 3]
+        width = (flags >> 5 & 1, 2, 4, 8)[flags >> 6]
+        size = int.from_bytes(data[at : at + width], "little") if width else most + 1
+    else:
+        size = len(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, most + 1))
+    if size > most:
+        raise UserError(f"{where}: a chunk of it unpacks to more than its {most} bytes")
 
 
 def _hdf5(snapshot: Snapshot, dataset: str | None) -> Record:
@@ -306,21 +375,39 @@ def _hdf5(snapshot: Snapshot, dataset: str | None) -> Record:
             raise UserError(f"{path}: {links[0]}: a link; {INSIDE}")
         name, parts = _pick(dataset, nodes, path)
         for part in parts:
-            _refuse_outside(nodes[part], f"{path}: {part}")
+            _check_inside(nodes[part], f"{path}: {part}")
+            _check(nodes[part].dtype, nodes[part].shape, f"{path}: {part}")
+            _check_chunks(nodes[part], f"{path}: {part}")
         return _record(path, name, parts, nodes, said=_said(file.attrs, file[name or "/"].attrs))
 
 
 def _numpy(snapshot: Snapshot, dataset: str | None) -> Record:
     """Array (n, T); in .npz several of them by name, or one pair ``mean`` (T,) and ``cov`` (T, T)."""
-    path = snapshot.path
+    path, content = snapshot.path, io.BytesIO(snapshot.content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what makes NumPy warn makes it fail right after
-            content = np.load(io.BytesIO(snapshot.content), allow_pickle=False)
-            arrays = {"": content} if isinstance(content, np.ndarray) else {n: content[n] for n in content.files}
+            streams: dict[str, Any] = {"": content}
+            if snapshot.content.startswith(b"PK"):
+                archive = zipfile.ZipFile(content)
+                streams = {name.removesuffix(".npy"): archive.open(name) for name in archive.namelist()}
+            name, parts = _pick(dataset, streams, path)
+            arrays = {part: _array(streams[part], f"{path}: {part}" if part else str(path)) for part in parts}
+    except UserError:
+        raise
     except Exception:  # NumPy and zipfile raise whatever the bytes lead them to
         raise UserError(f"{path}: not a readable NumPy file of numbers; pickled objects are not read") from None
-    return _record(path, *_pick(dataset, arrays, path), arrays)
+    return _record(path, name, parts, arrays)
+
+
+def _array(stream: Any, where: str) -> NDArray[Any]:
+    """Read one array in NumPy's format, after a look at its header."""
+    header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
+    shape, _, dtype = header(stream)
+    if not dtype.hasobject:
+        _check(dtype, shape, where)
+    stream.seek(0)
+    return npy.read_array(stream, allow_pickle=False)
 
 
 def _netcdf(snapshot: Snapshot, dataset: str | None) -> Record:
@@ -328,48 +415,82 @@ def _netcdf(snapshot: Snapshot, dataset: str | None) -> Record:
     path, of_hdf5 = snapshot.path, snapshot.content.startswith(b"\x89HDF")
     if not (of_hdf5 or snapshot.content.startswith(b"CDF")):
         raise UserError(f"{path}: not a readable NetCDF file")
-    if of_hdf5:
-        with _open_hdf5(snapshot, "NetCDF") as file:
-            nodes, links = _hdf5_nodes(file)
-            if links:
-                raise UserError(f"{path}: {links[0]}: a link; {INSIDE}")
-            for name, node in nodes.items():
-                _refuse_outside(node, f"{path}: {name}")
-    engine = "h5netcdf" if of_hdf5 else "scipy"
-    return _xarray(path, dataset, "NetCDF file", io.BytesIO(snapshot.content), engine=engine)
+    if not of_hdf5:
+        return _xarray(path, dataset, "NetCDF file", io.BytesIO(snapshot.content), lambda _: None, engine="scipy")
+    with _open_hdf5(snapshot, "NetCDF") as file:
+        nodes, links = _hdf5_nodes(file)
+        if links:
+            raise UserError(f"{path}: {links[0]}: a link; {INSIDE}")
+        for name, node in nodes.items():
+            _check_inside(node, f"{path}: {name}")
+
+        def check(name: str) -> None:
+            _check_chunks(nodes[name], f"{path}: {name}")
+
+        return _xarray(path, dataset, "NetCDF file", io.BytesIO(snapshot.content), check, engine="h5netcdf")
 
 
 def _zarr(snapshot: Snapshot, dataset: str | None) -> Record:
     """Variable (samples, t), or ``mean`` (t) and ``covariance`` (t, t2)."""
+    import zarr
     from zarr.core.buffer.cpu import Buffer
     from zarr.storage import MemoryStore
 
     if not {"zarr.json", ".zgroup"} & snapshot.files.keys():
         raise UserError(f"{snapshot.path}: not a readable Zarr store (neither zarr.json nor .zgroup in it)")
     store = MemoryStore({name: Buffer.from_bytes(content) for name, content in snapshot.files.items()}, read_only=True)
-    return _xarray(snapshot.path, dataset, "Zarr store", store, engine="zarr", consolidated=False)
+
+    def check(name: str) -> None:
+        array, where = zarr.open_array(store, path=name, mode="r"), f"{snapshot.path}: {name}"
+        _check(array.dtype, array.chunks, f"{where}: a chunk of it")
+        packers = [_name(codec) for codec in array.compressors if _name(codec) != "crc32c"]
+        filters = array.filters if array.metadata.zarr_format == 2 else ()
+        if array.shards or filters or len(packers) > 1 or not set(packers) <= set(PACKERS):
+            allowed = f"no shards, and no codec or one of {', '.join(PACKERS)}"
+            raise UserError(f"{where}: shards, or codecs that cannot be bounded; allowed: {allowed}")
+        most = math.prod(array.chunks) * array.dtype.itemsize
+        for chunk in np.ndindex(*(-(-n // step) for n, step in zip(array.shape, array.chunks, strict=True))):
+            file = f"{name}/{array.metadata.encode_chunk_key(chunk)}"
+            if file not in snapshot.files:
+                raise UserError(f"{snapshot.path}/{file}: lost; every chunk must be there: copy the store again")
+            for packer in packers:
+                _check_packed(packer, snapshot.files[file], most, where)
+
+    return _xarray(snapshot.path, dataset, "Zarr store", store, check, engine="zarr", consolidated=False)
 
 
-def _xarray(path: Path, dataset: str | None, kind: str, source: Any, **how: Any) -> Record:
+def _name(codec: Any) -> str:
+    """Return the name of a codec of Zarr, of version 2 or 3 of its format."""
+    return codec.codec_id if hasattr(codec, "codec_id") else codec.to_dict()["name"]
+
+
+def _xarray(
+    path: Path, dataset: str | None, kind: str, source: Any, check: Callable[[str], None], **how: Any
+) -> Record:
+    """Read what xarray opens; ``check`` raises UserError for a variable that must not be read."""
     import xarray as xr
 
     try:
-        with xr.open_dataset(source, decode_times=False, **how) as file:
-            data = file.load()
+        opened = xr.open_dataset(source, decode_times=False, create_default_indexes=False, **how)
     except Exception as error:
         raise UserError(f"{path}: not a readable {kind} ({_first_line(error)})") from None
-    arrays = {str(name): variable for name, variable in data.data_vars.items()}
-    names = {name for name, variable in arrays.items() if variable.ndim == 2}
-    if dataset is None and "samples" in names and "sha256" in data.attrs:  # what read_correlator returned
-        dataset = "samples"
-    name, parts = _pick(dataset, names | ({"mean"} & arrays.keys() if names & {"cov", "covariance"} else set()), path)
-    says = _said(data.attrs, arrays[name].attrs if name else {})
-    if name:
-        arrays[name] = arrays[name].transpose(..., "t", missing_dims="ignore")
-        if (dim := arrays[name].dims[0]) in SAMPLE_DIMS:
-            says["resampling"] = SAMPLE_DIMS[str(dim)]
-    times = _real(data["t"], f"{path}: t") if "t" in data.coords else None
-    return _record(path, name, parts, arrays, times=times, said=says)
+    with opened as data:
+        arrays = {str(name): variable for name, variable in data.data_vars.items()}
+        names = {name for name, variable in arrays.items() if variable.ndim == 2}
+        if dataset is None and "samples" in names and "sha256" in data.attrs:  # what read_correlator returned
+            dataset = "samples"
+        means = {"mean"} & arrays.keys() if names & {"cov", "covariance"} else set()
+        name, parts = _pick(dataset, names | means, path)
+        for part in [*parts, *(["t"] if "t" in data.coords else [])]:
+            _check(data[part].dtype, data[part].shape, f"{path}: {part}")
+            check(part)
+        says = _said(data.attrs, arrays[name].attrs if name else {})
+        if name:
+            arrays[name] = arrays[name].transpose(..., "t", missing_dims="ignore")
+            if (dim := arrays[name].dims[0]) in SAMPLE_DIMS:
+                says["resampling"] = SAMPLE_DIMS[str(dim)]
+        times = _real(data["t"], f"{path}: t") if "t" in data.coords else None
+        return _record(path, name, parts, arrays, times=times, said=says)
 
 
 def _text(snapshot: Snapshot, dataset: str | None) -> Record:
@@ -382,6 +503,8 @@ def _text(snapshot: Snapshot, dataset: str | None) -> Record:
         lines = snapshot.content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
+    if len(lines) > MOST_NUMBERS:
+        raise UserError(f"{path}: {len(lines)} lines; allowed: up to {MOST_NUMBERS}")
     comma = "," if path.suffix.lower() == ".csv" else None
     tables: dict[str, dict[int, list[float]]] = {}
     for number, line in enumerate(lines, 1):
@@ -474,12 +597,14 @@ IMAGINARY = 5.0
 def _long_table(path: Path, cfg: Array, t: Array, C: Array) -> Record:
     """Return samples (cfg, t), in the order of ``cfg``, from one row per configuration and time."""
     (labels, row), (times, column) = np.unique(cfg, return_inverse=True), np.unique(t, return_inverse=True)
-    count = np.zeros((len(labels), len(times)), int)
-    np.add.at(count, (row, column), 1)
-    if (count != 1).any():
-        i, j = np.argwhere(count != 1)[0]
-        raise UserError(f"{path}: configuration {labels[i]:g} has t = {times[j]:g} {count[i, j]} times; needed: once")
-    samples = np.empty(count.shape)
+    cells, count = np.unique(row * len(times) + column, return_counts=True)
+    wrong = np.flatnonzero((cells != np.arange(len(cells))) | (count != 1))
+    if wrong.size or len(cells) < len(labels) * len(times):  # looked at before there is room for all of them
+        at = int(wrong[0]) if wrong.size else len(cells)
+        there = int(count[at]) if wrong.size and cells[at] == at else 0
+        label, t = labels[at // len(times)], times[at % len(times)]
+        raise UserError(f"{path}: configuration {label:g} has t = {t:g} {there} times; needed: once")
+    samples = np.empty((len(labels), len(times)))
     samples[row, column] = C
     return Record(str(path), samples=samples, times=times, said={"resampling": "configurations"})
 
@@ -487,11 +612,17 @@ def _long_table(path: Path, cfg: Array, t: Array, C: Array) -> Record:
 def _pyerrors(snapshot: Snapshot, dataset: str | None) -> Record:
     """A Corr or a list of Obs, see :func:`_of_obs`; of a matrix of correlators the element ``dataset``, such as 0,1."""
     path = snapshot.path
+    try:
+        with gzip.open(io.BytesIO(snapshot.content)) as packed:
+            text = packed.read(MOST_TEXT + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a readable pyerrors file ({_first_line(error)})") from None
+    _check_json(text, path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy.odr
         pe = _optional("pyerrors", path)
     try:
-        content = pe.input.json.import_json_string(gzip.decompress(snapshot.content).decode(), verbose=False)
+        content = pe.input.json.import_json_string(text.decode(), verbose=False)
     except Exception as error:
         raise UserError(f"{path}: not a readable pyerrors file ({_first_line(error)})") from None
     return _of_obs(pe, content, dataset, path)
@@ -551,12 +682,21 @@ def _of_ensemble(pe: Any, obs: list[Any], ensemble: str) -> Array:
     return unit @ unit.T * np.outer(errors, errors)
 
 
+def _check_json(text: bytes, path: Path) -> None:
+    """Raise UserError for more text, or more values in it, than those of a correlator."""
+    if len(text) > MOST_TEXT:
+        raise UserError(f"{path}: more than {MOST_TEXT / 1e9:.2g} GB of text; allowed: up to that")
+    if (count := sum(map(text.count, (b",", b"[", b"{")))) > MOST_NUMBERS:
+        raise UserError(f"{path}: {count} values; allowed: up to {MOST_NUMBERS}")
+
+
 def _gvar(snapshot: Snapshot, dataset: str | None) -> Record:
     """What ``gvar.gdump(g, "x.json")`` wrote: an array (T,), or a dictionary of such arrays.
 
     gvar evaluates keys, and those of its older format, as Python code: it is given neither.
     """
     path = snapshot.path
+    _check_json(snapshot.content, path)
     gv = _optional("gvar", path)
     try:
         content = json.loads(snapshot.content.decode("utf-8"))
@@ -580,6 +720,7 @@ def _of_gvar(gv: Any, values: Any, where: str) -> Record:
     """Return mean and covariance of gvars (T,)."""
     if np.ndim(values) != 1:
         raise UserError(f"{where}: shape {np.shape(values)}; needed one value per time, (T,)")
+    _check(np.dtype(float), values.shape * 2, f"{where}: the covariance")
     mean, covariance = _real(gv.mean(values), where), _real(gv.evalcov(values), where)
     return Record(where, mean=mean, covariance=covariance, said={"error": "mean"})
 

@@ -40,17 +40,32 @@ def partial(path: Path) -> Iterator[Path]:
         raise
 
 
+def links(directory: Path) -> Iterator[Path]:
+    """Yield every symbolic link below a directory, and follow none."""
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                yield Path(entry.path)
+            elif entry.is_dir():
+                yield from links(Path(entry.path))
+
+
 def delete(path: Path) -> None:
-    """Remove a file or a directory, if it is there."""
-    if path.is_dir():
+    """Remove a file, a directory or a link, if it is there; what a link points to stays."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Remove a store: a kill leaves either all of it, or nothing but rubbish that :func:`sweep` removes."""
-    if path.exists():
+    """Remove a store: a kill leaves either all of it, or nothing but rubbish that :func:`sweep` removes.
+
+    Of a store that lies elsewhere the link is removed.
+    """
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         with partial(path) as rubbish:
             path.rename(rubbish)
             shutil.rmtree(rubbish)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sdpipe.config.load import load_config
 from sdpipe.config.schema import SCHEMA, Config, another_schema, plain, to_yaml
-from sdpipe.disk.files import OLD, PARTIAL, STATE, delete, put_back, sweep, write_text
+from sdpipe.disk.files import OLD, PARTIAL, STATE, delete, links, put_back, sweep, write_text
 from sdpipe.disk.receipts import Receipt, Receipts, seal, sha256, unseal
 from sdpipe.errors import DamageError, UserError
 from sdpipe.version import __version__
@@ -111,6 +111,20 @@ class Layout:
         """
         return path.relative_to(self.root).as_posix()
 
+    def refuse_links(self) -> None:
+        """Raise UserError where sdpipe would write or delete elsewhere: at a link below the run directory.
+
+        The run directory itself, and a whole store, may be links.
+        """
+        stores = [*self.root.glob("*.zarr"), self.draws]
+        places = (self.root / STATE, self.networks, self.figures, self.logs, *stores)
+        found = [place for place in places if place.is_symlink()] + [link for p in places for link in links(p)]
+        for link in (link for link in found if link not in stores or not (link / "zarr.json").is_file()):
+            raise UserError(
+                f"{link}: a link; allowed: links to a run directory or to a whole store (*.zarr), so that nothing "
+                "elsewhere is written or deleted; put the files themselves there"
+            )
+
     def sweep(self) -> None:
         """Remove what killed drivers and workers left behind. Call it as the one driver."""
         for aside in list(self.root.glob(f"*.zarr{OLD}")):
@@ -118,8 +132,7 @@ class Layout:
         for rubbish in [*self.root.glob(f"*{PARTIAL}"), self.running, self.certificates]:
             delete(rubbish)
         for place in (self.networks, self.figures, self.root / STATE, *self.root.glob("*.zarr")):
-            if place.suffix == ".zarr" or not place.is_symlink():
-                sweep(place)
+            sweep(place)
 
     def note_sitting(self, stage: str, begun: datetime, seconds: float) -> None:
         """Note how long a stage worked; one that was interrupted has several sittings."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ def sha256(path: Path) -> str:
         raise DamageError(path, f"cannot be read ({error.strerror})") from None
 
 
+def stamp(file: Path) -> Stamp:
+    """Return what a receipt holds of a file."""
+    stat = file.stat()
+    return sha256(file), stat.st_size, stat.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class Receipt:
     """What a piece was made from, its files by their path in the run directory, and what else is worth noting."""
@@ -78,11 +84,12 @@ class Receipts:
         return self.directory / stage / f"{piece}.json"
 
     def write(self, stage: str, piece: str, made_from: str, files: Iterable[Path], **facts: Any) -> None:
-        """Say that a piece is done. Call it when all of its files are on disk."""
-        stamps = {}
-        for file in sorted(files):
-            stat = file.stat()
-            stamps[file.relative_to(self.root).as_posix()] = (sha256(file), stat.st_size, stat.st_mtime_ns)
+        """Say that a piece is done. Call it when all of its files are on disk.
+
+        ``files`` may hold their stamps: those of what was written, whatever has taken its place since.
+        """
+        known = files if isinstance(files, Mapping) else {}
+        stamps = {f.relative_to(self.root).as_posix(): known.get(f) or stamp(f) for f in sorted(files)}
         path = self.path(stage, piece)
         path.parent.parent.mkdir(exist_ok=True)
         write_text(path, seal({"made_from": made_from, "files": stamps, "facts": facts}))

@@ -26,6 +26,7 @@ from zarr.storage import LocalStore
 
 from sdpipe.config.schema import SCHEMA, another_schema
 from sdpipe.disk.files import partial, replace
+from sdpipe.disk.receipts import Stamp, stamp
 from sdpipe.errors import DamageError, UserError
 from sdpipe.version import __version__
 
@@ -156,12 +157,16 @@ def write_block(path: Path, region: tuple[slice | int, ...], arrays: Mapping[str
     return written
 
 
-def write_dataset(path: Path, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> list[Path]:
-    """Write a small dataset as a store or a group of one, replacing what is there; return its files."""
+def write_dataset(path: Path, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> dict[Path, Stamp]:
+    """Write a small dataset as a store or a group of one, replacing what is there; return its files and their stamps.
+
+    They are stamped before anybody else can put others in their place, such as a worker of a driver that was killed.
+    """
     with partial(path) as unfinished:
         _write(unfinished, dataset.assign_attrs(dict(attrs)))
+        written = {path / file.relative_to(unfinished): stamp(file) for file in files(unfinished)}
         replace(unfinished, path)
-    return files(path)
+    return written
 
 
 def create_groups(path: Path, attrs: Mapping[str, Any]) -> list[Path]:

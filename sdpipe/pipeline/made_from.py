@@ -81,13 +81,19 @@ class MadeFrom:
 
     @property
     def report(self) -> str:
-        """What the report is about: the config, and the files of history, validation and budgets as they are now."""
-        shown = [("train", "history"), ("validate", "validation"), *(("analyze", name) for name in self.config.targets)]
-        return digest(plain(self.config), [self._hashes(*piece) for piece in shown])
+        """What the report is about: the config, and what networks, history, validation and budgets are made of now."""
+        trained = {piece: None for piece in self._layout.receipts.all() if piece[0] == "train"}
+        shown = {**trained, ("validate", "validation"): self.validation}
+        shown |= {("analyze", name): made_from for name, made_from in self.budgets.items()}
+        return digest(plain(self.config), [self._hashes(*piece, made_from) for piece, made_from in shown.items()])
 
-    def _hashes(self, stage: str, piece: str) -> dict[str, str] | None:
+    def _hashes(self, stage: str, piece: str, made_from: str | None) -> dict[str, str] | None:
+        """Return the hashes of the files of a piece, or None where it is not done."""
+        receipts = self._layout.receipts
         try:
-            receipt = self._layout.receipts.read(stage, piece)
+            receipt = receipts.read(stage, piece)
         except DamageError:
             return None
-        return receipt.hashes if receipt else None
+        if receipt is None or made_from not in (None, receipt.made_from) or any(receipts.check(receipt)):
+            return None
+        return receipt.hashes

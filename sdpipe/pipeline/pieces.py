@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -37,7 +37,7 @@ class Piece:
     needed: bool = True
 
 
-def finish(layout: Layout, piece: Piece, written: list[Path], **facts: Any) -> None:
+def finish(layout: Layout, piece: Piece, written: Iterable[Path], **facts: Any) -> None:
     """Write the receipt of a piece, when all that was ``written`` for it is on disk."""
     layout.receipts.write(piece.stage, piece.name, piece.made_from, written, **facts)
 

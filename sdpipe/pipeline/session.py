@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from sdpipe.disk import files, lock
 from sdpipe.errors import DamageError
-from sdpipe.pipeline import stages
+from sdpipe.pipeline import needs, stages
 from sdpipe.pipeline.state import State
 from sdpipe.show.console import log
 from sdpipe.workers import pools
@@ -49,9 +49,10 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
 def check(state: State, names: list[str]) -> list[str]:
     """Check all that stages ``names`` need, and return the job scripts that Slurm accepted.
 
-    Raises UserError where an input cannot be used, an earlier stage is not done, there is no GPU to train on, or Slurm
-    refuses a script.
+    Raises UserError where something in the run directory is a link, an input cannot be used, an earlier stage is not
+    done, there is no GPU to train on, a stage does not fit into memory, or Slurm refuses a script.
     """
+    state.layout.refuse_links()
     state.layout.check_owner(state.config)
     todo = [name for name in names if stages.left(state, name)]
     if todo:  # data files that nothing is left to be made of are not looked into
@@ -59,5 +60,7 @@ def check(state: State, names: list[str]) -> list[str]:
     if "train" in todo:
         pools.check_device(state.config)
     stages.require(state, names[0])
+    for name in todo:
+        needs.check(state.config, name, stages.STAGE[name].pool, state.layout.logs)
     kinds = dict.fromkeys(kind for name in names if (kind := stages.STAGE[name].pool))
     return pools.check_pools(state.config, list(kinds), state.layout.logs)

@@ -8,6 +8,7 @@ Dask, PyTorch and matplotlib are imported once there is work for them, so that a
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -93,10 +94,27 @@ def generate(run: Command, left: list[Found]) -> None:
     _prepare_store(run, left, run.layout.training, tasks.training_template)
     blocks = [found.piece for found in left if found.piece.work]
     samples, total = 0, len(pieces.training_blocks(run.config))
+    if blocks and (others := _other_versions(run.state)):
+        made = ", ".join(f"{count} blocks are by {versions}" for versions, count in others.items())
+        now = _versions(tasks.VERSIONS)
+        log.warning(f"generate: {made}, the others by {now}; last bits may differ between them")
     todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
     for _, result, progress in _map(run, "generate", tasks.generate_block, todo, total):
         samples += result["samples"]
         progress.advance(f"{samples / progress.seconds:,.0f} samples/s")
+
+
+def _other_versions(state: State) -> Counter[str]:
+    """Count the blocks that are done and were drawn by other versions of sdpipe and NumPy than are here now."""
+    from sdpipe.pipeline import tasks
+
+    found = [state.look(piece) for piece in pieces.of_training(state.made) if piece.work]
+    drawn_by = [{name: f.receipt.facts.get(name) for name in tasks.VERSIONS} for f in found if f.condition == "done"]
+    return Counter(_versions(versions) for versions in drawn_by if versions != tasks.VERSIONS)
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return f"sdpipe {versions['sdpipe']} with NumPy {versions['numpy']}"
 
 
 def train(run: Command, left: list[Found]) -> None:
@@ -416,8 +434,8 @@ def perform(name: str, run: Command) -> bool:
     _say_why(name, todo)
     begun, start = datetime.now(UTC), time.monotonic()
     for found in todo:  # what is at work has no receipt
-        if found.damage and found.damage.file.is_dir():  # before the receipt, which alone knows of it
-            files.set_aside(found.damage.file)
+        for place in (error.file for error in found.damage if error.file.is_dir()):
+            files.set_aside(place)  # before the receipt, which alone knows of it
         run.layout.receipts.forget(found.piece.stage, found.piece.name)
     try:
         STAGE[name].do(run, todo)
@@ -429,8 +447,10 @@ def perform(name: str, run: Command) -> bool:
 def _say_why(name: str, todo: list[Found]) -> None:
     """Say which pieces are made anew, and why."""
     for found in todo:
-        if found.damage:
-            log.info(f"{name}: {found.damage.file}: {found.damage.what}; making {found.piece.name} anew")
+        if found.condition == "damaged":
+            first, *more = found.damage
+            others = f" and {len(more)} more files" if more else ""
+            log.info(f"{name}: {first.file}: {first.what}{others}; making {found.piece.name} anew")
     stale = [found.piece.name for found in todo if found.condition == "stale" and found.piece.work]
     if stale:
         few = ", ".join(stale[:3]) + (f" and {len(stale) - 3} more" if len(stale) > 3 else "")

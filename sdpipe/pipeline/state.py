@@ -22,12 +22,12 @@ Condition = Literal["done", "stale", "damaged", "missing"]
 
 @dataclass(frozen=True)
 class Found:
-    """One piece as it is: done, stale (made from other inputs), damaged or missing, with its receipt or its damage."""
+    """One piece as it is: done, stale (made from other inputs), damaged or missing, with its receipt and all damage."""
 
     piece: Piece
     condition: Condition
     receipt: Receipt | None = None
-    damage: DamageError | None = None
+    damage: tuple[DamageError, ...] = ()
 
 
 class State:
@@ -44,13 +44,13 @@ class State:
         try:
             receipt = receipts.read(piece.stage, piece.name)
         except DamageError as error:
-            return Found(piece, "damaged", damage=error)
+            return Found(piece, "damaged", damage=(error,))
         if receipt is None:
             return Found(piece, "missing")
+        damage = tuple(receipts.check(receipt))
         if receipt.made_from != piece.made_from:
-            return Found(piece, "stale", receipt)
-        damage = next(receipts.check(receipt), None)
-        return Found(piece, "damaged", receipt, damage) if damage else Found(piece, "done", receipt)
+            return Found(piece, "stale", receipt, damage)
+        return Found(piece, "damaged" if damage else "done", receipt, damage)
 
     def left(self, pieces: Iterable[Piece]) -> list[Found]:
         """Return those of ``pieces`` that are not done."""
@@ -59,7 +59,7 @@ class State:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is. ``state`` is done, stale (made from other inputs), unfinished or missing.
+    """How far a stage is. ``state`` is done, damaged, stale (made from other inputs), unfinished or missing.
 
     ``modified`` is when its files last changed, in seconds since 1970, or None where there are none.
     """
@@ -79,7 +79,9 @@ def survey_of(state: State, name: str, unit: str, pieces: list[Piece], places: l
     stats = [stat for place in places for stat in files.below(place)]
     counted = [f for f in found if f.piece.counted]
     conditions, all_there = {f.condition for f in found}, all(f.condition == "done" for f in counted)
-    if any(f.condition == "stale" and (f.piece.counted or all_there) for f in found):
+    if "damaged" in conditions:
+        told = "damaged"
+    elif any(f.condition == "stale" and (f.piece.counted or all_there) for f in found):
         told = "stale"
     elif conditions == {"done"}:
         told = "done"

@@ -39,6 +39,9 @@ from sdpipe.pipeline.pieces import (
 from sdpipe.version import __version__
 from sdpipe.workers import pool
 
+VERSIONS = {"numpy": np.__version__, "sdpipe": __version__}
+"""What the last bits of a sample may depend on; the receipt of a block notes them."""
+
 # --- generate --------------------------------------------------------------------------------------------------------
 
 
@@ -102,7 +105,7 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
         said = problem.posterior(arrays["noisy"])
         arrays |= {"features": said.features, "posterior_mean": said.mean, "posterior_sd": said.sd}
     written = store.write_block(layout.training, block.region, arrays)
-    finish(layout, piece, written, numpy=np.__version__, sdpipe=__version__)
+    finish(layout, piece, written, **VERSIONS)
     return {"samples": block.stop - block.start}
 
 

@@ -75,6 +75,21 @@ def check_pools(config: Config, kinds: Iterable[Kind], logs: Path) -> list[str]:
     return list(scripts.values())
 
 
+def memory(config: Config, kind: Kind | None, logs: Path) -> int:
+    """Return the bytes that a worker of a pool may use or, without ``kind``, the driver."""
+    name = getattr(config.cluster, kind) if kind else "local"
+    if name == "local":
+        from sdpipe.workers.pool import MEMORY_LIMIT, cores
+
+        return MEMORY_LIMIT // cores() if kind else MEMORY_LIMIT
+    from dask.utils import parse_bytes
+
+    from sdpipe.workers.jobqueue import read_section
+
+    section = read_section(name, kind, logs)
+    return parse_bytes(section.job.memory) // section.processes
+
+
 def check_device(config: Config) -> None:
     """Raise ConfigError where networks are to be trained on a GPU of this machine, and it has none."""
     if config.training.device == "cuda" and config.cluster.gpu == "local":

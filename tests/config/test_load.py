@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdpipe.config.load import load_config
-from tests.config.faults import faults_of, line_of
+from tests.config.faults import check_fault, faults_of, line_of
 
 Write = Callable[..., Path]
 
@@ -80,12 +80,11 @@ def test_a_missing_section_is_named(tmp_path: Path, tiny_text: str) -> None:
     assert faults_of(path) == [f"{path}:1: kernel: this key is missing"]
 
 
-def test_a_merged_section_may_be_changed_and_its_faults_have_their_line(write_config: Write) -> None:
-    old = "{Nb: 8,  Nrho: 1200, network: arcS}"
-    path = write_config(("Nmax:     {", "Nmax:     &base {"), (old, "{<<: *base, Nb: 8}"))
-    assert load_config(path).ensembles["Nref_b"].Nb == 8
-    path = write_config(("Nmax:     {", "Nmax:     &base {"), (old, "{<<: *base, Nb: 0}"))
-    assert faults_of(path)[0].startswith(f"{path}:{line_of(path, 'Nb: 0')}: ensembles.Nref_b.Nb: ")
+def test_an_alias_stands_for_its_value_and_its_faults_have_their_line(write_config: Write) -> None:
+    lines = [("epochs: 2", "epochs: &few 2"), ("bootstrap: 4,", "bootstrap: *few,")]
+    assert load_config(write_config(*lines)).validation.bootstrap == 2
+    path = write_config(*lines[1:], ("epochs: 2", "epochs: &few 1"))
+    assert faults_of(path)[0].startswith(f"{path}:{line_of(path, '*few')}: validation.bootstrap: ")
 
 
 def test_every_fault_of_a_file_is_reported_at_once_each_with_its_line(write_config: Write) -> None:
@@ -100,6 +99,12 @@ def test_every_fault_of_a_file_is_reported_at_once_each_with_its_line(write_conf
     pieces = ["one", "scalar", "-0.44", "wdth", "99", "botstrap"]
     lines = [int(fault.removeprefix(f"{path}:").split(":")[0]) for fault in faults_of(path)]
     assert sorted(lines) == sorted(line_of(path, piece) for piece in pieces)
+
+
+def tower(section: str) -> bytes:
+    """Return a small file whose last key stands for ten to the power of twenty values."""
+    floors = [f"a{i}: &a{i} " + section % ", ".join(10 * [f"*a{i - 1}"]) for i in range(1, 20)]
+    return "\n".join(["a0: &a0 {b: 1}", *floors]).encode()
 
 
 NO_CONFIG = {
@@ -118,6 +123,11 @@ NO_CONFIG = {
     "bottomless": (b"name: " + b"[" * 1000, 1, "not valid YAML"),
     "no timestamp": (b"name: !!timestamp x\n", 1, "not valid YAML"),
     "no truth value": (b"name: !!bool x\n", 1, "not valid YAML"),
+    "a merge key": (b"a: &a {b: 1}\nc:\n  <<: *a\n", 3, "merge keys (<<) are not read; write out the keys"),
+    "a bomb of merges": (tower("{<<: [%s]}"), 2, "merge keys (<<) are not read"),
+    "a bomb of aliases": (tower("[%s]"), 6, "more than 100000 keys and values"),
+    "an alias in itself": (b"a: &a\n  b: *a\n", 2, "an alias inside of what it stands for"),
+    "many values": (b"a:\n" + 100_000 * b"- 1\n", 100_001, "more than 100000 keys and values"),
 }
 
 
@@ -128,6 +138,53 @@ def test_a_file_that_is_no_config_is_refused_in_one_line(tmp_path: Path, content
     (fault,) = faults_of(path)
     assert fault.startswith(f"{path}:{line}: ")
     assert words in fault
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1" * 4300,
+        "-" + "1_" * 4300 + "1",
+        "0x" + "f" * 4300,
+        "0b" + "1" * 4300,
+        "0" + "7" * 4300,
+        "1" + ":1" * 4300,
+        "1" + ":1" * 4300 + ".5",
+        "1" * 4300 + ".0",
+        "!!int " + "1" * 4300,
+    ],
+    ids=lambda number: number[:6],
+)
+def test_a_number_of_thousands_of_digits_is_refused_in_any_base(
+    write_config: Write, tiny_config: Path, number: str
+) -> None:
+    words = f"a number of {len(number.removeprefix('!!int '))} characters; allowed: at most 100"
+    path = write_config(("seed: 1", f"seed: {number}"))
+    assert faults_of(path) == [f"{path}:3: not valid YAML: {words}"]
+    (fault,) = faults_of(tiny_config, f"seed={number}")
+    assert fault.startswith("command line: seed: ")
+    assert fault.endswith(f"is not valid YAML: {words}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("seed: 1", "seed: yes", "seed"),
+        ("seed: 1", "seed: False", "seed"),
+        ("[0.44, 0.63]", "[0.44, on]", "smearing.sigma.1"),
+        ("times: [1, 8]", "times: [yes, 8]", "lattice.times.0"),
+        ("epochs: 2", "epochs: on", "training.epochs"),
+        ("Nb: [8, 16]", "mixture: {chebyshev: yes}, Nb: [8, 16]", "spectra.mixture.chebyshev"),
+        ("threshold: 1.0", "threshold: true", "targets.o3.threshold"),
+        ("families: {o3: {kind: o3}}", "families: {x: {kind: peaks, count: [on, 3]}}", "validation.families.x.count.0"),
+    ],
+)
+def test_yes_and_no_are_no_numbers(write_config: Write, old: str, new: str, key: str) -> None:
+    check_fault(write_config, old, new, key, "a number is needed; yes, no, on, off, true and false are none")
+
+
+def test_yes_and_no_are_truth_values(write_config: Write) -> None:
+    assert load_config(write_config(("Nb: [8, 16]", "positive: yes, Nb: [8, 16]"))).spectra.positive is True
 
 
 def test_a_path_that_leads_to_no_config_is_named(tmp_path: Path) -> None:

@@ -40,10 +40,13 @@ ALLOWED = "allowed: chebyshev, smooth, levels, states, signed"
         ("central: Nmax", "central: Nbest", "budget.central", "allowed: Nmax, Nref_b, Nref_rho"),
         ("b: Nref_b,", "b: Nref_c,", "budget.references.b", "allowed: Nmax, Nref_b, Nref_rho"),
         ("b: Nref_b,", "b: Nmax,", "budget.references.b", "central"),
-        ("b: Nref_b,", "scale: Nref_b,", "budget.references.scale", "another source of error"),
-        ("b: Nref_b,", "latt: Nref_b,", "budget.references.latt", "another source of error"),
+        ("b: Nref_b,", "latt: Nref_b,", "budget.references.latt", "a meaning of its own in a budget"),
+        ("b: Nref_b,", "total: Nref_b,", "budget.references.total", "a meaning of its own in a budget"),
+        ("b: Nref_b,", "scale: Nref_b,", "budget.references.scale", "a meaning of its own in a budget"),
         ("samples: 120,", "samples: 40,", "validation.samples", "at least 42 are needed"),
         ("families: {o3: {", "families: {chebyshev: {", "validation.families.chebyshev", "choose another name"),
+        ("{o3: {", "{chebyshev-auto: {", "validation.families.chebyshev-auto", "choose another name"),
+        ("Nb: [8, 16]", "E0: [2, 2.2], Nb: [8, 16]", "spectra.E0", "allowed: from below 1.53333 (energies.max / 1.5)"),
         ("{o3: {kind: o3}}", "{o3: {kind: o3, threshold: [1, 9]}}", "validation.families.o3.threshold", "0.2 ("),
     ],
 )
@@ -111,3 +114,12 @@ def test_every_draw_of_a_positive_prior_needs_a_basis_of_three(write_config: Wri
 def test_a_vector_correlator_at_time_zero_is_possible_with_a_finite_omega_max(write_config: Write) -> None:
     path = write_config(("times: [1, 8]", "times: [0, 8]"))
     assert load_config(path, ["spectra.omega_max=10"]).lattice.slices == tuple(range(9))
+
+
+def test_thresholds_beyond_what_the_networks_can_see(write_config: Write) -> None:
+    """As [100, 200] was: samples were drawn, and the training found nothing but zeros."""
+    path = write_config(("Nb: [8, 16]", "E0: [100, 200], Nb: [8, 16]"))
+    small, empty = faults_of(path)
+    assert small.endswith("C(t = 8) is too small for numbers of 32 bits; allowed here: a lowest threshold up to 7.78")
+    assert "every threshold is at 100 GeV or above, but energies.max is 2.3 GeV" in empty
+    assert faults_of(path, "energies.max=300") == [small]

@@ -23,6 +23,7 @@ import xarray as xr
 import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.learn import trained, training
+from sdpipe.pipeline import tasks
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome, SerialPool
@@ -127,6 +128,25 @@ def mixed(tmp_path_factory: pytest.TempPathFactory, tiny_text: str, shell: Cli) 
     outcome = shell("-m", "sdpipe", "generate", "tiny.yaml", *MIXED, "--run", "run", cwd=directory)
     assert outcome.status == 0, outcome.err
     return directory / "run"
+
+
+def test_blocks_of_other_versions_are_kept_and_said_in_one_line(
+    cli: Cli, serial: SerialPool, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serial.fail_after = 2
+    with monkeypatch.context() as older:
+        older.setattr(tasks, "VERSIONS", {"numpy": "1.0", "sdpipe": "0.0"})
+        assert cli("generate", tiny_config, "--run", tmp_path / "run").status == 130
+    serial.fail_after = None
+    told = cli("generate", tiny_config, "--run", tmp_path / "run")
+    assert told.status == 0
+    (line,) = [line for line in told.err.splitlines() if "warning" in line]
+    assert line == (
+        f"warning: generate: 2 blocks are by sdpipe 0.0 with NumPy 1.0, the others by sdpipe {sdpipe.__version__} with "
+        f"NumPy {np.__version__}; last bits may differ between them"
+    )
+    assert len(serial.done) == 6
+    assert "warning" not in cli("generate", tiny_config, "--run", tmp_path / "run").err
 
 
 def test_a_mixture_does_not_depend_on_workers_order_or_interruption(

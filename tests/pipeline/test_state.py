@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,11 +16,13 @@ import torch
 import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.config.schema import SCHEMA
-from sdpipe.disk import files
+from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal, unseal
 from sdpipe.errors import DamageError, UserError
-from sdpipe.pipeline.stages import STAGES
+from sdpipe.pipeline import pieces, tasks
+from sdpipe.pipeline.pieces import Piece
+from sdpipe.pipeline.stages import STAGE, STAGES
 from sdpipe.pipeline.state import State, verify
 from tests.pipeline.test_pipeline import assert_same_network, load_network
 
@@ -175,6 +177,43 @@ def test_what_is_damaged_is_made_anew_and_nothing_else(
     assert cli("run", finished_copy).err.startswith(f"{finished_copy}: everything is done; nothing to do")
 
 
+@pytest.mark.parametrize("more", [[], ["bootstrap=51"]], ids=["damaged", "stale"])
+def test_several_directories_in_place_of_files_of_one_piece_give_way(
+    cli: Cli, finished_copy: Path, more: list[str]
+) -> None:
+    places = [finished_copy / "predictions.zarr/o3" / name for name in ("rho/c/0/0/0/0/0", "zarr.json")]
+    places += [finished_copy / "figures" / f"o3-{what}.png" for what in ("reconstruction", "budget")]
+    for place in places:
+        place.unlink()
+        place.mkdir()
+        (place / "x").touch()
+    outcome = cli("run", finished_copy, *more)
+    assert outcome.status == 0
+    assert more or " and 1 more files; making o3 anew" in outcome.err
+    assert all(place.is_file() for place in places)
+    assert cli("status", finished_copy, "--verify").status == 0
+
+
+def test_a_store_that_another_worker_puts_in_place_before_the_receipt_is_not_done(
+    finished_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker can that outlives its driver, for other inputs."""
+    state = State(load_config(finished_copy), Layout(finished_copy))
+    (piece,) = (p for p in STAGE["predict"].pieces(state.made) if p.name == "o3")
+    other = store.load(state.layout.predictions / "peaks")
+
+    def finish(layout: Layout, piece: Piece, written: Any, **facts: Any) -> None:
+        store.write_dataset(layout.predictions / "o3", other, store.attributes("other", 1))
+        pieces.finish(layout, piece, written, **facts)
+
+    monkeypatch.setattr(tasks, "finish", finish)
+    tasks.predict_target(state.inputs.problem, finished_copy, piece, state.inputs.target("o3"))
+    assert state.look(piece).condition == "damaged"
+    monkeypatch.undo()
+    tasks.predict_target(state.inputs.problem, finished_copy, piece, state.inputs.target("o3"))
+    assert state.look(piece).condition == "done"
+
+
 def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
     cli: Cli, serial: SerialPool, finished: Finished, finished_copy: Path
 ) -> None:
@@ -207,7 +246,7 @@ def test_a_store_put_back_from_an_older_backup_is_not_believed(
     shutil.copytree(backup, finished_copy / store)
     stage = {"budget": "analyze", "history": "train", "predictions": "predict", "validation": "validate"}[store[:-5]]
     rows = {s["name"]: s["state"] for s in json.loads(cli("status", finished_copy, "--json").out)["stages"]}
-    assert rows[stage] == "unfinished"
+    assert rows[stage] == "damaged"
     assert cli("status", finished_copy, "--verify").status == 2
     if store == "budget.zarr":
         assert "not done" in cli("report", finished_copy).fault

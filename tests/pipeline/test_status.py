@@ -16,9 +16,10 @@ from sdpipe.disk.receipts import seal
 from sdpipe.pipeline.stages import STAGES
 
 if TYPE_CHECKING:
-    from tests.fixtures import Finished, Outcome
+    from tests.fixtures import Finished, Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
+TARGETS = ("o3", "delta_tanh", "peaks", "prior")
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_sizes_and_times_are_those_on_disk(look, finished: Finished) -> None:
     assert datetime.fromisoformat(stage["modified"]).timestamp() == int(max(f.st_mtime for f in files))
 
 
-def test_what_is_lost_is_unfinished_or_missing(look, finished_copy: Path) -> None:
+def test_what_is_lost_or_changed_is_damaged(look, finished_copy: Path) -> None:
     next((finished_copy / "networks").iterdir()).unlink()
     shutil.rmtree(finished_copy / "budget.zarr")
     shutil.rmtree(finished_copy / "figures")
@@ -79,14 +80,47 @@ def test_what_is_lost_is_unfinished_or_missing(look, finished_copy: Path) -> Non
     facts = look(finished_copy)
     assert states(facts) == {
         "generate": ("done", "6/6 blocks"),
-        "train": ("unfinished", "11/12 networks"),
-        "predict": ("unfinished", "3/4 targets"),
-        "validate": ("unfinished", "3/3 blocks"),
-        "analyze": ("missing", "0/4 targets"),
-        "report": ("missing", "0/1 page"),
+        "train": ("damaged", "11/12 networks"),
+        "predict": ("damaged", "3/4 targets"),
+        "validate": ("damaged", "3/3 blocks"),
+        "analyze": ("damaged", "0/4 targets"),
+        "report": ("stale", "0/1 page"),
     }
     assert facts["stages"]["report"]["modified"] is None
     assert facts["next"] == f"sdpipe run {finished_copy}"
+
+
+def test_what_was_never_made_is_unfinished_or_missing(look, finished_copy: Path) -> None:
+    for receipt in ("train/Nmax-sigma0-replica000", "predict/@store", *(f"analyze/{n}" for n in ("@store", *TARGETS))):
+        (finished_copy / ".sdpipe/receipts" / f"{receipt}.json").unlink()
+    shutil.rmtree(finished_copy / "budget.zarr")
+    shutil.rmtree(finished_copy / "figures")
+    for receipt in ("train/history", "validate/@figures"):
+        (finished_copy / ".sdpipe/receipts" / f"{receipt}.json").unlink()
+    assert states(look(finished_copy)) == {
+        "generate": ("done", "6/6 blocks"),
+        "train": ("unfinished", "11/12 networks"),
+        "predict": ("unfinished", "4/4 targets"),
+        "validate": ("unfinished", "3/3 blocks"),
+        "analyze": ("missing", "0/4 targets"),
+        "report": ("stale", "0/1 page"),
+    }
+
+
+@pytest.mark.parametrize(
+    "lost",
+    ["networks/Nmax-sigma0-replica000.pt", "budget.zarr/o3/central/c/0/0", "history.zarr/zarr.json"],
+)
+def test_the_report_is_not_done_where_what_it_shows_is_not(
+    cli: Cli, look, serial: SerialPool, finished_copy: Path, lost: str
+) -> None:
+    (finished_copy / lost).unlink()
+    assert states(look(finished_copy))["report"] == ("stale", "0/1 page")
+    assert "report: 1 of 1 page to make" in cli("run", finished_copy, "--dry-run").out
+    assert cli("run", finished_copy).status == 0
+    assert states(look(finished_copy))["report"] == ("done", "1/1 page")
+    assert "report: 0 of 1 page to make" in cli("run", finished_copy, "--dry-run").out
+    assert all("train" in task for task in serial.done)
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_validation_does_not_depend_on_the_targets(finished: Finished) -> None:
         ("validation.families.f={kind: few_states, width: [1, 2]}", "f.width", "unknown key"),
         ("validation.families.x={kind: glueball}", "validation.families.x", "kind"),
         ("validation.families.chebyshev={kind: o3}", "validation.families.chebyshev", "always there"),
-        ("budget.references.resolution=Nref_b", "budget.references.resolution", "another source"),
+        ("budget.references.resolution=Nref_b", "budget.references.resolution", "a meaning of its own"),
         ("ensembles.linear={Nb: 8, Nrho: 400, network: arcS}", "ensembles.linear", "name of a method"),
     ],
 )

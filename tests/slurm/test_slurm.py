@@ -23,6 +23,9 @@ pytestmark = pytest.mark.slurm
 LONG = 600_000
 """Samples a set that keep three workers busy for some seconds."""
 
+EPOCHS = "training.epochs=60"
+"""So many that a training is still at work when a fault comes."""
+
 
 @pytest.fixture(scope="module")
 def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -274,3 +277,43 @@ def test_training_goes_on_after_its_worker_is_cancelled(bench: Bench, slurm: Slu
     histories = [xr.open_zarr(bench.directory / r / "history.zarr", consolidated=False).load() for r in ("local", "a")]
     np.testing.assert_allclose(histories[0].val_loss, histories[1].val_loss, rtol=2e-2)
     assert histories[1].val_loss.notnull().all()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained on this machine, and beside it, as ``generated``, one that is to be trained."""
+    directory = tmp_path_factory.mktemp("trained")
+    (directory / "config.yaml").write_text(config_text())
+    for stage in ("generate", "train"):
+        arguments = [stage, "config.yaml", EPOCHS, "cluster.cpu=local", "cluster.gpu=local", "--run", "a"]
+        subprocess.run([sys.executable, "-m", "sdpipe", *arguments], cwd=directory, check=True, timeout=200)
+        if stage == "generate":
+            shutil.copytree(directory / "a", directory / "generated")
+    return directory / "a"
+
+
+@pytest.mark.parametrize("fault", ["node down", "walltime"])
+def test_training_goes_on_after_its_node_went_down_or_its_time_ran_out(
+    bench: Bench, slurm: Slurm, trained: Path, fault: str
+) -> None:
+    def short_lives(text: str) -> str:
+        line = 'worker-extra-args: ["--lifetime", "9s"]' if fault == "walltime" else ""
+        return text.replace("death-timeout: 15", f"death-timeout: 15\n    {line}")
+
+    bench.write(jobs=1, edit=short_lives)
+    run = bench.directory / "a"
+    shutil.copytree(trained.with_name("generated"), run)
+    process = bench.start("train", "config.yaml", EPOCHS, "--run", "a")
+    wait_for(lambda: bool(list((run / ".sdpipe/unfinished").glob("*.pt"))), "an unfinished stack on disk")
+    if fault == "node down":
+        node = slurm.command("squeue", "-h", "-t", "R", "-o", "%N").split()[0]
+        slurm.crash_node(node)
+        wait_for(lambda: "down" in slurm.command("sinfo", "-h", "-n", node, "-o", "%T"), "Slurm to notice", 60)
+        slurm.restore_node(node)
+    code, _, err = bench.finish(process)
+    assert code == 0, err
+    assert len(list((run / "logs").glob("gpu-*.err"))) > 1, "the fault came too late"
+    histories = [xr.open_zarr(r / "history.zarr", consolidated=False).load() for r in (trained, run)]
+    here, there = (h.val_loss.min("epoch").values for h in histories)
+    np.testing.assert_allclose(here, there, rtol=2e-2)
+    wait_for(slurm.idle, "every node back", 90)

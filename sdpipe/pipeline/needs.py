@@ -1,0 +1,58 @@
+"""What a stage takes in memory, so that one that cannot fit is refused before work and not killed in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpipe.config.problem import families
+from sdpipe.config.schema import Config
+from sdpipe.errors import UserError
+from sdpipe.pipeline.pieces import VALIDATION_BLOCK, every_network
+from sdpipe.workers import pools
+
+if TYPE_CHECKING:
+    from sdpipe.workers.pool import Kind
+
+BASE = 450_000_000
+"""Bytes of a process before it computes anything."""
+
+
+def peaks(config: Config, stage: str) -> tuple[float, float]:
+    """Return the bytes that a worker and the driver take in one stage.
+
+    The factors are those of measured peaks, which they give to a fifth: 8 to 1,024 energies, 50 to 4,000 bootstrap
+    samples, 120 to 5,000 draws.
+    """
+    from sdpipe.infer.coverage import ROWS
+
+    sigmas, energies, validation = len(config.smearing.sigma), config.energies.count, config.validation
+    matrix = 8 * energies**2  # between energies; every network holds one
+    networks = matrix * len(every_network(config))
+    one = 4 * sigmas * (len(config.ensembles) + 1) * config.training.replicas * energies  # correlator, predicted
+    rows = min(max(ROWS, validation.bootstrap), min(VALIDATION_BLOCK, validation.samples) * validation.bootstrap)
+    draws = 8 * len(families(config)) * validation.samples * sigmas * energies
+    worker, driver = {
+        "generate": (60_000 * sigmas * energies, 0),
+        "train": (18 * matrix, networks),
+        "predict": (networks + 6 * sigmas * matrix + 4.5 * one * config.bootstrap, 0),
+        "validate": (networks + 2 * sigmas * matrix + 7 * one * rows, networks + 30 * draws),
+        "analyze": (0, 14 * sigmas * matrix + 5.5 * one * config.bootstrap),
+        "report": (0, 2 * sigmas * matrix * len(config.targets)),
+    }[stage]
+    return BASE + worker, BASE + driver
+
+
+def check(config: Config, stage: str, kind: Kind | None, logs: Path) -> None:
+    """Raise UserError where a worker of the pool ``kind``, or the driver, has less memory than a stage takes."""
+    worker, driver = peaks(config, stage)
+    needs = {"this machine": (driver, pools.memory(config, None, logs))}
+    if kind:
+        needs[f"a worker of cluster.{kind}: {getattr(config.cluster, kind)}"] = worker, pools.memory(config, kind, logs)
+    for where, (need, there) in needs.items():
+        if need > there:
+            raise UserError(
+                f"{stage}: about {need / 1e9:.2g} GB of memory are needed, and {where} has {there / 1e9:.2g} GB; lower "
+                "energies.count, bootstrap, training.replicas, validation.samples or validation.bootstrap, or take "
+                "more memory"
+            )
