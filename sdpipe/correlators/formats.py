@@ -720,7 +720,7 @@ def _of_gvar(gv: Any, values: Any, where: str) -> Record:
     """Return mean and covariance of gvars (T,)."""
     if np.ndim(values) != 1:
         raise UserError(f"{where}: shape {np.shape(values)}; needed one value per time, (T,)")
-    _check(np.dtype(float), values.shape * 2, f"{where}: the covariance")
+    _check(np.dtype(float), np.shape(values) * 2, f"{where}: the covariance")
     mean, covariance = _real(gv.mean(values), where), _real(gv.evalcov(values), where)
     return Record(where, mean=mean, covariance=covariance, said={"error": "mean"})
 

@@ -171,10 +171,10 @@ def test_the_largest_correlator_is_read_and_one_beyond_is_not(tmp_path: Path, mo
     x = samples()
     np.save(tmp_path / "x.npy", x)
     monkeypatch.setattr(formats, "MOST_NUMBERS", x.size)
-    assert read_correlator(tmp_path / "x.npy").sizes["cfg"] == len(x)
+    assert read_correlator(tmp_path / "x.npy", first=0).sizes["cfg"] == len(x)
     monkeypatch.setattr(formats, "MOST_NUMBERS", x.size - 1)
     with pytest.raises(UserError, match=f"allowed: up to {x.size - 1} numbers; average or bin them first"):
-        read_correlator(tmp_path / "x.npy")
+        read_correlator(tmp_path / "x.npy", first=0)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -186,7 +186,7 @@ def test_thousands_of_groups_take_time_in_proportion(tmp_path: Path, nested: boo
                 made = group.create_group(f"g{i}")
                 group = made if nested else group
         begun = time.perf_counter()
-        read_correlator(tmp_path / "x.h5")
+        read_correlator(tmp_path / "x.h5", first=0)
         return time.perf_counter() - begun
 
     seconds(10)
@@ -199,7 +199,7 @@ def test_groups_in_a_circle_are_entered_once(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["a/eta"] = samples()
         file["a/b"] = file["/"]
-    assert read_correlator(tmp_path / "x.h5", "a/eta").sizes["cfg"] == len(samples())
+    assert read_correlator(tmp_path / "x.h5", "a/eta", first=0).sizes["cfg"] == len(samples())
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -210,11 +210,11 @@ def test_every_chunk_of_a_zarr_store_must_be_there(tmp_path: Path, version: int,
     data.assign(t2=("u", np.arange(7))).to_zarr(
         path, zarr_format=version, consolidated=False, encoding={"eta": {"chunks": (10, 16)}}
     )
-    assert read_correlator(path, "eta").sizes["cfg"] == 40
+    assert read_correlator(path, "eta", first=0).sizes["cfg"] == 40
     lost = {("eta", 2): "eta/2.0", ("eta", 3): "eta/c/2/0", ("t", 2): "t/0", ("t", 3): "t/c/0"}[array, version]
     (path / lost).unlink()
     with pytest.raises(UserError, match=f"x.zarr/{lost}: lost; every chunk must be there"):
-        read_correlator(path, "eta")
+        read_correlator(path, "eta", first=0)
 
 
 PACKED = [(3, codec) for codec in (GzipCodec(), ZstdCodec(), BloscCodec(), None)]
@@ -225,14 +225,14 @@ PACKED += [(2, codec) for codec in (numcodecs.GZip(), numcodecs.Zlib(), numcodec
 def test_sound_stores_are_read_whatever_packs_them(tmp_path: Path, version: int, codec: object) -> None:
     encoding = {"eta": {"compressors": codec, "chunks": (15, 5)}}
     labelled(samples()).to_zarr(tmp_path / "x.zarr", zarr_format=version, consolidated=False, encoding=encoding)
-    assert np.array_equal(read_correlator(tmp_path / "x.zarr").samples, samples())
+    assert np.array_equal(read_correlator(tmp_path / "x.zarr", first=0).samples, samples())
 
 
 def test_a_store_that_cannot_be_bounded_is_refused_in_words(tmp_path: Path) -> None:
     encoding = {"eta": {"chunks": (10, 16), "shards": (20, 16)}}
     labelled(samples()).to_zarr(tmp_path / "x.zarr", zarr_format=3, consolidated=False, encoding=encoding)
     with pytest.raises(UserError, match="allowed: no shards, and no codec or one of blosc, gzip, zlib, zstd"):
-        read_correlator(tmp_path / "x.zarr")
+        read_correlator(tmp_path / "x.zarr", first=0)
 
 
 @pytest.mark.parametrize(
@@ -241,4 +241,4 @@ def test_a_store_that_cannot_be_bounded_is_refused_in_words(tmp_path: Path) -> N
 def test_sound_files_are_read_whatever_packs_them(tmp_path: Path, how: dict[str, object]) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file.create_dataset("eta", data=samples(), chunks=(15, 5), **how)
-    assert np.array_equal(read_correlator(tmp_path / "x.h5").samples, samples())
+    assert np.array_equal(read_correlator(tmp_path / "x.h5", first=0).samples, samples())
