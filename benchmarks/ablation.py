@@ -83,6 +83,7 @@ def table(scores: dict[str, dict[str, list[float]]]) -> str:
 def measure(directory: Path) -> list[Row]:
     """Train and test every variant; a row for each, of its means over the families."""
     rows, root = [], directory / "ablation"
+    root.mkdir(parents=True, exist_ok=True)
     for name, overrides in _variants().items():
         layout = Layout(root / name.replace(" ", "-"))
         only = ["ensembles={Nmax: {Nb: 64, Nrho: 20000, network: mlpM}}", "budget.references={}", "spectra.Nb=[64]"]

@@ -140,7 +140,7 @@ def test_what_is_damaged_in_the_run_of_somebody_else_is_listed(finished_copy: Pa
     file.parent.chmod(0o755)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"error: {file}: damaged (not what its receipt says)\n")
-    assert "train     unfinished  11/12 networks" in done.stdout
+    assert "train     damaged  11/12 networks" in done.stdout
 
 
 def test_a_correlator_behind_a_closed_door_is_told_with_its_key(finished: Finished, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_target_whose_file_is_replaced_meanwhile_is_of_what_was_read(
     assert read[:16] in page
     assert sha256(data)[:16] not in page
     told = states(cli, root)
-    assert {name for name, state in told.items() if state == "stale"} == {"predict", "analyze"}
+    assert {name for name, state in told.items() if state == "stale"} == {"predict", "analyze", "report"}
     assert "predictions.zarr: not done: mine (stale)" in cli("analyze", root).fault
     outcome = cli("run", root)
     assert "predict: the inputs of mine have changed; making them anew" in outcome.err
