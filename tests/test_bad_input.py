@@ -90,7 +90,7 @@ def test_every_fault_of_a_config_has_its_line(cli: Cli, write_config: Write, tmp
         ("smearing.sigma=[0.0002]", "smearing.sigma.0", "allowed here: from 0.00023 on"),
         ("smearing.sigma=[0.1, 1000]", "smearing.sigma.0", "below 1e-3 of the largest sigma"),
         ("lattice.spacing=1e-300", "lattice.spacing", "greater than or equal to 0.0001"),
-        ("lattice={period: 4000, times: [1, 2000], spacing: 10}", "lattice.spacing", "spacing * t * E0 up to 1e4"),
+        ("lattice={period: 400, times: [1, 200], spacing: 100}", "lattice.spacing", "spacing * t * E0 up to 1e4"),
         ("spectra.E0=[1e-300, 1]", "spectra.E0.0", "greater than or equal to 0.0001"),
         ("spectra.mixture={chebyshev: .inf}", "spectra.mixture.chebyshev", "finite number"),
         ("spectra.mixture={chebyshev: 0, states: 0}", "spectra.mixture", "no component has a positive share; "),

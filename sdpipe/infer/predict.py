@@ -326,9 +326,9 @@ def reconstruct(
             f"no spectral density explains the data: chi2/dof = {facts['chi2']:.1f}/{facts['dof']} to the nearest "
             f"correlator of kernel {kernel.name} at T = {kernel.period}"
         )
-    made = audience.predict(scaled, factor, factor * mean)
+    made = audience.predict(scaled, factor)
     made["E2"] = ("E2", made.E.values, {"units": "GeV"})
-    covariances = {name: c / factor**2 for name, c in audience.covariances(factor * mean).items()}
+    covariances = {name: c / factor**2 for name, c in audience.covariances(scaled.mean(axis=0)).items()}
     if "resolution" in covariances:
         words = {"units": "1", "long_name": "covariance of what the data cannot resolve"}
         made["resolution"] = (("sigma", "E", "E2"), covariances.pop("resolution"), words)

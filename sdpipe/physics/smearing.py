@@ -15,7 +15,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erfc, expit
 
 from sdpipe.errors import UserError
 
@@ -123,6 +122,8 @@ class HalfNorm(Gaussian):
 
     def __call__(self, E: ArrayLike, omega: ArrayLike, sigma: ArrayLike) -> Array:
         """Return the Gaussian over its integral from 0."""
+        from scipy.special import erfc
+
         E, sigma = np.asarray(E, float), np.asarray(sigma, float)
         return gaussian(E, omega, sigma) * 2 / erfc(-E / (np.sqrt(2) * sigma))
 
@@ -153,6 +154,8 @@ class Cauchy(Smearing):
 
 def step(x: ArrayLike, sigma: ArrayLike, kind: Literal["sigmoid", "erf"] = "sigmoid") -> Array:
     """Return a step Theta_sigma(x), 1/(1 + exp(-x/sigma)) or [1 + erf(x/sigma)]/2, smooth over sigma."""
+    from scipy.special import erfc, expit
+
     y = np.asarray(x, float) / np.asarray(sigma, float)
     return expit(y) if kind == "sigmoid" else erfc(-y) / 2
 
