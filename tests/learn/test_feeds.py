@@ -220,3 +220,17 @@ def test_a_chunk_that_cannot_be_read_ends_the_training():
 
     with pytest.raises(OSError, match="bad checksum"):
         run(replace(streamed(make_data(), SIZES), read=read), members_of(1), DEFAULT)
+
+
+def test_a_floor_adds_an_error_of_its_own_to_every_time():
+    rng = np.random.default_rng(5)
+    floor, matrix = rng.uniform(0.5, 2, (3, 4)), rng.standard_normal((4, 4))
+    quiet = {"noise": np.zeros((4, 4)), "weight": np.zeros((4, 3)), "offset": np.zeros(3), "scale": np.ones(3)}
+    data = make_data(n=3, floor=floor, **quiet)
+    source = Feed([replace(data, matrix=matrix)], 20_000, True, 1, torch.device("cpu"), torch.float64)
+    ((inputs, _),) = source.batches([Member(0, ("a",))], 0, 60_000)
+    centre = torch.as_tensor(data.read(0).x)
+    spread = (inputs[0] - centre.mean(dim=0)).numpy()
+    between = np.cov(np.asarray(centre).T, bias=True)
+    expected = between + np.mean([matrix.T @ np.diag(f**2) @ matrix for f in floor], axis=0)
+    np.testing.assert_allclose(spread.T @ spread / len(spread), expected, atol=0.05 * np.abs(expected).max())

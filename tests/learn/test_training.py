@@ -21,8 +21,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     [
         replace(DEFAULT, rate=constant(5e-3), batch=4, patience=3),
         replace(PUBLISHED, rate=constant(5e-3), epochs=12, copies=3, patience=2),
+        replace(DEFAULT, rate=constant(5e-3), batch=4, patience=3, head=True),
     ],
-    ids=["default", "published"],
+    ids=["default", "published", "head"],
 )
 def test_each_replica_of_a_stack_is_what_it_is_alone(protocol):
     """Weights, history and stopping epoch, over more than a hundred steps and past early stops of others."""
@@ -260,3 +261,20 @@ def test_a_network_that_diverges_is_named_and_not_kept(cli, tiny_config, tmp_pat
     assert "train-Nmax-0.44-r1" in line
     assert not list(root.glob("networks/*.pt"))
     assert "networks: not done" in cli("predict", root).fault
+
+
+def test_a_head_learns_how_far_off_the_estimate_is():
+    """|y - rho| of Laplace noise of width b(x): the loss |r|/b + ln b is least where b is the mean of |r|."""
+    rng = np.random.default_rng(3)
+    x, x_val = rng.standard_normal((2000, 4)), rng.standard_normal((500, 4))
+    width = np.where(x[:, :1] > 0, 0.4, 0.1)
+    y = width * rng.laplace(size=(2000, 3))
+    linear = {"weight": np.zeros((4, 3)), "offset": np.zeros(3), "scale": np.ones(3), "noise": np.zeros((4, 4))}
+    data = make_data(x=x, s=np.ones(2000), y=y, x_val=x_val, y_val=np.zeros((500, 3)), **linear)
+    protocol = replace(DEFAULT, batch=64, epochs=25, patience=25, head=True)
+    (outcome,) = run(data, members_of(1), protocol).outcomes.values()
+    p = {name: v[None] for name, v in outcome.parameters.items()}
+    _, log_error = networks.split(networks.forward(p, torch.as_tensor(x_val)[None]))
+    b = torch.exp(log_error)[0].numpy()
+    assert np.median(b[x_val[:, 0] > 0.3]) == pytest.approx(0.4, rel=0.25)
+    assert np.median(b[x_val[:, 0] < -0.3]) == pytest.approx(0.1, rel=0.35)

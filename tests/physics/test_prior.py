@@ -363,3 +363,13 @@ def test_held_out_families_are_none_of_the_components():
         near, far = s.threshold * (1 + np.array([1e-6, 4e-6])), s.threshold * np.array([50, 100])
         assert s.continuum(near)[1] / s.continuum(near)[0] == pytest.approx(2, rel=1e-4)
         assert s.continuum(far)[1] / s.continuum(far)[0] == pytest.approx(1, rel=1e-6)
+
+
+def test_signed_densities_are_of_either_sign_and_differences_of_positive_ones() -> None:
+    component = COMPONENTS["signed"](ChebyshevPrior(16))
+    weights = component.draw(np.random.default_rng(1), 256)
+    assert np.mean((weights < 0).any(axis=1) & (weights > 0).any(axis=1)) > 0.9
+    total = weights.sum(axis=1)
+    assert 0.2 < np.mean(total < 0) < 0.6, "the second is up to as large as the first"
+    with pytest.raises(UserError, match="signed densities are not positive"):
+        Mixture({"signed": 1}, ChebyshevPrior(16, positive=True))
