@@ -18,6 +18,7 @@ from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.errors import ConfigError, UserError
 from sdpipe.physics import noise, rng, samples
+from sdpipe.physics.covariances import Covariances
 from sdpipe.physics.families import Family
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
@@ -61,9 +62,22 @@ class Problem:
         return self.config.spectra.prior(Nb)
 
     @cached_property
+    def moments(self) -> PriorMoments:
+        """What the closed-form posterior knows before the data."""
+        return prior_moments(self.config)
+
+    @cached_property
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the run."""
-        return Posterior.of(prior_moments(self.config), self.noise)
+        return Posterior.of(self.moments, self.noise)
+
+    @property
+    def covariances(self) -> Covariances | None:
+        """The covariances that training copies are drawn from, where they are drawn anew."""
+        noise, prior = self.config.noise, self.config.spectra.chebyshev(max(self.config.spectra.Nb))
+        if not isinstance(noise, schema.RangeNoise):
+            return None
+        return Covariances(noise.relative, noise.growth, noise.tau, prior, self.observables, noise.floor)
 
     def draw(self, family: str, start: int, stop: int, stream: str = "validation") -> tuple[Array, Array]:
         """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
@@ -163,6 +177,8 @@ class Inputs:
         synthetic noise that is no covariance.
         """
         section, times = self.config.noise, self.config.lattice.slices
+        if isinstance(section, schema.RangeNoise):
+            return Problem(self.config, self._synthetic(section.middle))
         if isinstance(section, schema.SyntheticNoise):
             return Problem(self.config, self._synthetic(section))
         c = self._correlator(section, "noise")

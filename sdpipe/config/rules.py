@@ -7,7 +7,7 @@ from itertools import chain
 from math import ceil
 from typing import get_args
 
-from sdpipe.config.schema import Chebyshev, ChebyshevFamily, Config, Family, Method, MixtureFamily
+from sdpipe.config.schema import Chebyshev, ChebyshevFamily, Config, Family, Method, MixtureFamily, RangeNoise
 from sdpipe.errors import UserError
 
 METHODS = get_args(Method)
@@ -122,6 +122,9 @@ def _training(config: Config) -> Iterator[Fault]:
     if training.head == "scale" and budget.calibration == "none":
         words = "none: an error that networks give (training.head: scale) holds only when it is calibrated"
         yield ("budget", "calibration"), f"{words}; allowed: conformal"
+    if isinstance(config.noise, RangeNoise) and training.inputs != "posterior":
+        words = "range: networks learn to live with every covariance through the posterior"
+        yield ("noise", "kind"), f"{words}; needed: training.inputs: posterior"
     for where, wanted in (
         (("methods",), "posterior" in config.methods),
         (("training", "inputs"), training.inputs == "posterior"),

@@ -21,7 +21,7 @@ from sdpipe.physics.noise import Treatment
 from sdpipe.physics.prior import Mixture
 from sdpipe.version import __version__
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the layout of every store and network; a reader refuses any other."""
 
 MOST_SLICES = 2048
@@ -227,7 +227,34 @@ class SyntheticNoise(NoiseSection):
     """Spectral density whose C(t) the errors are relative to."""
 
 
-Noise = Annotated[HDF5Noise | CorrelatorNoise | SyntheticNoise, Field(discriminator="kind")]
+Positive = Annotated[float, Field(ge=1e-12, le=1e6)]
+
+
+class RangeNoise(NoiseSection):
+    """Covariances drawn anew, so that the networks serve every lattice, see
+    [universal.md](universal.md#covariances)."""
+
+    kind: Literal["range"]
+    """An audience for every covariance."""
+    relative: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (3e-5, 3e-2)
+    """Range of the relative error at t = 1, log-uniform."""
+    growth: Annotated[tuple[float, float], AfterValidator(_ascending)] = (0.0, 0.2)
+    """Range of the growth of the relative error with each time slice, uniform."""
+    tau: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (0.2, 30.0)
+    """Range of the correlation length in time slices, log-uniform; a quarter of the covariances is diagonal."""
+    model: Annotated[O3 | DeltaTanh | Peaks, Field(discriminator="kind")] = O3(kind="o3")
+    """Spectral density whose C(t) has the noise of mock targets and of `validate`: that of the middle of each range."""
+
+    @property
+    def middle(self) -> SyntheticNoise:
+        """The noise in the middle of each range, geometric where the range is log-uniform."""
+        r1, tau = (float(np.sqrt(low * high)) for low, high in (self.relative, self.tau))
+        delta = sum(self.growth) / 2
+        fixed = {"covariance": self.covariance, "floor": self.floor, "model": self.model}
+        return SyntheticNoise(kind="synthetic", r1=r1, delta=delta, tau=tau, **fixed)
+
+
+Noise = Annotated[HDF5Noise | CorrelatorNoise | SyntheticNoise | RangeNoise, Field(discriminator="kind")]
 
 
 class MixtureFamily(Section):
@@ -588,6 +615,11 @@ class Config(Section):
     def copies(self) -> int:
         """Noisy copies of each sample that are stored: features of the posterior are computed from them."""
         return max(self.noise.copies, int(self.training.inputs == "posterior"))
+
+    @property
+    def joint(self) -> bool:
+        """Whether each network gives rho_sigma(E) at all sigma together."""
+        return isinstance(self.noise, RangeNoise)
 
     @property
     def priors(self) -> tuple[str, str]:

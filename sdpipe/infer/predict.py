@@ -42,24 +42,27 @@ def estimates(members: Sequence[Network], inputs: NDArray) -> xr.Dataset:
     Raises UserError when a network of the grid ensemble x sigma x replica is missing.
     """
     first = members[0]
-    sigma = list(dict.fromkeys(m.sigma for m in sorted(members, key=lambda m: m.sigma_index)))
+    trained = [s for s in (None, *first.sigmas) if s in {m.sigma for m in members}]
     ensembles, replicas = list(dict.fromkeys(m.ensemble for m in members)), sorted({m.replica for m in members})
     there = {(m.sigma, m.ensemble, m.replica) for m in members}
     missing = [
-        f"{e} sigma={s} replica {r}" for s, e, r in product(sigma, ensembles, replicas) if (s, e, r) not in there
+        f"{e} sigma={s} replica {r}" for s, e, r in product(trained, ensembles, replicas) if (s, e, r) not in there
     ]
     if missing:
         raise UserError(f"networks missing: {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
-    shape = (len(sigma), len(ensembles), len(replicas), len(inputs), len(first.energies))
+    sigma = first.sigmas if first.sigma is None else trained
+    shape = (len(ensembles), len(replicas), len(sigma), len(inputs), len(first.energies))
     rho, error = np.empty(shape, np.float32), np.empty(shape, np.float32) if first.head else None
     for architecture in dict.fromkeys(m.architecture for m in members):
         group = [m for m in members if m.architecture == architecture]
         values, errors = _forward(group, inputs)
         for i, m in enumerate(group):
-            at = sigma.index(m.sigma), ensembles.index(m.ensemble), replicas.index(m.replica)
-            rho[at] = values[i]
-            if error is not None:
-                error[at] = errors[i]
+            at = ensembles.index(m.ensemble), replicas.index(m.replica)
+            at += () if m.sigma is None else (slice(sigma.index(m.sigma), sigma.index(m.sigma) + 1),)
+            for made, given in ((rho, values), (error, errors)):
+                if made is not None:
+                    made[at] = given[i].reshape(len(inputs), -1, shape[-1]).swapaxes(0, 1)
+    rho, error = (None if made is None else np.moveaxis(made, 2, 0) for made in (rho, error))
     dims = ("sigma", "ensemble", "replica", "boot", "E")
     coords = {
         "sigma": ("sigma", sigma, {"units": "GeV"}),
@@ -112,9 +115,9 @@ class Audience:
 
     @cached_property
     def each_sigma(self) -> list[Network]:
-        """One central network for each sigma: linear estimator, noise and prior are the same for all replicas."""
-        members = (m for m in self.networks if m.ensemble == self.central and m.replica == 0)
-        return sorted(members, key=lambda m: m.sigma_index)
+        """One central network for each sigma, or for all: linear estimator and noise are the same for all replicas."""
+        members = [m for m in self.networks if m.ensemble == self.central and m.replica == 0]
+        return sorted(members, key=lambda m: m.sigmas.index(m.sigma) if m.sigma is not None else 0)
 
     @cached_property
     def prior(self) -> trust.PriorOfData:
@@ -163,8 +166,10 @@ class Audience:
         U is what C(t) without noise does not resolve, V = A Cov_latt A^T; see
         :class:`~sdpipe.learn.linear.LinearEstimator`.
         """
-        noise = [m.linear_weight.T @ m.covariance @ m.linear_weight for m in self.each_sigma]
-        return np.stack([m.linear_unresolved for m in self.each_sigma]), np.stack(noise)
+        each, n = self.each_sigma, len(self.each_sigma[0].energies)
+        noise = [m.linear_weight.T @ m.covariance @ m.linear_weight for m in each]
+        unresolved = [m.linear_unresolved for m in each]
+        return tuple(np.concatenate([_blocks(c, n) for c in of]) for of in (unresolved, noise))
 
     def amplitude(self, correlator: Array) -> float:
         """Return the factor a that makes a C (t,) most likely under the prior."""
@@ -202,7 +207,7 @@ class Audience:
         if "linear" in self.methods:
             values = [(flat - m.data_mean) @ m.linear_weight + m.linear_offset for m in self.each_sigma]
             unresolved, noise = (np.diagonal(c, axis1=1, axis2=2) for c in self._linear_covariance)
-            centres["linear"] = np.stack(values)
+            centres["linear"] = _sigma_first(np.hstack(values).reshape(len(flat), -1, len(first.energies)))
             errors["linear"] = np.sqrt(unresolved + self.noise.scale(centre)[..., None, None] ** 2 * noise)
         if "posterior" in self.methods or self.on_features:
             estimate = self.posterior(centre, response=True)
@@ -280,6 +285,11 @@ class Audience:
             "dof": dof,
             "back_check": trust.chi2_p_value(chi2, dof, count),
         }
+
+
+def _blocks(covariance: Array, size: int) -> Array:
+    """Return the blocks (sigma, E, E) on the diagonal of a covariance (sigma E, sigma E)."""
+    return np.stack([covariance[i : i + size, i : i + size] for i in range(0, len(covariance), size)])
 
 
 def _sigma_first(values: Array, repeats: int = 1) -> Array:

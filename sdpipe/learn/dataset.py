@@ -61,7 +61,11 @@ class _Part:
     @classmethod
     def of(cls, data: xr.Dataset) -> _Part:
         names = ("correlator", "smeared", "noisy", "features", "posterior_mean", "posterior_sd")
-        return cls(*(data[name].values if name in data else None for name in names))
+        arrays = [data[name].values if name in data else None for name in names]
+        for i in (1, 4, 5):
+            if arrays[i] is not None:
+                arrays[i] = arrays[i].reshape(*arrays[i].shape[:-2], -1)
+        return cls(*arrays)
 
     def __getitem__(self, rows: NDArray) -> _Part:
         arrays = (self.correlator, self.target, self.noisy, self.features, self.mean, self.sd)
@@ -77,7 +81,7 @@ def load(
     path: Path,
     Nb: int,
     Nrho: int,
-    sigma_index: int,
+    sigma_index: int | None,
     noise: Noise,
     inputs: Inputs,
     protocol: Protocol,
@@ -88,12 +92,15 @@ def load(
 ) -> Fitted:
     """Read the first ``Nrho`` samples at ``Nb`` and prepare them for :func:`sdpipe.learn.training.train`.
 
+    Targets are rho_sigma(E) at one sigma or, where ``sigma_index`` is None, at all of them side by side.
+
     Input transform and linear estimator see training samples only. Validation noise is one fixed draw for each sample,
     the same for every replica and sigma of the ensemble; with inputs ``posterior`` it is that of the first stored copy.
     With ``stream`` the samples stay on disk, to be read chunk by chunk: the same transforms and validation data. Where
     a ``posterior`` is given, its loss is noted.
     """
-    stored = store.read(path).sel(Nb=Nb).isel(sample=slice(Nrho), sigma=sigma_index)
+    stored = store.read(path).sel(Nb=Nb).isel(sample=slice(Nrho))
+    stored = stored if sigma_index is None else stored.isel(sigma=[sigma_index])
     sizes = stored.correlator.variable.chunksizes["sample"] if stream else (Nrho,)
     ranges = [slice(low, high) for low, high in pairwise(np.cumsum([0, *sizes]).tolist())]
     validates = [is_validation(np.arange(r.start, r.stop)) for r in ranges]
@@ -153,7 +160,7 @@ def load(
         if not fresh:
             guesses.append(part.mean[:, 0])
         elif posterior is not None:
-            guesses.append(posterior(noisy).mean[:, sigma_index])
+            guesses.append(posterior(noisy).mean[:, sigma_index])  # networks on C(t) have one sigma
         return [float(np.sum(np.abs(guess - part.target))) for guess in guesses]
 
     linear_loss, mean_loss, *posterior_loss = np.sum([losses(i) for i in range(len(ranges))], axis=0) / (

@@ -30,9 +30,11 @@ class Network:
 
         rho_sigma(E) = offset + x @ weight + scale * network(x),
 
-    shapes mean (t,), matrix (t, t), weight (t, E), offset (E,), scale (E,). With ``inputs`` posterior, features (F,) of
-    the posterior take the place of C, matrix is (F, F), and the estimate is its mean + sd * network(x). With a ``head``
-    the second half of what the network returns is the logarithm of its error, in units of scale or sd.
+    shapes mean (t,), matrix (t, t), weight (t, E), offset (E,), scale (E,). It is that at one ``sigma`` of all
+    ``sigmas`` or, where that is None, at each of them, one after another: E stands for (sigma, E). With ``inputs``
+    posterior, features (F,) of the posterior take the place of C, matrix is (F, F), and the estimate is its mean + sd *
+    network(x). With a ``head`` the second half of what the network returns is the logarithm of its error, in units of
+    scale or sd.
 
     ``typical`` is the median of |C(t_ref)| over the training samples, ``data_mean`` (t,) and ``signal`` (t, t) mean and
     covariance of their clean C; ``covariance`` (t, t), ``lattice_mean`` (t,) and ``floor`` are those of the noise it
@@ -44,8 +46,7 @@ class Network:
 
     ensemble: str
     replica: int
-    sigma: float
-    sigma_index: int
+    sigma: float | None
     sigmas: list[float]
     architecture: str
     inputs: str
@@ -78,6 +79,11 @@ class Network:
     best_epoch: int
     seed: int
     config_hash: str
+
+    @property
+    def place(self) -> int | slice:
+        """Which of ``sigmas`` it is for."""
+        return slice(None) if self.sigma is None else self.sigmas.index(self.sigma)
 
 
 def save(path: Path, network: Network) -> str:
@@ -121,20 +127,20 @@ def histories(networks: list[Network]) -> xr.Dataset:
     linear_loss and posterior_loss (ensemble, sigma) and best_epoch (ensemble, sigma, replica).
 
     Losses are mean absolute errors of the dimensionless rho_sigma(E), on training pairs with inputs ``posterior`` in
-    units of the posterior's standard deviation; ``linear_loss`` and ``posterior_loss`` are those of the best linear
-    estimator and of the posterior mean on the same validation samples and noise.
+    units of the posterior's standard deviation; those of a network for all sigma are means over these. ``linear_loss``
+    and ``posterior_loss`` are those of the best linear estimator and of the posterior mean on the same validation
+    samples and noise.
     """
-    ensembles = list(dict.fromkeys(n.ensemble for n in networks))
-    sigma = list(dict.fromkeys(n.sigma for n in sorted(networks, key=lambda n: n.sigma_index)))
+    ensembles, sigma = list(dict.fromkeys(n.ensemble for n in networks)), networks[0].sigmas
     replicas = sorted({n.replica for n in networks})
     epochs = max(len(n.val_loss) for n in networks)
     shape = (len(ensembles), len(sigma), len(replicas))
     train, val = np.full((*shape, epochs), np.nan), np.full((*shape, epochs), np.nan)
     linear, posterior, best = np.empty(shape[:2]), np.empty(shape[:2]), np.empty(shape, int)
     for n in networks:
-        at = ensembles.index(n.ensemble), sigma.index(n.sigma), replicas.index(n.replica)
-        train[at][: len(n.train_loss)] = n.train_loss
-        val[at][: len(n.val_loss)] = n.val_loss
+        at = ensembles.index(n.ensemble), n.place, replicas.index(n.replica)
+        train[at][..., : len(n.train_loss)] = n.train_loss
+        val[at][..., : len(n.val_loss)] = n.val_loss
         linear[at[:2]], posterior[at[:2]], best[at] = n.linear_loss, n.posterior_loss, n.best_epoch
     dims = ("ensemble", "sigma", "replica")
     made = {

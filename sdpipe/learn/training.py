@@ -300,7 +300,7 @@ def _end_epoch(
             for name, values in stack.parameters.items():
                 stack.best[name][i] = values.detach()[i]
         if diverged or stack.epoch >= protocol.epochs or progress.since >= protocol.patience:
-            weights, at = {k: v[i].cpu() for k, v in stack.best.items()}, stack.epoch - 1 if diverged else None
+            weights, at = {k: v[i].cpu().clone() for k, v in stack.best.items()}, stack.epoch - 1 if diverged else None
             finished(progress.row, Outcome(weights, progress.train_loss, progress.val_loss, progress.best_epoch, at))
         else:
             staying.append(i)

@@ -13,7 +13,7 @@ prior, at Gauss-Legendre nodes; alpha is a power of 2, and q is 2, 4 or 6.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,13 +65,16 @@ class PriorMoments:
     ----------
     observables
         Kernel, times, sigma and energies.
+    modes
+        How many modes there are.
     sized
         Whether alpha is integrated over in units of the correlator's own size, or is 1.
     kind, E0, weight
         Kind of each component, 0 for Chebyshev, then those of ``LEVELS``; threshold; prior probability; shape (k,).
     root, cross
-        R (k, t, t) and X (k, t, column); the columns are rho_sigma(E), sigma by sigma, and then its modes: the first
-        ``MODES`` principal components over the Chebyshev prior, fewer where sigma is large, of variance 1 there.
+        R (k, t, t) and X (k, t, column); the columns are rho_sigma(E), sigma by sigma, and then modes: the first
+        ``MODES`` principal components of rho_sigma(E) over the Chebyshev prior, fewer where sigma is large, of
+        variance 1 there.
     rest, rest_variance
         The blocks of Y at one sigma, shape (k, sigma, E, E), and the diagonal of Y, shape (k, column).
     rms
@@ -79,6 +82,7 @@ class PriorMoments:
     """
 
     observables: Observables
+    modes: int
     sized: bool
     kind: NDArray[np.intp]
     E0: Array
@@ -97,6 +101,7 @@ class PriorMoments:
         hierarchical: bool = True,
         nodes: int = 24,
         floor: float = 1e-6,
+        seen: Observables | None = None,
     ) -> PriorMoments:
         """Return the moments of ``nodes`` components of each kind.
 
@@ -113,6 +118,9 @@ class PriorMoments:
             Number of thresholds.
         floor
             Relative error of C(t).
+        seen
+            The same kernel and times, with the sigma and energies that the modes are those of; by default they are
+            those of ``observables``.
 
         Raises UserError for fewer than two times.
         """
@@ -121,20 +129,24 @@ class PriorMoments:
         low, high = prior.E0
         x, w = legendre.leggauss(nodes)
         E0 = low + (high - low) * (x + 1) / 2
-        quadrature = prior.quadrature(observables)
-        series = _chebyshev(prior, quadrature, E0)
-        n = len(observables.times)
-        pooled = (np.sqrt(w / 2)[:, None, None] * series).reshape(-1, observables.count)
-        eigenvalues, vectors = np.linalg.eigh(pooled[:, n:].T @ pooled[:, n:])
+        grids = [observables, *([] if seen is None else [seen])]
+        quadratures = [prior.quadrature(grid) for grid in grids]
+        n, count = len(observables.times), observables.count
+        series = _once(n, [_chebyshev(prior, quadrature, E0) for quadrature in quadratures])
+        pooled = (np.sqrt(w / 2)[:, None, None] * series).reshape(-1, series.shape[-1])
+        shown = slice(n if seen is None else count, None)
+        eigenvalues, vectors = np.linalg.eigh(pooled[:, shown].T @ pooled[:, shown])
         resolved = np.flatnonzero(eigenvalues > RESOLVED * eigenvalues[-1])[: -MODES - 1 : -1]
         modes = vectors[:, resolved] / np.sqrt(eigenvalues[resolved])
         factors = list(series)
+        edges = np.unique(np.concatenate([quadrature.edges for quadrature in quadratures]))
         for q in LEVELS if hierarchical else ():
-            factors += _levels(q, observables, quadrature.edges, E0)
-        reduced = [_reduce(F, observables, modes, floor) for F in factors]
+            factors += _levels(q, lambda omega: _once(n, [grid.columns(omega) for grid in grids]), edges, E0)
+        reduced = [_reduce(F[:, :count], F[:, shown] @ modes, observables, floor) for F in factors]
         kinds = len(factors) // nodes
         return cls(
             observables,
+            modes.shape[1],
             hierarchical,
             np.repeat(np.arange(kinds), nodes),
             np.tile(E0, kinds),
@@ -146,8 +158,7 @@ class PriorMoments:
     @property
     def features(self) -> int:
         """How many features an :class:`Estimate` has."""
-        o = self.observables
-        return 3 * (self.cross.shape[-1] - len(o.sigma) * len(o.energies)) + int(self.kind.max()) + 1 + 5
+        return 3 * self.modes + int(self.kind.max()) + 1 + 5
 
     def size(self, C: Array) -> Array:
         """Return the size (...) of C (..., t), its root mean square over t in units of ``rms``."""
@@ -162,37 +173,43 @@ def _chebyshev(prior: ChebyshevPrior, quadrature: ThresholdQuadrature, E0: Array
     return quadrature(c.reshape(-1, prior.Nb), np.repeat(E0, n.size)).reshape(len(E0), n.size, -1)
 
 
-def _levels(q: int, observables: Observables, edges: Array, E0: Array) -> list[Array]:
+def _once(times: int, parts: list[Array]) -> Array:
+    """Return columns (..., column) of grids that have their first columns, those of ``times`` times, in common."""
+    return np.concatenate([parts[0], *(part[..., times:] for part in parts[1:])], axis=-1)
+
+
+def _levels(q: int, columns: Callable[[Array], Array], edges: Array, E0: Array) -> list[Array]:
     """Return for each E0, ascending, rows (row, column) with the moments of levels and continuum above it.
 
     F^T F = int d omega omega^(-q) K K^T + k k^T,    k = int d omega K,
 
-    K the columns of ``observables``, by a quadrature on panels between ``edges``, from the highest E0 down.
+    K the ``columns``, by a quadrature on panels between ``edges``, from the highest E0 down.
     """
     edges = np.union1d(edges, E0)
     cuts = [*np.searchsorted(edges, E0), len(edges) - 1]
-    rows, flat, factors = np.empty((0, observables.count)), np.zeros(observables.count), []
+    count = columns(E0[:1]).shape[1]
+    rows, flat, factors = np.empty((0, count)), np.zeros(count), []
     for first, last in zip(cuts[-2::-1], cuts[:0:-1], strict=True):
         omega, w = (a.ravel() for a in nodes_and_weights(edges[first : last + 1]))
-        K = observables.columns(omega)
+        K = columns(omega)
         flat = flat + w @ K
         rows = np.linalg.qr(np.vstack([rows, np.sqrt(w * omega**-q)[:, None] * K]), mode="r")
         factors.append(np.vstack([rows, flat]))
     return factors[::-1]
 
 
-def _reduce(F: Array, observables: Observables, modes: Array, floor: float) -> tuple[Array, Array, Array, Array]:
-    """Return R, X, the blocks of Y and its diagonal, of the moments F^T F, F (row, column)."""
+def _reduce(F: Array, modes: Array, observables: Observables, floor: float) -> tuple[Array, Array, Array, Array]:
+    """Return R, X, the blocks of Y and its diagonal, of moments with the factors F (row, column), modes (row, mode)."""
     n, shape = len(observables.times), (len(observables.sigma), len(observables.energies))
     C = np.vstack([F[:, :n], floor * np.diag(np.sqrt(np.sum(F[:, :n] ** 2, axis=0)))])
-    rho = np.vstack([F[:, n:], np.zeros((n, F.shape[1] - n))])
+    rho = np.hstack([F[:, n:], modes])
+    rho = np.vstack([rho, np.zeros((n, rho.shape[1]))])
     Q, R = np.linalg.qr(C)
     X = Q.T @ rho
     rest = rho - Q @ X
-    columns = rest.reshape(-1, *shape)
+    columns = rest[:, : shape[0] * shape[1]].reshape(-1, *shape)
     Y = np.einsum("rse,rsf->sef", columns, columns, optimize=True)
-    all_columns = np.hstack([rest, rest @ modes])
-    return R, np.hstack([X, X @ modes]), Y, np.sum(all_columns**2, axis=0)
+    return R, X, Y, np.sum(rest**2, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +228,10 @@ class Estimate:
 
             asinh(m/g), log(v/g), m/v cut at 30 and divided by 10    (mode)
             kinds                                                    (kind)
-            <log alpha>, <E0>, sd(E0), log(g/s), log evidence / 20   (1 each).
+            <log alpha>, <E0>, sd(E0), log(g/(s g_latt)), (log evidence + n_t/2) / 20   (1 each).
+
+        g_latt is the size of C_latt. In what noise they were made, and how many times n_t there are, is nowhere in them
+        but through the posterior itself.
     response
         A with mean = C A: once the weights of the components are fixed at those of C, the mean is linear in C. Shape
         (..., t, column), the columns are rho_sigma(E), sigma by sigma, and then its modes; None where not asked for.
@@ -294,9 +314,9 @@ class Posterior:
         with them standard deviations and all features but the modes, are those of C for every sample: noise on noise
         would make a sample look like less likely data than C is.
         """
-        columns, size = len(self.priors.observables.sigma) * len(self.priors.observables.energies), self.priors.size
+        columns, size = self.cross.shape[-1] - self.priors.modes, self.priors.size
         both = np.asarray(samples, float) @ estimate.response
-        modes = (both.shape[-1] - columns) * np.arange(1, 4)
+        modes = self.priors.modes * np.arange(1, 4)
         features = np.repeat(estimate.features[..., None, :], both.shape[-2], axis=-2)
         m, v = both[..., columns:] / size(np.asarray(C))[..., None, None], np.exp(features[..., modes[0] : modes[1]])
         features[..., : modes[0]], features[..., modes[1] : modes[2]] = _of_modes(m, v)
@@ -401,8 +421,8 @@ class Posterior:
             at.w.sum(axis=0).T @ np.log(AMPLITUDES if self.priors.sized else [1.0]),
             E0,
             np.sqrt(np.sum(component * (self.priors.E0 - E0[:, None]) ** 2, axis=1)),
-            np.log(size / at.s),
-            at.log_evidence / 20,
+            np.log(size / (at.s * self.priors.size(self.noise.mean))),
+            (at.log_evidence + len(self.noise.times) / 2) / 20,
         ]
         modes, ratios = _of_modes(m, v)
         return np.hstack([modes, np.log(v), ratios, kinds, np.stack(numbers, axis=1)])

@@ -132,26 +132,35 @@ class NetworkId(NamedTuple):
     """Which network of the broad audience."""
 
     ensemble: str
-    sigma_index: int
+    sigma_index: int | None
+    """None where it gives all sigma."""
     replica: int
 
     @property
     def stem(self) -> str:
         """The name of its file.
 
-        >>> NetworkId("Nmax", 0, 3).stem
-        'Nmax-sigma0-replica003'
+        >>> NetworkId("Nmax", 0, 3).stem, NetworkId("Nmax", None, 3).stem
+        ('Nmax-sigma0-replica003', 'Nmax-replica003')
         """
-        return f"{self.ensemble}-sigma{self.sigma_index}-replica{self.replica:03d}"
+        sigma = "" if self.sigma_index is None else f"-sigma{self.sigma_index}"
+        return f"{self.ensemble}{sigma}-replica{self.replica:03d}"
+
+    @property
+    def stream(self) -> tuple[int | str, ...]:
+        """The key of its random numbers."""
+        return tuple("all" if part is None else part for part in self)
 
     def label(self, config: Config) -> str:
         """Return its name in messages, such as train-Nmax-0.44-r3."""
-        return f"train-{self.ensemble}-{config.smearing.sigma[self.sigma_index]:g}-r{self.replica}"
+        sigma = "all" if self.sigma_index is None else f"{config.smearing.sigma[self.sigma_index]:g}"
+        return f"train-{self.ensemble}-{sigma}-r{self.replica}"
 
 
 def every_network(config: Config) -> list[NetworkId]:
     """Return the whole broad audience."""
-    sigmas, replicas = range(len(config.smearing.sigma)), range(config.training.replicas)
+    sigmas = [None] if config.joint else range(len(config.smearing.sigma))
+    replicas = range(config.training.replicas)
     return [NetworkId(*choice) for choice in product(config.ensembles, sigmas, replicas)]
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sdpipe.config.problem import Problem, Target, families, prior_moments
 from sdpipe.config.rules import MOST_FOR_POSTERIOR
-from sdpipe.config.schema import Config, digest
+from sdpipe.config.schema import Config, RangeNoise, digest
 from sdpipe.correlators import correlator
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
@@ -26,6 +27,8 @@ from sdpipe.infer import coverage, trust
 from sdpipe.infer.predict import Audience, reconstruct
 from sdpipe.learn import dataset, feeds, memory, trained, training
 from sdpipe.physics import rng
+from sdpipe.physics.covariances import SHARED
+from sdpipe.physics.posterior import Estimate, Posterior
 from sdpipe.physics.samples import generate, is_validation, noisy_copies
 from sdpipe.pipeline.pieces import (
     VALIDATION_BLOCK,
@@ -38,6 +41,8 @@ from sdpipe.pipeline.pieces import (
 )
 from sdpipe.version import __version__
 from sdpipe.workers import pool
+
+Array = NDArray[np.float64]
 
 VERSIONS = {"numpy": np.__version__, "sdpipe": __version__}
 """What the last bits of a sample may depend on; the receipt of a block notes them."""
@@ -72,6 +77,10 @@ def training_template(config: Config) -> store.Template:
         variables["noisy"] = store.Variable(
             (*rows, "copy", "t"), (1, chunk, copies, n_t), "float32", units, "correlator with lattice noise"
         )
+    if isinstance(config.noise, RangeNoise):
+        variables["covariance"] = store.Variable(
+            (*rows, "copy"), (1, chunk, copies), "int32", "1", "number of the covariance that a copy has"
+        )
     if config.training.inputs == "posterior":
         n_features = prior_moments(config).features
         coords["feature"] = ("feature", np.arange(n_features))
@@ -98,15 +107,38 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
     config, block, layout = problem.config, piece.work, Layout(root)
     made = generate(problem.prior(block.of), problem.observables, config.seed, block.start, block.stop)
     arrays = {name: getattr(made, name) for name in ("correlator", "smeared", "threshold", "component")}
-    if config.copies:
-        copies = (made.correlator, problem.noise, config.copies, config.seed, block.of, block.start)
-        arrays["noisy"] = noisy_copies(*copies)
-    if config.training.inputs == "posterior":
-        said = problem.posterior(arrays["noisy"])
-        arrays |= {"features": said.features, "posterior_mean": said.mean, "posterior_sd": said.sd}
+    copies = (config.copies, config.seed, block.of, block.start)
+    if problem.covariances:
+        arrays |= _through_covariances(problem, made.correlator, *copies)
+    elif config.copies:
+        arrays["noisy"] = noisy_copies(made.correlator, problem.noise, *copies)
+        if config.training.inputs == "posterior":
+            arrays |= _said(problem.posterior(arrays["noisy"]))
     written = store.write_block(layout.training, block.region, arrays)
     finish(layout, piece, written, **VERSIONS)
     return {"samples": block.stop - block.start}
+
+
+def _said(estimate: Estimate) -> dict[str, Array]:
+    return {"features": estimate.features, "posterior_mean": estimate.mean, "posterior_sd": estimate.sd}
+
+
+def _through_covariances(
+    problem: Problem, correlator: Array, copies: int, seed: int, Nb: int, start: int
+) -> dict[str, Array]:
+    """Return noisy copies of C (sample, t), the number of the covariance of each, and what the posterior says."""
+    parts = []
+    for rows, noises in problem.covariances.of_samples(seed, copies, start, start + len(correlator)):
+        number = (start + rows.start) // SHARED * copies
+        each = []
+        for k, noise in enumerate(noises):
+            generator = rng.generator(seed, "noise copies", Nb, number + k)
+            z = rng.normals(generator, (SHARED, 1, noise.deviates))[: rows.stop - rows.start]
+            noisy = noise.added(correlator[rows], z)
+            numbers = np.full((len(noisy), 1), number + k)
+            each.append({"noisy": noisy, "covariance": numbers, **_said(Posterior.of(problem.moments, noise)(noisy))})
+        parts.append({name: np.concatenate([e[name] for e in each], axis=1) for name in each[0]})
+    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 # --- train -----------------------------------------------------------------------------------------------------------
@@ -125,7 +157,8 @@ def _protocol(config: Config) -> training.Protocol:
 
 def _need(config: Config, samples: int) -> memory.Need:
     """Return what training on a set of so many samples takes."""
-    protocol, outputs, copies = _protocol(config), config.energies.count, config.copies
+    protocol, copies = _protocol(config), config.copies
+    outputs = config.energies.count * (len(config.smearing.sigma) if config.joint else 1)
     if config.training.inputs == "posterior":  # mean and standard deviation of each copy beside its target
         features = prior_moments(config).features
         return memory.need(samples * copies, features, 3 * outputs, 1, protocol.batch)
@@ -178,7 +211,7 @@ def _train_part(
     config, networks, protocol = problem.config, stack.networks[part], _protocol(problem.config)
     sets = list(dict.fromkeys((n.ensemble, n.sigma_index) for n in networks))
     fitted = [_fit(problem, layout, *which, stream) for which in sets]
-    members = [feeds.Member(sets.index((n.ensemble, n.sigma_index)), tuple(n)) for n in networks]
+    members = [feeds.Member(sets.index((n.ensemble, n.sigma_index)), n.stream) for n in networks]
     names = [n.label(config) for n in networks]
     diverged: dict[str, str] = {}
 
@@ -231,7 +264,7 @@ def _train_part(
     return diverged
 
 
-def _fit(problem: Problem, layout: Layout, ensemble: str, sigma_index: int, stream: bool) -> dataset.Fitted:
+def _fit(problem: Problem, layout: Layout, ensemble: str, sigma_index: int | None, stream: bool) -> dataset.Fitted:
     config, chosen = problem.config, problem.config.ensembles[ensemble]
     return dataset.load(
         layout.training,
@@ -251,12 +284,11 @@ def _fit(problem: Problem, layout: Layout, ensemble: str, sigma_index: int, stre
 def _network(
     problem: Problem, network: NetworkId, fitted: dataset.Fitted, outcome: training.Outcome, made_from: str
 ) -> trained.Network:
-    config = problem.config
+    config, i = problem.config, network.sigma_index
     return trained.Network(
         ensemble=network.ensemble,
         replica=network.replica,
-        sigma=config.smearing.sigma[network.sigma_index],
-        sigma_index=network.sigma_index,
+        sigma=None if i is None else config.smearing.sigma[i],
         sigmas=list(config.smearing.sigma),
         architecture=config.ensembles[network.ensemble].network,
         inputs=config.training.inputs,

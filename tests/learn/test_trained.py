@@ -26,7 +26,6 @@ def make_network(ensemble="Nmax", sigma_index=0, replica=0, architecture="arcM")
         ensemble=ensemble,
         replica=replica,
         sigma=SIGMA[sigma_index],
-        sigma_index=sigma_index,
         sigmas=SIGMA,
         architecture=architecture,
         inputs="whiten",
