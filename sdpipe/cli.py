@@ -7,7 +7,7 @@ import os
 import shlex
 from importlib import resources
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from sdpipe.config.load import read_config
 from sdpipe.config.schema import Config
@@ -20,16 +20,32 @@ from sdpipe.pipeline.state import State, verify
 from sdpipe.show.console import listen, log
 from sdpipe.version import __version__
 
+if TYPE_CHECKING:
+    from sdpipe.config.suggest import Suggestion
+
 SAYS = {stage.name: (stage.says, stage.example) for stage in STAGES} | {
     "run": (
         "generate, train, predict, validate, analyze and report in one go",
         "sdpipe run configs/quickstart.yaml cluster.cpu=slurm-cpu --run runs/mine --dry-run",
+    ),
+    "reconstruct": (
+        "a correlator file to its spectral density, by the audience that comes with sdpipe, without training",
+        "sdpipe reconstruct data/pseudoscalar.txt smearing.sigma=[0.3,0.4] --run runs/mine",
+    ),
+    "check": (
+        "say what a correlator is, before anything is computed from it",
+        "sdpipe check data/pseudoscalar.txt kernel=periodic lattice.period=32",
     ),
     "status": ("print what is done, missing or stale", "sdpipe status runs/mine --json"),
     "new": ("write a template of a config, for your own correlator", "sdpipe new my.yaml"),
 }
 """What each command does, and an example."""
 
+WHAT_FILE_IS = (
+    "FILE holds a correlator (docs/correlators.md). KEY is that of a config, such as kernel, lattice.period or\n"
+    "smearing.sigma, or of a correlator section, such as dataset, resampling or error; what is left out follows from\n"
+    "the data."
+)
 WHAT_CONFIG_IS = "CONFIG is a YAML file, or the directory of a run, whose own config is then taken."
 
 
@@ -72,9 +88,17 @@ def _stage_parser(stage: str) -> argparse.ArgumentParser:
         parser.description = says
         parser.add_argument("config", metavar="FILE", type=Path, help="the file to write, such as my.yaml")
         return parser
-    parser.add_argument("config", metavar="CONFIG", type=Path, help="a YAML file, or a run directory")
+    what, words = {
+        "reconstruct": ("FILE", "a correlator"),
+        "check": ("FILE", "a correlator, a YAML file, or a run directory"),
+    }.get(stage, ("CONFIG", "a YAML file, or a run directory"))
+    if what == "FILE":
+        parser.description = f"{says}\n\n{WHAT_FILE_IS}"
+    parser.add_argument("config", metavar=what, type=Path, help=words)
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="override a dotted key of the config")
     parser.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
+    if stage == "check":
+        return parser
     if stage == "status":
         parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
         parser.add_argument(
@@ -103,9 +127,21 @@ def execute(argv: list[str]) -> None:
     if arguments.stage == "new":
         _new(arguments.config)
         return
+    if arguments.stage == "reconstruct":
+        _reconstruct(arguments)
+        return
+    if arguments.stage == "check" and not _is_config(arguments.config):
+        from sdpipe.config.suggest import suggest
+
+        suggestion = suggest(arguments.config, arguments.overrides)
+        print(_surveyed(suggestion))
+        return
     if arguments.config.is_dir():
         Layout(arguments.config.absolute()).refuse_without_config()
     config, origin = read_config(arguments.config, arguments.overrides)
+    if arguments.stage == "check":
+        print(_surveys(State(config, Layout(Path("runs") / config.name))) or "no target and no noise is a correlator")
+        return
     root = arguments.run or (arguments.config if arguments.config.is_dir() else Path("runs") / config.name)
     layout = Layout(root.absolute())
     if root.suffix == ".zarr":
@@ -118,6 +154,45 @@ def execute(argv: list[str]) -> None:
         if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(layout.root):
             raise lock.failure(layout.root, error) from error
         raise
+
+
+def _is_config(path: Path) -> bool:
+    return (path.is_dir() and (path / "config.yaml").exists()) or path.suffix in (".yaml", ".yml")
+
+
+def _reconstruct(arguments: argparse.Namespace) -> None:
+    """Make a config of what a correlator file says, and run it."""
+    from sdpipe.config.load import config_of
+    from sdpipe.config.suggest import suggest
+
+    listen(arguments.level)
+    suggestion = suggest(arguments.config, arguments.overrides)
+    config = config_of(suggestion.config, str(arguments.config))
+    for line in _surveyed(suggestion).splitlines():
+        log.info(line)
+    layout = Layout((arguments.run or Path("runs") / config.name).absolute())
+    _work(arguments, State(config, layout))
+
+
+def _surveyed(suggestion: Suggestion) -> str:
+    """Say what a correlator file holds, and which keys of a config follow from it."""
+    from sdpipe.config.suggest import E0
+    from sdpipe.show import survey
+
+    threshold = E0(suggestion.config)[0]
+    said = survey.text(suggestion.survey, suggestion.used, threshold, suggestion.why)
+    return f"{said}\n\n{survey.keys(suggestion.config)}"
+
+
+def _surveys(state: State) -> str:
+    """Say what every correlator of a config is."""
+    from sdpipe.correlators.survey import Survey
+    from sdpipe.show import survey
+
+    config, parts = state.config, []
+    for c in state.inputs.correlators().values():
+        parts.append(survey.text(Survey.of(c, config.kernel_function), c, config.spectra.E0[0]))
+    return "\n\n".join(parts)
 
 
 def _new(path: Path) -> None:
@@ -139,22 +214,16 @@ def _work(arguments: argparse.Namespace, state: State) -> None:
     if command == "status":
         _status(arguments, state)
         return
-    names = stages.wanted(state.config) if command == "run" else [command]
+    names = stages.wanted(state.config) if command in ("run", "reconstruct") else [command]
     if arguments.dry_run:
         scripts = session.check(state, names)
-        print("\n\n".join([stages.plan(state, names), *scripts]))
+        surveys = _surveys(state)
+        print("\n\n".join([stages.plan(state, names), *([surveys] if surveys else []), *scripts]))
         return
-    with session.opened(state, names, arguments.take_over) as run:
-        worked = [name for name in names if stages.perform(name, run)]
-        for name in names:
-            if name not in worked:
-                log.debug(f"{name}: nothing to do")
-        if not worked:
-            log.info(f"{layout.root}: everything is done; nothing to do")
-        printed = _tables(state.config, layout, {*worked, command})
-    if printed:
+    worked = session.perform(state, names, arguments.take_over)
+    if printed := _tables(state.config, layout, {*worked, command}):
         print(printed, flush=True)
-    if command == "run":
+    if command in ("run", "reconstruct"):
         log.info(f"report: {layout.report}")
     elif command in ("predict", "validate", "analyze") and (following := _next(arguments, stages.survey(state))):
         log.info(f"next: {following}")

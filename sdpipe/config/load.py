@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from sdpipe.config.rules import Fault, Location, faults
 from sdpipe.config.schema import Config, plain
+from sdpipe.config.shipped import fill
 from sdpipe.errors import UserError
 
 UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)
@@ -133,6 +134,7 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Orig
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     origin = Origin(file, node, [_override(raw, text) for text in overrides])
+    fill(raw)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
@@ -178,6 +180,33 @@ def _reason(error: Exception) -> str:
     if isinstance(error, yaml.MarkedYAMLError):
         return error.problem or error.context or "unreadable"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def overridden(overrides: Iterable[str]) -> dict[str, Any]:
+    """Return what ``KEY=VALUE`` strings say, as sections of a config.
+
+    >>> overridden(["lattice.period=64", "kernel=periodic"])
+    {'lattice': {'period': 64}, 'kernel': 'periodic'}
+    """
+    raw: dict[str, Any] = {}
+    for text in overrides:
+        _override(raw, text)
+    return raw
+
+
+def config_of(raw: dict[str, Any], where: str) -> Config:
+    """Return the config of these sections; raise UserError with every fault, ``where: key: words``."""
+    fill(raw)
+    try:
+        config = Config.model_validate(raw)
+        found = [*_taken_for_numbers(raw, plain(config)), *faults(config)]
+    except ValidationError as error:
+        found = faults_of(error, raw)
+    if found:
+        raise UserError(
+            *(": ".join([where, *filter(None, [".".join(map(str, keys))]), words]) for keys, words in found)
+        )
+    return config
 
 
 def _override(raw: dict[str, Any], text: str) -> Location:

@@ -62,22 +62,24 @@ class Problem:
         return self.config.spectra.prior(Nb)
 
     @cached_property
-    def moments(self) -> PriorMoments:
-        """What the closed-form posterior knows before the data."""
-        return prior_moments(self.config)
-
-    @cached_property
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the run."""
-        return Posterior.of(self.moments, self.noise)
+        return Posterior.of(prior_moments(self.config), self.noise)
 
-    @property
-    def covariances(self) -> Covariances | None:
-        """The covariances that training copies are drawn from, where they are drawn anew."""
+    @cached_property
+    def covariances(self) -> list[Covariances]:
+        """For each lattice, the covariances of its training copies, where these are drawn anew; else none."""
         noise, prior = self.config.noise, self.config.spectra.chebyshev(max(self.config.spectra.Nb))
         if not isinstance(noise, schema.RangeNoise):
-            return None
-        return Covariances(noise.relative, noise.growth, noise.tau, prior, self.observables, noise.floor)
+            return []
+        ranges = noise.relative, noise.growth, noise.tau
+        return [Covariances(*ranges, prior, grid.times_only, noise.floor) for grid in self.config.lattices]
+
+    @cached_property
+    def moments(self) -> list[PriorMoments]:
+        """What the closed-form posterior knows on each of these lattices before the data."""
+        prior, floor = self.config.spectra.chebyshev(max(self.config.spectra.Nb)), self.config.noise.floor
+        return [PriorMoments.of(prior, grid, floor=floor) for grid in self.config.lattices]
 
     def draw(self, family: str, start: int, stop: int, stream: str = "validation") -> tuple[Array, Array]:
         """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
@@ -183,6 +185,17 @@ class Inputs:
             return Problem(self.config, self._synthetic(section))
         c = self._correlator(section, "noise")
         return Problem(self.config, Noise(times, c.mean, c.covariance, c.where, c.flags, section.floor))
+
+    def correlators(self) -> dict[str, Correlator]:
+        """Return every correlator that comes from a file, each file and section once, by its place in the config."""
+        sections = {"noise": self.config.noise, **{f"targets.{n}": s for n, s in self.config.targets.items()}}
+        found = {
+            place: self._correlator(section, *place.split(".", 1))
+            for place, section in sections.items()
+            if hasattr(section, "source")
+        }
+        told = {(c.where, str(sections[place].source)): place for place, c in reversed(found.items())}
+        return {place: c for place, c in found.items() if place in told.values()}
 
     def _synthetic(self, section: schema.SyntheticNoise) -> Noise:
         times, mean = self.config.lattice.slices, self._integrals(section.model.spectrum(), "noise", "model")[0]

@@ -8,11 +8,15 @@ from math import ceil
 from typing import get_args
 
 from sdpipe.config.schema import Chebyshev, ChebyshevFamily, Config, Family, Method, MixtureFamily, RangeNoise
+from sdpipe.config.shipped import shipped
 from sdpipe.errors import UserError
 
 METHODS = get_args(Method)
 MOST_FOR_POSTERIOR = 256
 """Time slices that a posterior can have: it holds a matrix of them for each of its components."""
+
+FEWEST_SLICES = 6
+"""Time slices that the shipped audience needs."""
 
 Location = tuple[str | int, ...]
 Fault = tuple[Location, str]
@@ -135,6 +139,28 @@ def _training(config: Config) -> Iterator[Fault]:
             yield where, f"lattice.times has {slices} slices; allowed with a posterior: at most {MOST_FOR_POSTERIOR}"
 
 
+def _shipped(config: Config) -> Iterator[Fault]:
+    if config.training.audience != "shipped":
+        return
+    own, unit, slices = shipped(), config.spectra.unit, len(config.lattice.slices)
+    low, high = (unit * f(own["smearing"]["sigma"]) for f in (min, max))
+    in_unit = f"{unit:g} GeV (spectra.unit)"
+    for i, sigma in enumerate(config.smearing.sigma):
+        if not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
+            words = f"the shipped audience knows {low:g} to {high:g} GeV in units of {in_unit}"
+            yield ("smearing", "sigma", i), f"{sigma:g}: {words}"
+    for key in ("min", "max"):
+        bottom, top = (unit * own["energies"][k] for k in ("min", "max"))
+        if not bottom <= getattr(config.energies, key) <= top * (1 + 1e-9):
+            words = f"the shipped audience knows {bottom:g} to {top:g} GeV in units of {in_unit}"
+            yield ("energies", key), f"{getattr(config.energies, key):g}: {words}"
+    if slices < FEWEST_SLICES:
+        words = f"lattice.times has {slices} slices; the shipped audience needs {FEWEST_SLICES} or more"
+        yield ("lattice", "times"), words
+    if isinstance(config.noise, RangeNoise):
+        yield ("noise", "kind"), "range: the shipped audience needs the covariance of your data; allowed: any other"
+
+
 def _budget(config: Config) -> Iterator[Fault]:
     ensembles, central = config.ensembles, config.budget.central
     allowed = f"allowed: {', '.join(ensembles)}"
@@ -185,4 +211,4 @@ def _limits(config: Config, family: Family, key: str) -> tuple[tuple[float, str]
     return low, (energies.max, "energies.max")
 
 
-RULES = (_times, _decay, _thresholds, _sigma, _prior, _ensembles, _training, _budget, _validation, _families)
+RULES = (_times, _decay, _thresholds, _sigma, _prior, _ensembles, _training, _shipped, _budget, _validation, _families)

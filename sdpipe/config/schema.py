@@ -230,6 +230,28 @@ class SyntheticNoise(NoiseSection):
 Positive = Annotated[float, Field(ge=1e-12, le=1e6)]
 
 
+class RangeLattice(Section):
+    """A lattice of ``noise.lattices``."""
+
+    kernel: KernelName
+    """b_T(t, omega)."""
+    period: Annotated[int, Field(ge=2, le=100_000)]
+    """T, the number of time slices."""
+    times: tuple[PositiveInt, PositiveInt]
+    """First and last time slice that is seen; at most T/2."""
+    spacing: Annotated[float, Field(ge=1e-4, le=1e4)] = 1.0
+    """a in 1/GeV."""
+
+    @model_validator(mode="after")
+    def _inside(self) -> RangeLattice:
+        first, last = self.times
+        if not first < last <= self.period // 2:
+            raise ValueError(
+                f"times: {first}..{last} must ascend and lie within 1..{self.period // 2} (half the period)"
+            )
+        return self
+
+
 class RangeNoise(NoiseSection):
     """Covariances drawn anew, so that the networks serve every lattice, see
     [universal.md](universal.md#covariances)."""
@@ -244,6 +266,9 @@ class RangeNoise(NoiseSection):
     """Range of the correlation length in time slices, log-uniform; a quarter of the covariances is diagonal."""
     model: Annotated[O3 | DeltaTanh | Peaks, Field(discriminator="kind")] = O3(kind="o3")
     """Spectral density whose C(t) has the noise of mock targets and of `validate`: that of the middle of each range."""
+
+    lattices: Annotated[list[RangeLattice], Field(max_length=20)] = []
+    """Further lattices: noisy copies are on the run's own and on each of these in turn, `copies` of them on each."""
 
     @property
     def middle(self) -> SyntheticNoise:
@@ -464,6 +489,8 @@ class Spectra(Section):
     ratios count; `chebyshev` alone is the prior of arXiv:2307.00808."""
     positive: bool = False
     """Whether rho >= 0 is known: component `chebyshev` is then positive, too, and `signed` is not allowed."""
+    unit: Energy = 1.0
+    """Unit of energy of the prior in GeV: its x(omega), masses, widths and gaps of levels are in it."""
     E0: tuple[Energy, Energy] = (0.2, 1.3)
     """Range of the threshold E0 in GeV; your spectrum should begin inside it."""
     epsilon: Annotated[float, Field(ge=0, le=10)] = 1e-7
@@ -482,7 +509,9 @@ class Spectra(Section):
 
     def chebyshev(self, Nb: int) -> spectra.ChebyshevPrior:
         """Return the Chebyshev component of the prior at basis size ``Nb``."""
-        return spectra.ChebyshevPrior(Nb, self.E0, self.epsilon, self.omega_max, self.positive)
+        low, high = (e / self.unit for e in self.E0)
+        end = None if self.omega_max is None else self.omega_max / self.unit
+        return spectra.ChebyshevPrior(Nb, (low, high), self.epsilon, end, self.positive, self.unit)
 
     def prior(self, Nb: int) -> Mixture:
         """Return the prior at basis size ``Nb``, its components in the order of their names."""
@@ -534,6 +563,9 @@ class Validation(Section):
 class Training(Section):
     """How every network is trained."""
 
+    audience: Literal["own", "shipped"] = "own"
+    """Networks trained for this run, or those that come with sdpipe, without training: `shipped` puts their ensembles,
+    references, prior and training in place of yours, see [universal.md](universal.md)."""
     replicas: Annotated[int, Field(ge=2, le=1000)] = 5
     """Networks of each ensemble and sigma, with other initial weights, data order and noise."""
     protocol: Literal["default", "published"] = "default"
@@ -558,7 +590,7 @@ class Cluster(Section):
     """``local``, or the name of a section in jobqueue.yaml; ``jobs`` is the most that run at once."""
 
     cpu: Name = "local"
-    """Pool of generate, predict and validate."""
+    """Pool of generate, predict and validate; `serial` is the driver itself, without processes of its own."""
     gpu: Name = "local"
     """Pool of train."""
     jobs: Annotated[int, Field(ge=1, le=10_000)] = 4
@@ -612,14 +644,29 @@ class Config(Section):
         return Observables(self.kernel_function, self.lattice.slices, tuple(self.smearing.sigma), self.energies.grid)
 
     @property
+    def lattices(self) -> list[Observables]:
+        """The observables of every lattice that noisy copies are on: copy k is on number k modulo their count."""
+        own, further = self.observables, self.noise.lattices if isinstance(self.noise, RangeNoise) else []
+        return [own] + [
+            Observables(
+                Kernel(other.kernel, other.period, other.spacing),
+                tuple(range(other.times[0], other.times[1] + 1)),
+                own.sigma,
+                own.energies,
+            )
+            for other in further
+        ]
+
+    @property
     def copies(self) -> int:
         """Noisy copies of each sample that are stored: features of the posterior are computed from them."""
-        return max(self.noise.copies, int(self.training.inputs == "posterior"))
+        copies = max(self.noise.copies, int(self.training.inputs == "posterior"))
+        return copies * (1 + len(self.noise.lattices)) if isinstance(self.noise, RangeNoise) else copies
 
     @property
     def joint(self) -> bool:
         """Whether each network gives rho_sigma(E) at all sigma together."""
-        return isinstance(self.noise, RangeNoise)
+        return isinstance(self.noise, RangeNoise) or self.training.audience == "shipped"
 
     @property
     def priors(self) -> tuple[str, str]:

@@ -274,7 +274,7 @@ def load(
     if record is None:
         snapshot = snapshot or formats.snapshot(source.path)
         record = formats.parse(snapshot, source.dataset)
-    where, there, named = record.where, _slices(record, period, first), first is not None or record.times is not None
+    where, there, named = record.where, slices(record, period, first), first is not None or record.times is not None
     folds = period if parity else None
     if times is None:
         times = tuple(t for t in there if folds is None or (t <= folds // 2 and (parity > 0 or 0 < 2 * t < folds)))
@@ -308,7 +308,7 @@ def load(
     return Correlator(times, matrix @ mean, covariance, folded, dim, where, facts, tuple(flags))
 
 
-def _slices(record: Record, period: int | None, first: int | None) -> tuple[int, ...]:
+def slices(record: Record, period: int | None, first: int | None) -> tuple[int, ...]:
     """Return the time slices of a file: those that it names or, where it names none, from ``first`` on.
 
     Raises UserError where neither says it and the number of slices does not: T, and T/2 + 1, start at 0.

@@ -23,7 +23,7 @@ from sdpipe.version import __version__
 FIXED = ("seed", "lattice", "kernel", "smearing", "energies", "spectra", "noise")
 """Sections that a run directory keeps for life: its samples and networks are made from them."""
 
-FIXED_TRAINING = ("protocol", "inputs", "head", "epochs", "batch")
+FIXED_TRAINING = ("audience", "protocol", "inputs", "head", "epochs", "batch")
 
 CLAIM = ("claim", "config")
 """The receipt of the config that last claimed the directory."""

@@ -141,8 +141,12 @@ class Audience:
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the training."""
         m = self.each_sigma[0]
-        grid = Observables(self.kernel, tuple(m.times), tuple(m.sigmas), tuple(m.energies))
-        return Posterior.of(PriorMoments.of(ChebyshevPrior(**m.prior), grid, floor=m.floor), self.noise)
+        grid, seen = (
+            Observables(self.kernel, tuple(m.times), tuple(sigmas), tuple(energies))
+            for sigmas, energies in ((m.sigmas, m.energies), (m.seen_sigmas, m.seen_energies))
+        )
+        moments = PriorMoments.of(ChebyshevPrior(**m.prior), grid, floor=m.floor, seen=None if seen == grid else seen)
+        return Posterior.of(moments, self.noise)
 
     @property
     def on_features(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,16 +64,22 @@ class PriorOfData:
     covariance: Array
     noise: Noise
 
-    def _quadratic(self, correlators: Array, noise_scales: Array) -> tuple[Array, Array]:
-        """Return (C - mu)^T V^-1 (C - mu) and log det V up to a constant, (n,), V = S + s^2 N, for C (n, t), s (n,).
+    @cached_property
+    def _directions(self) -> tuple[Array, Array]:
+        """R (t, t) and lambda (t,) with R^T N R = 1 and R^T S R = diag(lambda).
 
-        In units of the standard deviations of clean C(t), which span many orders of magnitude.
+        From a singular value decomposition of the factor of S, whose singular values span many orders of magnitude.
         """
         unit = np.sqrt(np.diag(self.covariance))
-        signal, noise = (c / np.outer(unit, unit) for c in (self.covariance, self.noise.covariance))
-        V = signal + noise_scales[:, None, None] ** 2 * noise
-        x = (correlators - self.mean) / unit
-        return np.sum(x * np.linalg.solve(V, x[..., None])[..., 0], axis=1), np.linalg.slogdet(V)[1]
+        root = unit[:, None] * np.linalg.cholesky(self.covariance / np.outer(unit, unit))
+        U, S, _ = np.linalg.svd(np.linalg.solve(self.noise.cholesky, root))
+        return np.linalg.solve(self.noise.cholesky.T, U), S**2
+
+    def _quadratic(self, correlators: Array, noise_scales: Array) -> tuple[Array, Array]:
+        """Return (C - mu)^T V^-1 (C - mu) and log det V up to a constant, (n,), V = S + s^2 N, for C (n, t), s (n,)."""
+        rotation, signal = self._directions
+        variance = signal + noise_scales[:, None] ** 2
+        return np.sum(((correlators - self.mean) @ rotation) ** 2 / variance, axis=1), np.log(variance).sum(axis=1)
 
     def distance(self, correlators: Array) -> Array:
         """Return the squared Mahalanobis distance (n,) of C (n, t), each with its own noise scale.

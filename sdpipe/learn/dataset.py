@@ -105,7 +105,7 @@ def load(
     ranges = [slice(low, high) for low, high in pairwise(np.cumsum([0, *sizes]).tolist())]
     validates = [is_validation(np.arange(r.start, r.stop)) for r in ranges]
     rows, held_out = (tuple(int(np.sum(v == k)) for v in validates) for k in (False, True))
-    copies = stored.sizes.get("copy", 0) if "noisy" in stored else 0
+    copies = stored.sizes.get("copy", 0)
 
     def from_store(i: int) -> _Part:
         # Not through the worker's own Dask client: chunks are read from a thread that is none of its tasks.
@@ -154,12 +154,13 @@ def load(
 
     def losses(i: int) -> list[float]:
         part = samples(i)[validates[i]]
-        fresh = inputs != "posterior"
-        noisy = noise.added(part.correlator, white_of[i][:, None])[:, 0] if fresh else part.noisy[:, 0]
+        if inputs == "posterior":
+            known = part.noisy is not None  # else each copy has a covariance of its own
+            guesses = [linear(whitened(part.noisy[:, 0])) if known else np.nan, moments.target_mean, part.mean[:, 0]]
+            return [float(np.sum(np.abs(guess - part.target))) for guess in guesses]
+        noisy = noise.added(part.correlator, white_of[i][:, None])[:, 0]
         guesses = [linear(whitened(noisy)), moments.target_mean]
-        if not fresh:
-            guesses.append(part.mean[:, 0])
-        elif posterior is not None:
+        if posterior is not None:
             guesses.append(posterior(noisy).mean[:, sigma_index])  # networks on C(t) have one sigma
         return [float(np.sum(np.abs(guess - part.target))) for guess in guesses]
 

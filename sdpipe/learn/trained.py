@@ -40,14 +40,17 @@ class Network:
     covariance of their clean C; ``covariance`` (t, t), ``lattice_mean`` (t,) and ``floor`` are those of the noise it
     was trained with; the losses are mean absolute errors. The best linear estimator of its ensemble is
     linear_offset + (C - data_mean) @ linear_weight, its covariance without noise linear_unresolved (E, E). The
-    posterior is that of a Chebyshev prior with the numbers ``prior`` (Nb, E0, epsilon, omega_max, positive) on the
-    grids, with every sigma of ``sigmas``.
+    posterior is that of a Chebyshev prior with the numbers ``prior`` (those of
+    :class:`~sdpipe.physics.spectra.ChebyshevPrior`) on the grids, with every sigma of ``sigmas``; its features are
+    about rho_sigma(E) at ``seen_sigmas`` and ``seen_energies``.
     """
 
     ensemble: str
     replica: int
     sigma: float | None
     sigmas: list[float]
+    seen_sigmas: list[float]
+    seen_energies: list[float]
     architecture: str
     inputs: str
     head: bool

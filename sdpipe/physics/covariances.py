@@ -82,13 +82,15 @@ class Covariances:
             made.append(Noise(times, mean, covariance, f"covariance {number}", floor=self.floor))
         return made
 
-    def of_samples(self, seed: int, copies: int, start: int, stop: int) -> Iterator[tuple[slice, list[Noise]]]:
-        """Yield, for samples start..stop-1, the rows that share covariances, and the covariance of each copy.
+    def of_samples(
+        self, seed: int, copy: int, copies: int, start: int, stop: int
+    ) -> Iterator[tuple[slice, int, Noise]]:
+        """Yield rows of samples start..stop-1 that share a covariance in this one of their copies, its number, and it.
 
         ``start`` must be a multiple of SHARED; sample i has in copy k the covariance (i // SHARED) copies + k.
         """
         first, last = start // SHARED, -(-stop // SHARED)
-        drawn = self.draw(seed, first * copies, last * copies)
         for group in range(first, last):
-            rows = slice(group * SHARED - start, min((group + 1) * SHARED, stop) - start)
-            yield rows, drawn[(group - first) * copies : (group - first + 1) * copies]
+            number = group * copies + copy
+            (noise,) = self.draw(seed, number, number + 1)
+            yield slice(group * SHARED - start, min((group + 1) * SHARED, stop) - start), number, noise

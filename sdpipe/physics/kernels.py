@@ -57,6 +57,11 @@ class Kernel:
         """Units of C(t) for a dimensionless rho."""
         return UNITS[self.name]
 
+    @property
+    def power(self) -> int:
+        """The power of the unit of energy that C(t) is in, for a dimensionless rho."""
+        return {"vector": 3, "thermal": 2}.get(self.name, 1)
+
     def slowest_decay(self, times: ArrayLike) -> float:
         """Return the smallest exponent d in exp(-a omega d) among ``times`` (lattice units)."""
         times = np.asarray(times)
@@ -105,6 +110,25 @@ class Observables:
     def count(self) -> int:
         """Number of columns: n_t + n_sigma n_E."""
         return len(self.times) + len(self.sigma) * len(self.energies)
+
+    @property
+    def times_only(self) -> Observables:
+        """The same times with one sigma and energy only, for whoever wants C(t) alone."""
+        return Observables(self.kernel, self.times, self.sigma[:1], self.energies[:1], self.smearing)
+
+    def in_units(self, unit: float) -> Observables:
+        """Return the same observables with ``unit`` GeV for the unit of energy.
+
+        rho_sigma(E) of a density rho(omega / unit) stays what it is; its C(t) in GeV is unit^power times as large, with
+        the ``power`` of the kernel.
+
+        >>> grid = Observables(Kernel("vector", 32, spacing=0.5), (1, 2), (0.4,), (1.0, 2.0)).in_units(0.2)
+        >>> grid.kernel.spacing, grid.sigma, grid.energies
+        (0.1, (2.0,), (5.0, 10.0))
+        """
+        kernel = Kernel(self.kernel.name, self.kernel.period, self.kernel.spacing * unit)
+        sigma, energies = (tuple(x / unit for x in values) for values in (self.sigma, self.energies))
+        return Observables(kernel, self.times, sigma, energies, self.smearing)
 
     def columns(self, omega: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the integration kernels, shape (omega, n_t + n_sigma n_E)."""

@@ -14,7 +14,7 @@ prior, at Gauss-Legendre nodes; alpha is a power of 2, and q is 2, 4 or 6.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -126,6 +126,11 @@ class PriorMoments:
         """
         if len(observables.times) < 2:
             raise UserError(f"a posterior needs two times or more; there are {len(observables.times)}", key="times")
+        if prior.unit != 1:
+            inside = [None if grid is None else grid.in_units(prior.unit) for grid in (observables, seen)]
+            made = cls.of(replace(prior, unit=1.0), inside[0], hierarchical, nodes, floor, inside[1])
+            larger = prior.unit**observables.kernel.power
+            return replace(made, observables=observables, root=larger * made.root, rms=larger * made.rms)
         low, high = prior.E0
         x, w = legendre.leggauss(nodes)
         E0 = low + (high - low) * (x + 1) / 2
@@ -137,7 +142,9 @@ class PriorMoments:
         shown = slice(n if seen is None else count, None)
         eigenvalues, vectors = np.linalg.eigh(pooled[:, shown].T @ pooled[:, shown])
         resolved = np.flatnonzero(eigenvalues > RESOLVED * eigenvalues[-1])[: -MODES - 1 : -1]
-        modes = vectors[:, resolved] / np.sqrt(eigenvalues[resolved])
+        vectors = vectors[:, resolved]  # of either sign: let the largest component be positive
+        vectors = vectors * np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0))
+        modes = vectors / np.sqrt(eigenvalues[resolved])
         factors = list(series)
         edges = np.unique(np.concatenate([quadrature.edges for quadrature in quadratures]))
         for q in LEVELS if hierarchical else ():

@@ -46,13 +46,19 @@ def generate(
     """
     mixture = Mixture({"chebyshev": 1}, prior) if isinstance(prior, ChebyshevPrior) else prior
     which, number = assign(mixture, start, stop)
-    integrals, thresholds = np.empty((stop - start, observables.count)), np.empty(stop - start)
+    integrals, thresholds, unit = (
+        np.empty((stop - start, observables.count)),
+        np.empty(stop - start),
+        mixture.prior.unit,
+    )
+    inside = observables.in_units(unit)
     for k, component in enumerate(mixture.components):
         rows = np.flatnonzero(which == k)
         if rows.size:
             first, last = number[rows[0]], number[rows[-1]]
-            integrals[rows], thresholds[rows] = component.integrals(observables, seed, stream, first, last + 1)
-    return Samples(*observables.split(integrals), thresholds, which)
+            integrals[rows], thresholds[rows] = component.integrals(inside, seed, stream, first, last + 1)
+    correlator, smeared = observables.split(integrals)
+    return Samples(unit**observables.kernel.power * correlator, smeared, unit * thresholds, which)
 
 
 def assign(mixture: Mixture, start: int, stop: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -48,6 +48,10 @@ class ChebyshevPrior:
     which is a series of Nb modes again, zero at E0 and nowhere negative; every polynomial that is not negative
     on the real line is a sum of two squares. The factor 1/2 gives it the size that (38) has: its mean is the variance
     of (38) at that many modes, and its mean square is within a fifth of that of (38).
+
+    Everything here is in units of ``unit`` GeV: E0, omega_max and the variable x = 1 - 2 exp(-omega). Where integrals
+    over observables in GeV are asked for, these are brought to that unit (:func:`~sdpipe.physics.samples.generate`,
+    :class:`~sdpipe.physics.posterior.PriorMoments`).
     """
 
     Nb: int
@@ -55,6 +59,7 @@ class ChebyshevPrior:
     epsilon: float = 1e-7
     omega_max: float | None = None
     positive: bool = False
+    unit: float = 1.0
 
     def __post_init__(self) -> None:
         if self.positive and self.Nb < 3:

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from sdpipe.config.problem import Inputs
 from sdpipe.config.schema import SCHEMA, digest, plain
+from sdpipe.config.shipped import manifest
 from sdpipe.disk.layout import FIXED_TRAINING, Layout
 from sdpipe.errors import DamageError
 
@@ -37,6 +38,8 @@ class MadeFrom:
     def networks(self) -> dict[str, str]:
         """Everything that the networks of each ensemble depend on."""
         training = {k: v for k, v in plain(self.config.training).items() if k in FIXED_TRAINING}
+        if self.config.training.audience == "shipped":
+            training["sha256"] = manifest()["sha256"]
         return {
             name: digest(self.training, self._noise, plain(ensemble), training)
             for name, ensemble in self.config.ensembles.items()

@@ -89,7 +89,9 @@ def validation_blocks(config: Config) -> list[Block]:
 
 
 def of_training(made: MadeFrom) -> list[Piece]:
-    """Return metadata and blocks of ``training.zarr``."""
+    """Return metadata and blocks of ``training.zarr``; none where networks need no training."""
+    if made.config.training.audience == "shipped":
+        return []
     blocks = [Piece("generate", b.name, made.training, b) for b in training_blocks(made.config)]
     return [Piece("generate", "template", made.training, counted=False), *blocks]
 

@@ -46,6 +46,18 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
             raise
 
 
+def perform(state: State, names: list[str], take_over: bool = False) -> list[str]:
+    """Do what is left of the stages ``names``; return those that had anything to do. Raises as :func:`opened` does."""
+    with opened(state, names, take_over) as run:
+        worked = [name for name in names if stages.perform(name, run)]
+    for name in names:
+        if name not in worked:
+            log.debug(f"{name}: nothing to do")
+    if not worked:
+        log.info(f"{state.layout.root}: everything is done; nothing to do")
+    return worked
+
+
 def check(state: State, names: list[str]) -> list[str]:
     """Check all that stages ``names`` need, and return the job scripts that Slurm accepted.
 

@@ -16,6 +16,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from sdpipe.config.problem import Problem
 from sdpipe.config.schema import Config
 from sdpipe.disk import files
@@ -28,6 +30,7 @@ from sdpipe.pipeline.state import Found, Progress, State, survey_of
 from sdpipe.show import console
 from sdpipe.show.console import log
 from sdpipe.workers.pools import Workers
+from sdpipe.workers.serial import Task
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,11 @@ def train(run: Command, left: list[Found]) -> None:
     missing = [found.piece.work for found in left if found.piece.work]
     for flag in run.problem.noise.flags if missing else ():
         log.warning(f"noise: {flag}")
+    if run.config.training.audience == "shipped":
+        log.info("train: the shipped audience serves this lattice; its ensembles, references and prior are its own")
+        tasks.serve_shipped(run.problem, run.layout, [found.piece for found in left if found.piece.work])
+        tasks.write_history(run.config, run.layout, run.state.made.audience)
+        return
     stacks, diverged, devices = _stacks(run.state, missing), dict[str, str](), set[str]()
     labels = {s.name: [n.label(run.config).removeprefix("train-") for n in s.networks] for s in stacks}
 
@@ -135,7 +143,8 @@ def train(run: Command, left: list[Found]) -> None:
                 log.info(f"train: no GPU on {message['host']}; training on the CPU")
             devices.add(message["device"])
         else:
-            note = f"val {message['val_loss']:.5f}, linear {message['linear_loss']:.5f}"
+            bars = {name: message[f"{name}_loss"] for name in ("linear", "posterior")}
+            note = ", ".join(f"{k} {v:.5f}" for k, v in {"val": message["val_loss"], **bars}.items() if np.isfinite(v))
             progress.row(message["task"].removeprefix("train-"), message["epoch"], message["epochs"], note)
 
     todo = {s.name: (run.problem, run.layout.root, s) for s in stacks}
@@ -231,8 +240,6 @@ def _map(
     """
     if not tasks:
         return
-    from sdpipe.workers.pool import Task
-
     run.problem  # noqa: B018 - computed here, so that no task opens a file
     with (
         run.workers.pool(STAGE[stage].pool, stage, len(tasks)) as pool,
@@ -378,9 +385,15 @@ STAGE = {stage.name: stage for stage in STAGES}
 
 
 def wanted(config: Config, layout: Layout | None = None) -> list[str]:
-    """Return the stages of ``run``: ``validate`` only where it calibrates or, in ``layout``, was asked for."""
+    """Return the stages of ``run``.
+
+    ``validate`` is one only where it calibrates or, in ``layout``, was asked for; ``generate`` where networks are
+    taught.
+    """
     calibrates = config.budget.calibration == "conformal" or (layout is not None and layout.validation.exists())
-    return [stage.name for stage in STAGES if stage.name != "validate" or calibrates]
+    taught = config.training.audience == "own"
+    unwanted = {name for name, wanted in (("validate", calibrates), ("generate", taught)) if not wanted}
+    return [stage.name for stage in STAGES if stage.name not in unwanted]
 
 
 def left(state: State, name: str) -> list[Found]:

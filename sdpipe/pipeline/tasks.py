@@ -7,6 +7,7 @@ small dict. It gets what it computes with, and leaves whole files: any of them m
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from sdpipe.config.problem import Problem, Target, families, prior_moments
 from sdpipe.config.rules import MOST_FOR_POSTERIOR
 from sdpipe.config.schema import Config, RangeNoise, digest
+from sdpipe.config.shipped import PLACE, manifest
 from sdpipe.correlators import correlator
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
@@ -25,13 +27,14 @@ from sdpipe.disk.receipts import seal
 from sdpipe.errors import RunError, UserError
 from sdpipe.infer import coverage, trust
 from sdpipe.infer.predict import Audience, reconstruct
-from sdpipe.learn import dataset, feeds, memory, trained, training
+from sdpipe.learn import dataset, feeds, memory, shipped, trained, training
 from sdpipe.physics import rng
 from sdpipe.physics.covariances import SHARED
 from sdpipe.physics.posterior import Estimate, Posterior
 from sdpipe.physics.samples import generate, is_validation, noisy_copies
 from sdpipe.pipeline.pieces import (
     VALIDATION_BLOCK,
+    Block,
     NetworkId,
     Piece,
     Stack,
@@ -74,12 +77,14 @@ def training_template(config: Config) -> store.Template:
     }
     if copies:
         coords["copy"] = ("copy", np.arange(copies))
-        variables["noisy"] = store.Variable(
-            (*rows, "copy", "t"), (1, chunk, copies, n_t), "float32", units, "correlator with lattice noise"
-        )
     if isinstance(config.noise, RangeNoise):
+        coords["lattice"] = ("copy", np.arange(copies) % len(config.lattices), {"long_name": "lattice that it is on"})
         variables["covariance"] = store.Variable(
             (*rows, "copy"), (1, chunk, copies), "int32", "1", "number of the covariance that a copy has"
+        )
+    elif copies:
+        variables["noisy"] = store.Variable(
+            (*rows, "copy", "t"), (1, chunk, copies, n_t), "float32", units, "correlator with lattice noise"
         )
     if config.training.inputs == "posterior":
         n_features = prior_moments(config).features
@@ -107,10 +112,10 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
     config, block, layout = problem.config, piece.work, Layout(root)
     made = generate(problem.prior(block.of), problem.observables, config.seed, block.start, block.stop)
     arrays = {name: getattr(made, name) for name in ("correlator", "smeared", "threshold", "component")}
-    copies = (config.copies, config.seed, block.of, block.start)
     if problem.covariances:
-        arrays |= _through_covariances(problem, made.correlator, *copies)
+        arrays |= _through_covariances(problem, block)
     elif config.copies:
+        copies = (config.copies, config.seed, block.of, block.start)
         arrays["noisy"] = noisy_copies(made.correlator, problem.noise, *copies)
         if config.training.inputs == "posterior":
             arrays |= _said(problem.posterior(arrays["noisy"]))
@@ -123,22 +128,23 @@ def _said(estimate: Estimate) -> dict[str, Array]:
     return {"features": estimate.features, "posterior_mean": estimate.mean, "posterior_sd": estimate.sd}
 
 
-def _through_covariances(
-    problem: Problem, correlator: Array, copies: int, seed: int, Nb: int, start: int
-) -> dict[str, Array]:
-    """Return noisy copies of C (sample, t), the number of the covariance of each, and what the posterior says."""
-    parts = []
-    for rows, noises in problem.covariances.of_samples(seed, copies, start, start + len(correlator)):
-        number = (start + rows.start) // SHARED * copies
-        each = []
-        for k, noise in enumerate(noises):
-            generator = rng.generator(seed, "noise copies", Nb, number + k)
-            z = rng.normals(generator, (SHARED, 1, noise.deviates))[: rows.stop - rows.start]
-            noisy = noise.added(correlator[rows], z)
-            numbers = np.full((len(noisy), 1), number + k)
-            each.append({"noisy": noisy, "covariance": numbers, **_said(Posterior.of(problem.moments, noise)(noisy))})
-        parts.append({name: np.concatenate([e[name] for e in each], axis=1) for name in each[0]})
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+def _through_covariances(problem: Problem, block: Block) -> dict[str, Array]:
+    """Return for noisy copies of a block the number of their covariance, and what the posterior says of them."""
+    config, made = problem.config, []
+    on_lattice = [
+        generate(problem.prior(block.of), grid.times_only, config.seed, block.start, block.stop).correlator
+        for grid in config.lattices
+    ]
+    for copy in range(config.copies):
+        i, parts = copy % len(on_lattice), []
+        where = (config.seed, copy, config.copies, block.start, block.stop)
+        for rows, number, noise in problem.covariances[i].of_samples(*where):
+            z = rng.normals(rng.generator(config.seed, "noise copies", block.of, number), (SHARED, 1, noise.deviates))
+            noisy = noise.added(on_lattice[i][rows], z[: rows.stop - rows.start])
+            said = _said(Posterior.of(problem.moments[i], noise)(noisy))
+            parts.append({"covariance": np.full((len(noisy), 1), number), **said})
+        made.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return {name: np.concatenate([one[name] for one in made], axis=1) for name in made[0]}
 
 
 # --- train -----------------------------------------------------------------------------------------------------------
@@ -241,6 +247,7 @@ def _train_part(
                 "epochs": protocol.epochs,
                 "val_loss": loss,
                 "linear_loss": fitted[members[i].data].linear_loss,
+                "posterior_loss": fitted[members[i].data].posterior_loss,
             }
             for i, loss in losses
         ]
@@ -290,6 +297,8 @@ def _network(
         replica=network.replica,
         sigma=None if i is None else config.smearing.sigma[i],
         sigmas=list(config.smearing.sigma),
+        seen_sigmas=list(config.smearing.sigma),
+        seen_energies=list(problem.observables.energies),
         architecture=config.ensembles[network.ensemble].network,
         inputs=config.training.inputs,
         head=config.training.head == "scale",
@@ -322,6 +331,19 @@ def _network(
         seed=config.seed,
         config_hash=made_from,
     )
+
+
+def serve_shipped(problem: Problem, layout: Layout, wanted: Sequence[Piece]) -> None:
+    """Write the networks of the shipped audience, made to serve the lattice of the run."""
+    config = problem.config
+    central = config.ensembles[config.budget.central].Nb
+    lattice = shipped.Lattice.of(problem.observables, problem.noise, problem.prior(central), config.seed)
+    kept = {(k["ensemble"], k["replica"]): k for k in shipped.read(PLACE / "audience.pt", manifest()["sha256"])}
+    for piece in wanted:
+        path, network = layout.networks / f"{piece.name}.pt", kept[piece.work.ensemble, piece.work.replica]
+        trained.save(path, shipped.serve(network, lattice, piece.made_from))
+        losses = {name: network[name] for name in ("linear_loss", "posterior_loss")}
+        finish(layout, piece, [path], **losses, val_loss=min(network["val_loss"]), together=[piece.name])
 
 
 def load_networks(config: Config, layout: Layout) -> list[trained.Network]:

@@ -241,8 +241,8 @@ def _training(history: xr.Dataset) -> Section:
     for sigma in history.sigma.values:
         one = history.sel(sigma=[sigma])
         best = float((one.val_loss.min("epoch").mean("replica") / one.linear_loss).min())
-        words = f"Validation error of every network at σ = {sigma:g} GeV against the epoch, with the baselines; "
-        words += f"the best ensemble ends at {best:.3g} of its linear baseline"
+        words = f"Validation error of every network at σ = {sigma:g} GeV against the epoch, with the baselines"
+        words += f"; the best ensemble ends at {best:.3g} of its linear baseline" if np.isfinite(best) else ""
         pictures.append(picture(figures.panels(figures.histories, one), words))
     table = parts.table("Networks and their baselines", tables.training_frame(history))
     return Section("training", "Training", [parts.gallery(pictures, CAPTIONS["histories"]), table])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import logging
-import os
 import queue
 import signal
 import socket
@@ -22,6 +21,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, 
 from distributed.system import MEMORY_LIMIT
 
 from sdpipe.errors import RunError
+from sdpipe.workers.serial import Task
 
 Kind = Literal["cpu", "gpu"]
 """Key of the config's section `cluster` that names a pool."""
@@ -48,19 +48,6 @@ SETTINGS = {
     "distributed.worker.http.routes": [],  # metrics and profiles are for the scheduler, which gets them over TLS
     "distributed.diagnostics.nvml": False,
 }
-
-
-@dataclass(frozen=True)
-class Task:
-    """One call of a function: its name, as the dashboard shows it, and its arguments."""
-
-    name: str
-    args: tuple[Any, ...]
-
-
-def cores() -> int:
-    """Return the number of processors this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def report(**message: Any) -> None:

@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING
 
 from sdpipe.config.schema import Cluster, Config
 from sdpipe.errors import ConfigError
+from sdpipe.workers.serial import Serial, cores
 
 if TYPE_CHECKING:
     from sdpipe.workers.pool import Kind, Pool
+
+
+OWN = ("local", "serial")
+"""Pools of this machine; any other is a section of jobqueue.yaml."""
 
 
 class Workers(ExitStack):
@@ -39,11 +44,13 @@ class Workers(ExitStack):
         self._count = 0
 
     @contextmanager
-    def pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool]:
+    def pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool | Serial]:
         """Start the ``kind`` of pool that a stage uses, with no more workers than tasks."""
         name, log = getattr(self._cluster, kind), self._logs / f"dask-{stage}.html"
-        if name == "local":
-            from sdpipe.workers.pool import Pool, cores, local_workers, recorded
+        if name == "serial":
+            yield Serial(self._watch)
+        elif name == "local":
+            from sdpipe.workers.pool import Pool, local_workers, recorded
 
             count = min(cores(), tasks)
             if count != self._count:
@@ -68,7 +75,7 @@ def check_pools(config: Config, kinds: Iterable[Kind], logs: Path) -> list[str]:
     scripts = {}
     for kind in kinds:
         name = getattr(config.cluster, kind)
-        if name != "local" and name not in scripts:
+        if name not in OWN and name not in scripts:
             from sdpipe.workers.jobqueue import preflight, read_section
 
             scripts[name] = preflight(read_section(name, kind, logs))
@@ -78,10 +85,10 @@ def check_pools(config: Config, kinds: Iterable[Kind], logs: Path) -> list[str]:
 def memory(config: Config, kind: Kind | None, logs: Path) -> int:
     """Return the bytes that a worker of a pool may use or, without ``kind``, the driver."""
     name = getattr(config.cluster, kind) if kind else "local"
-    if name == "local":
-        from sdpipe.workers.pool import MEMORY_LIMIT, cores
+    if name in OWN:
+        from sdpipe.workers.pool import MEMORY_LIMIT
 
-        return MEMORY_LIMIT // cores() if kind else MEMORY_LIMIT
+        return MEMORY_LIMIT // cores() if kind and name == "local" else MEMORY_LIMIT
     from dask.utils import parse_bytes
 
     from sdpipe.workers.jobqueue import read_section

@@ -50,7 +50,7 @@ def test_the_defaults_are_those_of_the_contract(tiny_config: Path) -> None:
     assert (config.seed, config.bootstrap, config.lattice.spacing, config.noise.copies) == (1, 800, 1.0, 0)
     assert (config.spectra.E0, config.spectra.epsilon, config.spectra.omega_max) == ((0.2, 1.3), 1e-7, None)
     assert (config.spectra.mixture, config.spectra.positive) == ({"chebyshev": 1}, False)
-    training = "replicas: 5, protocol: default, inputs: whiten, head: none, epochs: null"
+    training = "audience: own, replicas: 5, protocol: default, inputs: whiten, head: none, epochs: null"
     training += ", batch: null, device: auto, stack: auto"
     assert config.training.model_dump() == yaml.safe_load(f"{{{training}}}")
     assert (config.cluster.cpu, config.cluster.gpu) == ("local", "local")

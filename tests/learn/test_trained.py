@@ -27,6 +27,8 @@ def make_network(ensemble="Nmax", sigma_index=0, replica=0, architecture="arcM")
         replica=replica,
         sigma=SIGMA[sigma_index],
         sigmas=SIGMA,
+        seen_sigmas=SIGMA,
+        seen_energies=E,
         architecture=architecture,
         inputs="whiten",
         head=False,

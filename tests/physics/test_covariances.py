@@ -44,7 +44,8 @@ def test_errors_grow_and_are_correlated_as_asked() -> None:
 
 
 def test_samples_side_by_side_share_a_covariance_and_copies_do_not() -> None:
-    rows, noises = zip(*covariances().of_samples(1, 2, SHARED, 3 * SHARED + 10), strict=True)
-    assert rows == (slice(0, 64), slice(64, 128), slice(128, 138))
-    numbers = [n.source.removeprefix("covariance ") for of_group in noises for n in of_group]
-    assert numbers == ["2", "3", "4", "5", "6", "7"]
+    found = [list(covariances().of_samples(1, copy, 2, SHARED, 3 * SHARED + 10)) for copy in range(2)]
+    assert [rows for rows, _, _ in found[0]] == [slice(0, 64), slice(64, 128), slice(128, 138)]
+    assert [[number for _, number, _ in of_copy] for of_copy in found] == [[2, 4, 6], [3, 5, 7]]
+    (expected,) = covariances().draw(1, 5, 6)
+    assert np.array_equal(found[1][1][2].covariance, expected.covariance)

@@ -240,3 +240,31 @@ def test_faults_are_named() -> None:
         posterior(np.zeros((3, 2)))
     with pytest.raises(UserError, match="takes"):
         posterior(np.ones(3))
+
+
+@pytest.mark.parametrize("name", ["vector", "periodic", "exponential"])
+def test_a_prior_in_other_units_gives_the_same_answer_for_data_in_these(name: str) -> None:
+    unit, times, E = 0.4, tuple(range(1, 13)), (0.5, 1.0, 1.5)
+    one = Observables(Kernel(name, 24, 0.8), times, (0.44,), E)
+    other = Observables(Kernel(name, 24, 0.8 / unit), times, (0.44 * unit,), tuple(unit * e for e in E))
+    C = one.split(delta_tanh().integrals(one))[0]
+    scaled = unit**one.kernel.power * C
+    said = [
+        Posterior.of(PriorMoments.of(ChebyshevPrior(16, unit=u), grid), synthetic(times, mean, 1e-3, 0, 4))(mean)
+        for u, grid, mean in ((1.0, one, C), (unit, other, scaled))
+    ]
+    np.testing.assert_allclose(said[1].mean, said[0].mean, rtol=1e-7)
+    np.testing.assert_allclose(said[1].sd, said[0].sd, rtol=1e-6)
+    np.testing.assert_allclose(said[1].features, said[0].features, rtol=1e-5, atol=1e-5)
+
+
+def test_features_are_about_the_grid_that_networks_see() -> None:
+    times = tuple(range(1, 13))
+    asked = Observables(Kernel("vector", 24), times, (0.44,), (0.5, 1.0))
+    seen = Observables(Kernel("vector", 24), times, (0.3, 0.6), tuple(np.linspace(0, 3, 16)))
+    C = asked.split(delta_tanh().integrals(asked))[0]
+    noise, prior = synthetic(times, C, 1e-3, 0, 4), ChebyshevPrior(16)
+    both = Posterior.of(PriorMoments.of(prior, asked, seen=seen), noise)(C)
+    alone = [Posterior.of(PriorMoments.of(prior, grid), noise)(C) for grid in (asked, seen)]
+    np.testing.assert_allclose(both.mean, alone[0].mean, rtol=1e-9)
+    np.testing.assert_allclose(both.features, alone[1].features, rtol=1e-6, atol=1e-6)

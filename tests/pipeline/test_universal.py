@@ -10,12 +10,14 @@ import pytest
 
 import sdpipe
 from sdpipe.config.problem import Inputs
-from sdpipe.physics.posterior import Posterior
+from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.posterior import Posterior, PriorMoments
+from sdpipe.physics.samples import generate
 from sdpipe.run import Run
 from tests.fixtures import TINY, Outcome
 
 RANGE = (
-    "noise={kind: range, relative: [1.0e-3, 1.0e-2], copies: 2}",
+    "noise={kind: range, relative: [1.0e-3, 1.0e-2], lattices: [{kernel: periodic, period: 30, times: [1, 12]}]}",
     "spectra.mixture={chebyshev: 2, smooth: 1, levels: 1, states: 1, signed: 1}",
     "training.inputs=posterior",
     "ensembles.Nmax.network=mlpS",
@@ -31,25 +33,23 @@ def run(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory)
     return sdpipe.open_run(directory / "run")
 
 
-def test_each_copy_has_the_posterior_of_its_own_covariance(run: Run) -> None:
-    problem, part = Inputs(run.config).problem, run.training.isel(Nb=0, sample=slice(64, 128)).load()
+def test_each_copy_has_the_posterior_of_its_own_lattice_and_covariance(run: Run) -> None:
+    config, part = run.config, run.training.isel(Nb=0, sample=slice(64, 128)).load()
+    assert part.lattice.values.tolist() == [0, 1]
     assert np.unique(part.covariance, axis=0).tolist() == [[2, 3]]
-    for copy, noise in enumerate(problem.covariances.draw(run.config.seed, 2, 4)):
-        one = part.isel(copy=copy)
-        said = Posterior.of(problem.moments, noise)(one.noisy.values)
-        np.testing.assert_allclose(one.posterior_mean, said.mean, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(one.features, said.features, rtol=1e-4, atol=1e-4)
-
-
-def test_noise_of_copies_is_as_large_as_their_covariance_says(run: Run) -> None:
-    noises = Inputs(run.config).problem.covariances.draw(run.config.seed, 0, 8)
-    part = run.training.isel(Nb=0, sample=slice(0, 256)).load()
-    for number, noise in enumerate(noises):
-        rows = slice(64 * (number // 2), 64 * (number // 2) + 64)
-        clean, noisy = part.correlator[rows].values, part.noisy[rows, number % 2].values
-        s = np.abs(noise.scale(clean))[:, None]
-        error = np.hypot(s * np.sqrt(np.diag(noise.covariance)), noise.floor * clean)
-        assert np.mean(((noisy - clean) / error) ** 2) == pytest.approx(1, abs=6 * np.sqrt(2 / 64))
+    prior, problem = config.spectra.prior(8), Inputs(config).problem
+    for k, kernel in enumerate((Kernel("vector", 16), Kernel("periodic", 30))):
+        times, E = (tuple(range(1, 9)), tuple(range(1, 13)))[k], tuple(part.E.values.tolist())
+        grid = Observables(kernel, times, (0.44, 0.63), E)
+        clean = generate(prior, grid, config.seed, 64, 128).correlator
+        (noise,) = problem.covariances[k].draw(config.seed, 2 + k, 3 + k)
+        noisy = noise.draw(clean, 1, np.random.default_rng(1))[:, 0]
+        said = Posterior.of(PriorMoments.of(config.spectra.chebyshev(16), grid), noise)(noisy)
+        # Other noise, and so another mean: as far from the stored one as two draws are from each other.
+        pull = (part.posterior_mean[:, k] - said.mean) / np.hypot(part.posterior_sd[:, k], said.sd)
+        assert 0.05 < float(np.sqrt((pull**2).mean())) < 1.5
+        ratio = np.log(part.posterior_sd[:, k] / said.sd)
+        assert float(np.abs(ratio.median())) < 0.1
 
 
 def test_a_network_gives_every_sigma_together(run: Run) -> None:

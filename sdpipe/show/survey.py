@@ -1,0 +1,87 @@
+"""What ``sdpipe check`` prints: what a correlator is, before anything is computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from sdpipe.correlators.correlator import ENOUGH, Correlator, describe
+from sdpipe.correlators.survey import Survey
+from sdpipe.infer import trust
+from sdpipe.physics.noise import Noise
+from sdpipe.show.tables import table
+
+SHOWN = 24
+"""Most times in the table."""
+
+
+def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] = ()) -> str:
+    """Return statistics, errors, effective mass and correlations of a correlator, and the back-check at ``used`` times.
+
+    ``threshold`` is the lowest energy in GeV at which its spectral density may begin; ``why`` are lines on what follows
+    from the data.
+    """
+    whole = survey.correlator
+    rows = np.unique(np.linspace(0, len(whole.times) - 1, min(len(whole.times), SHOWN)).round().astype(int))
+    frame = pd.DataFrame(
+        {
+            "t": [str(whole.times[i]) for i in rows],
+            "C(t)": [f"{whole.mean[i]:.6g}" for i in rows],
+            "error %": [f"{100 * survey.relative[i]:.3g}" for i in rows],
+            "signal/noise": [f"{1 / survey.relative[i]:.3g}" for i in rows],
+            "m_eff": [_known(survey.mass[i]) for i in rows],
+            "+-": [_known(survey.mass_error[i], 2) for i in rows],
+        }
+    )
+    noise = Noise(used.times, used.mean, used.covariance, used.where, floor=1e-6)
+    (chi2,), (dof,) = trust.back_check(survey.kernel, noise, threshold, used.mean[None])
+    p_value = trust.chi2_p_value(chi2, dof, used.estimated_from)
+    lines = [
+        f"{whole.where}: {describe(whole.facts)}",
+        f"kernel {survey.kernel.name}, T = {survey.kernel.period}, a = {survey.kernel.spacing:g}: "
+        f"t = {whole.times[0]}..{whole.times[-1]}",
+        *_bins(whole),
+        "",
+        table(frame),
+        "",
+        f"eigenvalues of the correlation matrix: {survey.eigenvalues[0]:.2g} to {survey.eigenvalues[-1]:.3g}",
+        f"back-check at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {chi2:.1f}/{dof} to the nearest correlator "
+        f"that a spectral density above {threshold:.3g} makes, p = {float(p_value):.2g}"
+        + ("" if p_value >= trust.IMPOSSIBLE else ": no spectral density explains these data with this kernel"),
+        *(f"doubtful: {flag}" for flag in used.flags),
+    ]
+    return "\n".join([*lines, *(["", *why] if why else [])])
+
+
+def keys(config: dict) -> str:
+    """Return the keys of a config that data suggest, as YAML.
+
+    >>> print(keys({"kernel": "periodic", "smearing": {"sigma": [0.2]}, "name": "x"}))
+    kernel: periodic
+    smearing: {sigma: [0.2]}
+    """
+    shown = {name: config[name] for name in ("lattice", "kernel", "smearing", "energies", "spectra") if name in config}
+    lines = []
+    for name, value in shown.items():
+        flow = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000).strip()
+        lines.append(f"{name}: {flow.removesuffix('...').strip()}")
+    return "\n".join(lines)
+
+
+def _known(value: float, digits: int = 5) -> str:
+    return f"{value:.{digits}g}" if np.isfinite(value) else "-"
+
+
+def _bins(correlator: Correlator) -> list[str]:
+    """Say what autocorrelation asks of bins."""
+    facts = correlator.facts
+    if "tau_int" not in facts:
+        return []
+    tau, error = facts["tau_int"], facts["tau_int_error"]
+    words = "independent as far as can be seen"
+    if tau - 2 * error > 0.5:
+        words = f"bins of {int(np.ceil(ENOUGH * (tau - 1 / (4 * tau))))} configurations would be independent to 5 %"
+    return [f"autocorrelation: tau_int = {tau:.2f} +- {error:.2f} configurations; {words}"]

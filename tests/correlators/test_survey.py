@@ -1,0 +1,53 @@
+"""What is said of a correlator before anything is computed from it, on correlators whose states are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sdpipe.correlators.correlator import Correlator
+from sdpipe.correlators.survey import Survey, effective_mass
+from sdpipe.errors import UserError
+from sdpipe.physics.kernels import Kernel
+
+T, M, SPACING = 32, 0.35, 0.5
+
+
+def correlator(kernel: Kernel, relative: float | np.ndarray = 1e-4, times=tuple(range(17))) -> Correlator:
+    t = np.array(times, float)
+    if kernel.parity < 0:
+        times, t = times[1:-1], t[1:-1]
+    C = kernel(t, M)
+    return Correlator(times, C, np.diag((relative * np.abs(C)) ** 2), None, "", "x", {})
+
+
+@pytest.mark.parametrize("name", ["periodic", "periodic-odd", "exponential", "vector"])
+def test_a_single_state_has_its_mass_at_every_time(name: str) -> None:
+    survey = Survey.of(correlator(Kernel(name, T, SPACING)), Kernel(name, T, SPACING))
+    known = np.isfinite(survey.mass)
+    assert known.sum() >= len(survey.mass) - 2
+    assert survey.mass[known] == pytest.approx(M, rel=1e-9)
+    assert survey.lowest == pytest.approx(M, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["periodic", "exponential"])
+def test_the_error_of_an_effective_mass_is_the_spread_that_noise_makes(name: str) -> None:
+    kernel = Kernel(name, T, SPACING)
+    one = correlator(kernel, 1e-3)
+    drawn = np.random.default_rng(1).multivariate_normal(one.mean, one.covariance, 4000)
+    masses = np.array([effective_mass(C, one.covariance, kernel)[0] for C in drawn])[:, 2:9]
+    expected = effective_mass(one.mean, one.covariance, kernel)[1][2:9]
+    assert np.nanstd(masses, axis=0) == pytest.approx(expected, rel=6 / np.sqrt(2 * 4000))
+
+
+def test_usable_times_end_where_errors_grow() -> None:
+    kernel = Kernel("exponential", T, SPACING)
+    relative = np.where(np.arange(17) < 11, 0.01, 0.5)
+    assert Survey.of(correlator(kernel, relative), kernel).usable(0.3) == (1, 10)
+    assert Survey.of(correlator(kernel, 0.5), kernel).usable(0.3) is None
+
+
+def test_noise_without_an_effective_mass_is_refused_with_what_to_say() -> None:
+    kernel = Kernel("exponential", T, SPACING)
+    with pytest.raises(UserError, match=r"no effective mass is known to 10 %.*say smearing\.sigma, energies"):
+        _ = Survey.of(correlator(kernel, 0.9), kernel).lowest

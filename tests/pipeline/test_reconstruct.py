@@ -1,0 +1,164 @@
+"""From a correlator file to an answer without training: what follows from the data, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import sdpipe
+from sdpipe.config.suggest import suggest
+from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.spectra import delta_tanh
+from tests.fixtures import TINY, Outcome
+
+Cli = Callable[..., Outcome]
+T, N = 24, 200
+SMALL = ("validation.samples=60", "validation.levels=[0.683]", "bootstrap=40", "energies.count=12")
+
+
+def configurations(path: Path, scale: float = 1.0, spacing: float = 1.0, relative: float = 2e-2) -> Path:
+    """Write correlated configurations over a whole period whose spectral density is known."""
+    grid = Observables(Kernel("periodic", T, spacing), tuple(range(1, T)), (0.44,), (1.0,))
+    C = np.concatenate([[2.0], grid.split(delta_tanh().integrals(grid))[0]])
+    t = np.minimum(np.arange(T), T - np.arange(T))
+    correlation = np.exp(-np.abs(t[:, None] - t) / 2.0) + 1e-3 * np.eye(T)
+    z = np.random.default_rng(3).multivariate_normal(np.zeros(T), correlation, N)
+    np.save(path, scale * C * (1 + relative * z))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(shell: Cli, tmp_path_factory: pytest.TempPathFactory) -> tuple[sdpipe.run.Run, Outcome]:
+    directory = tmp_path_factory.mktemp("reconstruct")
+    configurations(directory / "mine.npy")
+    outcome = shell("-m", "sdpipe", "reconstruct", "mine.npy", *SMALL, cwd=directory)
+    assert outcome.status == 0, outcome.err
+    return sdpipe.open_run(directory / "runs" / "mine"), outcome
+
+
+def test_period_times_sigma_and_energies_follow_from_the_data_and_are_said(run) -> None:
+    run, outcome = run
+    assert (run.config.kernel, run.config.lattice.period, run.config.lattice.times) == ("periodic", T, (1, T // 2))
+    for said in ("kernel: periodic, lattice.period: 24", "lattice.times: [1, 12]", "smearing.sigma:", "energies:"):
+        assert said in outcome.err
+    assert "eigenvalues of the correlation matrix" in outcome.err
+    assert run.config.training.audience == "shipped"
+
+
+def test_nothing_is_trained_and_little_is_written(run) -> None:
+    run, _ = run
+    assert not run.layout.training.exists()
+    assert [s["stage"] for s in run.layout.sittings()] == ["train", "predict", "validate", "analyze", "report"]
+    assert run.layout.report.exists()
+    size = sum(f.stat().st_size for f in run.layout.root.rglob("*") if f.is_file())
+    assert size < 20_000_000
+
+
+def test_the_truth_lies_within_the_errors(run) -> None:
+    run, _ = run
+    budget = run.budget["mine"].load()
+    grid = Observables(Kernel("periodic", T), (1, 2), tuple(budget.sigma.values), tuple(budget.E.values))
+    truth = grid.split(delta_tanh().integrals(grid))[1]
+    pull = (budget.central.transpose("sigma", "E") - truth) / budget.calibrated.transpose("sigma", "E")
+    assert float((np.abs(pull) < 1).mean()) > 0.5
+    assert float(np.abs(pull).max()) < 3
+
+
+def test_the_same_data_in_other_units_give_the_same_answer(cli: Cli, tmp_path: Path) -> None:
+    found = []
+    for name, spacing in (("one", 1.0), ("other", 4.0)):
+        # C(t) of kernel periodic is in GeV; with a four times as large every energy is a quarter.
+        (tmp_path / name).mkdir()
+        file = configurations(tmp_path / name / "mine.npy", scale=1 / spacing)
+        keys = [f"lattice.spacing={spacing}", f"smearing.sigma=[{0.44 / spacing}]", f"spectra.unit={1 / spacing}"]
+        keys += [f"energies={{min: {0.4 / spacing}, max: {1.6 / spacing}, count: 7}}", *SMALL[:3]]
+        outcome = cli("reconstruct", file, *keys, "--run", tmp_path / name / "run")
+        assert outcome.status == 0, outcome.err
+        found.append(sdpipe.open_run(tmp_path / name / "run").budget["mine"].load())
+    for name in ("central", "total", "calibrated"):
+        np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-3, err_msg=name)
+
+
+def test_a_mass_out_of_range_sets_the_unit(tmp_path: Path) -> None:
+    one = suggest(configurations(tmp_path / "a.npy"))
+    other = suggest(configurations(tmp_path / "b.npy"), ["lattice.spacing=8"])
+    assert one.config["spectra"]["unit"] == 1
+    assert other.config["spectra"]["unit"] == pytest.approx(other.survey.lowest / 0.5, rel=1e-2)
+    assert other.survey.lowest == pytest.approx(one.survey.lowest / 8)
+
+
+def test_check_writes_nothing_and_says_the_same(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = configurations(tmp_path / "mine.npy")
+    outcome = cli("check", file)
+    assert outcome.status == 0, outcome.err
+    assert list(tmp_path.iterdir()) == [file]
+    for said in ("200 configurations", "tau_int", "m_eff", "signal/noise", "back-check", "smearing.sigma:"):
+        assert said in outcome.out
+    keys = yaml.safe_load(outcome.out.split("\n\n")[-1])
+    assert keys["lattice"]["times"] == [1, 12]
+
+
+def test_check_and_a_dry_run_look_at_the_correlators_of_a_config(cli: Cli, tmp_path: Path) -> None:
+    file = configurations(tmp_path / "mine.npy")
+    target = f"targets={{mine: {{kind: correlator, path: {file}}}}}"
+    (tmp_path / "c.yaml").write_text(TINY.replace("period: 16", f"period: {T}").replace("vector", "periodic"))
+    for command in (("check",), ("run", "--dry-run")):
+        outcome = cli(command[0], tmp_path / "c.yaml", target, *command[1:])
+        assert outcome.status == 0, outcome.err
+        assert "m_eff" in outcome.out
+    assert "no target" in cli("check", tmp_path / "c.yaml").out
+
+
+def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
+    cli: Cli, tiny_config: Path, tmp_path: Path
+) -> None:
+    outcome = cli("run", tiny_config, "training.audience=shipped", "--run", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    config = sdpipe.open_run(tmp_path / "run").config
+    assert (config.budget.central, config.training.inputs) == ("Nmax", "posterior")
+    assert "levels" in config.spectra.mixture
+    again = cli("run", tmp_path / "run")
+    assert "nothing to do" in again.err
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["smearing.sigma=[0.1]"], "smearing.sigma.0: 0.1: the shipped audience knows 0.2 to 1 GeV in units of 1 GeV"),
+        (["energies={min: 0.1, max: 9, count: 5}"], "energies.max: 9: the shipped audience knows 0 to 7.5 GeV"),
+        (["lattice.times=[1, 4]"], "lattice.times has 4 slices; the shipped audience needs 6 or more"),
+        (["kernel=cosine", "lattice.period=24"], "kernel"),
+        (["wrong=1"], "wrong: unknown key"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_in_one_line(
+    cli: Cli, tmp_path: Path, keys: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = configurations(tmp_path / "mine.npy")
+    outcome = cli("reconstruct", file, *keys)
+    assert (outcome.status, outcome.out) == (2, "")
+    (fault,) = outcome.faults
+    assert said in fault
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_noise_that_hides_everything_is_refused(cli: Cli, tmp_path: Path) -> None:
+    file = configurations(tmp_path / "mine.npy", relative=150)
+    outcome = cli("reconstruct", file, f"lattice.period={T}", "--run", tmp_path / "r")
+    assert outcome.status == 2
+    assert "have an error below 30 %; needed: 6 or more" in outcome.faults[0]
+    assert not (tmp_path / "r").exists()
+
+
+def test_half_a_period_needs_a_word(cli: Cli, tmp_path: Path) -> None:
+    t = np.arange(1, 13)
+    np.savetxt(tmp_path / "mine.txt", np.stack([t, np.exp(-0.5 * t), 0.01 * np.exp(-0.5 * t)], axis=1))
+    outcome = cli("reconstruct", tmp_path / "mine.txt", "error=mean", "covariance=diagonal", "--run", tmp_path / "r")
+    assert outcome.status == 2
+    assert "say lattice.period=T" in outcome.faults[0]
