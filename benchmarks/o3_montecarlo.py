@@ -57,7 +57,7 @@ CHAINS = {
 each row, and so shows their autocorrelation."""
 
 LITERATURE = {"beta1.50": (11.05, 0.01), "beta1.40": (6.90, 0.01)}
-"""Correlation length 1/m in lattice units and its error (U. Wolff, Nucl. Phys. B 334 (1990) 581)."""
+"""Correlation length 1/m in lattice units and its error (commonly quoted; not looked up at their source)."""
 
 WINDOW = (1.0, 5.0)
 """Times m t of the fit of the mass."""
