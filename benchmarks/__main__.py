@@ -18,6 +18,7 @@ from benchmarks import (
     inference,
     interruption,
     methods,
+    o3_montecarlo,
     scaling,
     steps,
     time_to_accuracy,
@@ -37,11 +38,12 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "scaling": scaling.measure,
     "growth": growth.measure,
     "gpu": gpu.measure,
+    "o3": o3_montecarlo.measure,
     "ablation": ablation.measure,
     "time-to-accuracy": time_to_accuracy.measure,
 }
 
-LONG = ("ablation", "time-to-accuracy")
+LONG = ("o3", "ablation", "time-to-accuracy")
 """Not measured unless named: minutes to hours."""
 
 
@@ -67,7 +69,7 @@ def main() -> None:
         results = {"name": name, "date": date, "rows": as_json(rows, where)}
         (arguments.dir / f"{name}.json").write_text(json.dumps(results, indent=1, ensure_ascii=False))
     if not arguments.names:
-        print(f"\nnot measured, since it takes an hour or two: {', '.join(LONG)}", file=sys.stderr)
+        print(f"\nnot measured, since they take minutes to hours: {', '.join(LONG)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
