@@ -94,10 +94,9 @@ class Run:
 
     @cached_property
     def _audience(self) -> Audience:
-        from sdpipe.infer.predict import Audience
+        from sdpipe.pipeline.tasks import audience_of
 
-        config = self.config
-        return Audience(self.networks, config.budget.central, config.spectra.E0[0], config.methods)
+        return audience_of(self.config, self.networks)
 
     @property
     def _state(self) -> State:

@@ -205,6 +205,7 @@ def _target(source: Source, name: str) -> Section:
     bands += [
         f"{styles[name]} with its own error (light band)"
         for name in map(str, budget.method.values if "method" in budget else ())
+        if name in styles
     ]
     bands += ["truth (dashed)"] if "truth" in budget else []
     shown = ", ".join(bands)
