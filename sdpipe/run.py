@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sdpipe.infer.integrals import Weight
     from sdpipe.infer.predict import Audience
     from sdpipe.learn.trained import Network
-    from sdpipe.show.figures import Plots
+    from sdpipe.show.compare import Plots
 
 STREAM = "predict"
 """Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
@@ -94,10 +94,9 @@ class Run:
 
     @cached_property
     def _audience(self) -> Audience:
-        from sdpipe.infer.predict import Audience
+        from sdpipe.pipeline.tasks import audience_of
 
-        config = self.config
-        return Audience(self.networks, config.budget.central, config.spectra.E0[0], config.methods)
+        return audience_of(self.config, self.networks)
 
     @property
     def _state(self) -> State:
@@ -128,10 +127,29 @@ class Run:
 
     @property
     def plot(self) -> Plots:
-        """Figures on matplotlib axes: reconstruction, budget, history, samples."""
-        from sdpipe.show.figures import Plots
+        """Figures on matplotlib axes: reconstruction, budget, methods, history, samples."""
+        from sdpipe.show.compare import Plots
 
         return Plots(self)
+
+    def compare(self, target: str) -> xr.Dataset:
+        """Return the networks and every method side by side, see :func:`sdpipe.infer.compare.compare`.
+
+        ``central``, ``error`` and ``calibrated (estimate, sigma, E)``, ``pull (estimate, other, sigma, E)``, the bounds
+        where there are any; the attribute ``says`` is a paragraph on what agrees, what does not, and which to trust
+        why. Raises UserError where there is no budget of the target.
+
+        >>> compared = sdpipe.open_run("runs/quickstart").compare("o3")
+        >>> list(compared.estimate.values), "trust" in compared.attrs["says"]
+        (['networks', 'linear', 'posterior'], True)
+        """
+        from sdpipe.infer.compare import compare
+
+        there = self.budget
+        if target not in there:
+            raise UserError(f"there is no budget of {target}; those there: {', '.join(there) or 'none'}")
+        calibrated = self.config.budget.calibration == "conformal"
+        return compare(there[target].load(), self.validation.load() if calibrated else None)
 
     def integral(self, target: str, f: Weight, between: tuple[float, float] | None = None) -> xr.Dataset:
         """Return I = ∫ f(E) rho_sigma(E) dE of one target with every error of the budget, see :func:`sdpipe.integral`.

@@ -161,6 +161,14 @@ def _shipped(config: Config) -> Iterator[Fault]:
         yield ("noise", "kind"), "range: the shipped audience needs the covariance of your data; allowed: any other"
 
 
+def _methods(config: Config) -> Iterator[Fault]:
+    lattice, slices = config.lattice, config.lattice.slices
+    at = [t for t in (0, lattice.period) if t in slices and (t == 0 or config.kernel != "exponential")]
+    for name in {"hlt", "bounds"} & set(config.methods) if at else ():
+        words = f"{name} knows no cutoff of the integrals over omega, and C(t = {at[0]}) is infinite without one"
+        yield ("methods",), f"{words}; allowed: lattice.times from 1 on, or methods without {name}"
+
+
 def _budget(config: Config) -> Iterator[Fault]:
     ensembles, central = config.ensembles, config.budget.central
     allowed = f"allowed: {', '.join(ensembles)}"
@@ -211,4 +219,17 @@ def _limits(config: Config, family: Family, key: str) -> tuple[tuple[float, str]
     return low, (energies.max, "energies.max")
 
 
-RULES = (_times, _decay, _thresholds, _sigma, _prior, _ensembles, _training, _shipped, _budget, _validation, _families)
+RULES = (
+    _times,
+    _decay,
+    _thresholds,
+    _sigma,
+    _prior,
+    _ensembles,
+    _training,
+    _shipped,
+    _methods,
+    _budget,
+    _validation,
+    _families,
+)

@@ -520,7 +520,7 @@ class Spectra(Section):
 
 NetworkName = Literal["arcS", "arcM", "arcL", "mlpS", "mlpM", "mlpL"]
 """Architectures, from small to large: those of arXiv:2307.00808, with convolutions, and those without."""
-Method = Literal["linear", "posterior"]
+Method = Literal["linear", "posterior", "hlt", "bounds"]
 
 
 class Ensemble(Section):
@@ -623,7 +623,8 @@ class Config(Section):
     training: Training = Training()
     """How networks are trained."""
     methods: Annotated[list[Method], AfterValidator(distinct)] = ["linear", "posterior"]
-    """What is computed beside the networks: the best linear estimator, the closed-form posterior."""
+    """What is computed beside the networks: the best linear estimator, the closed-form posterior, the method of Hansen,
+    Lupo and Tantalo, and strict bounds for rho >= 0 (of targets; `pip install 'sdpipe[bounds]'`)."""
     validation: Validation = Validation()
     """How the error bars are tested."""
     targets: Annotated[dict[Name, Target], Field(min_length=1)]
@@ -656,6 +657,11 @@ class Config(Section):
             )
             for other in further
         ]
+
+    @property
+    def estimators(self) -> list[str]:
+        """The methods that give an estimate with an error, as networks do: all but the bounds."""
+        return [name for name in self.methods if name != "bounds"]
 
     @property
     def copies(self) -> int:

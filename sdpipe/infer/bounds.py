@@ -87,11 +87,21 @@ class Interval:
         """What there is to say about them, empty where all is well."""
         if self.excluded:
             return (
-                f"no spectral density rho >= 0 agrees with the data: chi2 is at least {self.chi2_min:.1f}, bounds are "
-                f"for chi2 up to {self.chi2_max:.1f}; rho has negative parts, errors are too small, or E0 is too high"
+                f"no spectral density rho >= 0 agrees with the data: chi2 is at least {self.chi2_min:.4g}, bounds are "
+                f"for chi2 up to {self.chi2_max:.4g}; rho has negative parts, errors are too small, or E0 is too high"
             )
         missing = int((~self.certified).sum())
         return f"{missing} of {self.certified.size} bounds could not be certified and are left out" if missing else ""
+
+    def left_by(self, central: Array) -> str:
+        """Return where an estimate (sigma, E) is outside, in words, empty where it is not."""
+        outside = (central < self.lower) | (central > self.upper)
+        if not outside.any():
+            return ""
+        return (
+            f"the central value is outside them at {int(outside.sum())} of {int(self.certified.sum())} points (sigma, "
+            "E): no rho >= 0 that agrees with the data has it there, whatever the prior"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +148,7 @@ class Bounds:
         Raises UserError without clarabel, where the noise has other times, and where no bound is finite: E0 is 0 and
         b_T(t, 0) is 0, or the smearing falls more slowly than C(t) or diverges at 0.
         """
-        _solver()
+        solver()
         o = observables
         if noise.times != o.times:
             raise UserError(f"{noise.source}: times {noise.times}; the bounds have {o.times}")
@@ -382,7 +392,7 @@ class _Column:
         ]
 
 
-def _solver() -> Any:
+def solver() -> Any:
     """Return clarabel.
 
     Raises UserError where it is not installed.
@@ -399,7 +409,7 @@ def _cone(d: Array, r: float, metric: Array, A: Array, b: Array, sign: int, most
 
     Where r is 0 the sign is left out.
     """
-    clarabel, (n, m) = _solver(), A.shape
+    clarabel, (n, m) = solver(), A.shape
     settings = clarabel.DefaultSettings()
     settings.verbose, settings.max_iter, settings.max_threads = False, 200, 1
     settings.tol_infeas_abs = settings.tol_infeas_rel = 1e-15

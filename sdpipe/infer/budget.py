@@ -10,8 +10,8 @@ from scipy.special import erf
 
 from sdpipe.errors import UserError
 
-METHODS = ("linear", "posterior")
-"""Pseudo-ensembles that are no networks: the best linear estimator, the closed-form posterior."""
+METHODS = ("linear", "posterior", "hlt")
+"""Pseudo-ensembles that are no networks: the best linear estimator, the closed-form posterior, HLT by evidence."""
 
 
 def central_value(rho: xr.DataArray) -> xr.DataArray:

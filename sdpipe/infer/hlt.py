@@ -19,7 +19,7 @@ Matrix Anal. 29 (2008) 1322), so that all else is double precision:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -100,7 +100,7 @@ class Reconstruction:
     found
         False where the rule has no answer and the nearest was taken.
     samples
-        rho_sigma(E) of bootstrap samples, shape (boot, sigma, E), where there were any.
+        rho_sigma(E) of bootstrap samples, shape (..., boot, sigma, E), where there were any.
     """
 
     mean: Array
@@ -308,6 +308,35 @@ class HLT:
         samples = self.samples(C, r.mu)
         return Reconstruction(r.mean, samples.std(axis=0), r.systematic, r.mu, r.found, samples)
 
+    def around(self, centre: ArrayLike, C: ArrayLike) -> Reconstruction:
+        """Return the estimate by evidence for each ``centre`` (..., t), with samples C (..., boot, t) around it.
+
+        ``samples (..., boot, sigma, E)`` have the lambda of their centre. Raises UserError as a call does.
+        """
+        centre, C = np.asarray(centre, float), np.asarray(C, float)
+        flat, each = centre.reshape(-1, centre.shape[-1]), C.reshape(-1, *C.shape[-2:])
+        made = []
+        for one, samples in zip(flat, each, strict=True):
+            hlt = self.floored(one)
+            r = hlt(one)
+            made.append(replace(r, samples=hlt.samples(samples, r.mu)))
+        parts = {f.name: np.stack([getattr(r, f.name) for r in made]) for f in fields(Reconstruction)}
+        return Reconstruction(**{k: v.reshape(*centre.shape[:-1], *v.shape[1:]) for k, v in parts.items()})
+
+    def floored(self, C: Array) -> HLT:
+        """Return the same with the noise of one C (t,), the floor of the noise included: that of ``noise.of(C)``.
+
+        With I + F = G G^T the covariance of z / s, and G^-1 S = Q S' P^T, it has S', the rotation times G^-T Q and the
+        overlap times P, so that one factorisation of the kernel serves every correlator.
+        """
+        if not self.noise.floor:
+            return self
+        floor = (self.noise.floor * C / self.noise.scale(C))[:, None] * self.rotation
+        G = np.linalg.cholesky(np.eye(len(self.singular)) + floor.T @ floor)
+        S, Q, P = _graded(solve_triangular(G, np.diag(self.singular), lower=True))
+        rotation = self.rotation @ solve_triangular(G, Q, lower=True, trans=1)
+        return replace(self, rotation=rotation, singular=S, overlap=self.overlap @ P)
+
     def covariance(self, C: ArrayLike) -> Array:
         """Return the covariance by evidence, both errors in one, shape (..., sigma, E, sigma, E), for C (..., t).
 
@@ -432,11 +461,16 @@ def _decomposed(o: Observables, L: Array, omega: Array, root: Array, alpha: floa
     high, low = (np.stack([c[k] for c in columns], axis=1) for k in (0, 1))
     zero = np.zeros((len(omega), 1))
     Q, R = twofold.orthogonalise(twofold.multiply((high, low), (shared[:, None], zero)))
-    # R X = W S V^T; dgejsv takes columns that are graded
-    S, V, W, work, _, info = lapack.dgejsv(np.asfortranarray(R.T), joba=0, jobu=0, jobv=0)
+    S, V, W = _graded(R.T)
+    return Q @ W, S, V
+
+
+def _graded(A: Array) -> tuple[Array, Array, Array]:
+    """Return S, U and V of A = U S V^T to high relative accuracy, where columns of A have very different sizes."""
+    S, U, V, work, _, info = lapack.dgejsv(np.asfortranarray(A), joba=0, jobu=0, jobv=0)
     if info:
         raise RuntimeError(f"dgejsv: info = {info}")
-    return Q @ W, S * (work[0] / work[1]), V
+    return S * (work[0] / work[1]), U, V
 
 
 def _weighted(o: Observables, omega: Array, alpha: float) -> Array:

@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
 from sdpipe.infer import trust
-from sdpipe.infer.budget import METHODS
+from sdpipe.infer.bounds import Bounds, Interval
+from sdpipe.infer.hlt import HLT
 from sdpipe.learn import networks
 from sdpipe.learn.trained import Network
 from sdpipe.physics.kernels import Kernel, Observables
@@ -105,13 +106,16 @@ class Audience:
     """All networks of a run: what they predict, and what they know of the data that they were trained for.
 
     ``central`` is the name of the central ensemble, ``threshold`` the lowest threshold E0 of its prior in GeV;
-    ``methods`` are computed beside the networks.
+    ``methods`` are computed beside the networks; bounds at ``level``, where it is given, beside those of a target, and
+    with ``positive`` a central value outside them is flagged.
     """
 
     networks: Sequence[Network]
     central: str
     threshold: float
-    methods: Sequence[str] = METHODS
+    methods: Sequence[str] = ("linear", "posterior")
+    level: float | None = None
+    positive: bool = False
 
     @cached_property
     def each_sigma(self) -> list[Network]:
@@ -137,16 +141,29 @@ class Audience:
         m = self.each_sigma[0]
         return Kernel(m.kernel, m.period, m.spacing)
 
+    @property
+    def observables(self) -> Observables:
+        """C(t) and rho_sigma(E) on the grids of the training."""
+        m = self.each_sigma[0]
+        return Observables(self.kernel, tuple(m.times), tuple(m.sigmas), tuple(m.energies))
+
     @cached_property
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the training."""
         m = self.each_sigma[0]
-        grid, seen = (
-            Observables(self.kernel, tuple(m.times), tuple(sigmas), tuple(energies))
-            for sigmas, energies in ((m.sigmas, m.energies), (m.seen_sigmas, m.seen_energies))
-        )
+        grid = self.observables
+        seen = Observables(self.kernel, tuple(m.times), tuple(m.seen_sigmas), tuple(m.seen_energies))
         moments = PriorMoments.of(ChebyshevPrior(**m.prior), grid, floor=m.floor, seen=None if seen == grid else seen)
         return Posterior.of(moments, self.noise)
+
+    @cached_property
+    def hlt(self) -> HLT:
+        """HLT by evidence at alpha = 0, from the lowest threshold or energy on, with the noise of the training."""
+        return HLT.of(self.observables, self.noise, min(self.threshold, *self.observables.energies))
+
+    def bounds(self, C: Array, level: float) -> Interval:
+        """Return bounds for rho >= 0 of one C (t,), zero below the lowest threshold, with the noise of the training."""
+        return Bounds.of(self.observables, self.noise.of(C), self.threshold, level)(C)
 
     @property
     def on_features(self) -> bool:
@@ -220,6 +237,9 @@ class Audience:
             inputs = features.reshape(-1, features.shape[-1]) if self.on_features else flat
             if "posterior" in self.methods:
                 centres["posterior"], errors["posterior"] = mean, estimate.sd
+        if "hlt" in self.methods:
+            r = self.hlt.around(centre, C)
+            centres["hlt"], errors["hlt"] = _sigma_first(r.samples), r.error
         found = estimates(self.networks, inputs)
         if self.on_features:
             sd = _sigma_first(estimate.sd, boots)[:, None, None].astype(np.float32)
@@ -269,6 +289,8 @@ class Audience:
             made["linear"] = unresolved + self.noise.scale(C) ** 2 * noise
         if "posterior" in self.methods or self.on_features:
             made["posterior"] = self.posterior.covariance(C)
+        if "hlt" in self.methods:
+            made["hlt"] = np.einsum("sesf->sef", self.hlt.floored(C).covariance(C))
         if self.on_features:
             estimate = self.posterior(C, response=True)
             made["resolution"] = made["posterior"] - self.posterior.resolved(C, estimate)
@@ -321,8 +343,8 @@ def reconstruct(
     what is doubtful about the data, ``remedy`` what to do where their noise is unlike that of the training.
 
     Returns what :meth:`Audience.predict` does, ``correlator (boot, t)``, and as attributes ``scale``, ``scale_rule``,
-    ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``, ``source``, ``flags``. Raises UserError as that
-    method does.
+    ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``, ``source``, ``flags``; with bounds ``lower`` and
+    ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``. Raises UserError as that method does.
     """
     mean = samples.mean(axis=0) if mean is None else mean
     factor = audience.amplitude(mean) if scale == "auto" else float(scale)
@@ -352,6 +374,14 @@ def reconstruct(
         made["method_covariance"] = (("method", "sigma", "E", "E2"), values, words)
     about = {"units": audience.kernel.units, "long_name": "bootstrap samples of C(t)"}
     made["correlator"] = (("boot", "t"), scaled / factor, about)
+    if audience.level is not None:
+        found = audience.bounds(mean, audience.level)
+        for name in ("lower", "upper"):
+            words = {"units": "1", "long_name": f"{name} bound for rho >= 0 at level {audience.level:g}, all at once"}
+            made[name] = (("sigma", "E"), getattr(found, name), words)
+        facts["chi2_min"] = found.chi2_min
+        central = made.rho.sel(ensemble=audience.central).mean(("replica", "boot")).values
+        flags += [f"bounds: {w}" for w in (found.words, found.left_by(central) if audience.positive else "") if w]
     made["t"] = ("t", list(audience.noise.times), {"units": "lattice units"})
     rule = "auto" if scale == "auto" else "given"
     about_it = {"scale": factor, "scale_rule": rule, **facts, "source": audience.source, "flags": flags}

@@ -329,6 +329,8 @@ def assess(
         budget["method_central"] = estimate.assign_attrs(units="1", long_name="estimate of each method")
         budget["method_error"] = predictions.method_error
     budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "back_check")}
+    if "lower" in predictions:
+        budget = budget.assign(predictions[["lower", "upper"]]).assign_attrs(chi2_min=predictions.attrs["chi2_min"])
     if validation is not None:
         q = validation.sel(level=level, scale_rule=predictions.attrs["scale_rule"], drop=True)
         scaled = {

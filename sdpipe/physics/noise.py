@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -73,6 +73,13 @@ class Noise:
     def scale(self, C: Array) -> Array:
         """Return s = C(t_ref) / C_latt(t_ref), shape (...), for C (..., t)."""
         return C[..., self.reference] / self.mean[self.reference]
+
+    def of(self, C: Array) -> Noise:
+        """Return the noise of one C (t,) without a floor: Cov_latt(t, t') + (floor C(t) / s)^2 delta_tt'."""
+        if not self.floor:
+            return self
+        floor = np.diag((self.floor * C / self.scale(C)) ** 2)
+        return replace(self, covariance=self.covariance + floor, floor=0.0)
 
     @property
     def deviates(self) -> int:

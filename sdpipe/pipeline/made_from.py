@@ -54,8 +54,9 @@ class MadeFrom:
     def predictions(self) -> dict[str, str]:
         """Everything that the predictions of each target depend on."""
         config, content = self.config, self._inputs.content
+        bounds = [config.budget.level] if "bounds" in config.methods else []
         return {
-            name: digest(VERSION, self.audience, content(target), config.bootstrap, name, *self._methods)
+            name: digest(VERSION, self.audience, content(target), config.bootstrap, name, *self._methods, *bounds)
             for name, target in config.targets.items()
         }
 
@@ -68,7 +69,7 @@ class MadeFrom:
 
     @property
     def _methods(self) -> tuple[object, ...]:
-        return self.config.budget.central, self.config.methods
+        return self.config.budget.central, self.config.estimators
 
     @cached_property
     def validation(self) -> str:

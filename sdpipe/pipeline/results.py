@@ -8,7 +8,9 @@ from sdpipe.config.schema import Config
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.infer import trust
+from sdpipe.infer.compare import compare
 from sdpipe.pipeline.pieces import Piece, every_network, finish
+from sdpipe.show import compare as compare_methods
 from sdpipe.show import figures, report, validation_figures
 
 SHOWN = 16
@@ -28,6 +30,9 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     made = trust.assess(data, budget.central, budget.references, validation, budget.level)
     written = store.write_dataset(layout.budget / name, made, store.attributes(piece.made_from, config.seed))
     drawn = figures.draw_target(layout.figures, name, data.rho, made, config)
+    if "method" in made:
+        title = figures.title_of(name, made.attrs["flags"])
+        drawn.append(compare_methods.draw(layout.figures, name, compare(made, validation), title))
     finish(layout, piece, [*written, *drawn])
     return sorted(set(made.attrs["flags"]) - set(data.attrs["flags"]))
 

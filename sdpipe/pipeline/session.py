@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from sdpipe.disk import files, lock
-from sdpipe.errors import DamageError
+from sdpipe.errors import ConfigError, DamageError, UserError
 from sdpipe.pipeline import needs, stages
 from sdpipe.pipeline.state import State
 from sdpipe.show.console import log
@@ -62,7 +62,7 @@ def check(state: State, names: list[str]) -> list[str]:
     """Check all that stages ``names`` need, and return the job scripts that Slurm accepted.
 
     Raises UserError where something in the run directory is a link, an input cannot be used, an earlier stage is not
-    done, there is no GPU to train on, a stage does not fit into memory, or Slurm refuses a script.
+    done, there is no solver for bounds or GPU to train on, a stage does not fit into memory, or Slurm refuses a script.
     """
     state.layout.refuse_links()
     state.layout.check_owner(state.config)
@@ -71,8 +71,20 @@ def check(state: State, names: list[str]) -> list[str]:
         state.inputs.check(targets=not {"generate", "train"} >= set(names))
     if "train" in todo:
         pools.check_device(state.config)
+    if "predict" in todo and "bounds" in state.config.methods:
+        _check_solver()
     stages.require(state, names[0])
     for name in todo:
         needs.check(state.config, name, stages.STAGE[name].pool, state.layout.logs)
     kinds = dict.fromkeys(kind for name in names if (kind := stages.STAGE[name].pool))
     return pools.check_pools(state.config, list(kinds), state.layout.logs)
+
+
+def _check_solver() -> None:
+    """Raise ConfigError where the bounds that the config asks for have no solver here."""
+    from sdpipe.infer import bounds
+
+    try:
+        bounds.solver()
+    except UserError as error:
+        raise ConfigError((("methods",), str(error))) from None

@@ -363,7 +363,14 @@ def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
 
 def load_audience(config: Config, layout: Layout) -> Audience:
     """Load the broad audience of a run."""
-    return Audience(load_networks(config, layout), config.budget.central, config.spectra.E0[0], config.methods)
+    return audience_of(config, load_networks(config, layout))
+
+
+def audience_of(config: Config, networks: list[trained.Network]) -> Audience:
+    """Return networks as the broad audience of a run, with the methods beside them."""
+    level = config.budget.level if "bounds" in config.methods else None
+    central, threshold, positive = config.budget.central, config.spectra.E0[0], config.spectra.positive
+    return Audience(networks, central, threshold, config.estimators, level, positive)
 
 
 def write_history(config: Config, layout: Layout, made_from: str) -> None:
@@ -433,11 +440,11 @@ def validation_template(config: Config) -> store.Template:
         "spread": per_sample("standard deviation over networks, mean over sigma and E"),
         "back_check": per_sample("p-value of the nearest correlator in the span of the kernel"),
     }
-    if config.methods:
-        coords["method"] = np.array(config.methods, object)
+    if config.estimators:
+        coords["method"] = np.array(config.estimators, object)
         for name, words in (("method_central", "estimate of each method"), ("method_error", "its error")):
             per_method = ("family", "sample", "method", "sigma", "E")
-            shape = (1, VALIDATION_BLOCK, len(config.methods), n_sigma, n_E)
+            shape = (1, VALIDATION_BLOCK, len(config.estimators), n_sigma, n_E)
             variables[name] = store.Variable(per_method, shape, "float32", "1", words)
     if config.training.inputs == "posterior" or config.training.head == "scale":
         variables["beyond"] = per_energy("error of the source that is not the audience's")

@@ -257,24 +257,25 @@ class Plots:
 
     def history(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw the validation loss of every network against the epoch, and the baselines."""
-        return _draw(histories, self._run.history, sigma, ax)
+        return draw_at(histories, self._run.history, sigma, ax)
 
     def samples(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw the first few smeared densities of the training set at each basis size."""
-        return _draw(samples, self._run.training.isel(sample=slice(SHOWN_SAMPLES)), sigma, ax)
+        return draw_at(samples, self._run.training.isel(sample=slice(SHOWN_SAMPLES)), sigma, ax)
 
     def _draw_target(self, draw: Draw, target: str, sigma: float | None, ax: Axes | None) -> Axes:
         there = self._run.budget
         if target not in there:
             raise UserError(f"there is no budget of {target}; those there: {', '.join(there) or 'none'}")
-        ax = _draw(draw, there[target], sigma, ax)
+        ax = draw_at(draw, there[target], sigma, ax)
         if flags := there[target].attrs["flags"]:
             ax.set_title(title_of(target, flags), fontsize=10, loc="left")
         return ax
 
 
 @mpl.rc_context(STYLE)
-def _draw(draw: Draw, data: xr.Dataset, sigma: float | None, ax: Axes | None) -> Axes:
+def draw_at(draw: Draw, data: xr.Dataset, sigma: float | None, ax: Axes | None) -> Axes:
+    """Draw at one sigma on ``ax``, or on a new figure, as :class:`Plots` says."""
     from matplotlib import pyplot as plt
 
     there = data.sigma.values

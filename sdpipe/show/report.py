@@ -19,7 +19,9 @@ from sdpipe.config.problem import families
 from sdpipe.config.schema import ChebyshevFamily, Config, MixtureFamily, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.infer.calibration import BAND
+from sdpipe.infer.compare import compare
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
+from sdpipe.show import compare as compare_methods
 from sdpipe.show import figures, tables, validation_figures
 from sdpipe.show.page import Section, compose, parts, picture
 from sdpipe.version import __version__
@@ -73,6 +75,7 @@ TERMS = (
     ("calibrated", "total times the factor that makes it cover its level of the draws of the prior, at each σ and E"),
     ("linear", "the best linear estimator of the central training set; its error, calibrated likewise"),
     ("posterior", "mean and error of the closed-form posterior, calibrated likewise"),
+    ("hlt", "the method of Hansen, Lupo and Tantalo, its λ by evidence, calibrated likewise"),
     ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
     ("published %, ...", "share of draws and energies whose truth that error covers; of a method: its own error"),
     ("holds, too narrow, too wide", f"coverage within {BAND:g} binomial standard errors of its level, below, above"),
@@ -205,6 +208,7 @@ def _target(source: Source, name: str) -> Section:
     bands += [
         f"{styles[name]} with its own error (light band)"
         for name in map(str, budget.method.values if "method" in budget else ())
+        if name in styles
     ]
     bands += ["truth (dashed)"] if "truth" in budget else []
     shown = ", ".join(bands)
@@ -229,6 +233,7 @@ def _target(source: Source, name: str) -> Section:
         *(parts.text(flag, "flag") for flag in flags),
         parts.gallery(shapes, Markup("{}: {}, central value, {}.").format(title, DENSITY, shown)),
         parts.gallery(sources, CAPTIONS["sources"].format(title, resolution)),
+        *(compare_methods.blocks(compare(budget, source.validation), title) if "method" in budget else ()),
         *(parts.gallery([move], CAPTIONS["asymptotics"].format(title)) for move in moves),
         *listed,
     ]

@@ -123,3 +123,12 @@ def test_thresholds_beyond_what_the_networks_can_see(write_config: Write) -> Non
     assert small.endswith("C(t = 8) is too small for numbers of 32 bits; allowed here: a lowest threshold up to 7.78")
     assert "every threshold is at 100 GeV or above, but energies.max is 2.3 GeV" in empty
     assert faults_of(path, "energies.max=300") == [small]
+
+
+@pytest.mark.parametrize("name", ["hlt", "bounds"])
+def test_a_method_without_a_cutoff_takes_no_time_zero(write_config: Write, name: str) -> None:
+    path = write_config(("times: [1, 8]", "times: [0, 8]"), ("Nb: [8, 16]", "omega_max: 30, Nb: [8, 16]"))
+    load_config(path)
+    (fault,) = faults_of(path, f"methods=[{name}]")
+    assert f"methods: {name} knows no cutoff" in fault
+    assert "allowed: lattice.times from 1 on" in fault

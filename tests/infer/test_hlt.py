@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flint import arb, arb_mat, ctx
@@ -123,6 +125,33 @@ def test_bootstrap_samples_are_the_same_combination_of_each() -> None:
     both = np.concatenate([r.samples, -r.samples], axis=1)
     assert joint_covariance(r.samples, both)[:, :, 2:] == pytest.approx(-r.covariance)
     assert hlt.samples(C, r.mu) == pytest.approx(hlt.coefficients(r.mu) @ C)
+
+
+def test_samples_around_each_of_several_centres_have_its_lambda() -> None:
+    grid = grid_of(sigma=(0.44, 0.63))
+    noise, C, _ = data(grid)
+    hlt, centres = HLT.of(grid, noise), noise.draw(C, 3, np.random.default_rng(5)) * np.array([1, -2, 30])[:, None]
+    boots = noise.draw(centres, 20, np.random.default_rng(6))
+    r = hlt.around(centres, boots)
+    assert r.samples.shape == (3, 20, 2, 3)
+    assert r.error == pytest.approx(hlt(centres).error)
+    for i in range(3):
+        assert r.samples[i] == pytest.approx(hlt.samples(boots[i], hlt(centres[i]).mu), rel=1e-9)
+        assert hlt.around(centres[i], boots[i]).samples == pytest.approx(r.samples[i], rel=1e-9)
+
+
+def test_a_floor_of_the_noise_enters_as_in_the_covariance_of_one_correlator() -> None:
+    grid = grid_of()
+    noise, C, _ = data(grid)
+    light = grid.split(peaks((0.8, 0.5), (0.4, 0.9)).integrals(grid))[0]  # far above C_latt at late times
+    floored = replace(noise, floor=1e-5)
+    for one in (C, -2 * light):
+        expected, found = HLT.of(grid, floored.of(one), 0.2), HLT.of(grid, floored, 0.2).floored(one)
+        assert found.singular == pytest.approx(expected.singular, rel=1e-9)
+        assert found(one).mean == pytest.approx(expected(one).mean, rel=1e-9, abs=1e-9)
+        assert found(one).error == pytest.approx(expected(one).error, rel=1e-7)
+        assert found.covariance(one) == pytest.approx(expected.covariance(one), rel=1e-6, abs=1e-12)
+    assert found.singular[-1] < 0.2 * HLT.of(grid, noise, 0.2).singular[-1]
 
 
 def test_evidence_covers_and_is_as_accurate_as_it_says() -> None:

@@ -121,7 +121,7 @@ def test_the_report_is_one_self_contained_page(page: Page, finished: Finished) -
 def test_the_report_shows_every_target_and_how_to_reproduce_it(page: Page, run: Run) -> None:
     targets, sigmas = len(run.config.targets), len(run.config.smearing.sigma)
     assert set(page.ids) >= {f"target-{name}" for name in run.config.targets}
-    assert page.tags["svg"] == (2 * targets + 1 + len(validation_figures.PANELS) + 1) * sigmas
+    assert page.tags["svg"] == (3 * targets + 1 + len(validation_figures.PANELS) + 1) * sigmas
     assert page.text.count("Error budget of") == targets * sigmas
     assert "python -m sdpipe run config.yaml --run tiny" in page.text
     config = run.layout.config.read_text()
@@ -132,6 +132,7 @@ def test_the_report_shows_every_target_and_how_to_reproduce_it(page: Page, run: 
             assert " ".join(row) in page.text
     assert "Nmax 16 1200 arcS" in page.text
     assert "Nref_b 8 1200 arcS" in page.text
+    assert all(run.compare(name).attrs["says"] in page.text for name in run.config.targets)
 
 
 def test_every_picture_has_words_in_its_place(page: Page, run: Run) -> None:
@@ -214,7 +215,7 @@ def test_flags_of_a_target_stand_at_the_top_beside_it_and_in_every_title(
         assert [text for text in page.pieces if text.startswith("Error budget of")] == [
             f"Error budget of {title} at {s}" for s in at
         ]
-        assert len([text for text in page.pieces if text.startswith(f"{title}: ")]) == 2
+        assert len([text for text in page.pieces if text.startswith(f"{title}: ")]) == 3
 
 
 def test_a_series_of_ensembles_is_in_the_report(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:

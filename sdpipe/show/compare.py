@@ -1,0 +1,99 @@
+"""Methods side by side: every estimate of one target with its error, and below them the pulls from the networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from mpl_toolkits.axes_grid1 import make_axes_locatable
+
+from sdpipe.infer.compare import AGREE, NETWORKS
+from sdpipe.show import figures
+from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, fill
+from sdpipe.show.page import parts, picture
+
+POINTS = {"linear": ("o", COLOURS[1]), "posterior": ("s", COLOURS[2]), "hlt": ("D", COLOURS[3])}
+"""Marker and colour of each method."""
+
+SHOWN = 16
+"""About how many energies a method is shown at."""
+
+WIDEST_PULL = 4.0
+"""Pulls are shown up to this; farther ones are at the edge."""
+
+CAPTION = Markup(
+    "{}: networks (line, band: calibrated error, or total) and the methods beside them (points with their own error, "
+    "calibrated where that is known); grey, bounds for ρ ≥ 0 at all energies at once; dashed, truth. Below: difference "
+    "from the networks over both errors in quadrature."
+)
+
+
+class Stores(figures.Stores, Protocol):
+    """What :class:`Plots` takes from a run."""
+
+    def compare(self, target: str) -> xr.Dataset:
+        """Return every estimate of one target side by side."""
+
+
+def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
+    """Draw what :func:`~sdpipe.infer.compare.compare` returns at one sigma, with the pulls in axes below ``ax``."""
+    E, quoted = compared.E.values, compared.get("calibrated", compared.error)
+    below = make_axes_locatable(ax).append_axes("bottom", size="40%", pad=0.08, sharex=ax)
+    every, one = max(1, round(E.size / SHOWN)), compared.central.sel(estimate=NETWORKS)
+    if "lower" in compared:
+        ax.fill_between(E, compared.lower, compared.upper, color="0.85", lw=0, zorder=0.5, label="bounds, ρ ≥ 0")
+    fill(ax, E, one.values, quoted.sel(estimate=NETWORKS).values, COLOURS[5], 0.45)
+    ax.plot(E, one, color=COLOURS[0], label=NETWORKS)
+    names = [name for name in map(str, compared.estimate.values) if name != NETWORKS]
+    step = float(E[-1] - E[0]) / 120
+    for i, name in enumerate(names):
+        (marker, colour), rows = POINTS[name], slice(every // 2, None, every)
+        at, x = compared.sel(estimate=name).isel(E=rows), E[rows] + step * (i - (len(names) - 1) / 2)
+        bars = quoted.sel(estimate=name).isel(E=rows)
+        style = {"fmt": marker, "ms": 3, "lw": 1, "color": colour}
+        ax.errorbar(x, at.central, bars, label=name, **style)
+        below.plot(x, np.clip(at.pull.sel(other=NETWORKS), -WIDEST_PULL, WIDEST_PULL), marker, ms=3, color=colour)
+    if "truth" in compared:
+        ax.plot(E, compared.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
+    centre, spread = one.values, float(np.ptp(one.values)) or 1.0
+    ax.set(ylabel=DENSITY, xlim=(E[0], E[-1]), ylim=(centre.min() - 0.3 * spread, centre.max() + 0.3 * spread))
+    ax.tick_params(labelbottom=False)
+    for sign in (-1, 1):
+        below.axhline(sign * AGREE, color="0.6", lw=0.8, ls=":")
+    below.axhline(0, color=COLOURS[0], lw=1)
+    below.set(xlabel=ENERGY, ylabel="pull", ylim=(-WIDEST_PULL * 1.05, WIDEST_PULL * 1.05))
+    ax.legend(fontsize=8)
+    return ax
+
+
+class Plots(figures.Plots):
+    """Those of :class:`sdpipe.show.figures.Plots`, and the methods side by side."""
+
+    def __init__(self, run: Stores) -> None:
+        super().__init__(run)
+        self._compared = run
+
+    def methods(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the networks and every method with their errors, and the pulls in axes below."""
+        return figures.draw_at(estimates, self._compared.compare(target), sigma, ax)
+
+
+def draw(directory: Path, name: str, compared: xr.Dataset, title: str) -> Path:
+    """Draw all estimates of one target, a panel for each sigma; return the file."""
+    return figures.save(figures.panels(estimates, compared, title), directory / f"{name}-methods.png")
+
+
+def blocks(compared: xr.Dataset, title: str) -> list[Markup]:
+    """Return the paragraph and the figure of one target for the report."""
+    pictures = [
+        picture(
+            figures.panels(estimates, compared.sel(sigma=[sigma]), title),
+            f"Estimates of {title} at σ = {sigma:g} GeV by networks and each method, and the pulls between them",
+        )
+        for sigma in compared.sigma.values
+    ]
+    return [parts.text(compared.attrs["says"]), parts.gallery(pictures, CAPTION.format(title))]

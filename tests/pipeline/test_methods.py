@@ -1,0 +1,121 @@
+"""Runs with HLT and bounds beside the networks: what their stores hold, and what says when they cannot be had."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sdpipe
+from sdpipe.config.load import load_config
+from sdpipe.config.problem import Inputs
+from sdpipe.disk.layout import Layout
+from sdpipe.infer.bounds import Bounds
+from sdpipe.infer.hlt import HLT
+from sdpipe.pipeline.made_from import MadeFrom
+from sdpipe.run import Run
+from tests.fixtures import TINY, Outcome
+
+ALL = "methods=[linear, posterior, hlt, bounds]"
+POSITIVE = ("spectra.positive=true", "spectra.mixture={chebyshev: 1, smooth: 1}")
+
+
+@pytest.fixture(scope="module")
+def run(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A tiny run with every method, and a target that is negative, which no rho >= 0 explains."""
+    directory = tmp_path_factory.mktemp("methods")
+    signed = "  signed: {kind: peaks, amplitudes: [-1.0], masses: [0.7]}"
+    text = TINY.replace("  prior: {kind: chebyshev, Nb: 16}", signed)
+    assert "signed" in text
+    (directory / "tiny.yaml").write_text(text)
+    arguments = (ALL, *POSITIVE, "--run", "run", "-q")
+    outcome = shell("-m", "sdpipe", "run", "tiny.yaml", *arguments, cwd=directory)
+    assert outcome.status == 0, outcome.err
+    return sdpipe.open_run(directory / "run")
+
+
+def test_hlt_is_an_estimate_with_bootstrap_samples_error_and_covariance(run: Run) -> None:
+    found, problem = run.predictions["peaks"].load(), Inputs(run.config).problem
+    C = found.correlator.mean("boot").values
+    hlt = HLT.of(problem.observables, problem.noise.of(C), 0.2)
+    expected = hlt.bootstrap(found.correlator.values)
+    rho, own = found.rho.sel(ensemble="hlt", replica=1).transpose("boot", "sigma", "E"), {"method": "hlt"}
+    np.testing.assert_allclose(rho, expected.samples, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.method_error.sel(own), hlt(C).error, rtol=1e-6)
+    widths = np.sqrt(np.diagonal(found.method_covariance.sel(own).values, axis1=1, axis2=2))
+    np.testing.assert_allclose(widths, found.method_error.sel(own), rtol=1e-6)
+
+
+def test_hlt_is_calibrated_as_the_others_are(run: Run) -> None:
+    validation, budget, own = run.validation.load(), run.budget["peaks"].load(), {"method": "hlt"}
+    assert list(budget.method.values) == ["linear", "posterior", "hlt"]
+    assert "hlt" in validation.estimator
+    q = validation.method_factor.sel(own | {"level": 0.683, "scale_rule": "given"})
+    expected = (q * budget.method_error.sel(own)).transpose("sigma", "E")
+    np.testing.assert_allclose(budget.method_calibrated.sel(own), expected, rtol=1e-6)
+    prior = validation.coverage_of.sel(budget="hlt", level=0.683).isel(family=0)
+    assert ((prior > 0.5) & (prior < 0.95)).all()  # of 60 draws, calibrated on as many
+
+
+def test_bounds_hold_the_truth_and_are_no_pseudo_ensemble(run: Run) -> None:
+    problem = Inputs(run.config).problem
+    for name in ("o3", "delta_tanh", "peaks"):
+        found, budget = run.predictions[name].load(), run.budget[name].load()
+        assert "bounds" not in found.ensemble
+        assert "bounds" not in run.validation.budget
+        assert ((budget.lower < budget.truth) & (budget.truth < budget.upper)).all()
+        assert budget.attrs["chi2_min"] < 8
+        if name == "peaks":
+            C = found.correlator.mean("boot").values
+            bounds = Bounds.of(problem.observables, problem.noise.of(C), 0.2, 0.683)
+            np.testing.assert_allclose(found.upper, bounds(C).upper, rtol=1e-6)
+
+
+def test_where_no_density_is_positive_bounds_are_nan_and_said_in_words(run: Run) -> None:
+    budget = run.budget["signed"].load()
+    assert np.isnan(budget.lower).all()
+    assert np.isnan(budget.upper).all()
+    assert budget.attrs["chi2_min"] > 100
+    assert any(flag.startswith("bounds: no spectral density rho >= 0 agrees") for flag in budget.attrs["flags"])
+
+
+def test_a_central_value_outside_the_bounds_is_flagged_where_rho_is_positive(run: Run) -> None:
+    audience = sdpipe.open_run(run.layout.root)._audience
+    assert (audience.positive, audience.level) == (True, 0.683)
+    for name in ("o3", "delta_tanh", "peaks"):
+        budget = run.budget[name].load()
+        outside = ((budget.central < budget.lower) | (budget.central > budget.upper)).sum().item()
+        said = [flag for flag in budget.attrs["flags"] if "central value is outside" in flag]
+        assert len(said) == (outside > 0)
+        assert all(f"at {outside} of 16 points" in flag for flag in said)
+
+
+def test_a_correlator_from_python_has_the_same_budget(run: Run) -> None:
+    stored = run.budget["peaks"].load()
+    judged = sdpipe.judge(run, run.predictions["peaks"].correlator, scale=1.0)
+    np.testing.assert_allclose(judged.upper, stored.upper, rtol=1e-6)
+    np.testing.assert_allclose(judged.method_central, stored.method_central, rtol=1e-5, atol=1e-6)
+
+
+def test_bounds_change_predictions_alone(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    plain, more, other = (
+        MadeFrom(Inputs(load_config(path, keys)), Layout(tmp_path))
+        for keys in ([], ["methods=[linear, posterior, bounds]"], [ALL])
+    )
+    assert (plain.networks, plain.draws) == (more.networks, more.draws)
+    assert plain.networks == other.networks
+    assert plain.draws != other.draws
+    assert plain.predictions["o3"] != more.predictions["o3"]
+
+
+@pytest.mark.parametrize("command", ["run", "predict"])
+def test_without_the_solver_nothing_is_begun(cli, tiny_config: Path, monkeypatch, command: str) -> None:
+    monkeypatch.setitem(sys.modules, "clarabel", None)
+    fault = cli(command, tiny_config, ALL, "--run", tiny_config.parent / "run").fault
+    assert "methods: bounds need the solver clarabel; install it: pip install 'sdpipe[bounds]'" in fault
+    assert not (tiny_config.parent / "run").exists()

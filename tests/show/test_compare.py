@@ -1,0 +1,58 @@
+"""The picture of the methods side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from sdpipe.errors import UserError
+from sdpipe.infer.compare import compare
+from sdpipe.run import open_run
+from sdpipe.show.compare import WIDEST_PULL, estimates
+from tests.fixtures import Finished
+
+
+def compared(lower: float | None = None) -> xr.Dataset:
+    E = np.linspace(0.2, 2.2, 41)
+    one = xr.DataArray(np.ones((1, 41)), dims=("sigma", "E"), coords={"sigma": [0.4], "E": E})
+    methods = xr.DataArray(np.array(["posterior", "hlt"], object), dims="method", name="method")
+    budget = {"central": one, "total": 0.1 * one, "truth": one}
+    budget["method_central"] = xr.concat([one + 0.1, one - 5], dim=methods)
+    budget["method_error"] = xr.concat([0.1 * one, 0.2 * one], dim=methods)
+    if lower is not None:
+        budget |= {"lower": lower * one, "upper": 2 * one}
+    return compare(xr.Dataset(budget, attrs={"back_check": 1.0}))
+
+
+def test_it_has_points_and_pulls_of_each_method_and_no_crowd_of_curves() -> None:
+    figure = Figure()
+    ax = estimates(compared().isel(sigma=0), figure.subplots())
+    assert ax.get_legend_handles_labels()[1] == ["networks", "truth", "posterior", "hlt"]
+    above, below = figure.axes
+    assert above is ax
+    pulls = [line.get_ydata() for line in below.get_lines() if line.get_marker() not in ("", "None")]
+    assert len(pulls) == 2
+    assert all(12 <= len(p) <= 22 for p in pulls)
+    assert pulls[0] == pytest.approx(np.full(len(pulls[0]), 0.1 / np.hypot(0.1, 0.1)))
+    assert (pulls[1] == -WIDEST_PULL).all()
+
+
+def test_bounds_are_a_band() -> None:
+    ax = estimates(compared(0.5).isel(sigma=0), Figure().subplots())
+    band = ax.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (0.5, 2.0)
+    assert "bounds, ρ ≥ 0" in ax.get_legend_handles_labels()[1]
+
+
+def test_a_run_draws_and_compares_a_target(finished: Finished) -> None:
+    run = open_run(finished.root)
+    assert run.plot.methods("o3", sigma=0.63).get_title() == ""
+    found, budget = run.compare("o3"), run.budget["o3"].load()
+    assert list(found.estimate.values) == ["networks", "linear", "posterior"]
+    np.testing.assert_array_equal(found.calibrated.sel(estimate="networks"), budget.calibrated)
+    np.testing.assert_allclose(found.central.sel(estimate="linear"), budget.method_central.sel({"method": "linear"}))
+    assert "families of the validation" in found.attrs["says"]
+    with pytest.raises(UserError, match="there is no budget of o4; those there: o3"):
+        run.compare("o4")
