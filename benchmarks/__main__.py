@@ -22,6 +22,7 @@ from benchmarks import (
     scaling,
     steps,
     time_to_accuracy,
+    universal,
     workers,
 )
 from benchmarks.table import Row, as_json, machine, show
@@ -41,9 +42,10 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "o3": o3_montecarlo.measure,
     "ablation": ablation.measure,
     "time-to-accuracy": time_to_accuracy.measure,
+    "universal": universal.measure,
 }
 
-LONG = ("o3", "ablation", "time-to-accuracy")
+LONG = ("o3", "ablation", "time-to-accuracy", "universal")
 """Not measured unless named: minutes to hours."""
 
 

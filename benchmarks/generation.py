@@ -23,7 +23,7 @@ from sdpipe.physics.quadrature import ORDER
 from sdpipe.physics.spectra import ChebyshevPrior
 from sdpipe.pipeline.pieces import training_blocks
 from sdpipe.pipeline.tasks import generate_block
-from sdpipe.workers.pool import Task, cores
+from sdpipe.workers.serial import Task, cores
 
 NODES = 28 * 16
 """Panels x nodes of the plain composite rule, whose two products a sample are c V and (...) K."""

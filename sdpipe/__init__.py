@@ -2,7 +2,7 @@
 
 >>> import sdpipe
 >>> dir(sdpipe)
-['__version__', 'error_budget', 'integral', 'judge', 'open_run', 'predict', 'read_correlator']
+['__version__', 'error_budget', 'integral', 'judge', 'open_run', 'predict', 'read_correlator', 'reconstruct']
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from sdpipe.correlators.correlator import read_correlator
     from sdpipe.infer.budget import error_budget
     from sdpipe.infer.integrals import integral
-    from sdpipe.run import judge, open_run, predict
+    from sdpipe.run import judge, open_run, predict, reconstruct
 
-__all__ = ["__version__", "error_budget", "integral", "judge", "open_run", "predict", "read_correlator"]
+__all__ = ["__version__", "error_budget", "integral", "judge", "open_run", "predict", "read_correlator", "reconstruct"]
 
 _HOMES = {
     "error_budget": "infer.budget",
@@ -27,6 +27,7 @@ _HOMES = {
     "open_run": "run",
     "predict": "run",
     "read_correlator": "correlators.correlator",
+    "reconstruct": "run",
 }
 """Public name -> its module, imported once somebody asks for it."""
 

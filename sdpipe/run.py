@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import warnings
 from functools import cached_property
@@ -209,6 +210,56 @@ def open_run(path: str | Path) -> Run:
     if not path.is_dir():
         raise UserError(f"{path}: no such run directory")
     return Run(path)
+
+
+def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
+    """Take a correlator to its smeared spectral density by the audience that comes with sdpipe, without training.
+
+    Parameters
+    ----------
+    data
+        A file (docs/correlators.md), or an array of samples (n, T).
+    keys
+        ``"KEY=VALUE"`` strings as on the command line, such as ``"kernel=vector"`` or ``"smearing.sigma=[0.3, 0.4]"``;
+        what they leave open follows from the data (``sdpipe check`` says how).
+    run
+        The run directory; by default ``runs/`` and the name of the correlator.
+
+    Returns the run, with predictions, budget, figures and report. Raises UserError as the command does.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> few = ["validation={samples: 60, levels: [0.683], families: {}, bootstrap: 2}", "bootstrap=20"]
+    >>> with TemporaryDirectory() as place:
+    ...     run = sdpipe.reconstruct("data/pseudoscalar.txt", "energies.count=8", *few, run=place + "/mine")
+    ...     run.budget["pseudoscalar"].calibrated.dims
+    ('sigma', 'E')
+    """
+    from sdpipe.config.load import config_of
+    from sdpipe.config.suggest import suggest
+    from sdpipe.pipeline.session import perform
+
+    root = None if run is None else Path(run).absolute()
+    if not isinstance(data, str | os.PathLike):
+        root = root or Path("runs/array").absolute()
+        data = _saved(data, root)
+    suggestion = suggest(Path(data), keys)
+    config = config_of(suggestion.config, str(data))
+    layout = Layout(root or (Path("runs") / config.name).absolute())
+    state = State(config, layout)
+    perform(state, stages.wanted(config))
+    return Run(layout.root)
+
+
+def _saved(values: Any, root: Path) -> Path:
+    """Write an array (n, T) beside the run directory ``root``; return its file."""
+    samples = np.asarray(values)
+    if samples.dtype.kind not in "fiu" or samples.ndim != 2:
+        kind = f"shape {samples.shape} of {samples.dtype}"
+        raise UserError(f"data: {kind}; allowed: a file, or an array of samples (configurations, times)")
+    file = root.with_name(f"{root.name}.npy")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(file, samples.astype(float))
+    return file
 
 
 def predict(
