@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.table import Row
 from benchmarks.workers import local_pool
-from sdpipe.workers.pool import Task
+from sdpipe.workers.serial import Task
 
 BLOCKS, WORKERS = 10_000, 1000
 

@@ -18,7 +18,7 @@ from sdpipe.disk import store
 from sdpipe.disk.layout import Layout
 from sdpipe.learn import networks
 from sdpipe.physics.samples import is_validation
-from sdpipe.workers.pool import cores
+from sdpipe.workers.serial import cores
 
 PEAK = 67e12
 """Single-precision peak of an H200 outside its tensor cores, in operations a second."""

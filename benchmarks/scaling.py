@@ -13,8 +13,9 @@ from benchmarks.table import Row
 from benchmarks.training_sets import one_ensemble
 from benchmarks.workers import generate_on, local_pool
 from sdpipe.config.schema import Cluster
-from sdpipe.workers.pool import Pool, cores
+from sdpipe.workers.pool import Pool
 from sdpipe.workers.pools import Workers
+from sdpipe.workers.serial import cores
 
 BLOCKS = 12
 ROUNDS = 3

@@ -18,8 +18,9 @@ from benchmarks.training_sets import empty_run, one_ensemble
 from sdpipe.config.schema import Cluster, Config, to_yaml
 from sdpipe.disk.layout import Layout
 from sdpipe.pipeline.tasks import generate_block
-from sdpipe.workers.pool import Pool, Task
+from sdpipe.workers.pool import Pool
 from sdpipe.workers.pools import Workers
+from sdpipe.workers.serial import Task
 
 SMALL, LARGE = 400_000, 4_000_000
 

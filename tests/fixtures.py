@@ -27,6 +27,7 @@ import sdpipe
 from sdpipe import __main__ as command_line
 from sdpipe.workers import pool as running
 from sdpipe.workers import pools
+from sdpipe.workers.serial import Task
 
 os.environ.update({"MKL_CBWR": "AUTO,STRICT"})  # as in a worker, so that networks are the same to the last bit
 
@@ -117,7 +118,7 @@ class SerialPool:
     def map(
         self,
         function: Callable[..., Any],
-        tasks: list[running.Task],
+        tasks: list[Task],
         on_message: Callable[[dict[str, Any]], None] | None = None,
     ) -> Iterator[tuple[str, Any]]:
         self.on_message = on_message

@@ -19,8 +19,8 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import Cluster
 from sdpipe.errors import RunError
 from sdpipe.workers import pool as running
-from sdpipe.workers.pool import Task
 from sdpipe.workers.pools import Workers, wide_stacks
+from sdpipe.workers.serial import Task
 
 
 @pytest.fixture

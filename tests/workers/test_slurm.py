@@ -10,8 +10,8 @@ import pytest
 from sdpipe.config.schema import Cluster
 from sdpipe.errors import RunError
 from sdpipe.workers import jobqueue, slurm
-from sdpipe.workers.pool import Task
 from sdpipe.workers.pools import Workers
+from sdpipe.workers.serial import Task
 from tests.workers.conftest import FakeSlurm
 
 POOL = """
