@@ -340,7 +340,7 @@ def _reconstructed(
     times, reference = run.config.lattice.slices, run._audience.noise.reference
     if not np.isfinite(values).all() or known["mean"][reference] == 0:
         raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
-    remedy = trust.remedy(str(run.layout.root), "mine", keys)
+    remedy = trust.remedy(str(run.layout.root), "mine", keys, run.config.training.audience == "own")
     remedy += f" lattice.first={known.pop('first')}" if "first" in known else ""
     remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
     made = reconstruct(run._audience, values, scale, remedy=remedy, **known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from sdpipe.config import schema
 from sdpipe.config.schema import Config, plain
+from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.errors import ConfigError, UserError
@@ -92,6 +93,24 @@ class Problem:
         spectra = [drawn.draw(rng.generator(seed, stream, family, i)) for i in range(start, stop)]
         grid, end = self.observables, self.config.spectra.omega_max
         return grid.split(np.stack([s.integrals(grid, end) for s in spectra]))
+
+
+def beyond_range(config: Config, found: Noise) -> list[str]:
+    """Return a flag, with by how much, where noise is outside of what the shipped audience was trained with."""
+    if config.training.audience != "shipped":
+        return []
+    low, high = shipped()["noise"]["relative"]
+    i = found.reference
+    relative = float(np.sqrt(found.covariance[i, i]) / abs(found.mean[i]))
+    if low <= relative <= high:
+        return []
+    words = (
+        f"{relative / high:.2g} times the largest" if relative > high else f"{low / relative:.2g} times below the least"
+    )
+    return [
+        f"the relative error at t = {found.times[i]} is {relative:.2g}, {words} that the shipped audience was trained "
+        f"with ({low:g} to {high:g})"
+    ]
 
 
 def prior_moments(config: Config) -> PriorMoments:
@@ -184,7 +203,8 @@ class Inputs:
         if isinstance(section, schema.SyntheticNoise):
             return Problem(self.config, self._synthetic(section))
         c = self._correlator(section, "noise")
-        return Problem(self.config, Noise(times, c.mean, c.covariance, c.where, c.flags, section.floor))
+        found = Noise(times, c.mean, c.covariance, c.where, c.flags, section.floor)
+        return Problem(self.config, replace(found, flags=(*c.flags, *beyond_range(self.config, found))))
 
     def correlators(self) -> dict[str, Correlator]:
         """Return every correlator that comes from a file, each file and section once, by its place in the config."""

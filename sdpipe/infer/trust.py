@@ -246,14 +246,18 @@ def unlike(response: Array, training: Noise, mean: Array, covariance: Array) -> 
     )
 
 
-def remedy(root: str, name: str, data: dict[str, Any]) -> str:
-    """Return the command that trains on the noise of the correlator ``data``, keys of the section ``noise``.
+def remedy(root: str, name: str, data: dict[str, Any], trains: bool = True) -> str:
+    """Return the command that makes a run for the noise of the correlator ``data``, keys of the section ``noise``.
+
+    It ``trains`` networks, or takes those of the shipped audience, which serve any noise.
 
     >>> remedy("runs/a", "mine", {"path": "x.h5"})
     "retrain: sdpipe run runs/a 'noise={kind: correlator, path: x.h5}' --run runs/a-mine"
     """
     section = yaml.safe_dump({"kind": "correlator", **data}, default_flow_style=True, sort_keys=False, width=10**6)
-    return "retrain: " + shlex.join(["sdpipe", "run", root, f"noise={section.strip()}", "--run", f"{root}-{name}"])
+    return ("retrain: " if trains else "give it a run of its own: ") + shlex.join(
+        ["sdpipe", "run", root, f"noise={section.strip()}", "--run", f"{root}-{name}"]
+    )
 
 
 def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray:

@@ -391,7 +391,9 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
     flags, facts, known = [f"noise: {flag}" for flag in problem.noise.flags], {}, {}
     if (data := target.correlator) is not None:
         facts, known = data.facts, {"mean": data.mean, "covariance": data.covariance, "count": data.estimated_from}
-        known["remedy"] = trust.remedy(str(root), name, config.targets[name].source.keys())
+        known["remedy"] = trust.remedy(
+            str(root), name, config.targets[name].source.keys(), config.training.audience == "own"
+        )
         flags += data.flags
     audience, scale = load_audience(config, layout), "auto" if target.scale is None else target.scale
     made = reconstruct(audience, target.samples, scale, flags=flags, **known).assign_attrs(target=name)

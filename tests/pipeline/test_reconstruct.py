@@ -156,6 +156,13 @@ def test_noise_that_hides_everything_is_refused(cli: Cli, tmp_path: Path) -> Non
     assert not (tmp_path / "r").exists()
 
 
+def test_noise_beyond_the_trained_range_is_flagged_with_by_how_much(cli: Cli, tmp_path: Path) -> None:
+    file = configurations(tmp_path / "mine.npy", relative=0.9)
+    outcome = cli("reconstruct", file, f"lattice.period={T}", *SMALL, "--run", tmp_path / "r")
+    assert outcome.status == 0, outcome.err
+    assert "times the largest that the shipped audience was trained with (3e-05 to 0.03)" in outcome.err
+
+
 def test_half_a_period_needs_a_word(cli: Cli, tmp_path: Path) -> None:
     t = np.arange(1, 13)
     np.savetxt(tmp_path / "mine.txt", np.stack([t, np.exp(-0.5 * t), 0.01 * np.exp(-0.5 * t)], axis=1))
