@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -145,11 +146,44 @@ class Run:
         """
         from sdpipe.infer.compare import compare
 
+        calibrated = self.config.budget.calibration == "conformal"
+        return compare(self._budget_of(target), self.validation.load() if calibrated else None)
+
+    def extrapolate(
+        self, target: str, E: float | Sequence[float] | None = None, powers: tuple[int, ...] = (0, 2)
+    ) -> xr.Dataset:
+        """Return the limit sigma -> 0 of the networks from the widths of the run, see :mod:`sdpipe.infer.extrapolate`.
+
+        ``E`` are energies of the run in GeV, all of them where it is not given; ``powers`` of sigma begin with 0.
+        Returns ``limit``, ``error``, ``chi2``, ``p_value (E)``, ``coefficients (power, E)`` and ``covariance (sigma,
+        sigma2, E)``. It holds where rho is smooth over the widths: chi2 says whether the widths agree with that.
+        Raises UserError where there is no budget of the target, without ``validate``, which the covariance between
+        widths comes from, for other energies, and where the widths do not determine the coefficients.
+
+        >>> limit = sdpipe.open_run("runs/quickstart").extrapolate("o3")
+        >>> limit.limit.dims, limit.covariance.dims
+        (('E',), ('sigma', 'sigma2', 'E'))
+        """
+        from sdpipe.infer.extrapolate import limits
+
+        budget, there = self._budget_of(target), self.config.energies.grid
+        if "calibrated" not in budget:
+            raise UserError("the limit sigma -> 0 needs the calibrated error: set budget.calibration=conformal")
+        if E is not None:
+            wanted = np.atleast_1d(np.asarray(E, float))
+            rows = np.abs(np.subtract.outer(wanted, there)).argmin(axis=1)
+            if not np.allclose(np.array(there)[rows], wanted, rtol=1e-6):
+                near = ", ".join(f"{there[i]:.12g}" for i in dict.fromkeys(rows.tolist()))
+                raise UserError(f"E = {E} GeV: not energies of the run; the nearest are {near}")
+            budget = budget.isel(E=rows)
+        rule = self.predictions[target].attrs["scale_rule"]
+        return limits(budget, self.validation.load(), rule, powers)
+
+    def _budget_of(self, target: str) -> xr.Dataset:
         there = self.budget
         if target not in there:
             raise UserError(f"there is no budget of {target}; those there: {', '.join(there) or 'none'}")
-        calibrated = self.config.budget.calibration == "conformal"
-        return compare(there[target].load(), self.validation.load() if calibrated else None)
+        return there[target].load()
 
     def integral(self, target: str, f: Weight, between: tuple[float, float] | None = None) -> xr.Dataset:
         """Return I = ∫ f(E) rho_sigma(E) dE of one target with every error of the budget, see :func:`sdpipe.integral`.
