@@ -166,18 +166,42 @@ class Run:
         """
         from sdpipe.infer.extrapolate import limits
 
-        budget, there = self._budget_of(target), self.config.energies.grid
+        budget = self._budget_of(target)
         if "calibrated" not in budget:
             raise UserError("the limit sigma -> 0 needs the calibrated error: set budget.calibration=conformal")
         if E is not None:
-            wanted = np.atleast_1d(np.asarray(E, float))
-            rows = np.abs(np.subtract.outer(wanted, there)).argmin(axis=1)
-            if not np.allclose(np.array(there)[rows], wanted, rtol=1e-6):
-                near = ", ".join(f"{there[i]:.12g}" for i in dict.fromkeys(rows.tolist()))
-                raise UserError(f"E = {E} GeV: not energies of the run; the nearest are {near}")
-            budget = budget.isel(E=rows)
+            budget = budget.isel(E=self._rows(E))
         rule = self.predictions[target].attrs["scale_rule"]
         return limits(budget, self.validation.load(), rule, powers)
+
+    def stability(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
+        """Return HLT of one target against lambda, at energies of the run or at the two that are stored.
+
+        See :func:`sdpipe.infer.stability.stability`; ``method_central`` and ``method_error`` of HLT are beside it.
+        ``methods`` need not have hlt. Raises UserError where there is no budget of the target, and for other energies.
+        """
+        from sdpipe.infer.stability import kept
+
+        rows = kept(self.config.energies.count) if E is None else self._rows(E)
+        self._budget_of(target)
+        stored = self.predictions[target].load()
+        factor = stored.attrs["scale"]
+        C = factor * stored.correlator.mean("boot").values
+        found, estimate = self._audience.stability(C, rows, factor), self._audience.hlt.floored(C)(C)
+        dims, coords = ("method", "sigma", "E"), {"method": ["hlt"], "E": stored.E.values}
+        found = found.assign_coords(coords)
+        found["method_central"] = (dims, estimate.mean[None] / factor)
+        found["method_error"] = (dims, estimate.error[None] / abs(factor))
+        return found
+
+    def _rows(self, E: float | Sequence[float]) -> NDArray[np.intp]:
+        """Return where energies are in the grid of the run; raise UserError where one is not."""
+        there, wanted = np.array(self.config.energies.grid), np.atleast_1d(np.asarray(E, float))
+        rows = np.abs(wanted[:, None] - there).argmin(axis=1)
+        if not np.allclose(there[rows], wanted, rtol=1e-6):
+            near = ", ".join(f"{there[i]:.12g}" for i in dict.fromkeys(rows.tolist()))
+            raise UserError(f"E = {E} GeV: not energies of the run; the nearest are {near}")
+        return rows
 
     def _budget_of(self, target: str) -> xr.Dataset:
         there = self.budget

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from sdpipe.infer.compare import AGREE, NETWORKS
-from sdpipe.show import figures
+from sdpipe.show import figures, stability
 from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, SHOWN_ENERGIES, fill
 from sdpipe.show.page import parts, picture
 
@@ -41,6 +41,9 @@ class Stores(figures.Stores, Protocol):
 
     def extrapolate(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
         """Return the limit sigma -> 0."""
+
+    def stability(self, target: str, E: float | None = None) -> xr.Dataset:
+        """Return HLT against lambda."""
 
 
 def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
@@ -84,6 +87,13 @@ class Plots(figures.Plots):
     def methods(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw the networks and every method with their errors, and the pulls in axes below."""
         return figures.draw_at(estimates, self._compared.compare(target), sigma, ax)
+
+    def stability(
+        self, target: str, sigma: float | None = None, E: float | None = None, ax: Axes | None = None
+    ) -> Axes:
+        """Draw HLT against lambda at one energy, by default the lowest of those that ``predictions.zarr`` keeps."""
+        found = self._compared.stability(target, E)
+        return figures.draw_at(stability.scan, stability.at(found, float(found.E_scan[0])), sigma, ax)
 
     def limit(self, target: str, E: float | Sequence[float] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the limit sigma -> 0 at some energies, by default four of them."""
