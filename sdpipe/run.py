@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -146,11 +147,68 @@ class Run:
         """
         from sdpipe.infer.compare import compare
 
+        calibrated = self.config.budget.calibration == "conformal"
+        return compare(self._budget_of(target), self.validation.load() if calibrated else None)
+
+    def extrapolate(
+        self, target: str, E: float | Sequence[float] | None = None, powers: tuple[int, ...] = (0, 2)
+    ) -> xr.Dataset:
+        """Return the limit sigma -> 0 of the networks from the widths of the run, see :mod:`sdpipe.infer.extrapolate`.
+
+        ``E`` are energies of the run in GeV, all of them where it is not given; ``powers`` of sigma begin with 0.
+        Returns ``limit``, ``error``, ``chi2``, ``p_value (E)``, ``coefficients (power, E)`` and ``covariance (sigma,
+        sigma2, E)``. It holds where rho is smooth over the widths: chi2 says whether the widths agree with that.
+        Raises UserError where there is no budget of the target, without ``validate``, which the covariance between
+        widths comes from, for other energies, and where the widths do not determine the coefficients.
+
+        >>> limit = sdpipe.open_run("runs/quickstart").extrapolate("o3")
+        >>> limit.limit.dims, limit.covariance.dims
+        (('E',), ('sigma', 'sigma2', 'E'))
+        """
+        from sdpipe.infer.extrapolate import limits
+
+        budget = self._budget_of(target)
+        if "calibrated" not in budget:
+            raise UserError("the limit sigma -> 0 needs the calibrated error: set budget.calibration=conformal")
+        if E is not None:
+            budget = budget.isel(E=self._rows(E))
+        rule = self.predictions[target].attrs["scale_rule"]
+        return limits(budget, self.validation.load(), rule, powers)
+
+    def stability(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
+        """Return HLT of one target against lambda, at energies of the run or at the two that are stored.
+
+        See :func:`sdpipe.infer.stability.stability`; ``method_central`` and ``method_error`` of HLT are beside it.
+        ``methods`` need not have hlt. Raises UserError where there is no budget of the target, and for other energies.
+        """
+        from sdpipe.infer.stability import kept
+
+        rows = kept(self.config.energies.count) if E is None else self._rows(E)
+        self._budget_of(target)
+        stored = self.predictions[target].load()
+        factor = stored.attrs["scale"]
+        C = factor * stored.correlator.mean("boot").values
+        found, estimate = self._audience.stability(C, rows, factor), self._audience.hlt.floored(C)(C)
+        dims, coords = ("method", "sigma", "E"), {"method": ["hlt"], "E": stored.E.values}
+        found = found.assign_coords(coords)
+        found["method_central"] = (dims, estimate.mean[None] / factor)
+        found["method_error"] = (dims, estimate.error[None] / abs(factor))
+        return found
+
+    def _rows(self, E: float | Sequence[float]) -> NDArray[np.intp]:
+        """Return where energies are in the grid of the run; raise UserError where one is not."""
+        there, wanted = np.array(self.config.energies.grid), np.atleast_1d(np.asarray(E, float))
+        rows = np.abs(wanted[:, None] - there).argmin(axis=1)
+        if not np.allclose(there[rows], wanted, rtol=1e-6):
+            near = ", ".join(f"{there[i]:.12g}" for i in dict.fromkeys(rows.tolist()))
+            raise UserError(f"E = {E} GeV: not energies of the run; the nearest are {near}")
+        return rows
+
+    def _budget_of(self, target: str) -> xr.Dataset:
         there = self.budget
         if target not in there:
             raise UserError(f"there is no budget of {target}; those there: {', '.join(there) or 'none'}")
-        calibrated = self.config.budget.calibration == "conformal"
-        return compare(there[target].load(), self.validation.load() if calibrated else None)
+        return there[target].load()
 
     def integral(self, target: str, f: Weight, between: tuple[float, float] | None = None) -> xr.Dataset:
         """Return I = ∫ f(E) rho_sigma(E) dE of one target with every error of the budget, see :func:`sdpipe.integral`.

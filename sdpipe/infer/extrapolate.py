@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
 from scipy.stats import chi2
 
 from sdpipe.errors import UserError
+from sdpipe.infer.calibration import RULES, correlation
 
 Array = NDArray[np.float64]
 
@@ -102,6 +104,37 @@ def extrapolate(sigma: ArrayLike, values: ArrayLike, covariance: ArrayLike, powe
     c, of_c = inverse @ (Q.T @ z), inverse @ inverse.T
     left = z - Q @ (Q.T @ z)
     return Limit(float(c[0]), float(np.sqrt(of_c[0, 0])), c, of_c, powers, float(left @ left), n - len(powers))
+
+
+def limits(budget: xr.Dataset, validation: xr.Dataset, rule: str, powers: tuple[int, ...] = (0, 2)) -> xr.Dataset:
+    """Return the limit sigma -> 0 of the networks at every energy of one budget, by :func:`extrapolate`.
+
+    The covariance between widths is D R D, D = diag(calibrated) and R the correlation between widths of (central -
+    truth)/total over the draws of ``validation.zarr`` that calibrate by this one of ``RULES``.
+
+    Returns ``limit``, ``error``, ``chi2``, ``p_value (E)``, ``coefficients (power, E)``, ``covariance (sigma, sigma2,
+    E)`` and what was fitted, ``central`` and ``calibrated (sigma, E)``; the attribute ``freedom`` is the degrees of
+    freedom. Raises UserError as :func:`extrapolate` does.
+    """
+    draws = validation.isel(family=RULES.index(rule))
+    draws = draws.isel(sample=~draws.tested.values).sel(E=budget.E)
+    scores = ((draws.central - draws.truth) / draws.total).transpose("sample", "E", "sigma").values.astype(float)
+    central, width = (budget[name].transpose("E", "sigma").values for name in ("central", "calibrated"))
+    covariance = width[:, :, None] * correlation(scores) * width[:, None, :]
+    fits = [extrapolate(budget.sigma.values, y, c, powers) for y, c in zip(central, covariance, strict=True)]
+    words = {
+        "limit": "spectral density, sigma -> 0",
+        "error": "its error",
+        "chi2": "chi^2 of the fit",
+        "p_value": "p-value",
+    }
+    made = budget[["central", "calibrated"]].drop_attrs()
+    for name, value in zip(words, ("value", "error", "chi2", "p_value"), strict=True):
+        attrs = {"units": "1", "long_name": words[name]}
+        made[name] = ("E", [getattr(fit, value) for fit in fits], attrs)
+    made["coefficients"] = (("power", "E"), np.stack([fit.coefficients for fit in fits], axis=1))
+    made["covariance"] = (("sigma", "sigma2", "E"), np.moveaxis(covariance, 0, -1))
+    return made.assign_coords(power=list(powers), sigma2=budget.sigma.values).assign_attrs(freedom=fits[0].freedom)
 
 
 def _design(sigma: Array, powers: tuple[int, ...]) -> Array:

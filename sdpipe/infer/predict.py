@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
-from sdpipe.infer import trust
+from sdpipe.infer import stability, trust
 from sdpipe.infer.bounds import Bounds, Interval
 from sdpipe.infer.hlt import HLT
 from sdpipe.learn import networks
@@ -159,7 +159,15 @@ class Audience:
     @cached_property
     def hlt(self) -> HLT:
         """HLT by evidence at alpha = 0, from the lowest threshold or energy on, with the noise of the training."""
-        return HLT.of(self.observables, self.noise, min(self.threshold, *self.observables.energies))
+        return self.hlt_of(0.0)
+
+    def hlt_of(self, alpha: float) -> HLT:
+        """Return the same for another alpha."""
+        return HLT.of(self.observables, self.noise, min(self.threshold, *self.observables.energies), alpha)
+
+    def stability(self, C: Array, rows: Sequence[int], factor: float = 1.0) -> xr.Dataset:
+        """Return the scans of HLT of one C (t,), ``factor`` times too large, at some energies."""
+        return stability.stability([self.hlt_of(alpha) for alpha in stability.ALPHAS], C, rows, factor)
 
     def bounds(self, C: Array, level: float) -> Interval:
         """Return bounds for rho >= 0 of one C (t,), zero below the lowest threshold, with the noise of the training."""
@@ -344,7 +352,8 @@ def reconstruct(
 
     Returns what :meth:`Audience.predict` does, ``correlator (boot, t)``, and as attributes ``scale``, ``scale_rule``,
     ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``, ``source``, ``flags``; with bounds ``lower`` and
-    ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``. Raises UserError as that method does.
+    ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; with HLT what
+    :func:`~sdpipe.infer.stability.stability` does. Raises UserError as that method does.
     """
     mean = samples.mean(axis=0) if mean is None else mean
     factor = audience.amplitude(mean) if scale == "auto" else float(scale)
@@ -374,6 +383,8 @@ def reconstruct(
         made["method_covariance"] = (("method", "sigma", "E", "E2"), values, words)
     about = {"units": audience.kernel.units, "long_name": "bootstrap samples of C(t)"}
     made["correlator"] = (("boot", "t"), scaled / factor, about)
+    if "hlt" in audience.methods:
+        made = made.merge(audience.stability(scaled.mean(axis=0), stability.kept(made.sizes["E"]), factor))
     if audience.level is not None:
         found = audience.bounds(mean, audience.level)
         for name in ("lower", "upper"):

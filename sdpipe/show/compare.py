@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +13,8 @@ from matplotlib.axes import Axes
 from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from sdpipe.infer.compare import AGREE, NETWORKS
-from sdpipe.show import figures
-from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, fill
+from sdpipe.show import figures, stability
+from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, SHOWN_ENERGIES, fill
 from sdpipe.show.page import parts, picture
 
 POINTS = {"linear": ("o", COLOURS[1]), "posterior": ("s", COLOURS[2]), "hlt": ("D", COLOURS[3])}
@@ -37,6 +38,12 @@ class Stores(figures.Stores, Protocol):
 
     def compare(self, target: str) -> xr.Dataset:
         """Return every estimate of one target side by side."""
+
+    def extrapolate(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
+        """Return the limit sigma -> 0."""
+
+    def stability(self, target: str, E: float | None = None) -> xr.Dataset:
+        """Return HLT against lambda."""
 
 
 def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
@@ -80,6 +87,38 @@ class Plots(figures.Plots):
     def methods(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw the networks and every method with their errors, and the pulls in axes below."""
         return figures.draw_at(estimates, self._compared.compare(target), sigma, ax)
+
+    def stability(
+        self, target: str, sigma: float | None = None, E: float | None = None, ax: Axes | None = None
+    ) -> Axes:
+        """Draw HLT against lambda at one energy, by default the lowest of those that ``predictions.zarr`` keeps."""
+        found = self._compared.stability(target, E)
+        return figures.draw_at(stability.scan, stability.at(found, float(found.E_scan[0])), sigma, ax)
+
+    def limit(self, target: str, E: float | Sequence[float] | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the limit sigma -> 0 at some energies, by default four of them."""
+        found = self._compared.extrapolate(target, E)
+        if E is None:
+            found = found.isel(E=slice(None, None, -(-found.sizes["E"] // SHOWN_ENERGIES)))
+        if ax is None:
+            from matplotlib import pyplot as plt
+
+            _, ax = plt.subplots(figsize=(figures.WIDTH, figures.HEIGHT), layout="constrained")
+        return limit(found, ax)
+
+
+def limit(found: xr.Dataset, ax: Axes) -> Axes:
+    """Draw what ``run.extrapolate`` returns: rho_sigma(E) against sigma^2 at each energy, the fit, and its limit."""
+    fine = np.linspace(0, float(found.sigma.max()) * 1.05, 60)
+    for i, colour in figures.coloured(range(min(found.sizes["E"], len(COLOURS)))):
+        one = found.isel(E=i)
+        style = {"color": colour, "ms": 4, "lw": 1}
+        ax.errorbar(one.sigma**2, one.central, one.calibrated, fmt="o", label=f"E = {float(one.E):.3g} GeV", **style)
+        ax.errorbar([0], [float(one.limit)], [float(one.error)], fmt="s", mfc="white", **style)
+        ax.plot(fine**2, fine[:, None] ** one.power.values @ one.coefficients.values, color=colour, lw=1)
+    ax.set(xlabel=r"$\sigma^2$ [GeV$^2$]", ylabel=DENSITY)
+    ax.legend(fontsize=8)
+    return ax
 
 
 def draw(directory: Path, name: str, compared: xr.Dataset, title: str) -> Path:

@@ -22,7 +22,7 @@ from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
 from sdpipe.show import compare as compare_methods
-from sdpipe.show import figures, tables, validation_figures
+from sdpipe.show import figures, stability, tables, validation_figures
 from sdpipe.show.page import Section, compose, parts, picture
 from sdpipe.version import __version__
 
@@ -234,6 +234,7 @@ def _target(source: Source, name: str) -> Section:
         parts.gallery(shapes, Markup("{}: {}, central value, {}.").format(title, DENSITY, shown)),
         parts.gallery(sources, CAPTIONS["sources"].format(title, resolution)),
         *(compare_methods.blocks(compare(budget, source.validation), title) if "method" in budget else ()),
+        *stability.blocks(source.predictions[name], budget, title),
         *(parts.gallery([move], CAPTIONS["asymptotics"].format(title)) for move in moves),
         *listed,
     ]

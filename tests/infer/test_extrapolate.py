@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import xarray as xr
 
 from sdpipe.errors import UserError
-from sdpipe.infer.extrapolate import extrapolate
+from sdpipe.infer.extrapolate import extrapolate, limits
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.spectra import Spectrum
 
@@ -57,3 +58,24 @@ def test_faults_are_named() -> None:
         with pytest.raises(UserError, match=words):
             extrapolate(*arguments)
     assert np.isnan(extrapolate(SIGMA[:2], y[:2], COV[:2, :2]).p_value)
+
+
+def test_the_limits_of_a_budget_have_the_correlations_of_the_draws_that_calibrate() -> None:
+    generator, E = np.random.default_rng(2), [0.5, 1.0]
+    L = np.linalg.cholesky(COV / np.sqrt(np.outer(np.diag(COV), np.diag(COV))))
+    scores = (generator.standard_normal((2, 4000, 2, 5)) @ L.T).transpose(0, 1, 3, 2)  # correlated between widths
+    coords = {"sigma": SIGMA, "E": E}
+    draws = xr.Dataset({"central": (("family", "sample", "sigma", "E"), 0.3 * scores)}, coords)
+    draws["truth"], draws["total"] = 0 * draws.central, 0 * draws.central + 0.3
+    draws["tested"] = ("sample", np.arange(4000) >= 3000)
+    draws["central"] = draws.central.where(~draws.tested, 1e6)  # those that test are not looked at
+    width = np.sqrt(np.diag(COV))[:, None] * np.array([1, 3])
+    values = 1 + 0.5 * SIGMA[:, None] ** 2 * np.array([1, -1])
+    budget = xr.Dataset({"central": (("sigma", "E"), values), "calibrated": (("sigma", "E"), width)}, coords)
+    draws["tested"] = draws.tested.expand_dims(family=2)
+    found = limits(budget, draws, "given")
+    assert found.limit.values == pytest.approx([1, 1])
+    assert found.coefficients.values == pytest.approx(np.array([[1, 1], [0.5, -0.5]]))
+    assert found.covariance.isel(E=0).values == pytest.approx(COV, rel=0.15, abs=0.05 * COV.max())
+    assert found.error.values == pytest.approx(np.array([1, 3]) * extrapolate(SIGMA, values[:, 0], COV).error, rel=0.1)
+    assert found.attrs["freedom"] == 3

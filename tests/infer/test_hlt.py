@@ -18,8 +18,13 @@ from sdpipe.physics.spectra import Spectrum, delta_tanh, o3, peaks
 ENERGIES = tuple(np.linspace(0.10566, 2.53584, 47))
 
 
+def times_of(kernel: str, period: int) -> tuple[int, ...]:
+    """Return times up to T/2, where an odd correlator is 0."""
+    return tuple(range(1, period // 2 + (kernel != "periodic-odd")))
+
+
 def grid_of(kernel: str = "vector", period: int = 32, sigma=(0.44,), energies=(0.5, 1.2, 2.0), **more) -> Observables:
-    return Observables(Kernel(kernel, period), tuple(range(1, period // 2 + 1)), sigma, energies, **more)
+    return Observables(Kernel(kernel, period), times_of(kernel, period), sigma, energies, **more)
 
 
 def data(grid: Observables, r1: float = 1e-3, delta: float = 0.0):
@@ -30,9 +35,9 @@ def data(grid: Observables, r1: float = 1e-3, delta: float = 0.0):
 
 
 def terms(grid: Observables, t: int) -> list:
-    """Return the exponents c of b_T(t, omega) = omega^p N sum_c exp(-c omega), a = 1."""
-    assert grid.kernel.parity >= 0
-    return [arb(t)] + ([arb(grid.kernel.period - t)] if grid.kernel.parity else [])
+    """Return signs n and exponents c of b_T(t, omega) = omega^p N sum_c n exp(-c omega), a = 1."""
+    parity = grid.kernel.parity
+    return [(1, arb(t))] + ([(parity, arb(grid.kernel.period - t))] if parity else [])
 
 
 def power_integral(c: arb, n: int, E0: float) -> arb:
@@ -67,12 +72,14 @@ def exact(hlt: HLT, C: np.ndarray, mu: np.ndarray) -> tuple[np.ndarray, np.ndarr
             table[key] = power_integral(e - al, 2 * p, E0) * norm**2
         return table[key]
 
-    A = arb_mat(n, n, [sum((moment(x + y) for x in ci for y in cj), arb(0)) for ci in c for cj in c])
+    A = arb_mat(n, n, [sum((m * k * moment(x + y) for m, x in ci for k, y in cj), arb(0)) for ci in c for cj in c])
     cov = arb_mat(n, n, [arb(float(x)) for x in hlt.noise.covariance.ravel()])
     data = arb_mat(n, 1, [arb(float(x)) for x in C])
     out = []
     for E, one in zip(grid.energies, mu, strict=True):
-        f = arb_mat(n, 1, [sum((gauss_integral(x - al, p, E0, E, sigma) * norm for x in ci), arb(0)) for ci in c])
+        f = arb_mat(
+            n, 1, [sum((m * gauss_integral(x - al, p, E0, E, sigma) * norm for m, x in ci), arb(0)) for ci in c]
+        )
         g = (A + cov * arb(float(one))).solve(f)
         gT = g.transpose()
         square = gauss_integral(-al, 0, E0, E, sigma / 2**0.5) / (2 * arb(sigma) * arb.pi().sqrt())
@@ -96,6 +103,8 @@ def _600_bits():
         ("exponential", 64, 1e-2, 0.0, 0.2),
         ("periodic", 64, 1e-4, 1.0, 0.0),
         ("vector", 64, 1e-6, 0.0, 0.0),
+        ("periodic-odd", 32, 1e-3, 0.0, 0.2),
+        ("periodic-odd", 64, 1e-5, 1.0, 0.0),
         ("vector", 128, 1e-4, 0.0, 0.3),
         ("exponential", 128, 1e-5, 1.99, 0.3),
     ],

@@ -13,6 +13,7 @@ import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.config.problem import Inputs
 from sdpipe.disk.layout import Layout
+from sdpipe.errors import UserError
 from sdpipe.infer.bounds import Bounds
 from sdpipe.infer.hlt import HLT
 from sdpipe.pipeline.made_from import MadeFrom
@@ -98,6 +99,19 @@ def test_a_correlator_from_python_has_the_same_budget(run: Run) -> None:
     judged = sdpipe.judge(run, run.predictions["peaks"].correlator, scale=1.0)
     np.testing.assert_allclose(judged.upper, stored.upper, rtol=1e-6)
     np.testing.assert_allclose(judged.method_central, stored.method_central, rtol=1e-5, atol=1e-6)
+
+
+def test_stability_plots_are_kept_of_two_energies_and_made_of_any(run: Run) -> None:
+    found, report = run.predictions["o3"].load(), run.layout.report.read_text()
+    anew, two = run.stability("o3"), run.stability("o3", E=[1.1, 0.5])
+    np.testing.assert_allclose(anew.scan_mean, found.scan_mean, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(anew.method_error[0], found.method_error.sel({"method": "hlt"}), rtol=1e-6)
+    assert list(two.E_scan.values) == [1.1, 0.5]
+    assert run.plot.stability("o3", sigma=0.63, E=1.1).get_xlabel() == "λ′"
+    assert report.count("Stability of HLT of") == 2 * len(run.config.targets)
+    assert all(run.compare(name).attrs["says"] in report for name in ("o3", "signed"))
+    with pytest.raises(UserError, match=r"not energies of the run; the nearest are 0\.5"):
+        run.stability("o3", E=0.52)
 
 
 def test_bounds_change_predictions_alone(tmp_path: Path) -> None:

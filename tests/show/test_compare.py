@@ -56,3 +56,24 @@ def test_a_run_draws_and_compares_a_target(finished: Finished) -> None:
     assert "families of the validation" in found.attrs["says"]
     with pytest.raises(UserError, match="there is no budget of o4; those there: o3"):
         run.compare("o4")
+
+
+def test_a_run_goes_to_zero_width(finished: Finished) -> None:
+    run = open_run(finished.root)
+    every, two = run.extrapolate("o3"), run.extrapolate("o3", E=[0.5, 1.1])
+    assert every.limit.dims == ("E",)
+    assert list(two.E.values) == [0.5, 1.1]
+    np.testing.assert_array_equal(two.error, every.error.sel(E=[0.5, 1.1]))
+    s, rho = run.config.smearing.sigma, two.central.values  # two widths, two powers: a straight line in sigma^2
+    line = (rho[0] * s[1] ** 2 - rho[1] * s[0] ** 2) / (s[1] ** 2 - s[0] ** 2)
+    np.testing.assert_allclose(two.limit, line)
+    np.testing.assert_allclose(np.diagonal(two.covariance.values).T, two.calibrated**2)
+    ax = run.plot.limit("o3", E=0.5)
+    assert ax.get_legend_handles_labels()[1] == ["E = 0.5 GeV"]
+    assert len(run.plot.limit("o3").get_legend_handles_labels()[1]) == 4
+    for arguments, words in (
+        ({"E": 0.6}, "the nearest are 0.5"),
+        ({"powers": (0, 2, 4)}, "2 values of sigma do not determine 3 coefficients"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run.extrapolate("o3", **arguments)
