@@ -19,6 +19,7 @@ from benchmarks import (
     interruption,
     methods,
     o3_montecarlo,
+    public,
     scaling,
     steps,
     time_to_accuracy,
@@ -43,9 +44,10 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "ablation": ablation.measure,
     "time-to-accuracy": time_to_accuracy.measure,
     "universal": universal.measure,
+    "public": public.measure,
 }
 
-LONG = ("o3", "ablation", "time-to-accuracy", "universal")
+LONG = ("o3", "ablation", "time-to-accuracy", "universal", "public")
 """Not measured unless named: minutes to hours."""
 
 
