@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +18,58 @@ from sdpipe.physics.noise import synthetic
 from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.spectra import ChebyshevPrior, o3
 
+PEER = "lsdensities==0.0.3"
+"""What HLT is measured beside, in an environment of its own."""
+
+DIGITS = 64
+"""Decimal digits of the peer, which inverts its matrices."""
+
 ENERGIES, SIGMA, BOOTS, ALPHAS = 47, (0.44, 0.63), 800, (0.0, 1.0, 1.99)
 
 
-def measure(_: Path) -> list[Row]:
+def beside(directory: Path) -> Row:
+    """HLT at one energy of kernel exponential, 16 times, 800 bootstraps and one alpha, beside lsdensities (wall time).
+
+    Ours is the time of all energies over their number.
+    """
+    grid = Observables(
+        Kernel("exponential", 32), tuple(range(1, 17)), SIGMA[:1], tuple(np.linspace(0.1, 2.5, ENERGIES))
+    )
+    C, _ = grid.split(o3(1.0).integrals(grid))
+    noise = synthetic(grid.times, C, 1e-3, 0.0, 4.0)
+    boots = noise.draw(C, BOOTS, np.random.default_rng(1))
+
+    def ours() -> None:
+        method = HLT.of(grid, noise)
+        method.bootstrap(boots, "plateau")
+
+    took = turn_by_turn({"ours": ours}, rounds=5)["ours"] / ENERGIES
+    what = "hlt per energy, 16 times x 800 bootstraps, one alpha, plateau"
+    try:
+        peer = _peer(directory, boots, grid.energies[ENERGIES // 2])
+    except (subprocess.SubprocessError, OSError) as error:
+        why = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        return Row(what, took, "s", None, (), True, f"no baseline: {PEER} cannot be had here: {why}")
+    return Row(what, took, "s", peer, (Limit("ratio", "≥", 1000),), True, f"{PEER} with {DIGITS} digits")
+
+
+def _peer(directory: Path, boots: np.ndarray, E: float) -> float:
+    """Return the seconds of lsdensities, installed below ``directory`` where it is not yet."""
+    home, data = directory.resolve() / "lsdensities", directory.resolve() / "lsdensities.npz"
+    python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
+
+    def run(*arguments: str | Path) -> str:
+        done = subprocess.run([str(a) for a in arguments], check=True, capture_output=True, text=True, timeout=1800)
+        return done.stdout
+
+    if not python.exists():
+        run(sys.executable, "-m", "venv", home)
+    run(python, "-m", "pip", "install", "-q", PEER)
+    np.savez(data, samples=boots, E=E, sigma=SIGMA[0], digits=DIGITS)
+    return float(json.loads(run(python, Path(__file__).with_name("peer_hlt.py"), data))["seconds"])
+
+
+def measure(directory: Path) -> list[Row]:
     """Each method from the noise to numbers, by processor time."""
     grid = Observables(Kernel("vector", 32), tuple(range(1, 17)), SIGMA, tuple(np.linspace(0.10566, 2.53584, ENERGIES)))
     C, _ = grid.split(o3(1.0).integrals(grid))
@@ -53,4 +105,5 @@ def measure(_: Path) -> list[Row]:
         Row("the same, lambda by a plateau of three alpha", t["plateau"], "s", None, (Limit("ours", "≤", 1),), True),
         Row(f"posterior {what} x {BOOTS} bootstraps", t["posterior"], "s", None, (Limit("ours", "≤", 2),), True),
         Row(f"bounds {what}", bounds, "s", None, (Limit("ours", "≤", 15),), True),
+        beside(directory),
     ]  # fmt: skip

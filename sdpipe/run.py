@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sdpipe.infer.integrals import Weight
     from sdpipe.infer.predict import Audience
     from sdpipe.learn.trained import Network
+    from sdpipe.physics.smearing import Smearing
     from sdpipe.show.compare import Plots
 
 STREAM = "predict"
@@ -194,6 +195,27 @@ class Run:
         found["method_central"] = (dims, estimate.mean[None] / factor)
         found["method_error"] = (dims, estimate.error[None] / abs(factor))
         return found
+
+    def smear(self, target: str, smearing: Smearing, bounds: bool = False) -> xr.Dataset:
+        """Return another smearing of rho of one target, by posterior, HLT and bounds, which need no training for it.
+
+        ``smearing`` is one of :mod:`sdpipe.physics.smearing`, ``Function(f, Tail(rate, power))`` with your own f(E,
+        omega, sigma) among them; sigma and E are those of the run. Returns ``central``, ``error (method, sigma, E)``
+        and, with ``bounds`` for rho >= 0 at ``budget.level``, ``lower``, ``upper (sigma, E)``. Networks know the
+        smearing of their training alone. Raises UserError where there is no prediction of the target, where the
+        integrals of the smearing do not exist, and where it is not finite.
+
+        >>> from sdpipe.physics.smearing import Function, Tail
+        >>> weight = Function(lambda E, omega, sigma: np.exp(-2 * omega / sigma) + 0 * E, Tail(3.0))
+        >>> sdpipe.open_run("runs/quickstart").smear("o3", weight).central.dims
+        ('method', 'sigma', 'E')
+        """
+        there = self.predictions
+        if target not in there:
+            raise UserError(f"there is no prediction of {target}; those there: {', '.join(there) or 'none'}")
+        factor = there[target].attrs["scale"]
+        C, level = factor * there[target].correlator.mean("boot").values, self.config.budget.level
+        return self._audience.smear(C, smearing, factor, level if bounds else None)
 
     def _rows(self, E: float | Sequence[float]) -> NDArray[np.intp]:
         """Return where energies are in the grid of the run; raise UserError where one is not."""

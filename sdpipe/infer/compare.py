@@ -41,7 +41,7 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
     >>> budget = xr.Dataset({"central": one, "total": 0.1 * one, "method_central": (1.4 * one).expand_dims(m),
     ...                      "method_error": (0.1 * one).expand_dims(m)}, attrs={"back_check": 1.0})
     >>> side_by_side = compare(budget)
-    >>> round(float(side_by_side.pull.sel(estimate="hlt", other="networks")), 2), side_by_side.attrs["trusted"]
+    >>> round(side_by_side.pull.sel(estimate="hlt", other="networks").item(), 2), side_by_side.attrs["trusted"]
     (2.83, 'hlt')
     """
     methods = [str(name) for name in budget.method.values] if "method" in budget else []

@@ -6,7 +6,7 @@ Everything that predicts goes through here: ``sdpipe.predict``, the stage, and t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from sdpipe.learn.trained import Network
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.posterior import Posterior, PriorMoments
+from sdpipe.physics.smearing import Smearing
 from sdpipe.physics.spectra import ChebyshevPrior
 
 Array = NDArray[np.float64]
@@ -150,28 +151,54 @@ class Audience:
     @cached_property
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the training."""
+        return self.posterior_of(self.observables)
+
+    def posterior_of(self, observables: Observables) -> Posterior:
+        """Return the same for another smearing."""
         m = self.each_sigma[0]
-        grid = self.observables
         seen = Observables(self.kernel, tuple(m.times), tuple(m.seen_sigmas), tuple(m.seen_energies))
-        moments = PriorMoments.of(ChebyshevPrior(**m.prior), grid, floor=m.floor, seen=None if seen == grid else seen)
+        moments = PriorMoments.of(
+            ChebyshevPrior(**m.prior), observables, floor=m.floor, seen=None if seen == observables else seen
+        )
         return Posterior.of(moments, self.noise)
 
     @cached_property
     def hlt(self) -> HLT:
         """HLT by evidence at alpha = 0, from the lowest threshold or energy on, with the noise of the training."""
-        return self.hlt_of(0.0)
+        return self.hlt_of(self.observables)
 
-    def hlt_of(self, alpha: float) -> HLT:
-        """Return the same for another alpha."""
-        return HLT.of(self.observables, self.noise, min(self.threshold, *self.observables.energies), alpha)
+    def hlt_of(self, observables: Observables, alpha: float = 0.0) -> HLT:
+        """Return the same for another smearing or alpha."""
+        return HLT.of(observables, self.noise, min(self.threshold, *observables.energies), alpha)
 
     def stability(self, C: Array, rows: Sequence[int], factor: float = 1.0) -> xr.Dataset:
         """Return the scans of HLT of one C (t,), ``factor`` times too large, at some energies."""
-        return stability.stability([self.hlt_of(alpha) for alpha in stability.ALPHAS], C, rows, factor)
+        return stability.stability(
+            [self.hlt_of(self.observables, alpha) for alpha in stability.ALPHAS], C, rows, factor
+        )
 
-    def bounds(self, C: Array, level: float) -> Interval:
+    def bounds(self, C: Array, level: float, observables: Observables | None = None) -> Interval:
         """Return bounds for rho >= 0 of one C (t,), zero below the lowest threshold, with the noise of the training."""
-        return Bounds.of(self.observables, self.noise.of(C), self.threshold, level)(C)
+        return Bounds.of(observables or self.observables, self.noise.of(C), self.threshold, level)(C)
+
+    def smear(self, C: Array, smearing: Smearing, factor: float = 1.0, level: float | None = None) -> xr.Dataset:
+        """Return what is known without training of another smearing of rho, of one C (t,) ``factor`` times too large.
+
+        ``central``, ``error (method, sigma, E)`` of posterior and HLT, and with a ``level`` of bounds ``lower``,
+        ``upper (sigma, E)`` and ``chi2_min``. Raises UserError where its integrals do not exist or it is not finite.
+        """
+        grid = replace(self.observables, smearing=smearing)
+        posterior, hlt = self.posterior_of(grid)(C), self.hlt_of(grid).floored(C)(C)
+        dims = ("method", "sigma", "E")
+        values = {"central": np.stack([posterior.mean, hlt.mean]) / factor}
+        values["error"] = np.stack([posterior.sd, hlt.error]) / abs(factor)
+        coords = {"method": ["posterior", "hlt"], "sigma": list(grid.sigma), "E": list(grid.energies)}
+        made = xr.Dataset({k: (dims, v) for k, v in values.items()}, coords, {"smearing": smearing.name})
+        if level is not None:
+            found = self.bounds(C / factor, level, grid)
+            made = made.assign({k: (dims[1:], getattr(found, k)) for k in ("lower", "upper")})
+            made = made.assign_attrs(chi2_min=found.chi2_min)
+        return made
 
     @property
     def on_features(self) -> bool:

@@ -21,7 +21,7 @@ def kept(count: int) -> list[int]:
     """Return which of ``count`` energies are kept: a third and two thirds of the way up.
 
     >>> kept(47), kept(2)
-    ([15, 30], [0, 1])
+    ([15, 31], [0, 1])
     """
     return [count * (k + 1) // (ENERGIES + 1) for k in range(ENERGIES)]
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdpipe.errors import UserError
 from sdpipe.physics.smearing import GAUSSIAN, Smearing
 from sdpipe.physics.smearing import gaussian as gaussian
 
@@ -120,12 +121,14 @@ class Observables:
         """Return the same observables with ``unit`` GeV for the unit of energy.
 
         rho_sigma(E) of a density rho(omega / unit) stays what it is; its C(t) in GeV is unit^power times as large, with
-        the ``power`` of the kernel.
+        the ``power`` of the kernel. Raises UserError for a smearing that has scales of its own, unless unit is 1.
 
         >>> grid = Observables(Kernel("vector", 32, spacing=0.5), (1, 2), (0.4,), (1.0, 2.0)).in_units(0.2)
         >>> grid.kernel.spacing, grid.sigma, grid.energies
         (0.1, (2.0,), (5.0, 10.0))
         """
+        if unit != 1 and self.smearing.name != "gaussian":
+            raise UserError(f"smearing {self.smearing.name} is for energies in GeV; needed: spectra.unit 1")
         kernel = Kernel(self.kernel.name, self.kernel.period, self.kernel.spacing * unit)
         sigma, energies = (tuple(x / unit for x in values) for values in (self.sigma, self.energies))
         return Observables(kernel, self.times, sigma, energies, self.smearing)

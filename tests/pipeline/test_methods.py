@@ -16,6 +16,7 @@ from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
 from sdpipe.infer.bounds import Bounds
 from sdpipe.infer.hlt import HLT
+from sdpipe.physics.smearing import Cauchy, Function, Gaussian, Tail
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.run import Run
 from tests.fixtures import TINY, Outcome
@@ -112,6 +113,49 @@ def test_stability_plots_are_kept_of_two_energies_and_made_of_any(run: Run) -> N
     assert all(run.compare(name).attrs["says"] in report for name in ("o3", "signed"))
     with pytest.raises(UserError, match=r"not energies of the run; the nearest are 0\.5"):
         run.stability("o3", E=0.52)
+
+
+def test_another_smearing_needs_no_training(run: Run) -> None:
+    found = run.predictions["peaks"].load()
+    same = run.smear("peaks", Gaussian(), bounds=True)
+    stored = found.rho.sel(ensemble=["posterior", "hlt"]).isel(replica=0).mean("boot")
+    np.testing.assert_allclose(same.central, stored.transpose("ensemble", "sigma", "E"), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(same.error, found.method_error.sel({"method": ["posterior", "hlt"]}), rtol=1e-6)
+    np.testing.assert_allclose(same.upper, found.upper, rtol=1e-6)
+    E, sigma = same.E.values, same.sigma.values[:, None]
+    own = Function(lambda E, w, s: np.exp(-((w - E) ** 2) / s**2), Tail(np.inf))
+    for smearing in (own, Cauchy("im")):
+        truth = sum(A * smearing(E, M, sigma) for A, M in ((0.5, 0.7), (0.25, 1.4)))
+        other = run.smear("peaks", smearing, bounds=smearing is own)
+        assert (np.abs(other.central.sel({"method": "hlt"}) - truth) < 3 * other.error.sel({"method": "hlt"})).all()
+        if smearing is own:
+            assert ((other.lower < truth) & (truth < other.upper)).all()
+
+
+@pytest.mark.parametrize(
+    ("smearing", "bounds", "words"),
+    [
+        (Cauchy("re"), False, "its integral over a density that does not fall diverges"),
+        (Cauchy("im"), True, "no bound"),
+    ],
+)
+def test_a_smearing_that_falls_too_slowly_is_refused(run: Run, smearing, bounds, words) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        run.smear("peaks", smearing, bounds)
+    assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize(
+    ("f", "words"),
+    [
+        (lambda _E, omega, _s: 0 * omega + np.nan, "gives nan at omega"),
+        (lambda E, omega, s: (omega - E) + 1j * s, "complex values"),
+    ],
+)
+def test_a_function_that_is_no_smearing_is_told_in_one_line(run: Run, f, words) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        run.smear("peaks", Function(f, Tail(5.0)))
+    assert len(caught.value.faults) == 1
 
 
 def test_bounds_change_predictions_alone(tmp_path: Path) -> None:
