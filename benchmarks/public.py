@@ -3,9 +3,9 @@
     python -m benchmarks public
 
 Suite V is the synthetic vector correlator of lsdensities (LupoA/lsdensities, examples/syntheticVVCorrelator.py): a
-state at 0.775 GeV of weight U(0.35, 0.45), and 24 states at U(0.28, 3.6) GeV of weight U(0.005, 0.02); C(t) at
-t = 1..24 with a relative error that rises exponentially from 0.002 to 0.15 and correlation exp(-|t - t'|/3); sigma = 0.4 GeV at
-four energies. Each of 40 correlators is one draw of its noise around C(t).
+state at 0.775 GeV of weight U(0.35, 0.45), and 24 states at U(0.28, 3.6) GeV of weight U(0.005, 0.02); C(t) at t =
+1..24 with a relative error that rises exponentially from 0.002 to 0.15 and correlation exp(-|t - t'|/3); sigma = 0.4
+GeV at four energies. Each of 40 correlators is one draw of its noise around C(t).
 
 Rows are Err_sigma = int |rho - truth| / int |truth|, f = mean of theta(1 - Err) (1 - Err), coverage of the calibrated
 error at 68.3 %, its mean half width, and seconds per correlator. Settings are those of 2026-11-26.

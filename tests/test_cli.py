@@ -113,7 +113,7 @@ def test_new_writes_the_template_once(cli: Cli, tmp_path: Path, monkeypatch: pyt
     assert [p.name for p in tmp_path.iterdir()] == ["my.yaml"]
 
 
-def test_a_wheel_brings_the_template(shell: Cli, tmp_path: Path) -> None:
+def test_a_wheel_brings_the_template_and_the_audience(shell: Cli, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -133,6 +133,8 @@ def test_a_wheel_brings_the_template(shell: Cli, tmp_path: Path) -> None:
     outcome = shell("-c", code, "new", "my.yaml", cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     assert load_config(tmp_path / "my.yaml").name == "lattice-data"
+    shipped = (REPOSITORY / "sdpipe" / "data" / "audience.pt").read_bytes()
+    assert (tmp_path / "there" / "sdpipe" / "data" / "audience.pt").read_bytes() == shipped
 
 
 def test_the_citation_is_of_this_version() -> None:
