@@ -1,4 +1,4 @@
-"""What each part of the default is worth: inputs, error head and prior, and each component of the prior.
+"""What each part of the default is worth: inputs, error head, prior, each of its components, and knowing rho >= 0.
 
     python -m benchmarks ablation
 
@@ -11,12 +11,15 @@ DIR/ablation/*.txt.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
+import sdpipe
 from benchmarks.commands import run_stage
 from benchmarks.table import Row
 from sdpipe.config.load import load_config
@@ -24,6 +27,10 @@ from sdpipe.config.schema import to_yaml
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.infer.calibration import rule_of
+from sdpipe.infer.coverage import predict_draws
+from sdpipe.physics.prior import Mixture
+from sdpipe.physics.samples import generate
+from sdpipe.pipeline.tasks import audience_of
 
 CONFIG = Path("configs/quickstart.yaml")
 LEVEL = 0.683
@@ -42,6 +49,9 @@ def _variants() -> dict[str, list[str]]:
     for name in mixture:
         rest = json.dumps({k: v for k, v in mixture.items() if k != name})
         found[f"without {name}"] = [f"spectra.mixture={rest}", "training.inputs=posterior", "training.head=none"]
+    positive = json.dumps({k: v for k, v in mixture.items() if k != "signed"})
+    known = [f"spectra.mixture={positive}", "spectra.positive=true"]
+    found["positive"] = [*known, "training.inputs=posterior", "training.head=none"]
     return found
 
 
@@ -80,11 +90,26 @@ def table(scores: dict[str, dict[str, list[float]]]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def measure(directory: Path) -> list[Row]:
-    """Train and test every variant; a row for each, of its means over the families."""
+def _unseen(layout: Layout, component: str) -> NDArray:
+    """Return the factor (sigma,) by which calibrated errors must grow to cover LEVEL of an unseen component's draws."""
+    run = sdpipe.open_run(layout.root)
+    config, validation = run.config, run.validation.load()
+    prior = Mixture({component: 1}, config.spectra.chebyshev(64))
+    made = generate(prior, config.observables, config.seed, 0, SAMPLES, stream="unseen")
+    audience = audience_of(config, run.networks)
+    boots, generator = config.validation.bootstrap, np.random.default_rng(1)
+    found = predict_draws(audience, config.budget.references, made.correlator, boots, False, generator)
+    total = np.sqrt(np.sum(found["error"] ** 2, axis=1) + found["beyond"] ** 2)
+    q = validation.factor.sel(level=LEVEL).isel(scale_rule=0).transpose("sigma", "E").values
+    score = np.abs(found["central"] - made.smeared) / (total * q)
+    return np.quantile(score, LEVEL, axis=(0, 2))
+
+
+def measure(directory: Path, names: Sequence[str] = ()) -> list[Row]:
+    """Train and test every variant, or those of ``names``; a row for each, of its means over the families."""
     rows, root = [], directory / "ablation"
     root.mkdir(parents=True, exist_ok=True)
-    for name, overrides in _variants().items():
+    for name, overrides in ((n, v) for n, v in _variants().items() if not names or n in names):
         layout = Layout(root / name.replace(" ", "-"))
         only = ["ensembles={Nmax: {Nb: 64, Nrho: 20000, network: mlpM}}", "budget.references={}", "spectra.Nb=[64]"]
         only += ["training.replicas=2", f"validation.samples={SAMPLES}", "methods=[posterior]"]
@@ -98,4 +123,7 @@ def measure(directory: Path) -> list[Row]:
             value = float(pick([one[key][0] for one in scores.values()]))
             rows.append(Row(f"ablation, {name}: {key}", value, "1"))
         rows.append(Row(f"ablation, {name}: training", seconds["train"], "s"))
+        if name.startswith("without "):
+            for sigma, factor in enumerate(_unseen(layout, name.removeprefix("without "))):
+                rows.append(Row(f"ablation, {name}: factor of the unseen, sigma {sigma}", float(factor), "1"))
     return rows
