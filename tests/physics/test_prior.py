@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from sdpipe.errors import UserError
 from sdpipe.physics import rng
-from sdpipe.physics.families import FewStatesFamily, FiniteVolumeFamily, SignChangingFamily
+from sdpipe.physics.families import (
+    FewStatesFamily,
+    FiniteVolumeFamily,
+    O3Family,
+    PeaksFamily,
+    ResonanceFamily,
+    SignChangingFamily,
+)
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.prior import BATCH, COMPONENTS, Comb, Densities, Levels, Mixture, Smooth, States
 from sdpipe.physics.samples import assign, generate, is_validation
@@ -331,10 +338,11 @@ def equal_spacing(E: np.ndarray) -> float:
 def test_held_out_families_are_none_of_the_components():
     """Each differs in its form, not only in its ranges.
 
-    ``finite_volume`` has E_n^2 quadratic in n: ``levels`` have E^a linear in n with a in [1, 2], but for their scatter.
-    ``sign_changing`` is negative somewhere, which only ``chebyshev`` can be, and that is a polynomial in exp(-omega),
-    where peaks have poles. ``few_states`` can have four states, and its continuum opens like (omega - E_c)^(1/2) to a
-    constant, times no function of exp(-omega) as that of ``states`` is.
+    ``finite_volume`` has E_n^2 quadratic in n: ``levels`` have E^a linear in n with a in [1, 2], but for their
+    scatter. ``sign_changing`` is a difference of two peaks with poles, where ``chebyshev`` is a polynomial in
+    exp(-omega) and ``signed`` the difference of densities that have none. ``few_states`` can have four states, and
+    its continuum opens like (omega - E_c)^(1/2) to a constant, times no function of exp(-omega) as that of ``states``
+    is.
     """
     generator = np.random.default_rng(5)
     for _ in range(50):
@@ -363,6 +371,47 @@ def test_held_out_families_are_none_of_the_components():
         near, far = s.threshold * (1 + np.array([1e-6, 4e-6])), s.threshold * np.array([50, 100])
         assert s.continuum(near)[1] / s.continuum(near)[0] == pytest.approx(2, rel=1e-4)
         assert s.continuum(far)[1] / s.continuum(far)[0] == pytest.approx(1, rel=1e-6)
+
+
+def test_families_of_old_are_none_of_the_components():
+    """Nor are these in their form.
+
+    ``o3`` falls like 1/log(omega)^2, where continua of the components tend to constants. ``resonance`` is the phase
+    space times a Breit-Wigner peak, whose logarithm is no polynomial in exp(-omega). The step of ``delta_tanh`` is a
+    tanh, which no stretched exponential is. ``peaks`` have weights that know nothing of the gaps, where the weight of
+    each of ``levels`` is the integral of a density over its gap; and there may be more of them than of ``states``.
+    """
+    generator, far = np.random.default_rng(6), np.array([1e4, 1e8])
+    drawn = Densities.draw(rng.generator(1, "tails"), np.full(200, 0.3))(far[None])
+    assert np.abs(drawn[:, 1] / drawn[:, 0] - 1).max() < 1e-3
+    tail = O3Family((0.2, 1.3)).draw(generator).continuum(far)
+    assert tail[1] / tail[0] < 0.5
+
+    for _ in range(20):
+        s = ResonanceFamily((0.5, 1.4), (0.1, 0.3), (0.2, 1.3)).draw(generator)
+        omega = np.linspace(1.02 * s.threshold, 6, 800)
+        smooth = np.log(s.continuum(omega) / (1 - (s.threshold / omega) ** 2) ** 1.5)
+        x = 1 - 2 * np.exp(-omega)
+        fit = np.polynomial.chebyshev.Chebyshev.fit(x, smooth, 12)
+        assert np.abs(fit(x) - smooth).max() > 1e-2
+
+    u = np.linspace(0, 4, 200)
+    stretched = [1 - np.exp(-((u / w) ** q)) for w in np.linspace(0.5, 1.5, 41) for q in np.linspace(0.5, 2, 61)]
+    assert min(np.abs(step - np.tanh(u)).max() for step in stretched) > 5e-3
+
+    many, few = (
+        PeaksFamily((200, 200), (0.3, 2.5)).draw(generator).peaks,
+        Densities.draw(rng.generator(3, "x"), np.full(40, 0.3)),
+    )
+    weights, masses = np.array(many).T
+    assert abs(np.corrcoef(weights[1:-1], np.gradient(masses)[1:-1])[0, 1]) < 0.25
+    omega, weight = few.levels(rng.generator(4, "x"), 25.0)
+    related = [
+        np.corrcoef(w[1:30], np.gradient(E)[1:30])[0, 1]
+        for E, w in zip(omega, weight, strict=True)
+        if (w[:31] > 0).all()
+    ]
+    assert np.mean(related) > 0.3
 
 
 def test_signed_densities_are_of_either_sign_and_differences_of_positive_ones() -> None:
