@@ -56,7 +56,7 @@ class PriorOfData:
     """The prior of C(t) in second moments, with the lattice noise: mean mu (t,), covariance S (t, t), noise.
 
     >>> noise = Noise((1, 2), np.array([1.0, 0.5]), np.diag([3.0, 0.75]), "example")
-    >>> PriorOfData(np.zeros(2), np.diag([1.0, 0.25]), noise).distance(np.array([[1.0, 0.5]])).tolist()
+    >>> PriorOfData(np.zeros(2), np.diag([1.0, 0.25]), noise).distance(np.array([[1.0, 0.5]])).round(12).tolist()
     [0.5]
     """
 
