@@ -178,7 +178,7 @@ def deleted(root: Path) -> RunError:
 
 def failure(root: Path, error: OSError) -> RunError:
     """Say in one line what went wrong with the files of a run directory, and what is safe."""
-    reason, file = error.strerror or str(error), error.filename or root
+    reason, file = error.strerror or str(error) or type(error).__name__, error.filename or root
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"{file}: {reason}; what is finished in {root} is safe; make room, then run the same again")
     return RunError(f"{file}: {reason}; what is finished in {root} is safe; the same command goes on from there")
