@@ -8,6 +8,9 @@ import sys
 
 from sdpipe.errors import RunError, UserError
 
+# The driver's matrices are small: several threads cost four times the time where they have to share a machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user can mend it, 1 anything else, 130 interrupted."""
