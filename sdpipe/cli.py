@@ -96,9 +96,9 @@ def _stage_parser(stage: str) -> argparse.ArgumentParser:
         parser.description = f"{says}\n\n{WHAT_FILE_IS}"
     parser.add_argument("config", metavar=what, type=Path, help=words)
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="override a dotted key of the config")
-    parser.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
     if stage == "check":
         return parser
+    parser.add_argument("--run", metavar="DIR", type=Path, help="the run directory (default: runs/<name>)")
     if stage == "status":
         parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
         parser.add_argument(
@@ -127,51 +127,41 @@ def execute(argv: list[str]) -> None:
     if arguments.stage == "new":
         _new(arguments.config)
         return
-    if arguments.stage == "reconstruct":
-        _reconstruct(arguments)
-        return
-    if arguments.stage == "check" and not _is_config(arguments.config):
-        from sdpipe.config.suggest import suggest
-
-        suggestion = suggest(arguments.config, arguments.overrides)
-        print(_surveyed(suggestion))
+    if arguments.stage == "reconstruct" or (arguments.stage == "check" and not _is_config(arguments.config)):
+        _from_file(arguments)
         return
     if arguments.config.is_dir():
         Layout(arguments.config.absolute()).refuse_without_config()
     config, origin = read_config(arguments.config, arguments.overrides)
-    if arguments.stage == "check":
-        print(_surveys(State(config, Layout(Path("runs") / config.name))) or "no target and no noise is a correlator")
-        return
-    root = arguments.run or (arguments.config if arguments.config.is_dir() else Path("runs") / config.name)
-    layout = Layout(root.absolute())
-    if root.suffix == ".zarr":
-        raise UserError(f"{root}: a run directory must not end in .zarr, as its stores do; choose another name")
     try:
-        _work(arguments, State(config, layout))
+        _work(arguments, config)
     except ConfigError as error:
         raise UserError(*origin.describe(error.places)) from None
-    except OSError as error:
-        if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(layout.root):
-            raise lock.failure(layout.root, error) from error
-        raise
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether it is a directory that a config is read from; a .zarr store is data."""
+    return path.is_dir() and path.suffix != ".zarr"
 
 
 def _is_config(path: Path) -> bool:
-    return (path.is_dir() and (path / "config.yaml").exists()) or path.suffix in (".yaml", ".yml")
+    return _is_run(path) or path.suffix in (".yaml", ".yml")
 
 
-def _reconstruct(arguments: argparse.Namespace) -> None:
-    """Make a config of what a correlator file says, and run it."""
+def _from_file(arguments: argparse.Namespace) -> None:
+    """Say what a correlator file holds or, for ``reconstruct``, make a config of it and run that, too."""
     from sdpipe.config.load import config_of
     from sdpipe.config.suggest import suggest
 
-    listen(arguments.level)
     suggestion = suggest(arguments.config, arguments.overrides)
+    if arguments.stage == "check":
+        print(_surveyed(suggestion))
+        return
     config = config_of(suggestion.config, str(arguments.config))
+    listen(arguments.level)
     for line in _surveyed(suggestion).splitlines():
         log.info(line)
-    layout = Layout((arguments.run or Path("runs") / config.name).absolute())
-    _work(arguments, State(config, layout))
+    _work(arguments, config)
 
 
 def _surveyed(suggestion: Suggestion) -> str:
@@ -189,10 +179,8 @@ def _surveys(state: State) -> str:
     from sdpipe.correlators.survey import Survey
     from sdpipe.show import survey
 
-    config, parts = state.config, []
-    for c in state.inputs.correlators().values():
-        parts.append(survey.text(Survey.of(c, config.kernel_function), c, config.spectra.E0[0]))
-    return "\n\n".join(parts)
+    kernel, threshold = state.config.kernel_function, state.config.spectra.E0[0]
+    return "\n\n".join(survey.text(Survey.of(c, kernel), c, threshold) for c in state.inputs.correlators())
 
 
 def _new(path: Path) -> None:
@@ -208,8 +196,26 @@ def _new(path: Path) -> None:
     print(f"{path}: edit the lines marked <-, then: {shlex.join(['sdpipe', 'run', str(path), '--dry-run'])}")
 
 
-def _work(arguments: argparse.Namespace, state: State) -> None:
+def _work(arguments: argparse.Namespace, config: Config) -> None:
+    """Run one command on a config, in its run directory."""
+    default = arguments.config if _is_run(arguments.config) else Path("runs") / config.name
+    root = getattr(arguments, "run", None) or default
+    if root.suffix == ".zarr":
+        raise UserError(f"{root}: a run directory must not end in .zarr, as its stores do; choose another name")
+    state = State(config, Layout(root.absolute()))
+    try:
+        _perform(arguments, state)
+    except OSError as error:
+        if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(state.layout.root):
+            raise lock.failure(state.layout.root, error) from error
+        raise
+
+
+def _perform(arguments: argparse.Namespace, state: State) -> None:
     layout, command = state.layout, arguments.stage
+    if command == "check":
+        print(_surveys(state) or "neither noise nor any target is a correlator")
+        return
     listen(arguments.level)
     if command == "status":
         _status(arguments, state)

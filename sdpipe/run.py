@@ -7,6 +7,7 @@ import shlex
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
+from io import BytesIO
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,7 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import Config
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.statistics import covariance_of_bootstrap
-from sdpipe.disk import store
+from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
 from sdpipe.pipeline import stages
@@ -298,7 +299,7 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
     Parameters
     ----------
     data
-        A file (docs/correlators.md), or an array of samples (n, T).
+        A file (docs/correlators.md), or an array of samples (n, T), which the run directory then keeps.
     keys
         ``"KEY=VALUE"`` strings as on the command line, such as ``"kernel=vector"`` or ``"smearing.sigma=[0.3, 0.4]"``;
         what they leave open follows from the data (``sdpipe check`` says how).
@@ -318,28 +319,26 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
     from sdpipe.config.suggest import suggest
     from sdpipe.pipeline.session import perform
 
-    root = None if run is None else Path(run).absolute()
     if not isinstance(data, str | os.PathLike):
-        root = root or Path("runs/array").absolute()
-        data = _saved(data, root)
-    suggestion = suggest(Path(data), keys)
-    config = config_of(suggestion.config, str(data))
-    layout = Layout(root or (Path("runs") / config.name).absolute())
-    state = State(config, layout)
-    perform(state, stages.wanted(config))
+        run = run or Path("runs/array")
+        data = _saved(data, Layout(Path(run).absolute()))
+    config = config_of(suggest(Path(data), keys).config, str(data))
+    layout = Layout(Path(run or Path("runs") / config.name).absolute())
+    perform(State(config, layout), stages.wanted(config))
     return Run(layout.root)
 
 
-def _saved(values: Any, root: Path) -> Path:
-    """Write an array (n, T) beside the run directory ``root``; return its file."""
+def _saved(values: Any, layout: Layout) -> Path:
+    """Keep an array (n, T) in the run directory that it is for; return its file."""
     samples = np.asarray(values)
     if samples.dtype.kind not in "fiu" or samples.ndim != 2:
         kind = f"shape {samples.shape} of {samples.dtype}"
         raise UserError(f"data: {kind}; allowed: a file, or an array of samples (configurations, times)")
-    file = root.with_name(f"{root.name}.npy")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    np.save(file, samples.astype(float))
-    return file
+    content = BytesIO()
+    np.save(content, samples.astype(float))
+    layout.root.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(layout.given, content.getvalue())
+    return layout.given
 
 
 def predict(

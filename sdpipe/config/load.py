@@ -134,12 +134,8 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Orig
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
     origin = Origin(file, node, [_override(raw, text) for text in overrides])
-    fill(raw)
-    try:
-        config = Config.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(*origin.describe(faults_of(error, raw))) from None
-    if found := [*_taken_for_numbers(raw, plain(config)), *faults(config)]:
+    config, found = validated(raw)
+    if found := [*found, *(faults(config) if config else [])]:
         raise UserError(*origin.describe(found))
     return config, origin
 
@@ -196,17 +192,20 @@ def overridden(overrides: Iterable[str]) -> dict[str, Any]:
 
 def config_of(raw: dict[str, Any], where: str) -> Config:
     """Return the config of these sections; raise UserError with every fault, ``where: key: words``."""
+    config, found = validated(raw)
+    if found := [*found, *(faults(config) if config else [])]:
+        raise UserError(*(": ".join(filter(None, [where, ".".join(map(str, keys)), words])) for keys, words in found))
+    return config
+
+
+def validated(raw: dict[str, Any]) -> tuple[Config | None, list[Fault]]:
+    """Return the config of these sections, where they make one, and every fault that a section has by itself."""
     fill(raw)
     try:
         config = Config.model_validate(raw)
-        found = [*_taken_for_numbers(raw, plain(config)), *faults(config)]
     except ValidationError as error:
-        found = faults_of(error, raw)
-    if found:
-        raise UserError(
-            *(": ".join([where, *filter(None, [".".join(map(str, keys))]), words]) for keys, words in found)
-        )
-    return config
+        return None, faults_of(error, raw)
+    return config, list(_taken_for_numbers(raw, plain(config)))
 
 
 def _override(raw: dict[str, Any], text: str) -> Location:

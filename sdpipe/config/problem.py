@@ -63,24 +63,24 @@ class Problem:
         return self.config.spectra.prior(Nb)
 
     @cached_property
+    def moments(self) -> list[PriorMoments]:
+        """What the closed-form posterior knows before the data on the lattice of the run, and on each further one."""
+        return [prior_moments(self.config, grid) for grid in self.config.lattices]
+
+    @cached_property
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the run."""
-        return Posterior.of(prior_moments(self.config), self.noise)
+        return Posterior.of(self.moments[0], self.noise)
 
     @cached_property
     def covariances(self) -> list[Covariances]:
-        """For each lattice, the covariances of its training copies, where these are drawn anew; else none."""
-        noise, prior = self.config.noise, self.config.spectra.chebyshev(max(self.config.spectra.Nb))
+        """For each of these lattices, the covariances of its training copies, where they are drawn anew; else none."""
+        noise = self.config.noise
         if not isinstance(noise, schema.RangeNoise):
             return []
+        prior = self.config.spectra.chebyshev(max(self.config.spectra.Nb))
         ranges = noise.relative, noise.growth, noise.tau
         return [Covariances(*ranges, prior, grid.times_only, noise.floor) for grid in self.config.lattices]
-
-    @cached_property
-    def moments(self) -> list[PriorMoments]:
-        """What the closed-form posterior knows on each of these lattices before the data."""
-        prior, floor = self.config.spectra.chebyshev(max(self.config.spectra.Nb)), self.config.noise.floor
-        return [PriorMoments.of(prior, grid, floor=floor) for grid in self.config.lattices]
 
     def draw(self, family: str, start: int, stop: int, stream: str = "validation") -> tuple[Array, Array]:
         """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
@@ -113,11 +113,13 @@ def beyond_range(config: Config, found: Noise) -> list[str]:
     ]
 
 
-def prior_moments(config: Config) -> PriorMoments:
-    """Return what the closed-form posterior knows before the data, at the largest basis size."""
-    return PriorMoments.of(
-        config.spectra.chebyshev(max(config.spectra.Nb)), config.observables, floor=config.noise.floor
-    )
+def prior_moments(config: Config, grid: Observables | None = None) -> PriorMoments:
+    """Return what the closed-form posterior knows before the data, at the largest basis size.
+
+    ``grid`` are kernel, times, sigma and energies; by default those of the run.
+    """
+    prior = config.spectra.chebyshev(max(config.spectra.Nb))
+    return PriorMoments.of(prior, grid or config.observables, floor=config.noise.floor)
 
 
 def families(config: Config) -> dict[str, schema.Family]:
@@ -206,16 +208,11 @@ class Inputs:
         found = Noise(times, c.mean, c.covariance, c.where, c.flags, section.floor)
         return Problem(self.config, replace(found, flags=(*c.flags, *beyond_range(self.config, found))))
 
-    def correlators(self) -> dict[str, Correlator]:
-        """Return every correlator that comes from a file, each file and section once, by its place in the config."""
-        sections = {"noise": self.config.noise, **{f"targets.{n}": s for n, s in self.config.targets.items()}}
-        found = {
-            place: self._correlator(section, *place.split(".", 1))
-            for place, section in sections.items()
-            if hasattr(section, "source")
-        }
-        told = {(c.where, str(sections[place].source)): place for place, c in reversed(found.items())}
-        return {place: c for place, c in found.items() if place in told.values()}
+    def correlators(self) -> list[Correlator]:
+        """Return every correlator that the config takes from a file, each once."""
+        sections = {("noise",): self.config.noise} | {("targets", n): s for n, s in self.config.targets.items()}
+        places = {s.source: keys for keys, s in reversed(sections.items()) if hasattr(s, "source")}
+        return [self._correlator(sections[keys], *keys) for keys in reversed(places.values())]
 
     def _synthetic(self, section: schema.SyntheticNoise) -> Noise:
         times, mean = self.config.lattice.slices, self._integrals(section.model.spectrum(), "noise", "model")[0]

@@ -17,7 +17,7 @@ from sdpipe.correlators.correlator import ErrorOf, Resampling, Source
 from sdpipe.errors import UserError
 from sdpipe.physics import families, spectra
 from sdpipe.physics.kernels import Kernel, KernelName, Observables
-from sdpipe.physics.noise import Treatment
+from sdpipe.physics.noise import FLOOR, Treatment
 from sdpipe.physics.prior import Mixture
 from sdpipe.version import __version__
 
@@ -185,7 +185,7 @@ class NoiseSection(Section):
     """Noisy copies of each sample to store; 0 draws the noise while training, or stores one for inputs `posterior`."""
     covariance: Treatment = "full"
     """The covariance as it is; shrunk towards its diagonal (Ledoit and Wolf), for few samples; its diagonal only."""
-    floor: Annotated[float, Field(ge=0, le=0.1)] = 1e-6
+    floor: Annotated[float, Field(ge=0, le=0.1)] = FLOOR
     """Relative error of every C(t) beside that noise: no data are taken for better than this."""
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe.config.load import overridden
+from sdpipe.config.load import overridden, validated
 from sdpipe.config.rules import FEWEST_SLICES, MOST_FOR_POSTERIOR
 from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
@@ -20,7 +19,7 @@ from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.survey import Survey
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.noise import Noise
+from sdpipe.physics.noise import FLOOR, Noise
 from sdpipe.physics.posterior import Estimate, Posterior, PriorMoments
 from sdpipe.physics.spectra import ChebyshevPrior
 
@@ -37,9 +36,6 @@ COMFORTABLE = (0.25, 1.2)
 
 MIDDLE = 0.5
 """Where another unit puts that mass."""
-
-FLOOR = 1e-6
-"""Relative error of C(t) beside its noise, the default of ``noise.floor``."""
 
 SYMMETRIC = 0.02
 """C(t) and C(T - t) are those of a period where they differ by less than this share of C(1)."""
@@ -64,7 +60,7 @@ def suggest(path: Path, overrides: Sequence[str] = ()) -> Suggestion:
     Raises UserError where the file cannot be read, its period does not follow from it, fewer than FEWEST_SLICES times
     have an error below LARGEST_ERROR, or no effective mass is known and sigma, energies and unit are not given.
     """
-    return _Data(path, overridden(overrides)).suggestion()
+    return _Data(path, overrides).suggestion()
 
 
 def E0(config: dict[str, Any]) -> tuple[float, float]:
@@ -76,67 +72,67 @@ def E0(config: dict[str, Any]) -> tuple[float, float]:
 class _Data:
     """A file, and what is given of its config."""
 
-    def __init__(self, path: Path, given: dict[str, Any]) -> None:
-        names = {field.name for field in fields(Source)} - {"path"}
+    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
+        given, names = overridden(overrides), {field.name for field in fields(Source)} - {"path"}
         self.path, self.why = path, list[str]()
         self.section = {key: value for key, value in given.items() if key in names}
         self.given = {key: value for key, value in given.items() if key not in names}
+        self._check_types()
         self.source = Source(path.expanduser().absolute(), **self.section)
+        self.snapshot = formats.snapshot(self.source.path)
+        self.record = formats.parse(self.snapshot, self.source.dataset)
+        self.symmetry = _symmetry(self.record)
+        self.there = correlator.slices(self.record, self.of("lattice", "period"), self._first())
+        self.kernel = self._kernel()
 
-    def lattice(self, key: str) -> Any:
-        """Return a given key of the section ``lattice``, None where it is not given."""
-        section = self.given.get("lattice", {})
-        return section.get(key) if isinstance(section, dict) else None
+    def of(self, section: str, key: str) -> Any:
+        """Return a key that is given, None where it is not."""
+        return self.given.get(section, {}).get(key)
 
-    @cached_property
-    def snapshot(self) -> formats.Snapshot:
-        return formats.snapshot(self.source.path)
+    def _check_types(self) -> None:
+        """Raise UserError where a key that is given is none of a config, or has a value of the wrong type."""
+        wide = {
+            "lattice": {"period": 100_000, "times": [0, 0]},
+            "energies": {"min": 0.0, "max": 1e4, "count": 2},
+            "targets": {"file": {"kind": "correlator", "path": str(self.path), **self.section}},
+        }
+        _, found = validated(_merged({**shipped(), **wide}, self.given))
+        if found:
+            lines = [(".".join(map(str, keys)).removeprefix("targets.file."), words) for keys, words in found]
+            raise UserError(*(f"command line: {key}: {words}" for key, words in lines))
 
-    @cached_property
-    def kernel(self) -> Kernel:
-        """The kernel, given or found out."""
-        name, period, spacing = self.given.get("kernel"), self.lattice("period"), self.lattice("spacing") or 1.0
-        if name is not None and (period is not None or name == "exponential"):
-            last = self.times_there[-1]
-            return Kernel(name, period or 2 * max(last, 1), spacing)
-        found, period, words = self._found(period)
-        self.why.append(words)
-        return Kernel(name or found, period, spacing)
-
-    @cached_property
-    def times_there(self) -> tuple[int, ...]:
-        record = formats.parse(self.snapshot, self.source.dataset)
-        return correlator.slices(record, self.lattice("period"), self._first(record))
-
-    def _first(self, record: formats.Record) -> int | None:
+    def _first(self) -> int | None:
         """Return the time of the first slice; where nobody says it, 0 for a whole period of symmetric data."""
-        first = self.lattice("first")
-        if first is None and record.times is None and self.lattice("period") is None and _symmetry(record):
-            return 0
-        return first
+        first = self.of("lattice", "first")
+        silent = first is None and self.record.times is None and self.of("lattice", "period") is None
+        return 0 if silent and self.symmetry else first
 
-    def _found(self, period: int | None) -> tuple[str, int, str]:
-        """Return kernel, period and why."""
-        record = formats.parse(self.snapshot, self.source.dataset)
-        there = correlator.slices(record, period, self._first(record))
-        if period is not None:
-            return "periodic", period, f"kernel: periodic, for a period of {period}"
-        if sign := _symmetry(record):
-            name = "periodic" if sign > 0 else "periodic-odd"
-            words = f"C({len(there)} - t) = {'' if sign > 0 else '-'}C(t)"
-            return name, len(there), f"kernel: {name}, lattice.period: {len(there)}, since {words}"
-        raise UserError(
-            f"{self.path}: t = {there[0]}..{there[-1]} are no whole period: say lattice.period=T, such as "
-            f"lattice.period={2 * there[-1]} where C(t) is folded up to T/2, or kernel=exponential for T -> infinity"
-        )
+    def _kernel(self) -> Kernel:
+        """Return the kernel, given or found out."""
+        name, period = self.given.get("kernel"), self.of("lattice", "period")
+        spacing, there = self.of("lattice", "spacing") or 1.0, self.there
+        if period is None and name == "exponential":
+            period = 2 * max(there[-1], 1)
+        elif period is None and self.symmetry:
+            period, sign = len(there), "" if self.symmetry > 0 else "-"
+            name = name or ("periodic" if self.symmetry > 0 else "periodic-odd")
+            self.why.append(f"kernel: {name}, lattice.period: {period}, since C({period} - t) = {sign}C(t)")
+        elif period is None:
+            words = f"t = {there[0]}..{there[-1]} are no whole period: say lattice.period=T, such as {2 * there[-1]}"
+            how = "where C(t) is folded up to T/2, or kernel=exponential for T -> infinity"
+            raise UserError(f"{self.path}: {words} {how}")
+        elif name is None:
+            name = "periodic"
+            self.why.append(f"kernel: periodic, for a period of {period}")
+        return Kernel(name, period, spacing)
 
     def load(self, times: tuple[int, ...] | None, source: Source | None = None) -> Correlator:
-        how = {"parity": self.kernel.parity, "first": self.times_there[0]}
+        """Return the correlator at these times; by default all that the kernel allows."""
+        how = {"parity": self.kernel.parity, "first": self.there[0]}
         return correlator.load(source or self.source, self.kernel.period, times, self.snapshot, **how)
 
-    @cached_property
     def whole(self) -> Correlator:
-        """The correlator at all times of the file; without correlations where there are too few samples for them."""
+        """Return the correlator at all times; without correlations where there are too few samples for them."""
         try:
             return self.load(None)
         except UserError as error:
@@ -145,24 +141,21 @@ class _Data:
             return self.load(None, replace(self.source, covariance="diagonal"))
 
     def suggestion(self) -> Suggestion:
-        survey = Survey.of(self.whole, self.kernel)
-        times = self._times(survey)
-        seen = self.load(tuple(range(times[0], times[1] + 1)))
-        spectra = self.given.get("spectra", {})
-        unit = spectra.get("unit") if isinstance(spectra, dict) else None
-        if unit is None:
-            unit = self._unit(survey)
-        sigma, energies = self._resolved(survey, seen, unit)
+        """Return the config, with what is given in it."""
+        survey = Survey.of(self.whole(), self.kernel)
+        first, last = self._times(survey)
+        seen = self.load(tuple(range(first, last + 1)))
+        unit = self.of("spectra", "unit") or self._unit(survey)
+        sigma = self.of("smearing", "sigma") or self._sigma(survey, seen, unit)
         section = {"kind": "correlator", "path": str(self.source.path), **self.section}
         name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", self.source.dataset or self.path.stem).strip("-.") or "correlator"
-        lattice = {"period": self.kernel.period, "times": list(times), "spacing": self.kernel.spacing}
-        named = formats.parse(self.snapshot, self.source.dataset).times is not None
+        lattice = {"period": self.kernel.period, "times": [first, last], "spacing": self.kernel.spacing}
         config = {
             "name": name,
-            "lattice": lattice | ({} if named else {"first": self.times_there[0]}),
+            "lattice": lattice | ({"first": self.there[0]} if self.record.times is None else {}),
             "kernel": self.kernel.name,
             "smearing": {"sigma": sigma},
-            "energies": energies,
+            "energies": self._energies(survey, sigma, unit),
             "spectra": {"unit": unit},
             "noise": section,
             "budget": {},
@@ -175,7 +168,7 @@ class _Data:
 
     def _times(self, survey: Survey) -> tuple[int, int]:
         """Return first and last time, given or those that are known well enough."""
-        if given := self.lattice("times"):
+        if given := self.of("lattice", "times"):
             return tuple(given)
         run = survey.usable(LARGEST_ERROR)
         if run is None or run[1] - run[0] + 1 < FEWEST_SLICES:
@@ -203,38 +196,30 @@ class _Data:
         self.why.append(f"spectra.unit: {unit:g}, {words}")
         return unit
 
-    def _resolved(self, survey: Survey, seen: Correlator, unit: float) -> tuple[list[float], dict[str, Any]]:
-        """Return sigma and energies, given or as the posterior resolves them."""
-        smearing, energies = self.given.get("smearing", {}), self.given.get("energies", {})
-        given = smearing.get("sigma") if isinstance(smearing, dict) else None
-        sigma = given
-        if sigma is None or {"min", "max", "count"} - set(energies):
-            found, resolved = self._sigma(survey, seen, unit)
-            if sigma is None:
-                sigma = found
-                words = f"the narrowest at which the posterior is known to {100 * RESOLVED:.0f} %, and the next one"
-                self.why.append(f"smearing.sigma: {sigma}, {words if resolved else 'the widest there are'}")
-        widths = np.array(sigma if isinstance(sigma, list) else [sigma], float)
-        if {"min", "max", "count"} <= set(energies):
-            return sigma, energies
-        top = shipped()["energies"]["max"] * unit
-        low, high = max(0.0, survey.lowest - 2 * widths.max()), min(survey.lowest + 4 * widths.max(), top)
-        low, high = (energies.get(k, float(f"{x:.3g}")) for k, x in (("min", low), ("max", high)))
-        count = energies.get("count", int(np.clip(np.ceil((high - low) / (widths.min() / 4)) + 1, 2, 100)))
-        self.why.append(f"energies: {low:g} to {high:g}, around that mass, a quarter of a sigma apart")
-        return sigma, {"min": low, "max": high, "count": count}
-
-    def _sigma(self, survey: Survey, seen: Correlator, unit: float) -> tuple[list[float], bool]:
-        """Return two sigma, and whether the posterior resolves the first one."""
+    def _sigma(self, survey: Survey, seen: Correlator, unit: float) -> list[float]:
+        """Return the narrowest sigma of the shipped networks that the posterior resolves, and the next one."""
         trained = [float(f"{unit * s:.6g}") for s in shipped()["smearing"]["sigma"]]
         E = np.linspace(max(0.0, survey.lowest - unit), survey.lowest + 2 * unit, 25)
         said = self.posterior(seen, unit, tuple(trained), tuple(E))
-        size = np.abs(said.mean).max(axis=-1)
-        for i in range(len(trained) - 1):
-            near = survey.lowest + 2 * trained[i] > E
-            if np.median(said.sd[i, near]) < RESOLVED * size[i]:
-                return trained[i : i + 2], True
-        return trained[-2:], False
+        largest = np.abs(said.mean).max(axis=-1)
+        error = [np.median(said.sd[i, survey.lowest + 2 * s > E]) for i, s in enumerate(trained)]
+        i = next((i for i in range(len(trained) - 1) if error[i] < RESOLVED * largest[i]), None)
+        words = f"the narrowest at which the posterior is known to {100 * RESOLVED:.0f} %, and the next one"
+        found, words = (trained[-2:], "the widest there are") if i is None else (trained[i : i + 2], words)
+        self.why.append(f"smearing.sigma: {found}, {words}")
+        return found
+
+    def _energies(self, survey: Survey, sigma: list[float], unit: float) -> dict[str, Any]:
+        """Return the energies, as far as they are not given around the lowest state."""
+        given = self.given.get("energies", {})
+        if {"min", "max", "count"} <= set(given):
+            return given
+        top = shipped()["energies"]["max"] * unit
+        low, high = max(0.0, survey.lowest - 2 * max(sigma)), min(survey.lowest + 4 * max(sigma), top)
+        low, high = (given.get(k, float(f"{x:.3g}")) for k, x in (("min", low), ("max", high)))
+        count = int(np.clip(np.ceil((high - low) / (min(sigma) / 4)) + 1, 2, 100))
+        self.why.append(f"energies: {low:g} to {high:g}, around that mass, about a quarter of a sigma apart")
+        return {"min": low, "max": high, "count": count} | given
 
     def posterior(self, seen: Correlator, unit: float, sigma: tuple[float, ...], E: tuple[float, ...]) -> Estimate:
         """Return the closed-form posterior of the correlator."""

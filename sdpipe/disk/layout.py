@@ -64,6 +64,11 @@ class Layout:
         return self.root / "validation.zarr"
 
     @property
+    def given(self) -> Path:
+        """Data that came from no file."""
+        return self.root / STATE / "array.npy"
+
+    @property
     def draws(self) -> Path:
         """Predictions for the draws of all families, of which ``validation.zarr`` is made."""
         return self.root / STATE / "draws.zarr"

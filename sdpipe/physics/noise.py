@@ -14,6 +14,9 @@ from sdpipe.errors import UserError
 Array = NDArray[np.float64]
 Treatment = Literal["full", "shrink", "diagonal"]
 
+FLOOR = 1e-6
+"""Relative error of every C(t) beside its noise, unless said otherwise: no data are taken for better than that."""
+
 
 @dataclass(frozen=True, eq=False)
 class Noise:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Observables
-from sdpipe.physics.noise import Noise
+from sdpipe.physics.noise import FLOOR, Noise
 from sdpipe.physics.quadrature import ThresholdQuadrature, nodes_and_weights
 from sdpipe.physics.spectra import ChebyshevPrior
 
@@ -100,7 +100,7 @@ class PriorMoments:
         observables: Observables,
         hierarchical: bool = True,
         nodes: int = 24,
-        floor: float = 1e-6,
+        floor: float = FLOOR,
         seen: Observables | None = None,
     ) -> PriorMoments:
         """Return the moments of ``nodes`` components of each kind.

@@ -12,11 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from sdpipe.config.problem import Problem
 from sdpipe.config.schema import Config
@@ -144,7 +143,7 @@ def train(run: Command, left: list[Found]) -> None:
             devices.add(message["device"])
         else:
             bars = {name: message[f"{name}_loss"] for name in ("linear", "posterior")}
-            note = ", ".join(f"{k} {v:.5f}" for k, v in {"val": message["val_loss"], **bars}.items() if np.isfinite(v))
+            note = ", ".join(f"{k} {v:.5f}" for k, v in {"val": message["val_loss"], **bars}.items() if isfinite(v))
             progress.row(message["task"].removeprefix("train-"), message["epoch"], message["epochs"], note)
 
     todo = {s.name: (run.problem, run.layout.root, s) for s in stacks}

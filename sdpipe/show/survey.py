@@ -11,7 +11,7 @@ import yaml
 from sdpipe.correlators.correlator import ENOUGH, Correlator, describe
 from sdpipe.correlators.survey import Survey
 from sdpipe.infer import trust
-from sdpipe.physics.noise import Noise
+from sdpipe.physics.noise import FLOOR, Noise
 from sdpipe.show.tables import table
 
 SHOWN = 24
@@ -36,7 +36,7 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
             "+-": [_known(survey.mass_error[i], 2) for i in rows],
         }
     )
-    noise = Noise(used.times, used.mean, used.covariance, used.where, floor=1e-6)
+    noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
     (chi2,), (dof,) = trust.back_check(survey.kernel, noise, threshold, used.mean[None])
     p_value = trust.chi2_p_value(chi2, dof, used.estimated_from)
     lines = [

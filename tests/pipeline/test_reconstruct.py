@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import sdpipe
+import sdpipe.errors
 from sdpipe.config.suggest import suggest
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.spectra import delta_tanh
@@ -111,7 +112,7 @@ def test_check_and_a_dry_run_look_at_the_correlators_of_a_config(cli: Cli, tmp_p
         outcome = cli(command[0], tmp_path / "c.yaml", target, *command[1:])
         assert outcome.status == 0, outcome.err
         assert "m_eff" in outcome.out
-    assert "no target" in cli("check", tmp_path / "c.yaml").out
+    assert "neither noise nor any target" in cli("check", tmp_path / "c.yaml").out
 
 
 def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
@@ -133,7 +134,12 @@ def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
         (["energies={min: 0.1, max: 9, count: 5}"], "energies.max: 9: the shipped audience knows 0 to 7.5 GeV"),
         (["lattice.times=[1, 4]"], "lattice.times has 4 slices; the shipped audience needs 6 or more"),
         (["kernel=cosine", "lattice.period=24"], "kernel"),
-        (["wrong=1"], "wrong: unknown key"),
+        (["wrong=1"], "command line: wrong: unknown key"),
+        (["covariance=none"], "command line: covariance: input should be 'full', 'shrink' or 'diagonal'"),
+        (["bin=abc"], "command line: bin: input should be a valid integer"),
+        (["lattice.times=5"], "command line: lattice.times: input should be a valid tuple"),
+        (["spectra.unit=0"], "command line: spectra.unit: input should be greater than or equal to 0.0001"),
+        (["energies=5"], "command line: energies: input should be a valid dictionary"),
     ],
 )
 def test_what_is_out_of_range_is_refused_in_one_line(
@@ -146,6 +152,25 @@ def test_what_is_out_of_range_is_refused_in_one_line(
     (fault,) = outcome.faults
     assert said in fault
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_pool_that_is_not_there_is_a_fault_of_its_key(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("reconstruct", configurations(tmp_path / "mine.npy"), "cluster.cpu=nosuch", "--run", tmp_path / "r")
+    assert outcome.status == 2
+    assert "error: cluster.cpu: there is no section 'nosuch'" in outcome.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_an_array_is_kept_in_the_run_that_is_made_of_it(tmp_path: Path) -> None:
+    samples = np.load(configurations(tmp_path / "mine.npy"))
+    (tmp_path / "run.npy").write_bytes(b"something else")
+    run = sdpipe.reconstruct(samples, *SMALL, run=tmp_path / "run")
+    assert (tmp_path / "run.npy").read_bytes() == b"something else"
+    assert np.array_equal(np.load(run.config.targets["array"].path), samples)
+    assert run.config.targets["array"].path.is_relative_to(tmp_path / "run")
+    with pytest.raises(sdpipe.errors.UserError, match="an array of samples"):
+        sdpipe.reconstruct(samples[0], run=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_noise_that_hides_everything_is_refused(cli: Cli, tmp_path: Path) -> None:
