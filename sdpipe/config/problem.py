@@ -17,6 +17,7 @@ from sdpipe.config.schema import Config, plain
 from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator
+from sdpipe.correlators.record import Snapshot
 from sdpipe.errors import ConfigError, UserError
 from sdpipe.physics import noise, rng, samples
 from sdpipe.physics.covariances import Covariances
@@ -158,7 +159,7 @@ class Inputs:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._snapshots: dict[Path, formats.Snapshot | UserError] = {}
+        self._snapshots: dict[Path, Snapshot | UserError] = {}
         self._correlators: dict[tuple[str, ...], Correlator] = {}
 
     def sha256(self, path: Path) -> str:
@@ -166,7 +167,7 @@ class Inputs:
         found = self._snapshot(path)
         return "missing" if isinstance(found, UserError) else found.sha256
 
-    def _snapshot(self, path: Path) -> formats.Snapshot | UserError:
+    def _snapshot(self, path: Path) -> Snapshot | UserError:
         if path not in self._snapshots:
             try:
                 self._snapshots[path] = formats.snapshot(path)

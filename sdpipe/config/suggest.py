@@ -16,6 +16,7 @@ from sdpipe.config.rules import FEWEST_SLICES, MOST_FOR_POSTERIOR
 from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator, Source
+from sdpipe.correlators.record import Record
 from sdpipe.correlators.survey import Survey
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel, Observables
@@ -229,7 +230,7 @@ class _Data:
         return Posterior.of(PriorMoments.of(prior, Observables(self.kernel, seen.times, sigma, E)), noise)(seen.mean)
 
 
-def _symmetry(record: formats.Record) -> int:
+def _symmetry(record: Record) -> int:
     """Return 1 where C(T - t) = C(t) with the number T of slices, -1 where it is -C(t), else 0."""
     C = record.mean if record.samples is None else record.samples.mean(axis=0)
     n = len(C)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.correlators import formats, statistics
-from sdpipe.correlators.formats import Record, Snapshot
+from sdpipe.correlators.objects import of_python
+from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.errors import UserError
 from sdpipe.physics import rng
 from sdpipe.physics.noise import Noise, Treatment, check_covariance, treat
@@ -241,7 +242,7 @@ def read_correlator(
     ):
         if not allowed:
             raise UserError(f"read_correlator: {key}: {value} is not allowed; allowed: {words}", key=key)
-    record = None if isinstance(path, (str, PathLike)) else formats.of_python(path, dataset)
+    record = None if isinstance(path, (str, PathLike)) else of_python(path, dataset)
     where = Path("FILE" if record else path).expanduser()
     source = Source(where, dataset, resampling, error, configurations, bin, covariance)
     slices = None if times is None else tuple(range(times[0], times[1] + 1))

@@ -23,7 +23,7 @@ import xarray as xr
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 
 from sdpipe import read_correlator
-from sdpipe.correlators import formats
+from sdpipe.correlators import record
 from sdpipe.errors import UserError
 from tests.correlators.files import columns, labelled, samples, zarr
 
@@ -170,9 +170,9 @@ def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, name: str, content: 
 def test_the_largest_correlator_is_read_and_one_beyond_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = samples()
     np.save(tmp_path / "x.npy", x)
-    monkeypatch.setattr(formats, "MOST_NUMBERS", x.size)
+    monkeypatch.setattr(record, "MOST_NUMBERS", x.size)
     assert read_correlator(tmp_path / "x.npy", first=0).sizes["cfg"] == len(x)
-    monkeypatch.setattr(formats, "MOST_NUMBERS", x.size - 1)
+    monkeypatch.setattr(record, "MOST_NUMBERS", x.size - 1)
     with pytest.raises(UserError, match=f"allowed: up to {x.size - 1} numbers; average or bin them first"):
         read_correlator(tmp_path / "x.npy", first=0)
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from sdpipe.config.load import Origin, load_config, read_config
 from sdpipe.config.schema import Config, plain, to_yaml
 from sdpipe.correlators import formats
-from sdpipe.correlators.formats import Record
+from sdpipe.correlators.record import Record
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import ConfigError, UserError
 from sdpipe.pipeline import stages

@@ -1,0 +1,199 @@
+"""Objects of pyerrors and gvar, in their JSON files and in a Python session."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import io
+import json
+import warnings
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpipe.correlators.record import (
+    MOST_NUMBERS,
+    Record,
+    Snapshot,
+    check_numbers,
+    choose,
+    first_line,
+    optional,
+    pick,
+    picked,
+    real,
+)
+from sdpipe.correlators.statistics import WINDOW
+from sdpipe.errors import UserError
+
+Array = NDArray[np.float64]
+
+MOST_TEXT = 2**26
+"""Bytes of a .json.gz when it is unpacked."""
+
+
+def read_pyerrors(snapshot: Snapshot, dataset: str | None) -> Record:
+    """A Corr or a list of Obs, see :func:`_of_obs`; of a matrix of correlators the element ``dataset``, such as 0,1."""
+    path = snapshot.path
+    try:
+        with gzip.open(io.BytesIO(snapshot.content)) as packed:
+            text = packed.read(MOST_TEXT + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: not a readable pyerrors file ({first_line(error)})") from None
+    _check_json(text, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy.odr
+        pe = optional("pyerrors", path)
+    try:
+        content = pe.input.json.import_json_string(text.decode(), verbose=False)
+    except Exception as error:
+        raise UserError(f"{path}: not a readable pyerrors file ({first_line(error)})") from None
+    return _of_obs(pe, content, dataset, path)
+
+
+def _of_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
+    """Return the samples of a Corr or a list of Obs that come from one ensemble, else the sum over their ensembles.
+
+    Cov = sum_e Cov_e, each with the errors that the Gamma method of pyerrors finds in its own chain, at the same S as
+    :func:`~sdpipe.correlators.statistics.autocorrelation_time`.
+    """
+    where, whole = str(path), isinstance(content, pe.Corr)
+    entries = list(content.content if whole else content)
+    found = {t: np.asarray(e) for t, e in enumerate(entries) if e is not None}
+    if whole and content.N > 1:
+        name = choose(dataset, [f"{i},{j}" for i in range(content.N) for j in range(content.N)], path)
+        i, j = map(int, name.split(","))
+        found, where = {t: e[i, j] for t, e in found.items()}, f"{path}: {name}"
+    elif dataset is not None:
+        raise UserError(f"{path}: one correlator without a name; leave dataset out", key="dataset")
+    obs = [o for e in found.values() for o in np.ravel(e) if isinstance(o, pe.Obs)]
+    times = np.array(list(found), float)
+    if not obs or len(obs) != len(times):
+        raise UserError(f"{where}: needed one Corr, or one list of Obs, with one value per time")
+    first = obs[0]
+    if len(first.mc_names) == 1 and all(o.idl == first.idl and not o.cov_names for o in obs):
+        samples = np.array([np.concatenate([o.deltas[r] + o.r_values[r] for r in first.names]) for o in obs]).T
+        return Record(where, real(samples, where), times=times, said={"resampling": "configurations"})
+    covariance = np.zeros((len(obs), len(obs)))
+    for ensemble in sorted({name for o in obs for name in o.mc_names}):
+        here = [i for i, o in enumerate(obs) if ensemble in o.mc_names]
+        covariance[np.ix_(here, here)] += _of_ensemble(pe, [obs[i] for i in here], ensemble)
+    for name in sorted({name for o in obs for name in o.cov_names}):
+        cov = next(o.covobs[name].cov for o in obs if name in o.cov_names)
+        zero = np.zeros(len(cov))
+        gradient = np.array([o.covobs[name].grad[:, 0] if name in o.cov_names else zero for o in obs])
+        covariance += gradient @ cov @ gradient.T
+    mean = real(np.array([o.value for o in obs]), where)
+    return Record(where, mean=mean, covariance=covariance, times=times, said={"error": "mean"})
+
+
+def _of_ensemble(pe: Any, obs: list[Any], ensemble: str) -> Array:
+    """Return the covariance (t, t) that Obs have from one ensemble: Gamma errors, correlations of single samples."""
+    chains = sorted({chain for o in obs for chain in o.e_content[ensemble]})
+    found = {chain: sorted({i for o in obs for i in o.idl.get(chain, ())}) for chain in chains}
+    deltas, errors = [], []
+    for o in obs:
+        mine = o.e_content[ensemble]
+        alone = pe.Obs([o.deltas[chain] for chain in mine], mine, idl=[o.idl[chain] for chain in mine])
+        alone.gamma_method(S=WINDOW)
+        errors.append(alone.dvalue)
+        whole = {chain: np.zeros(len(found[chain])) for chain in chains}
+        for chain in mine:
+            whole[chain][np.searchsorted(found[chain], o.idl[chain])] = o.deltas[chain]
+        deltas.append(np.concatenate(list(whole.values())))
+    unit = np.array(deltas) / np.linalg.norm(deltas, axis=1)[:, None]
+    return unit @ unit.T * np.outer(errors, errors)
+
+
+def _check_json(text: bytes, path: Path) -> None:
+    """Raise UserError for more text, or more values in it, than those of a correlator."""
+    if len(text) > MOST_TEXT:
+        raise UserError(f"{path}: more than {MOST_TEXT / 1e9:.2g} GB of text; allowed: up to that")
+    if (count := sum(map(text.count, (b",", b"[", b"{")))) > MOST_NUMBERS:
+        raise UserError(f"{path}: {count} values; allowed: up to {MOST_NUMBERS}")
+
+
+def read_gvar(snapshot: Snapshot, dataset: str | None) -> Record:
+    """What ``gvar.gdump(g, "x.json")`` wrote: an array (T,), or a dictionary of such arrays.
+
+    gvar evaluates keys, and those of its older format, as Python code: it is given neither.
+    """
+    path = snapshot.path
+    _check_json(snapshot.content, path)
+    gv = optional("gvar", path)
+    try:
+        content = json.loads(snapshot.content.decode("utf-8"))
+        layout = ("keys", "layouts") if "keys" in content else ("shape",)
+        content = {key: content[key] for key in ("means", "bcovs", "bufsize", "fix_cov", *layout)}
+        if "keys" in content:
+            content["keys"] = [str(key) for key in ast.literal_eval(content["keys"])]
+        values = gv.gloads(json.dumps(content))
+    except Exception as error:
+        raise UserError(f"{path}: not a readable gvar file ({first_line(error)}); needed: gvar.gdump") from None
+    if hasattr(values, "keys"):
+        arrays = {str(k): values[k] for k in values if np.ndim(values[k]) == 1}
+        name = choose(dataset, arrays, path)
+        return _of_gvar(gv, arrays[name], f"{path}: {name}")
+    if dataset is not None:
+        raise UserError(f"{path}: one array without names; leave dataset out", key="dataset")
+    return _of_gvar(gv, values, str(path))
+
+
+def _of_gvar(gv: Any, values: Any, where: str) -> Record:
+    """Return mean and covariance of gvars (T,)."""
+    if np.ndim(values) != 1:
+        raise UserError(f"{where}: shape {np.shape(values)}; needed one value per time, (T,)")
+    check_numbers(np.dtype(float), np.shape(values) * 2, f"{where}: the covariance")
+    mean, covariance = real(gv.mean(values), where), real(gv.evalcov(values), where)
+    return Record(where, mean=mean, covariance=covariance, said={"error": "mean"})
+
+
+def of_python(values: Any, dataset: str | None = None) -> Record:
+    """Return the correlator in what a Python session holds.
+
+    That is an array of samples (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, or a dictionary of these, or
+    of one pair ``mean`` (T,) and ``cov`` (T, T).
+
+    Raises UserError as :func:`~sdpipe.correlators.formats.parse` does, and for anything else.
+
+    >>> of_python({"mean": [1.0, 0.5], "cov": [[0.01, 0.0], [0.0, 0.01]]}).mean.tolist()
+    [1.0, 0.5]
+    """
+    path = Path("array")
+    if isinstance(values, Mapping):
+        arrays = {str(name): value for name, value in values.items()}
+        name, parts = pick(dataset, arrays, path)
+        if len(parts) == 2:
+            return picked(path, name, parts, {part: np.asarray(arrays[part]) for part in parts})
+        record = of_python(arrays[name])
+        return replace(record, where=f"{path}: {name}")
+    kind = _package(values)
+    if kind == "pyerrors":
+        return _of_obs(import_module(kind), values, dataset, path)
+    if dataset is not None:
+        raise UserError(f"{path}: one correlator without a name; leave dataset out", key="dataset")
+    if kind == "gvar":
+        return _of_gvar(import_module(kind), values, str(path))
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise UserError(f"{path}: rows of different lengths; needed: samples (configurations, times)") from None
+    if array.dtype.kind not in "fiuc":
+        known = (
+            "an array (configurations, times), one of gvars (T,), a pyerrors Corr or list of Obs, a dictionary of these"
+        )
+        raise UserError(f"{path}: {type(values).__name__} of {array.dtype}; allowed: the path of one file, {known}")
+    return picked(path, "", ("",), {"": array})
+
+
+def _package(values: Any) -> str:
+    """Return the package whose object this is, or that the first of the objects is in a list or an array."""
+    if isinstance(values, (list, tuple, np.ndarray)):
+        values = next((v for v in np.asarray(values, dtype=object).flat if v is not None), None)
+    return type(values).__module__.partition(".")[0]

@@ -1,0 +1,130 @@
+"""Tables of text: columns t C err, one configuration per row, or one value per row."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpipe.correlators.record import MOST_NUMBERS, Record, Snapshot, choose
+from sdpipe.errors import UserError
+
+Array = NDArray[np.float64]
+
+NEEDED = "needed columns t C err, t C(err), t re im err or cfg t C, or one configuration in each row"
+
+
+NUMBER_WITH_ERROR = re.compile(r"([-+]?\d*\.?(\d*))\((\d*\.?\d+)\)(?:[eE]([-+]?\d+))?")
+"""As in 519.32(66) or 1.5(2)e-3."""
+
+
+IMAGINARY = 5.0
+"""Errors up to which an imaginary part counts as zero."""
+
+
+def read_text(snapshot: Snapshot, dataset: str | None) -> Record:
+    """Columns ``t C err`` (also ``t C(err)``, ``t re im err``) or ``cfg t C``, or one configuration in each row.
+
+    Rows of a gvar.dataset file are configurations behind the name of their correlator.
+    """
+    path = snapshot.path
+    try:
+        lines = snapshot.content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
+    if len(lines) > MOST_NUMBERS:
+        raise UserError(f"{path}: {len(lines)} lines; allowed: up to {MOST_NUMBERS}")
+    comma = "," if path.suffix.lower() == ".csv" else None
+    tables: dict[str, dict[int, list[float]]] = {}
+    for number, line in enumerate(lines, 1):
+        content = line.split("#")[0].strip()
+        if not content or (not tables and not any(c.isdigit() for c in content)):
+            continue  # a line of column names
+        try:
+            name, row = _row(content, comma)
+        except ValueError:
+            hint = "decimals are written with a point, columns are separated by blanks, in .csv by commas"
+            raise UserError(f"{path}:{number}: {content[:60]!r} is not a row of numbers; {hint}") from None
+        if not np.isfinite(row).all():
+            raise UserError(f"{path}:{number}: {content[:60]!r}; all values must be finite")
+        rows = tables.setdefault(name, {})
+        if len(row) != (width := len(next(iter(rows.values()), row))):
+            raise UserError(f"{path}:{number}: {len(row)} columns, but {width} in the rows above")
+        rows[number] = row
+    if not tables:
+        raise UserError(f"{path}: no numbers in it; {NEEDED}")
+    if "" not in tables:
+        name = choose(dataset, tables, path)
+        return Record(f"{path}: {name}", samples=np.array(list(tables[name].values())))
+    if dataset is not None:
+        raise UserError(f"{path}: this file holds one correlator; leave dataset out", key="dataset")
+    if len(tables) > 1:
+        raise UserError(f"{path}: rows with and without a name in front; needed: one kind")
+    return _table(path, np.array(list(tables[""].values())), list(tables[""]))
+
+
+def _row(content: str, comma: str | None) -> tuple[str, list[float]]:
+    """Return the name in front of a row, empty where there is none, and its numbers; raise ValueError for others.
+
+    >>> _row("eta [519.32, 2e-3]", None), _row("3 519.32(66)", None)
+    (('eta', [519.32, 0.002]), ('', [3.0, 519.32, 0.66]))
+    """
+    fields, name = content.split(comma), ""
+    if len(fields) > 1 and re.match(r"[^\W\d]", fields[0]) and fields[0].lower() not in ("nan", "inf", "infinity"):
+        name = fields[0]
+        fields = re.split(r"[\s,]+", content[len(name) :].strip(" \t,[]"))
+    row: list[float] = []
+    for text in map(str.strip, fields):
+        if found := NUMBER_WITH_ERROR.fullmatch(text):
+            mean, decimals, error, exponent = found.groups()
+            unit = 10.0 ** int(exponent or 0)
+            row += [float(mean) * unit, float(error) * unit * (1 if "." in error else 10.0 ** -len(decimals))]
+        else:
+            row.append(float(text))
+    return name, row
+
+
+def _table(path: Path, rows: Array, lines: list[int]) -> Record:
+    """Return the record of a table of numbers without names; ``lines`` are those of its rows in the file."""
+    width, first, second = rows.shape[1], rows[:, 0], rows[:, min(1, rows.shape[1] - 1)]
+    whole = [bool((column == np.round(column)).all()) for column in (first, second)]
+    if width < 3:
+        raise UserError(f"{path}:{lines[0]}: {width} columns; {NEEDED}")
+    if width == 3 and len(np.unique(first)) < len(first) and whole[1]:
+        return _long_table(path, *rows.T)
+    if width > 4 or (width == 4 and not whole[0]):
+        if whole[0]:
+            drop = (
+                "take the column of numbers of configurations away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, 1:])"
+            )
+            raise UserError(f"{path}: {width} columns, whole numbers in the first; {drop}")
+        return Record(str(path), samples=rows)
+    if width == 4 and len(np.unique(first)) < len(first):
+        drop = "take the imaginary part away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, :3])"
+        raise UserError(f"{path}: 4 columns, with values of the first that come back; for cfg t re im {drop}")
+    errors = rows[:, -1]
+    if (errors < 0).any():
+        i = int(np.argmax(errors < 0))
+        raise UserError(f"{path}:{lines[i]}: error {errors[i]:g}; it must be positive")
+    if width == 4 and (large := np.abs(rows[:, 2]) > IMAGINARY * errors).any():
+        i = int(np.argmax(large))
+        sizes = f"{rows[i, 2]:g} with error {errors[i]:g}"
+        raise UserError(f"{path}:{lines[i]}: imaginary part {sizes}; allowed in t re im err: {IMAGINARY:g} errors")
+    return Record(str(path), mean=second, errors=errors, times=first)
+
+
+def _long_table(path: Path, cfg: Array, t: Array, C: Array) -> Record:
+    """Return samples (cfg, t), in the order of ``cfg``, from one row per configuration and time."""
+    (labels, row), (times, column) = np.unique(cfg, return_inverse=True), np.unique(t, return_inverse=True)
+    cells, count = np.unique(row * len(times) + column, return_counts=True)
+    wrong = np.flatnonzero((cells != np.arange(len(cells))) | (count != 1))
+    if wrong.size or len(cells) < len(labels) * len(times):  # looked at before there is room for all of them
+        at = int(wrong[0]) if wrong.size else len(cells)
+        there = int(count[at]) if wrong.size and cells[at] == at else 0
+        label, t = labels[at // len(times)], times[at % len(times)]
+        raise UserError(f"{path}: configuration {label:g} has t = {t:g} {there} times; needed: once")
+    samples = np.empty((len(labels), len(times)))
+    samples[row, column] = C
+    return Record(str(path), samples=samples, times=times, said={"resampling": "configurations"})
