@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sdpipe.config.schema import Config, Section
+from sdpipe.config.schema import Config
+from sdpipe.config.section import Section
 
 Schema = dict[str, Any]
 FILE = Path(__file__).with_suffix(".md")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe.config import schema
+from sdpipe.config import densities, sources
 from sdpipe.config.schema import Config, plain
+from sdpipe.config.section import Section
 from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator
@@ -77,7 +78,7 @@ class Problem:
     def covariances(self) -> list[Covariances]:
         """For each of these lattices, the covariances of its training copies, where they are drawn anew; else none."""
         noise = self.config.noise
-        if not isinstance(noise, schema.RangeNoise):
+        if not isinstance(noise, sources.RangeNoise):
             return []
         prior = self.config.spectra.chebyshev(max(self.config.spectra.Nb))
         ranges = noise.relative, noise.growth, noise.tau
@@ -123,14 +124,14 @@ def prior_moments(config: Config, grid: Observables | None = None) -> PriorMomen
     return PriorMoments.of(prior, grid or config.observables, floor=config.noise.floor)
 
 
-def families(config: Config) -> dict[str, schema.Family]:
+def families(config: Config) -> dict[str, densities.Family]:
     """Return every validation family of a run, first the prior of the central ensemble, once for each way of sizing.
 
     Where the config names none, the others are the Chebyshev prior at every trained Nb and at twice the largest, then
     every family off the prior.
     """
     central = config.ensembles[config.budget.central].Nb
-    prior = {name: schema.MixtureFamily(kind="mixture", Nb=central) for name in config.priors}
+    prior = {name: densities.MixtureFamily(kind="mixture", Nb=central) for name in config.priors}
     if config.validation.families is not None:
         return prior | config.validation.families
     chebyshev = {"chebyshev": central} | {
@@ -138,15 +139,15 @@ def families(config: Config) -> dict[str, schema.Family]:
     }
     return (
         prior
-        | {n: schema.ChebyshevFamily(kind="chebyshev", Nb=Nb) for n, Nb in chebyshev.items() if n not in prior}
+        | {n: densities.ChebyshevFamily(kind="chebyshev", Nb=Nb) for n, Nb in chebyshev.items() if n not in prior}
         | {
-            "o3": schema.O3Family(kind="o3"),
-            "resonance": schema.ResonanceFamily(kind="resonance"),
-            "peaks": schema.PeaksFamily(kind="peaks"),
-            "delta_tanh": schema.DeltaTanhFamily(kind="delta_tanh"),
-            "finite_volume": schema.FiniteVolumeFamily(kind="finite_volume"),
-            "sign_changing": schema.SignChangingFamily(kind="sign_changing"),
-            "few_states": schema.FewStatesFamily(kind="few_states"),
+            "o3": densities.O3Family(kind="o3"),
+            "resonance": densities.ResonanceFamily(kind="resonance"),
+            "peaks": densities.PeaksFamily(kind="peaks"),
+            "delta_tanh": densities.DeltaTanhFamily(kind="delta_tanh"),
+            "finite_volume": densities.FiniteVolumeFamily(kind="finite_volume"),
+            "sign_changing": densities.SignChangingFamily(kind="sign_changing"),
+            "few_states": densities.FewStatesFamily(kind="few_states"),
         }
     )
 
@@ -175,7 +176,7 @@ class Inputs:
                 self._snapshots[path] = error
         return self._snapshots[path]
 
-    def content(self, section: schema.Section) -> dict[str, Any]:
+    def content(self, section: Section) -> dict[str, Any]:
         """Return a section as plain data, with the hash of its file in place of the path and ``lattice.first``."""
         data, first = plain(section), self.config.lattice.first
         if "path" not in data:
@@ -201,9 +202,9 @@ class Inputs:
         synthetic noise that is no covariance.
         """
         section, times = self.config.noise, self.config.lattice.slices
-        if isinstance(section, schema.RangeNoise):
+        if isinstance(section, sources.RangeNoise):
             return Problem(self.config, self._synthetic(section.middle))
-        if isinstance(section, schema.SyntheticNoise):
+        if isinstance(section, sources.SyntheticNoise):
             return Problem(self.config, self._synthetic(section))
         c = self._correlator(section, "noise")
         found = Noise(times, c.mean, c.covariance, c.where, c.flags, section.floor)
@@ -215,7 +216,7 @@ class Inputs:
         places = {s.source: keys for keys, s in reversed(sections.items()) if hasattr(s, "source")}
         return [self._correlator(sections[keys], *keys) for keys in reversed(places.values())]
 
-    def _synthetic(self, section: schema.SyntheticNoise) -> Noise:
+    def _synthetic(self, section: sources.SyntheticNoise) -> Noise:
         times, mean = self.config.lattice.slices, self._integrals(section.model.spectrum(), "noise", "model")[0]
         try:
             with np.errstate(all="ignore"):
@@ -226,7 +227,7 @@ class Inputs:
             key = error.key or ("delta" if section.delta else "model")
             raise ConfigError(*((("noise", key), fault) for fault in error.faults)) from None
 
-    def _correlator(self, section: schema.Data | schema.HDF5Noise, *keys: str) -> Correlator:
+    def _correlator(self, section: sources.Data | sources.HDF5Noise, *keys: str) -> Correlator:
         """Return the correlator of a section on the run's time slices, folded as the kernel says."""
         if keys not in self._correlators:
             kernel, found = self.config.observables.kernel, self._snapshot(section.path)
@@ -264,11 +265,11 @@ class Inputs:
         Raises ConfigError where its file, or its spectral density, cannot be used.
         """
         config, section = self.config, self.config.targets[name]
-        if isinstance(section, schema.Correlator):
+        if isinstance(section, sources.Correlator):
             c = self._correlator(section, "targets", name)
             scale = None if section.scale == "auto" else section.scale
             return Target(c.bootstrap(config.bootstrap, config.seed, name), scale, correlator=c)
-        if isinstance(section, schema.Chebyshev):
+        if isinstance(section, densities.Chebyshev):
             i, prior = section.sample, config.spectra.chebyshev(section.Nb)
             draw = samples.generate(prior, config.observables, config.seed, i, i + 1, stream="target")
             C, truth = draw.correlator[0], draw.smeared[0]
@@ -283,9 +284,9 @@ class Inputs:
         faults = []
         for name, section in self.config.targets.items() if targets else ():
             try:
-                if isinstance(section, schema.Correlator):
+                if isinstance(section, sources.Correlator):
                     self._correlator(section, "targets", name)
-                elif not isinstance(section, schema.Chebyshev):  # draws of the prior are all of one size
+                elif not isinstance(section, densities.Chebyshev):  # draws of the prior are all of one size
                     self._integrals(section.spectrum(), "targets", name)
             except ConfigError as error:
                 faults += error.places
@@ -294,7 +295,7 @@ class Inputs:
 
 
 @contextmanager
-def _at(section: schema.Section, *keys: str) -> Iterator[None]:
+def _at(section: Section, *keys: str) -> Iterator[None]:
     """Report the fault of a data file as one of the section of the config at ``keys``."""
     try:
         yield

@@ -7,8 +7,10 @@ from itertools import chain
 from math import ceil
 from typing import get_args
 
-from sdpipe.config.schema import Chebyshev, ChebyshevFamily, Config, Family, Method, MixtureFamily, RangeNoise
+from sdpipe.config.densities import Chebyshev, ChebyshevFamily, Family, MixtureFamily
+from sdpipe.config.schema import Config, Method
 from sdpipe.config.shipped import shipped
+from sdpipe.config.sources import RangeNoise
 from sdpipe.errors import UserError
 
 METHODS = get_args(Method)

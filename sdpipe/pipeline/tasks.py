@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from sdpipe.config.problem import Problem, Target, families, prior_moments
 from sdpipe.config.rules import MOST_FOR_POSTERIOR
-from sdpipe.config.schema import Config, RangeNoise, digest
+from sdpipe.config.schema import Config, digest
 from sdpipe.config.shipped import PLACE, manifest
+from sdpipe.config.sources import RangeNoise
 from sdpipe.correlators import correlator
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout

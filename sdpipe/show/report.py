@@ -15,8 +15,9 @@ import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 
+from sdpipe.config.densities import ChebyshevFamily, MixtureFamily
 from sdpipe.config.problem import families
-from sdpipe.config.schema import ChebyshevFamily, Config, MixtureFamily, Spectra, plain, to_yaml
+from sdpipe.config.schema import Config, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare

@@ -17,7 +17,7 @@ import xarray as xr
 import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.config.problem import Inputs
-from sdpipe.config.schema import CorrelatorNoise
+from sdpipe.config.sources import CorrelatorNoise
 from sdpipe.correlators.statistics import bootstrap, covariance_of_mean
 from sdpipe.errors import UserError
 from sdpipe.infer import trust

@@ -17,7 +17,7 @@ import pytest
 import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.config.problem import families
-from sdpipe.config.schema import Correlator, CorrelatorNoise
+from sdpipe.config.sources import Correlator, CorrelatorNoise
 from sdpipe.disk import store
 from sdpipe.pipeline.stages import STAGES
 from sdpipe.run import Run
