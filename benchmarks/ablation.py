@@ -26,7 +26,7 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import to_yaml
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
-from sdpipe.infer.calibration import rule_of
+from sdpipe.infer.calibration import rules_of
 from sdpipe.infer.coverage import predict_draws
 from sdpipe.physics.prior import Mixture
 from sdpipe.physics.samples import generate
@@ -62,7 +62,7 @@ def _scores(validation: xr.Dataset) -> dict[str, dict[str, list[float]]]:
         i = names.index(family)
         one = validation.isel(family=i)
         one = one.isel(sample=one.tested.values)
-        q = validation.factor.sel(level=LEVEL).isel(scale_rule=rule_of(i))
+        q = validation.factor.sel(level=LEVEL).isel(scale_rule=rules_of(validation)[i])
         off, half = np.abs(one.central - one.truth), one.total * q
         score = 2 * half + 2 / (1 - LEVEL) * np.maximum(off - half, 0)
         inside = off <= half

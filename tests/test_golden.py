@@ -28,7 +28,7 @@ def made(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize("store", STORES)
 def test_every_array_is_as_it_was(made: Path, store: str) -> None:
-    """To the last bit on the machine that made them; elsewhere the rounding of BLAS and PyTorch may differ."""
+    """Up to what the rounding of BLAS and PyTorch on another processor makes of trained networks and of differences."""
     data, kept = xr.open_zarr(made / store, consolidated=False).load(), np.load(HERE / "golden.npz")
     names = {name.rpartition("/")[2] for name in kept.files if name.rpartition("/")[0] == store}
     assert names == set(data.variables)
@@ -36,6 +36,6 @@ def test_every_array_is_as_it_was(made: Path, store: str) -> None:
         now, then = data[name].values, kept[f"{store}/{name}"]
         if then.dtype.kind == "f":
             assert now.dtype == then.dtype, name
-            np.testing.assert_allclose(now, then, rtol=1e-4, atol=1e-5 * np.nanmax(np.abs(then)), err_msg=name)
+            np.testing.assert_allclose(now, then, rtol=1e-3, atol=1e-3 * np.nanmax(np.abs(then)), err_msg=name)
         else:
             assert now.tolist() == then.tolist(), name

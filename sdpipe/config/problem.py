@@ -88,7 +88,7 @@ class Problem:
         """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
         drawn: Mixture | ChebyshevPrior | Family = families(self.config)[family].build(self.config)
         seed = self.config.seed
-        stream = stream if family in self.config.priors else f"{stream} {family}"
+        stream = stream if family in self.config.priors.values() else f"{stream} {family}"
         if isinstance(drawn, Mixture | ChebyshevPrior):
             made = samples.generate(drawn, self.observables, seed, start, stop, stream)
             return made.correlator, made.smeared
@@ -131,7 +131,7 @@ def families(config: Config) -> dict[str, densities.Family]:
     every family off the prior.
     """
     central = config.ensembles[config.budget.central].Nb
-    prior = {name: densities.MixtureFamily(kind="mixture", Nb=central) for name in config.priors}
+    prior = {name: densities.MixtureFamily(kind="mixture", Nb=central) for name in config.priors.values()}
     if config.validation.families is not None:
         return prior | config.validation.families
     chebyshev = {"chebyshev": central} | {

@@ -199,7 +199,7 @@ def _validation(config: Config) -> Iterator[Fault]:
 def _families(config: Config) -> Iterator[Fault]:
     for name, family in (config.validation.families or {}).items():
         where = ("validation", "families", name)
-        if name in config.priors:
+        if name in config.priors.values():
             yield where, f"{name} is the prior of the central ensemble, which is always there; choose another name"
         for key in ("threshold", "mass", "width"):
             if values := getattr(family, key, None):

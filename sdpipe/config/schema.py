@@ -290,17 +290,20 @@ class Config(Section):
         return isinstance(self.noise, RangeNoise) or self.training.audience == "shipped"
 
     @property
-    def priors(self) -> tuple[str, str]:
-        """The first validation families, the prior of the central ensemble once for each way of sizing a correlator.
+    def priors(self) -> dict[str, str]:
+        """The first validation families, by what they calibrate: the prior of the central ensemble for each sizing.
 
-        The first calibrates what is sized as given; the second, the same spectra, what is sized by ``scale: auto``.
+        ``given`` calibrates what is sized as given, where there is such a target or family; ``auto``, the same spectra,
+        what is sized by ``scale: auto``.
         """
         name = (
             "mixture"
             if any(share for kind, share in self.spectra.mixture.items() if kind != "chebyshev")
             else "chebyshev"
         )
-        return name, f"{name}-auto"
+        as_given = any(getattr(target, "scale", None) != "auto" for target in self.targets.values())
+        given = {"given": name} if as_given or self.validation.families != {} else {}
+        return given | {"auto": f"{name}-auto"}
 
     @property
     def masses(self) -> tuple[float, float]:

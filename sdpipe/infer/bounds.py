@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import lapack, solve_triangular
 from scipy.sparse import csc_matrix
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Observables
@@ -225,7 +225,7 @@ class Bounds:
         s = float(np.abs(self.noise.scale(C)))
         if s == 0:
             raise UserError("the correlator is zero at t_ref; its noise has no scale")
-        d, quantile = C @ self.rotation / s, float(chi2.ppf(self.level, len(o.times)))
+        d, quantile = C @ self.rotation / s, float(chdtri(len(o.times), 1 - self.level))
         _, least, support = self._solved(_Programme(d, 0.0, np.zeros(len(self.fine)), 1, _zero), np.empty(0))
         chi2_min = least**2
         shape = (len(o.sigma), len(o.energies))

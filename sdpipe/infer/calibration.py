@@ -15,15 +15,10 @@ from numpy.typing import NDArray
 from scipy.special import erf, ndtri
 
 from sdpipe.config.rules import draws_needed
+from sdpipe.errors import UserError
 
 Array = NDArray[np.float64]
 T = TypeVar("T", Array, xr.DataArray)
-
-RULES = ("given", "auto")
-"""How a correlator is sized before the networks see it: by a factor that is known, or by that of largest evidence.
-
-Errors that hold for one need not hold for the other, so each is calibrated by itself.
-"""
 
 NEIGHBOURS = 4
 """A correlator is compared with this share, 1/4, of the reference draws: those nearest in noise scale."""
@@ -32,13 +27,28 @@ BAND = 3.0
 """Standard deviations of the binomial distribution within which a coverage agrees with its level."""
 
 
-def rule_of(family: int) -> int:
-    """Return which of ``RULES`` sizes the draws of a validation family: the first families have one each.
+def rules_of(validation: xr.Dataset) -> list[int]:
+    """Return which ``scale_rule`` sizes the draws of each validation family, by its index.
 
-    >>> [rule_of(family) for family in range(4)]
-    [0, 1, 0, 0]
+    A correlator is sized, before the networks see it, by a factor that is ``given`` or by that of largest evidence,
+    ``auto``. Errors that hold for one need not hold for the other: the first families are the prior, one for each rule
+    that the run calibrates; the others are sized by the first.
     """
-    return family if family < len(RULES) else 0
+    calibrated = validation.sizes["scale_rule"]
+    return [i if i < calibrated else 0 for i in range(validation.sizes["family"])]
+
+
+def calibrating(validation: xr.Dataset, rule: str) -> xr.Dataset:
+    """Return the draws (sample) of ``validation.zarr`` that calibrate what is sized by this ``scale_rule``.
+
+    Raises UserError where the run calibrates no such thing.
+    """
+    there = validation.scale_rule.values.tolist()
+    if rule not in there:
+        words = f"this run calibrates what is sized by: {', '.join(there)}"
+        raise UserError(f"scale: {words}; set validation.families to test others, or leave scale at auto")
+    prior = validation.isel(family=there.index(rule))
+    return prior.isel(sample=~prior.tested.values)
 
 
 def nearest(scale: float, reference: Array) -> NDArray[np.intp]:

@@ -1,6 +1,6 @@
 """From draws with known truth to ``validation.zarr``: predictions, calibration, coverage, width, bias, flags.
 
-The first families are the prior, once for each of ``RULES``: half of their draws calibrate, each what is sized by
+The first families are the prior, once for each ``scale_rule``: half of their draws calibrate, each what is sized by
 its rule; the other half and all other families, which are sized as given, test.
 docs/error-budget.md defines every quantity.
 """
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from sdpipe.infer.budget import signed_errors, spread, total_error
 from sdpipe.infer.calibration import (
-    RULES,
     Resolution,
     beyond_noise,
     conformal_factor,
@@ -23,7 +22,7 @@ from sdpipe.infer.calibration import (
     correlation,
     gaussian_quantile,
     integral_error,
-    rule_of,
+    rules_of,
 )
 from sdpipe.infer.predict import Audience, estimates
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, Reference
@@ -107,8 +106,8 @@ def measure(
     resolution
         Residuals of the central ensemble on noise-free draws of the prior: that source, where draws have no ``beyond``.
     """
-    half, calibrating = draws.sizes["sample"] // 2, range(len(RULES))
-    rule, chosen = [rule_of(i) for i in range(draws.sizes["family"])], list(levels).index(quoted)
+    half, calibrating = draws.sizes["sample"] // 2, range(draws.sizes["scale_rule"])
+    rule, chosen = rules_of(draws), list(levels).index(quoted)
     if "beyond" in draws:
         beyond = draws.beyond.astype(float)
     else:
@@ -224,7 +223,7 @@ def measure(
         if variable.dtype == float and _PER_ENERGY[:2] == variable.dims[:2] and variable.ndim > 2:
             variable = variable.astype(np.float32)
         result[name] = variable.assign_attrs(units="1", long_name=words)
-    coords = {"scale_rule": np.array(RULES, object), "window": np.array(WINDOWS, object), "flag": [False, True]}
+    coords = {"window": np.array(WINDOWS, object), "flag": [False, True]}
     return result.assign_coords(level=list(levels), **coords).assign_attrs(quoted=quoted)
 
 

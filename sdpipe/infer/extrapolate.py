@@ -8,10 +8,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from sdpipe.errors import UserError
-from sdpipe.infer.calibration import RULES, correlation
+from sdpipe.infer.calibration import calibrating, correlation
 
 Array = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ class Limit:
     @property
     def p_value(self) -> float:
         """Probability of a larger chi^2; NaN without degrees of freedom."""
-        return float(chi2.sf(self.chi2, self.freedom)) if self.freedom else np.nan
+        return float(chdtrc(self.freedom, self.chi2)) if self.freedom else np.nan
 
     def __call__(self, sigma: ArrayLike) -> Array:
         """Return the fitted curve at ``sigma`` in GeV."""
@@ -110,14 +110,13 @@ def limits(budget: xr.Dataset, validation: xr.Dataset, rule: str, powers: tuple[
     """Return the limit sigma -> 0 of the networks at every energy of one budget, by :func:`extrapolate`.
 
     The covariance between widths is D R D, D = diag(calibrated) and R the correlation between widths of (central -
-    truth)/total over the draws of ``validation.zarr`` that calibrate by this one of ``RULES``.
+    truth)/total over the draws of ``validation.zarr`` that calibrate this ``scale_rule``.
 
     Returns ``limit``, ``error``, ``chi2``, ``p_value (E)``, ``coefficients (power, E)``, ``covariance (sigma, sigma2,
     E)`` and what was fitted, ``central`` and ``calibrated (sigma, E)``; the attribute ``freedom`` is the degrees of
     freedom. Raises UserError as :func:`extrapolate` does.
     """
-    draws = validation.isel(family=RULES.index(rule))
-    draws = draws.isel(sample=~draws.tested.values).sel(E=budget.E)
+    draws = calibrating(validation, rule).sel(E=budget.E)
     scores = ((draws.central - draws.truth) / draws.total).transpose("sample", "E", "sigma").values.astype(float)
     central, width = (budget[name].transpose("E", "sigma").values for name in ("central", "calibrated"))
     covariance = width[:, :, None] * correlation(scores) * width[:, None, :]

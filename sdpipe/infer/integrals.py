@@ -11,7 +11,7 @@ from scipy.interpolate import CubicSpline
 
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import error_budget
-from sdpipe.infer.calibration import RULES, conformal_factor, correlation, integral_error
+from sdpipe.infer.calibration import calibrating, conformal_factor, correlation, integral_error
 
 Weight = Callable[[NDArray[np.float64]], ArrayLike]
 
@@ -115,11 +115,10 @@ def calibrated(
 
         q [w D R D w]^(1/2),    D = diag(total),
 
-    R the correlation between energies of (central - truth)/total over the draws of ``validation`` that calibrate by
-    this one of ``RULES``, and q the conformal factor of this integral over the same draws.
+    R the correlation between energies of (central - truth)/total over the draws of ``validation`` that calibrate
+    this ``scale_rule``, and q the conformal factor of this integral over the same draws.
     """
-    draws = validation.isel(family=RULES.index(rule))
-    draws = draws.isel(sample=~draws.tested.values)
+    draws = calibrating(validation, rule)
     error = (draws.central - draws.truth).transpose("sample", "sigma", "E").values.astype(float)
     totals, w = draws.total.transpose("sample", "sigma", "E").values.astype(float), weight.values
     R = correlation(error / totals)

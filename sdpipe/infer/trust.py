@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc, fdtrc
 
 from sdpipe.infer.budget import error_budget, spread
-from sdpipe.infer.calibration import NEIGHBOURS, RULES, Resolution, beyond_noise, nearest
+from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, nearest
 from sdpipe.physics.kernels import Kernel
 from sdpipe.physics.noise import Noise
 
@@ -128,10 +128,9 @@ class Reference:
 
     @classmethod
     def of(cls, validation: xr.Dataset, rule: str) -> Reference:
-        """Return the draws of ``validation.zarr`` that calibrate what was sized by this one of ``RULES``."""
-        prior = validation.isel(family=RULES.index(rule))
-        chosen = ~prior.tested.values
-        return cls(*(prior[k].values[chosen].astype(float) for k in ("noise_scale", "distance", "spread")))
+        """Return the draws of ``validation.zarr`` that calibrate what was sized by this ``scale_rule``."""
+        prior = calibrating(validation, rule)
+        return cls(*(prior[k].values.astype(float) for k in ("noise_scale", "distance", "spread")))
 
     def p_value(self, noise_scale: float, distance: float, spread: float) -> float:
         """Return the probability that a draw of the prior with its noise is as far off in distance or spread.
@@ -322,6 +321,7 @@ def assess(
         (sigma, E) with the conformal factor q at ``level``, ``band`` likewise for all energies at once, the same for
         the methods, and a p-value under the prior. Without it the budget is the published one.
     """
+    p_value, flags = judge(predictions, validation)
     resolution, source = (
         None if validation is None else unresolved(predictions, validation),
         predictions.attrs["source"],
@@ -348,5 +348,5 @@ def assess(
             made = (error * factor.astype(float)).transpose(*error.dims)
             budget[name] = made.assign_attrs(units="1", long_name=words)
         budget.attrs["level"] = level
-    p_value, budget.attrs["flags"] = judge(predictions, validation)
+    budget.attrs["flags"] = flags
     return budget if p_value is None else budget.assign_attrs(p_value=p_value)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -94,6 +95,7 @@ class PriorMoments:
     rms: Array
 
     @classmethod
+    @lru_cache(maxsize=8)
     def of(
         cls,
         prior: ChebyshevPrior,
@@ -103,7 +105,7 @@ class PriorMoments:
         floor: float = FLOOR,
         seen: Observables | None = None,
     ) -> PriorMoments:
-        """Return the moments of ``nodes`` components of each kind.
+        """Return the moments of ``nodes`` components of each kind; those of the last calls are kept.
 
         Parameters
         ----------

@@ -417,6 +417,7 @@ def validation_template(config: Config) -> store.Template:
         "family": np.array(list(families(config)), object),
         "sample": np.arange(config.validation.samples),
         "source": np.array(sources, object),
+        "scale_rule": np.array(list(config.priors), object),
         **_grid(config),
     }
     dims, chunks = ("family", "sample", "sigma", "E"), (1, VALIDATION_BLOCK, n_sigma, n_E)
@@ -460,7 +461,7 @@ def validate_block(problem: Problem, root: Path, piece: Piece, threads: int) -> 
     config, block, layout = problem.config, piece.work, Layout(root)
     clean, truth = problem.draw(block.of, block.start, block.stop)
     generator = rng.generator(config.seed, "validation noise", block.of, block.start)
-    boots, by_evidence = config.validation.bootstrap, block.of == config.priors[1]
+    boots, by_evidence = config.validation.bootstrap, block.of == config.priors["auto"]
     audience = load_audience(config, layout)
     made = coverage.predict_draws(audience, config.budget.references, clean, boots, by_evidence, generator)
     finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **made}))
@@ -472,7 +473,7 @@ def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str
     audience, draws = load_audience(config, layout), store.load(layout.draws)
     residuals = None
     if "beyond" not in draws or not audience.on_features:
-        fresh = problem.draw(config.priors[0], 0, config.validation.samples, stream="resolution")
+        fresh = problem.draw(next(iter(config.priors.values())), 0, config.validation.samples, stream="resolution")
         residuals = coverage.residuals(audience, *fresh)
     levels = sorted({*config.validation.levels, config.budget.level})
     made = coverage.measure(draws, levels, config.budget.level, audience.source, residuals)

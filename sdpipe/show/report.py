@@ -35,10 +35,10 @@ KERNELS = {
     "periodic-odd": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> − e<sup>−aω(T−t)</sup>"),
     "exponential": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup>"),
 }
-CALIBRATES = (
-    "; it calibrates mock targets, and data with a scale that is given",
-    ", each draw scaled as data with scale: auto are; it calibrates these",
-)
+CALIBRATES = {
+    "given": "; it calibrates mock targets, and data with a scale that is given",
+    "auto": ", each draw scaled as data with scale: auto are; it calibrates these",
+}
 """What each of ``Config.priors`` is for."""
 
 LEAD = Markup(
@@ -261,7 +261,7 @@ def _family(config: Config, name: str) -> str:
     if section is None:
         return "Not a family of this config any more."
     if isinstance(section, MixtureFamily):
-        use = CALIBRATES[config.priors.index(name)] if name in config.priors else ""
+        use = "".join(CALIBRATES[rule] for rule, prior in config.priors.items() if prior == name)
         return f"The prior at basis size Nb = {section.Nb}{use}."
     if isinstance(section, ChebyshevFamily):
         return f"The prior of arXiv:2307.00808 at basis size Nb = {section.Nb}."

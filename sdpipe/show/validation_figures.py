@@ -12,7 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdpipe.infer.calibration import band, rule_of
+from sdpipe.infer.calibration import band, rules_of
 from sdpipe.show import figures
 from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, HEIGHT, MARGINS
 
@@ -130,12 +130,13 @@ def cases(validation: xr.Dataset, sigma: float) -> Figure:
     figure = Figure(figsize=(figures.WIDTH, 2.4 * len(names) + 0.3), layout="constrained")
     axes = figure.subplots(len(names), 2, sharex=True, squeeze=False)
     factors = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values
+    rules = rules_of(validation)
     for i, (row, name) in enumerate(zip(axes, names, strict=True)):
         one = validation.sel(family=name, sigma=sigma).isel(sample=validation.tested.sel(family=name).values)
         order = np.argsort((one.pull**2).mean("E").values)
         for ax, index, what in zip(row, (order[0], order[-1]), ("best", "worst"), strict=True):
             draw = one.isel(sample=index)
-            error = draw.total.values * factors[rule_of(i)]
+            error = draw.total.values * factors[rules[i]]
             figures.fill(ax, draw.E, draw.central, error, COLOURS[5], 0.5, label="calibrated error")
             ax.plot(draw.E, draw.central, color=COLOURS[0], label="central value")
             for method, (colour, style) in figures.METHOD_LINES.items():

@@ -46,6 +46,7 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
             "family": np.array(["chebyshev", "chebyshev-auto", "other"], object),
             "sample": np.arange(COUNT),
             "source": np.array(["latt", "net"], object),
+            "scale_rule": np.array(["given", "auto"], object),
             "method": np.array(["linear"], object),
             "sigma": [0.44],
             "E": [0.5, 1.0, 1.5],

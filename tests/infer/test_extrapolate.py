@@ -73,6 +73,7 @@ def test_the_limits_of_a_budget_have_the_correlations_of_the_draws_that_calibrat
     values = 1 + 0.5 * SIGMA[:, None] ** 2 * np.array([1, -1])
     budget = xr.Dataset({"central": (("sigma", "E"), values), "calibrated": (("sigma", "E"), width)}, coords)
     draws["tested"] = draws.tested.expand_dims(family=2)
+    draws = draws.assign_coords(scale_rule=["given", "auto"])
     found = limits(budget, draws, "given")
     assert found.limit.values == pytest.approx([1, 1])
     assert found.coefficients.values == pytest.approx(np.array([[1, 1], [0.5, -0.5]]))

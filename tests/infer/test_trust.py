@@ -199,7 +199,8 @@ def judged(distance: float, spread: float, count: int = 800, rule: str = "given"
             "distance": (dims, around_one[0] * [[1.0], [5.0]]),
             "spread": (dims, around_one[1]),
             "tested": (dims, np.arange(4 * count).reshape(2, -1) % 2 == 1),
-        }
+        },
+        coords={"scale_rule": np.array(["given", "auto"], object)},
     )
     values = spread * np.array([[1.0, -1.0], [1.0, -1.0], [0.0, 0.0]]).reshape(1, 3, 2, 1, 1)
     rho = xr.DataArray(

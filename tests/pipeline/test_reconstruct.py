@@ -59,6 +59,17 @@ def test_nothing_is_trained_and_little_is_written(run) -> None:
     assert size < 20_000_000
 
 
+def test_only_the_way_of_sizing_that_is_used_is_calibrated(run) -> None:
+    run, _ = run
+    assert run.validation.family.values.tolist() == ["mixture-auto"]
+    assert run.validation.scale_rule.values.tolist() == ["auto"]
+    samples = run.predictions["mine"].correlator
+    again = sdpipe.judge(run, samples)
+    np.testing.assert_allclose(again.calibrated, run.budget["mine"].calibrated, rtol=0.05)
+    with pytest.raises(sdpipe.errors.UserError, match="this run calibrates what is sized by: auto"):
+        sdpipe.judge(run, samples, scale=2.0)
+
+
 def test_the_truth_lies_within_the_errors(run) -> None:
     run, _ = run
     budget = run.budget["mine"].load()
