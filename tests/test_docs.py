@@ -80,3 +80,11 @@ def test_the_readme_is_a_page_and_leads_to_every_document() -> None:
     assert len(text.splitlines()) <= README_LINES
     for path in (ROOT / "docs").glob("*.md"):
         assert f"](docs/{path.name})" in text, path.name
+
+
+def test_what_can_be_resolved_is_as_choosing_says() -> None:
+    """C(t) known to 1 % gives about 5 % at sigma = E/4; the sigma that gives it falls by a third with a factor 10."""
+    error = runpy.run_path(str(ROOT / "docs" / "choosing.py"))["error"]
+    assert [error(1e-2, (E / 4,), (E,)).item() for E in (1.0, 2.0)] == pytest.approx([0.05, 0.05], rel=0.15)
+    for noise, sigma in ((1e-2, 0.53), (1e-3, 0.36), (1e-4, 0.25)):
+        assert error(noise, (sigma,), (2.0,)).item() == pytest.approx(0.05, rel=0.1)
