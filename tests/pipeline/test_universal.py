@@ -10,6 +10,7 @@ import pytest
 
 import sdpipe
 from sdpipe.config.problem import Inputs
+from sdpipe.learn import shipped
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.samples import generate
@@ -63,6 +64,17 @@ def test_a_network_gives_every_sigma_together(run: Run) -> None:
     loss = run.history.val_loss.min("epoch")
     assert (loss < 2 * run.history.posterior_loss).all()
     assert (loss.sel(sigma=0.44) == loss.sel(sigma=0.63)).all()
+
+
+def test_the_same_config_makes_the_same_file_of_an_audience_again(
+    run: Run, shell: Callable[..., Outcome], tmp_path: Path
+) -> None:
+    for stage in ("generate", "train"):
+        outcome = shell("-m", "sdpipe", stage, run.layout.root / "config.yaml", "--run", "again", "-q", cwd=tmp_path)
+        assert outcome.status == 0, outcome.err
+    again = sdpipe.open_run(tmp_path / "again")
+    one, other = (shipped.write(made.networks, tmp_path / "audience.pt") for made in (run, again))
+    assert one == other
 
 
 def test_only_networks_on_the_posterior_learn_to_live_with_every_covariance(
