@@ -17,8 +17,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe.config.load import load_config
-from sdpipe.config.schema import Config
-from sdpipe.correlators.correlator import Correlator, Source
+from sdpipe.config.schema import Config, digest, plain
+from sdpipe.correlators.correlator import Correlator, Source, read_correlator
+from sdpipe.correlators.objects import holds_errors, of_python
 from sdpipe.correlators.statistics import covariance_of_bootstrap
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
@@ -261,6 +262,48 @@ class Run:
             result["calibrated"] = calibrated(result.weight, total, validation, rule, budget.level)
         return result.assign_attrs(flags=judge(data, validation)[1])
 
+    def to_xarray(self, target: str) -> xr.Dataset:
+        """Return ``central``, ``error (sigma, E)`` and their whole ``covariance (sigma, E, sigma2, E2)`` of one target.
+
+        The error is the calibrated one, see :func:`sdpipe.infer.export.joint`. Raises UserError where there is no
+        budget of the target, and without ``validate``, which the correlations come from.
+
+        >>> made = sdpipe.open_run("runs/quickstart").to_xarray("o3")
+        >>> made.covariance.dims
+        ('sigma', 'E', 'sigma2', 'E2')
+        """
+        from sdpipe.infer.export import joint
+
+        budget = self._budget_of(target)
+        if "calibrated" not in budget:
+            raise UserError("a covariance needs the calibrated error: set budget.calibration=conformal")
+        return joint(budget, self.validation.load(), self.predictions[target].attrs["scale_rule"])
+
+    def to_gvar(self, target: str) -> NDArray[Any]:
+        """Return rho (sigma, E) of one target as correlated gvars, with the covariance of :meth:`to_xarray`.
+
+        Raises UserError as that does, and where gvar is not installed.
+
+        >>> rho = sdpipe.open_run("runs/quickstart").to_gvar("o3")
+        >>> type(rho[0] @ np.ones(rho.shape[1])).__name__
+        'GVar'
+        """
+        from sdpipe.infer.export import as_gvars
+
+        return as_gvars(self.to_xarray(target))
+
+    def to_pyerrors(self, target: str) -> NDArray[Any]:
+        """Return the same as pyerrors Obs (sigma, E); their covariance is named by config, run and target.
+
+        >>> rho = sdpipe.open_run("runs/quickstart").to_pyerrors("o3")
+        >>> type(rho[0] @ np.ones(rho.shape[1])).__name__
+        'Obs'
+        """
+        from sdpipe.infer.export import as_obs
+
+        made = self.to_xarray(target)
+        return as_obs(made, f"{self.config.name}_{digest(plain(self.config))[:8]}_{target}")
+
     def __repr__(self) -> str:
         from sdpipe.show.tables import run_as_text
 
@@ -299,7 +342,8 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
     Parameters
     ----------
     data
-        A file (docs/correlators.md), or an array of samples (n, T), which the run directory then keeps.
+        A file (docs/correlators.md), or what :func:`sdpipe.read_correlator` takes from a session, such as an array of
+        samples (n, T), gvars or a pyerrors Corr, which the run directory then keeps.
     keys
         ``"KEY=VALUE"`` strings as on the command line, such as ``"kernel=vector"`` or ``"smearing.sigma=[0.3, 0.4]"``;
         what they leave open follows from the data (``sdpipe check`` says how).
@@ -321,24 +365,29 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
 
     if not isinstance(data, str | os.PathLike):
         run = run or Path("runs/array")
-        data = _saved(data, Layout(Path(run).absolute()))
+        data, said = _saved(data, Layout(Path(run).absolute()))
+        keys = (*said, *keys)
     config = config_of(suggest(Path(data), keys).config, str(data))
     layout = Layout(Path(run or Path("runs") / config.name).absolute())
     perform(State(config, layout), stages.wanted(config))
     return Run(layout.root)
 
 
-def _saved(values: Any, layout: Layout) -> Path:
-    """Keep an array (n, T) in the run directory that it is for; return its file."""
-    samples = np.asarray(values)
-    if samples.dtype.kind not in "fiu" or samples.ndim != 2:
-        kind = f"shape {samples.shape} of {samples.dtype}"
-        raise UserError(f"data: {kind}; allowed: a file, or an array of samples (configurations, times)")
-    content = BytesIO()
-    np.save(content, samples.astype(float))
+def _saved(values: Any, layout: Layout) -> tuple[Path, list[str]]:
+    """Keep a correlator of this session in the run directory that it is for; return its file, and keys that read it."""
+    record, content = of_python(values), BytesIO()
+    said = [f"{key}={value}" for key, value in record.said.items()]
+    if record.times is not None:
+        if (np.diff(record.times) != 1).any():
+            raise record.fault(f"t = {', '.join(f'{t:g}' for t in record.times)}; needed: times without gaps")
+        said.append(f"lattice.first={record.times[0]:g}")
+    if record.samples is None:
+        np.savez(content, mean=record.mean, cov=record.covariance)
+    else:
+        np.savez(content, samples=record.samples)
     layout.root.mkdir(parents=True, exist_ok=True)
     files.write_bytes(layout.given, content.getvalue())
-    return layout.given
+    return layout.given, said
 
 
 def predict(
@@ -346,8 +395,9 @@ def predict(
 ) -> xr.DataArray:
     """Return rho (sigma, ensemble, replica, boot, E) for a correlator of any normalisation.
 
-    ``run`` is an open run or its directory; ``samples`` are bootstrap means (boot, t), or what
-    :func:`sdpipe.read_correlator` returns at the time slices of the networks.
+    ``run`` is an open run or its directory; ``samples`` are bootstrap means (boot, t), what
+    :func:`sdpipe.read_correlator` returns at the time slices of the networks, or what it reads: gvars (T,) or at these
+    times, a pyerrors Corr or a list of Obs.
 
     With ``scale="auto"`` the samples are scaled together to the amplitude that makes their mean most likely under the
     prior, and the prediction is scaled back, which the linearity of the problem allows. Networks are not exactly
@@ -455,6 +505,11 @@ def _data(
         known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
         known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
         return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.of(c.facts).keys()
+    if holds_errors(samples):
+        lattice, parity = run.config.lattice, run.config.kernel_function.parity
+        how = {"period": lattice.period, "parity": parity} if parity else {}
+        first = lattice.times[0] if np.shape(samples) == (len(lattice.slices),) else lattice.first
+        return _data(run, read_correlator(samples, times=lattice.times, first=first, **how))
     values, attrs = _values(run, samples), getattr(samples, "attrs", {})
     covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
     keys = Source.of(attrs).keys() if "sha256" in attrs else {"path": "FILE", "resampling": "bootstrap"}

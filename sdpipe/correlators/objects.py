@@ -192,6 +192,11 @@ def of_python(values: Any, dataset: str | None = None) -> Record:
     return picked(path, "", ("",), {"": array})
 
 
+def holds_errors(values: Any) -> bool:
+    """Return whether these are gvars, or a Corr or Obs of pyerrors: numbers that know their errors."""
+    return _package(values) in ("gvar", "pyerrors")
+
+
 def _package(values: Any) -> str:
     """Return the package whose object this is, or that the first of the objects is in a list or an array."""
     if isinstance(values, (list, tuple, np.ndarray)):

@@ -66,7 +66,7 @@ class Layout:
     @property
     def given(self) -> Path:
         """Data that came from no file."""
-        return self.root / STATE / "array.npy"
+        return self.root / STATE / "array.npz"
 
     @property
     def draws(self) -> Path:

@@ -177,9 +177,9 @@ def test_an_array_is_kept_in_the_run_that_is_made_of_it(tmp_path: Path) -> None:
     (tmp_path / "run.npy").write_bytes(b"something else")
     run = sdpipe.reconstruct(samples, *SMALL, run=tmp_path / "run")
     assert (tmp_path / "run.npy").read_bytes() == b"something else"
-    assert np.array_equal(np.load(run.config.targets["array"].path), samples)
+    assert np.array_equal(np.load(run.config.targets["array"].path)["samples"], samples)
     assert run.config.targets["array"].path.is_relative_to(tmp_path / "run")
-    with pytest.raises(sdpipe.errors.UserError, match="an array of samples"):
+    with pytest.raises(sdpipe.errors.UserError, match=r"must be .configurations, times"):
         sdpipe.reconstruct(samples[0], run=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
