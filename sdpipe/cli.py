@@ -227,7 +227,7 @@ def _perform(arguments: argparse.Namespace, state: State) -> None:
         print("\n\n".join([stages.plan(state, names), *([surveys] if surveys else []), *scripts]))
         return
     worked = session.perform(state, names, arguments.take_over)
-    if printed := _tables(state.config, layout, {*worked, command}):
+    if printed := _tables(state.config, layout, {*worked, command}, whole=arguments.level > 0):
         print(printed, flush=True)
     if command in ("run", "reconstruct"):
         log.info(f"report: {layout.report}")
@@ -235,8 +235,8 @@ def _perform(arguments: argparse.Namespace, state: State) -> None:
         log.info(f"next: {following}")
 
 
-def _tables(config: Config, layout: Layout, names: set[str]) -> str:
-    """Return the tables of those stages that have any."""
+def _tables(config: Config, layout: Layout, names: set[str], whole: bool) -> str:
+    """Return the tables of those stages that have any: the answer, or the ``whole`` of it."""
     if not names & {"validate", "analyze"}:
         return ""
     from sdpipe.disk import store
@@ -244,9 +244,11 @@ def _tables(config: Config, layout: Layout, names: set[str]) -> str:
 
     parts = []
     if "validate" in names:
-        parts.append(tables.validation_table(store.load(layout.validation)))
+        validated = tables.validation_table if whole else tables.verdict_table
+        parts.append(validated(store.load(layout.validation)))
     if "analyze" in names:
-        parts += [tables.budget_table(name, store.load(layout.budget / name)) for name in config.targets]
+        answer = tables.budget_table if whole else tables.answer_table
+        parts += [answer(name, store.load(layout.budget / name)) for name in config.targets]
     return "\n\n".join(parts)
 
 

@@ -262,6 +262,24 @@ class Run:
             result["calibrated"] = calibrated(result.weight, total, validation, rule, budget.level)
         return result.assign_attrs(flags=judge(data, validation)[1])
 
+    def table(self, target: str, format: Literal["frame", "csv", "latex"] = "frame") -> pd.DataFrame | str:  # noqa: A002
+        """Return the answer of one target as a table: energies, and central value with calibrated error at each sigma.
+
+        Errors are in brackets, as in 0.09613(81). ``format`` is a data frame, ``csv`` with the numbers of the whole
+        budget in full precision, or ``latex``. Raises UserError where there is no budget of the target, and for
+        another format.
+
+        >>> print(sdpipe.open_run("runs/quickstart").table("o3", format="latex").splitlines()[0])
+        \\begin{tabular}{lll}
+        """
+        from sdpipe.show import tables
+
+        budget = self._budget_of(target)
+        makers = {"frame": tables.answer_frame, "csv": tables.as_csv, "latex": tables.as_latex}
+        if format not in makers:
+            raise UserError(f"format: {format!r} is not allowed; allowed: {', '.join(makers)}")
+        return makers[format](budget)
+
     def to_xarray(self, target: str) -> xr.Dataset:
         """Return ``central``, ``error (sigma, E)`` and their whole ``covariance (sigma, E, sigma2, E2)`` of one target.
 

@@ -23,6 +23,8 @@ from sdpipe.errors import DamageError
 from sdpipe.infer.calibration import verdict
 
 SHOWN_ENERGIES = 12
+ANSWERS = 6
+"""Energies of the short table of a target."""
 DECIMALS = 7
 """Most decimals, and most digits before the point, of a column without powers of ten."""
 FINEST = 1e-3
@@ -80,6 +82,77 @@ def two_digits(error: float) -> str:
     if 10 <= rounded < 10**DECIMALS:
         return f"{rounded:.0f}"
     return f"{error:#.2g}" if error else "0"
+
+
+def quoted(value: float, error: float) -> str:
+    """Return a number with two digits of its error in brackets, with a power of ten where it is large or small.
+
+    >>> [quoted(0.09613, 0.00081), quoted(12.34, 1.23), quoted(1.5e-6, 3e-8), quoted(0.5, 0.0), quoted(0.02, 0.2)]
+    ['0.09613(81)', '12.3(1.2)', '1.500(30)e-06', '0.5(0)', '0.02(20)']
+    """
+    if not (np.isfinite(value) and np.isfinite(error) and error > 0):
+        return f"{value:.6g}({error:.2g})"
+    power = int(np.floor(np.log10(max(abs(value), error))))
+    power = 0 if -DECIMALS < 2 * power < DECIMALS else power
+    v, e = value / 10.0**power, float(f"{error / 10.0**power:.1e}")
+    decimals = max(1 - int(np.floor(np.log10(e))), 0)
+    inside = f"{e:.{decimals}f}" if e >= 1 else f"{e * 10**decimals:.0f}"
+    return f"{v:.{decimals}f}({inside})" + (f"e{power:+03d}" if power else "")
+
+
+def answer_frame(budget: xr.Dataset, count: int | None = None) -> pd.DataFrame:
+    """Return central value and calibrated error, the total one without ``validate``, of ``count`` energies or all."""
+    rows = range(budget.sizes["E"])
+    if count is not None and count < len(rows):
+        rows = np.linspace(0, len(rows) - 1, count).round().astype(int).tolist()
+    columns = {"E [GeV]": [f"{budget.E.values[i]:.4f}" for i in rows]}
+    for sigma in budget.sigma.values:
+        one = budget.sel(sigma=sigma)
+        pairs = zip(one.central.values[rows], one.get("calibrated", one.total).values[rows], strict=True)
+        columns[f"sigma = {sigma:g} GeV"] = [quoted(*pair) for pair in pairs]
+    return pd.DataFrame(columns)
+
+
+def as_csv(budget: xr.Dataset) -> str:
+    """Return the numbers of a budget as CSV, one row for each sigma and energy."""
+    columns = {name: budget[name] for name in ("central", "calibrated", "band", "total") if name in budget}
+    columns |= {str(source): budget.error.sel(source=source, drop=True) for source in budget.source.values}
+    for name in budget.method.values if "method" in budget else ():
+        one = budget.sel({"method": name}, drop=True)
+        columns |= {f"{name}": one.method_central, f"{name} error": one.get("method_calibrated", one.method_error)}
+    columns |= {name: budget[name] for name in ("lower", "upper", "truth", "pull") if name in budget}
+    frame = xr.Dataset(columns).to_dataframe(dim_order=["sigma", "E"])[list(columns)]
+    return frame.to_csv()
+
+
+def as_latex(budget: xr.Dataset) -> str:
+    """Return the answer of a budget as a LaTeX tabular, for the package booktabs."""
+    frame = answer_frame(budget).map(_in_math)
+    frame.columns = ["$E$ [GeV]", *(rf"$\sigma = {sigma:g}$ GeV" for sigma in budget.sigma.values)]
+    return frame.to_latex(index=False, escape=False)
+
+
+def _in_math(cell: str) -> str:
+    """Return a number for LaTeX.
+
+    >>> _in_math("-0.12(3)"), _in_math("1.500(30)e-06")
+    ('$-0.12(3)$', '$1.500(30) \\\\times 10^{-6}$')
+    """
+    digits, _, power = cell.partition("e")
+    return rf"${digits} \times 10^{{{int(power)}}}$" if power else f"${digits}$"
+
+
+def answer_table(name: str, budget: xr.Dataset) -> str:
+    """Return the answer of one target as text: a few energies, how often a known truth is inside, what is doubtful."""
+    which = "calibrated" if "calibrated" in budget else "total"
+    parts = [f"{name}, with {which} error", table(answer_frame(budget, ANSWERS))]
+    if "truth" in budget:
+        inside = (np.abs(budget.central - budget.truth) <= budget[which]).mean("E").values
+        parts.append(
+            f"truth inside the error at {', '.join(f'{x:.0%}' for x in inside)} of {budget.sizes['E']} energies"
+        )
+    parts += [f"flag: {flag}" for flag in budget.attrs.get("flags", [])]
+    return "\n".join(parts)
 
 
 def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
@@ -173,6 +246,16 @@ def validation_table(validation: xr.Dataset) -> str:
         f"validation, truth inside each error at level {level:g}\n{table(coverage_frame(validation, level))}\n\n"
         f"validation, mean absolute errors and mean half widths at level {level:g}\n{table(accuracy_frame(validation))}"
     )
+
+
+def verdict_table(validation: xr.Dataset) -> str:
+    """Return, for each family, the coverage of the calibrated error at each sigma, and whether it holds."""
+    level = float(validation.attrs["quoted"])
+    whole = coverage_frame(validation, level)
+    columns: dict[str, list[str]] = {"family": list(dict.fromkeys(whole["family"]))}
+    for sigma, rows in whole.groupby("sigma", sort=False):
+        columns[f"sigma = {sigma} GeV"] = list(rows["calibrated %"] + " % " + rows["calibrated is"])
+    return f"validation, truth inside the calibrated error at level {level:g}\n{table(pd.DataFrame(columns))}"
 
 
 def training_frame(history: xr.Dataset) -> pd.DataFrame:
