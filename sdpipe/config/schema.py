@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PositiveInt, model_validator
 
 from sdpipe.config.densities import Family, Mock
 from sdpipe.config.section import Energy, Level, Name, Section, distinct
+from sdpipe.config.smearings import Smearing
 from sdpipe.config.sources import Correlator, Noise, RangeNoise
 from sdpipe.errors import UserError
 from sdpipe.physics import spectra
@@ -56,15 +57,6 @@ class Lattice(Section):
     def slices(self) -> tuple[int, ...]:
         """Time slices that the networks see."""
         return tuple(range(self.times[0], self.times[1] + 1))
-
-
-class Smearing(Section):
-    """Width of the Gaussian G_sigma."""
-
-    kind: Literal["gaussian"] = "gaussian"
-    """Shape of the smearing."""
-    sigma: Annotated[list[Energy], Field(min_length=1, max_length=100), AfterValidator(distinct)]
-    """Widths in GeV, none below 1e-3 of the largest or 1e-4 of `energies.max`; networks are trained for each."""
 
 
 class Energies(Section):
@@ -212,6 +204,10 @@ class Cluster(Section):
     """The most jobs of a pool at once."""
 
 
+def _gaussian(raw: Any) -> Any:
+    return {"kind": "gaussian", **raw} if isinstance(raw, Mapping) else raw
+
+
 class Config(Section):
     """A whole run. Every key that has a default here may be left out of the file."""
 
@@ -223,8 +219,8 @@ class Config(Section):
     """Grid of times."""
     kernel: KernelName
     """b_T(t, omega), see [method.md](method.md#problem)."""
-    smearing: Smearing
-    """What is asked for: widths."""
+    smearing: Annotated[Smearing, Field(discriminator="kind"), BeforeValidator(_gaussian)]
+    """What is asked for: the smearing function f_sigma(w, E), `gaussian` where no `kind` is said, and its widths."""
     energies: Energies
     """What is asked for: energies."""
     spectra: Spectra
@@ -257,7 +253,8 @@ class Config(Section):
     @property
     def observables(self) -> Observables:
         """C(t) and rho_sigma(E) on the grids of the run."""
-        return Observables(self.kernel_function, self.lattice.slices, tuple(self.smearing.sigma), self.energies.grid)
+        sigma, smearing = tuple(self.smearing.sigma), self.smearing.function
+        return Observables(self.kernel_function, self.lattice.slices, sigma, self.energies.grid, smearing)
 
     @property
     def lattices(self) -> list[Observables]:
@@ -269,6 +266,7 @@ class Config(Section):
                 tuple(range(other.times[0], other.times[1] + 1)),
                 own.sigma,
                 own.energies,
+                own.smearing,
             )
             for other in further
         ]

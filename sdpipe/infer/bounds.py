@@ -160,8 +160,7 @@ class Bounds:
                 "it must be above 0, below every threshold that rho may have",
                 key="E0",
             )
-        slowest = o.kernel.spacing * o.kernel.slowest_decay(o.times)
-        if any(o.smearing.tail(s).rate <= slowest for s in o.sigma):
+        if not o.bounded:
             raise UserError(
                 f"smearing {o.smearing.name} falls more slowly than C(t) at its earliest time: no bound is finite; "
                 "allowed: a smaller sigma, or a smearing that falls faster"

@@ -203,6 +203,12 @@ class HLT:
             (outside.T @ outside).reshape(*shape, *shape),
         )
 
+    @staticmethod
+    def exists(observables: Observables, alpha: float) -> bool:
+        """Return whether A[g] is finite, see :meth:`of`."""
+        slowest = observables.kernel.slowest_decay(observables.times)
+        return alpha < 2 * slowest and _lengths(observables, alpha) is not None
+
     @property
     def outside(self) -> Array:
         """|y - U c|^2, shape (sigma, E)."""
@@ -480,6 +486,15 @@ def _weighted(o: Observables, omega: Array, alpha: float) -> Array:
     return grown.reshape(omega.size, -1)
 
 
+def _lengths(o: Observables, alpha: float) -> list[float] | None:
+    """Return how far above E the integral of e^(alpha a omega) f^2 goes for each sigma; None where it diverges."""
+    growth = alpha * o.kernel.spacing
+    tails = [o.smearing.tail(s).times(o.smearing.tail(s)).times(Tail(-growth)) for s in o.sigma]
+    lengths = [t.length(s) for t, s in zip(tails, o.sigma, strict=True)]
+    exist = all(t.converges and growth / 2 * n < UNDERFLOW for t, n in zip(tails, lengths, strict=True))
+    return lengths if exist else None
+
+
 def _edges(o: Observables, E0: float, alpha: float) -> Array:
     """Return panels for A[g]: they grow from the fastest decay, are as fine as f needs, and end where all is small.
 
@@ -492,9 +507,8 @@ def _edges(o: Observables, E0: float, alpha: float) -> Array:
             f"alpha is {alpha:g}: with C({slowest:g}) the integral diverges; it must be below {2 * slowest:g}",
             key="alpha",
         )
-    tails = [o.smearing.tail(s).times(o.smearing.tail(s)).times(Tail(-growth)) for s in o.sigma]
-    lengths = [t.length(s) for t, s in zip(tails, o.sigma, strict=True)]
-    if not all(t.converges and growth / 2 * n < UNDERFLOW for t, n in zip(tails, lengths, strict=True)):
+    lengths = _lengths(o, alpha)
+    if lengths is None:
         raise UserError(
             f"alpha is {alpha:g}: smearing {o.smearing.name} falls too slowly, its norm diverges; "
             "a smaller alpha is allowed, 0 where it falls as a power faster than omega^-1/2",

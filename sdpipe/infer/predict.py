@@ -19,13 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 from sdpipe.errors import UserError
 from sdpipe.infer import stability, trust
 from sdpipe.infer.bounds import Bounds, Interval
+from sdpipe.infer.budget import squared
 from sdpipe.infer.hlt import HLT
 from sdpipe.learn import networks
 from sdpipe.learn.trained import Network
+from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.posterior import Posterior, PriorMoments
-from sdpipe.physics.smearing import Smearing
 from sdpipe.physics.spectra import ChebyshevPrior
 
 Array = NDArray[np.float64]
@@ -73,9 +74,10 @@ def estimates(members: Sequence[Network], inputs: NDArray) -> xr.Dataset:
         "boot": np.arange(len(inputs)),
         "E": ("E", first.energies, {"units": "GeV"}),
     }
-    made = {"rho": (dims, rho, {"units": "1", "long_name": "smeared spectral density"})}
+    units = smearing.made(**first.smearing).units
+    made = {"rho": (dims, rho, {"units": units, "long_name": "smeared spectral density"})}
     if error is not None:
-        made["scale"] = (dims, error, {"units": "1", "long_name": "error that comes with the estimate"})
+        made["scale"] = (dims, error, {"units": units, "long_name": "error that comes with the estimate"})
     return xr.Dataset(made, coords)
 
 
@@ -146,7 +148,8 @@ class Audience:
     def observables(self) -> Observables:
         """C(t) and rho_sigma(E) on the grids of the training."""
         m = self.each_sigma[0]
-        return Observables(self.kernel, tuple(m.times), tuple(m.sigmas), tuple(m.energies))
+        kind = smearing.made(**m.smearing)
+        return Observables(self.kernel, tuple(m.times), tuple(m.sigmas), tuple(m.energies), kind)
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -156,7 +159,7 @@ class Audience:
     def posterior_of(self, observables: Observables) -> Posterior:
         """Return the same for another smearing."""
         m = self.each_sigma[0]
-        seen = Observables(self.kernel, tuple(m.times), tuple(m.seen_sigmas), tuple(m.seen_energies))
+        seen = replace(self.observables, sigma=tuple(m.seen_sigmas), energies=tuple(m.seen_energies))
         moments = PriorMoments.of(
             ChebyshevPrior(**m.prior), observables, floor=m.floor, seen=None if seen == observables else seen
         )
@@ -172,28 +175,29 @@ class Audience:
         return HLT.of(observables, self.noise, min(self.threshold, *observables.energies), alpha)
 
     def stability(self, C: Array, rows: Sequence[int], factor: float = 1.0) -> xr.Dataset:
-        """Return the scans of HLT of one C (t,), ``factor`` times too large, at some energies."""
+        """Return the scans of HLT of one C (t,), ``factor`` times too large, at some energies, where alpha allows."""
+        o = self.observables
         return stability.stability(
-            [self.hlt_of(self.observables, alpha) for alpha in stability.ALPHAS], C, rows, factor
+            [self.hlt_of(o, alpha) for alpha in stability.ALPHAS if HLT.exists(o, alpha)], C, rows, factor
         )
 
     def bounds(self, C: Array, level: float, observables: Observables | None = None) -> Interval:
         """Return bounds for rho >= 0 of one C (t,), zero below the lowest threshold, with the noise of the training."""
         return Bounds.of(observables or self.observables, self.noise.of(C), self.threshold, level)(C)
 
-    def smear(self, C: Array, smearing: Smearing, factor: float = 1.0, level: float | None = None) -> xr.Dataset:
+    def smear(self, C: Array, f: smearing.Smearing, factor: float = 1.0, level: float | None = None) -> xr.Dataset:
         """Return what is known without training of another smearing of rho, of one C (t,) ``factor`` times too large.
 
         ``central``, ``error (method, sigma, E)`` of posterior and HLT, and with a ``level`` of bounds ``lower``,
         ``upper (sigma, E)`` and ``chi2_min``. Raises UserError where its integrals do not exist or it is not finite.
         """
-        grid = replace(self.observables, smearing=smearing)
+        grid = replace(self.observables, smearing=f)
         posterior, hlt = self.posterior_of(grid)(C), self.hlt_of(grid).floored(C)(C)
         dims = ("method", "sigma", "E")
         values = {"central": np.stack([posterior.mean, hlt.mean]) / factor}
         values["error"] = np.stack([posterior.sd, hlt.error]) / abs(factor)
         coords = {"method": ["posterior", "hlt"], "sigma": list(grid.sigma), "E": list(grid.energies)}
-        made = xr.Dataset({k: (dims, v) for k, v in values.items()}, coords, {"smearing": smearing.name})
+        made = xr.Dataset({k: (dims, v) for k, v in values.items()}, coords, {"smearing": f.name})
         if level is not None:
             found = self.bounds(C / factor, level, grid)
             made = made.assign({k: (dims[1:], getattr(found, k)) for k in ("lower", "upper")})
@@ -301,14 +305,14 @@ class Audience:
         if errors:
             values, words = (
                 np.stack(list(errors.values()), axis=-3),
-                {"units": "1", "long_name": "error of each method"},
+                {"units": found.rho.attrs["units"], "long_name": "error of each method"},
             )
             made["method_error"] = ((*between, "method", "sigma", "E"), values / unit[..., None], words)
             made["method"] = np.array(list(errors), object)
         if self.on_features:
             resolved = np.diagonal(self.posterior.resolved(centre, estimate), axis1=-2, axis2=-1)
             unresolved = np.sqrt(np.maximum(estimate.sd**2 - resolved, 0)) / unit
-            words = {"units": "1", "long_name": "error of the posterior without that of noise"}
+            words = {"units": found.rho.attrs["units"], "long_name": "error of the posterior without that of noise"}
             made["unresolved"] = ((*between, "sigma", "E"), unresolved, words)
         return made
 
@@ -399,13 +403,14 @@ def reconstruct(
             f"correlator of kernel {kernel.name} at T = {kernel.period}"
         )
     made = audience.predict(scaled, factor)
+    units = made.rho.attrs["units"]
     made["E2"] = ("E2", made.E.values, {"units": "GeV"})
     covariances = {name: c / factor**2 for name, c in audience.covariances(scaled.mean(axis=0)).items()}
     if "resolution" in covariances:
-        words = {"units": "1", "long_name": "covariance of what the data cannot resolve"}
+        words = {"units": squared(units), "long_name": "covariance of what the data cannot resolve"}
         made["resolution"] = (("sigma", "E", "E2"), covariances.pop("resolution"), words)
     if covariances:
-        words = {"units": "1", "long_name": "covariance between energies of each method"}
+        words = {"units": squared(units), "long_name": "covariance between energies of each method"}
         values = np.stack([covariances[str(name)] for name in made.method.values])
         made["method_covariance"] = (("method", "sigma", "E", "E2"), values, words)
     about = {"units": audience.kernel.units, "long_name": "bootstrap samples of C(t)"}
@@ -415,7 +420,7 @@ def reconstruct(
     if audience.level is not None:
         found = audience.bounds(mean, audience.level)
         for name in ("lower", "upper"):
-            words = {"units": "1", "long_name": f"{name} bound for rho >= 0 at level {audience.level:g}, all at once"}
+            words = {"units": units, "long_name": f"{name} bound for rho >= 0 at level {audience.level:g}, all at once"}
             made[name] = (("sigma", "E"), getattr(found, name), words)
         facts["chi2_min"] = found.chi2_min
         central = made.rho.sel(ensemble=audience.central).mean(("replica", "boot")).values

@@ -41,12 +41,13 @@ def stability(hlts: Sequence[HLT], C: NDArray[np.float64], rows: Sequence[int], 
         return np.stack([getattr(scan, name)[:, rows] for scan in scans]) / unit
 
     chosen = np.stack([(hlt(C).mu / hlt.unit)[:, rows] for hlt in at])
+    units = first.smearing.units
     made = {
-        "scan_mean": (dims, stacked("mean", factor), "HLT against lambda'"),
-        "scan_error": (dims, stacked("error", abs(factor)), "its statistical error"),
-        "scan_misfit": (dims, stacked("misfit"), "A/A[0]"),
-        "scan_noise": (dims, stacked("noise"), "B"),
-        "scan_chosen": (dims[:3], chosen, "lambda' of the largest evidence"),
+        "scan_mean": (dims, stacked("mean", factor), units, "HLT against lambda'"),
+        "scan_error": (dims, stacked("error", abs(factor)), units, "its statistical error"),
+        "scan_misfit": (dims, stacked("misfit"), "1", "A/A[0]"),
+        "scan_noise": (dims, stacked("noise"), "1", "B"),
+        "scan_chosen": (dims[:3], chosen, "1", "lambda' of the largest evidence"),
     }
     coords = {
         "alpha": [hlt.alpha for hlt in hlts],
@@ -54,4 +55,4 @@ def stability(hlts: Sequence[HLT], C: NDArray[np.float64], rows: Sequence[int], 
         "E_scan": ("E_scan", [first.energies[i] for i in rows], {"units": "GeV"}),
         "lambda": scans[0].lambdas,
     }
-    return xr.Dataset({k: (d, v, {"units": "1", "long_name": words}) for k, (d, v, words) in made.items()}, coords)
+    return xr.Dataset({k: (d, v, {"units": u, "long_name": w}) for k, (d, v, u, w) in made.items()}, coords)
