@@ -106,8 +106,6 @@ def _smearing(config: Config) -> Iterator[Fault]:
             grid.columns(np.linspace(spectra.E0[0], 2 * config.energies.max, 200))
         except UserError as error:
             yield ("smearing", "name"), str(error)
-    if "hlt" in config.methods and not all(tail.times(tail).converges for tail in tails):
-        yield ("methods",), f"hlt: the integral of {name} squared diverges; allowed: methods without hlt"
     if "bounds" in config.methods and not grid.bounded:
         words = f"bounds: {name} falls more slowly than C(t) at its earliest time, so that no bound is finite"
         yield ("methods",), f"{words}; allowed: methods without bounds, or a smaller sigma where that falls faster"
@@ -203,6 +201,22 @@ def _methods(config: Config) -> Iterator[Fault]:
         yield ("methods",), f"{words}; allowed: lattice.times from 1 on, or methods without {name}"
 
 
+def _hlt(config: Config) -> Iterator[Fault]:
+    grid, hlt, lowest = config.observables, config.hlt, config.energies.min
+    if "hlt" not in config.methods or not grid.kernel.slowest_decay(grid.times):
+        return
+    if grid.norm_ends() is None:
+        words = f"hlt: the integral of {grid.smearing.name} squared diverges"
+        yield ("methods",), f"{words}; allowed: methods without hlt"
+    elif grid.norm_ends(hlt.alpha) is None:
+        words = f"{hlt.alpha:g}: the integral of e^(alpha a w) {grid.smearing.name}^2 or b_T^2 diverges"
+        yield ("hlt", "alpha"), f"{words}; allowed: a smaller one, such as 0"
+    if (hlt.E0 or 0) > lowest:
+        yield ("hlt", "E0"), f"{hlt.E0:g} is above an energy; allowed: up to energies.min ({lowest:g})"
+    if hlt.E0 == 0 and grid.smearing.pole:
+        yield ("hlt", "E0"), f"smearing {grid.smearing.name} diverges at 0; allowed: above 0"
+
+
 def _budget(config: Config) -> Iterator[Fault]:
     ensembles, central = config.ensembles, config.budget.central
     allowed = f"allowed: {', '.join(ensembles)}"
@@ -264,6 +278,7 @@ RULES = (
     _training,
     _shipped,
     _methods,
+    _hlt,
     _budget,
     _validation,
     _families,

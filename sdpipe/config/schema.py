@@ -130,6 +130,17 @@ NetworkName = Literal["arcS", "arcM", "arcL", "mlpS", "mlpM", "mlpL"]
 Method = Literal["linear", "posterior", "hlt", "bounds"]
 
 
+class HLT(Section):
+    """What the method of Hansen, Lupo and Tantalo leaves open, see [method.md](method.md#hlt)."""
+
+    rule: Literal["evidence", "plateau", "balance"] = "evidence"
+    """How lambda is chosen: by evidence, or by the stability analyses of the literature."""
+    alpha: Annotated[float, Field(ge=-100, lt=1000)] = 0.0
+    """Weight e^(alpha a w) of the integral that measures how well f_sigma is reached."""
+    E0: Annotated[float, Field(ge=0, le=1e4)] | None = None
+    """Where that integral begins in GeV; null is the lowest threshold or energy, whichever is lower."""
+
+
 class Ensemble(Section):
     """Networks of one size, taught with one training set."""
 
@@ -236,6 +247,8 @@ class Config(Section):
     methods: Annotated[list[Method], AfterValidator(distinct)] = ["linear", "posterior"]
     """What is computed beside the networks: the best linear estimator, the closed-form posterior, the method of Hansen,
     Lupo and Tantalo, and strict bounds for rho >= 0 (of targets; `pip install 'sdpipe[bounds]'`)."""
+    hlt: HLT = HLT()
+    """How HLT is used, where `methods` has it."""
     validation: Validation = Validation()
     """How the error bars are tested."""
     targets: Annotated[dict[Name, Target], Field(min_length=1)]

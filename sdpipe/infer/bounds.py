@@ -3,8 +3,9 @@
     upper(E) = max { int f rho : rho >= 0, |L^-1 (C - int b rho)|^2 <= r^2 },   Cov = L L^T,
 
 where r^2 is the quantile of chi^2 with n_t degrees of freedom: with the probability of ``level`` the truth is among
-these rho, and then inside the bounds at all E, sigma and smearings at once ("strict bounds": P. B. Stark, J. Geophys.
-Res. 97 (1992) 14055; M. Kuusela and P. B. Stark, arXiv:1512.00905). The dual is a second-order cone programme,
+these rho, and then inside the bounds at all E, sigma and smearings at once ("strict bounds": P. B. Stark, Inference in
+infinite dimensional inverse problems, Technical Report 261, Berkeley 1990; M. Kuusela and P. B. Stark,
+arXiv:1512.00905). The dual is a second-order cone programme,
 
     upper(E) = min_h { d.h + r |h| : sum_k h_k Q_k(omega) >= f(omega) for all omega >= E0 },  d = L^-1 C,  Q = L^-1 b,
 

@@ -20,7 +20,7 @@ from sdpipe.errors import UserError
 from sdpipe.infer import stability, trust
 from sdpipe.infer.bounds import Bounds, Interval
 from sdpipe.infer.budget import squared
-from sdpipe.infer.hlt import HLT
+from sdpipe.infer.hlt import BY_EVIDENCE, HLT, Choice
 from sdpipe.learn import networks
 from sdpipe.learn.trained import Network
 from sdpipe.physics import smearing
@@ -110,7 +110,7 @@ class Audience:
 
     ``central`` is the name of the central ensemble, ``threshold`` the lowest threshold E0 of its prior in GeV;
     ``methods`` are computed beside the networks; bounds at ``level``, where it is given, beside those of a target, and
-    with ``positive`` a central value outside them is flagged.
+    with ``positive`` a central value outside them is flagged. ``choice`` is that of HLT.
     """
 
     networks: Sequence[Network]
@@ -119,6 +119,7 @@ class Audience:
     methods: Sequence[str] = ("linear", "posterior")
     level: float | None = None
     positive: bool = False
+    choice: Choice = BY_EVIDENCE
 
     @cached_property
     def each_sigma(self) -> list[Network]:
@@ -167,19 +168,12 @@ class Audience:
 
     @cached_property
     def hlt(self) -> HLT:
-        """HLT by evidence at alpha = 0, from the lowest threshold or energy on, with the noise of the training."""
-        return self.hlt_of(self.observables)
-
-    def hlt_of(self, observables: Observables, alpha: float = 0.0) -> HLT:
-        """Return the same for another smearing or alpha."""
-        return HLT.of(observables, self.noise, min(self.threshold, *observables.energies), alpha)
+        """HLT with the noise of the training."""
+        return self.choice.of(self.observables, self.noise, self.threshold)
 
     def stability(self, C: Array, rows: Sequence[int], factor: float = 1.0) -> xr.Dataset:
-        """Return the scans of HLT of one C (t,), ``factor`` times too large, at some energies, where alpha allows."""
-        o = self.observables
-        return stability.stability(
-            [self.hlt_of(o, alpha) for alpha in stability.ALPHAS if HLT.exists(o, alpha)], C, rows, factor
-        )
+        """Return the scans of HLT of one C (t,), ``factor`` times too large, at some energies."""
+        return stability.stability(self.choice.each(self.observables, self.noise, self.threshold), C, rows, factor)
 
     def bounds(self, C: Array, level: float, observables: Observables | None = None) -> Interval:
         """Return bounds for rho >= 0 of one C (t,), zero below the lowest threshold, with the noise of the training."""
@@ -192,7 +186,7 @@ class Audience:
         ``upper (sigma, E)`` and ``chi2_min``. Raises UserError where its integrals do not exist or it is not finite.
         """
         grid = replace(self.observables, smearing=f)
-        posterior, hlt = self.posterior_of(grid)(C), self.hlt_of(grid).floored(C)(C)
+        posterior, hlt = self.posterior_of(grid)(C), self.choice.of(grid, self.noise, self.threshold).floored(C)(C)
         dims = ("method", "sigma", "E")
         values = {"central": np.stack([posterior.mean, hlt.mean]) / factor}
         values["error"] = np.stack([posterior.sd, hlt.error]) / abs(factor)
@@ -417,6 +411,8 @@ def reconstruct(
     made["correlator"] = (("boot", "t"), scaled / factor, about)
     if "hlt" in audience.methods:
         made = made.merge(audience.stability(scaled.mean(axis=0), stability.kept(made.sizes["E"]), factor))
+        lost = audience.hlt.floored(scaled.mean(axis=0))(scaled.mean(axis=0)).lost
+        flags += [lost] if lost else []
     if audience.level is not None:
         found = audience.bounds(mean, audience.level)
         for name in ("lower", "upper"):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
-from sdpipe.physics.smearing import GAUSSIAN, Smearing
+from sdpipe.physics.smearing import GAUSSIAN, UNDERFLOW, Smearing, Tail
 from sdpipe.physics.smearing import gaussian as gaussian
 
 KernelName = Literal["vector", "periodic", "periodic-odd", "exponential", "thermal"]
@@ -106,6 +106,17 @@ class Observables:
         t = np.array(self.times)
         nearest = np.minimum(t, self.kernel.period - t) if self.kernel.parity else t
         return float(self.kernel.spacing * nearest.max())
+
+    def norm_ends(self, alpha: float = 0.0) -> list[float] | None:
+        """Return how far above E int d omega e^(alpha a omega) f^2 goes in GeV for each sigma.
+
+        None where it diverges, or the same integral of b_T^2 does.
+        """
+        growth, tails = alpha * self.kernel.spacing, [self.smearing.tail(s) for s in self.sigma]
+        products = [tail.times(tail).times(Tail(-growth)) for tail in tails]
+        ends = [tail.length(s) for tail, s in zip(products, self.sigma, strict=True)]
+        exist = all(p.converges and growth / 2 * n < UNDERFLOW for p, n in zip(products, ends, strict=True))
+        return ends if exist and alpha < 2 * self.kernel.slowest_decay(self.times) else None
 
     @property
     def bounded(self) -> bool:

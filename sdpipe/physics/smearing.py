@@ -139,8 +139,9 @@ class Cauchy(Smearing):
         re    (omega - E) / [(omega - E)^2 + sigma^2]
         im    sigma / [(omega - E)^2 + sigma^2]
 
-    What amplitudes are made of (R. Frezzotti et al., arXiv:2306.07228): sigma is their epsilon. The real part falls as
-    1/omega, so that only densities that fall have a finite integral with it.
+    What amplitudes are made of ("Spectral-function determination of complex electroweak amplitudes with lattice QCD"):
+    sigma is their epsilon. The real part falls as 1/omega, so that only densities that fall have a finite integral with
+    it.
     """
 
     name: ClassVar[str] = "cauchy"

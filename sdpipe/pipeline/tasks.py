@@ -27,6 +27,7 @@ from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal
 from sdpipe.errors import RunError, UserError
 from sdpipe.infer import coverage, trust
+from sdpipe.infer.hlt import Choice
 from sdpipe.infer.predict import Audience, reconstruct
 from sdpipe.learn import dataset, feeds, memory, shipped, trained, training
 from sdpipe.physics import rng
@@ -375,7 +376,8 @@ def audience_of(config: Config, networks: list[trained.Network]) -> Audience:
     """Return networks as the broad audience of a run, with the methods beside them."""
     level = config.budget.level if "bounds" in config.methods else None
     central, threshold, positive = config.budget.central, config.spectra.E0[0], config.spectra.positive
-    return Audience(networks, central, threshold, config.estimators, level, positive)
+    choice = Choice(**config.hlt.model_dump())
+    return Audience(networks, central, threshold, config.estimators, level, positive, choice)
 
 
 def write_history(config: Config, layout: Layout, made_from: str) -> None:
