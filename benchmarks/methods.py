@@ -40,8 +40,7 @@ def beside(directory: Path) -> Row:
     boots = noise.draw(C, BOOTS, np.random.default_rng(1))
 
     def ours() -> None:
-        method = HLT.of(grid, noise)
-        method.bootstrap(boots, "plateau")
+        HLT.of(grid, noise).by("plateau").bootstrap(boots)
 
     took = turn_by_turn({"ours": ours}, rounds=5)["ours"] / ENERGIES
     what = "hlt per energy, 16 times x 800 bootstraps, one alpha, plateau"
@@ -85,7 +84,7 @@ def measure(directory: Path) -> list[Row]:
 
     def plateau() -> None:
         first, *others = (HLT.of(grid, noise, 0.0, alpha) for alpha in ALPHAS)
-        first.bootstrap(boots, "plateau", others)
+        first.by("plateau", others).bootstrap(boots)
 
     t = turn_by_turn(
         {

@@ -7,11 +7,14 @@ from itertools import chain
 from math import ceil
 from typing import get_args
 
+import numpy as np
+
 from sdpipe.config.densities import Chebyshev, ChebyshevFamily, Family, MixtureFamily
 from sdpipe.config.schema import Config, Method
 from sdpipe.config.shipped import shipped
 from sdpipe.config.sources import RangeNoise
 from sdpipe.errors import UserError
+from sdpipe.physics.kernels import KernelName
 
 METHODS = get_args(Method)
 MOST_FOR_POSTERIOR = 256
@@ -88,6 +91,26 @@ def _sigma(config: Config) -> Iterator[Fault]:
             yield ("smearing", "sigma", i), f"{words}; allowed here: from {smallest:g} on"
 
 
+def _smearing(config: Config) -> Iterator[Fault]:
+    grid, spectra, name = config.observables, config.spectra, config.smearing.kind
+    f, tails = grid.smearing, [grid.smearing.tail(s) for s in grid.sigma]
+    if spectra.omega_max is None and not all(tail.converges for tail in tails):
+        words = f"{name} falls too slowly: its integral over a density that does not fall diverges"
+        yield ("smearing", "kind"), f"{words}; needed: a finite spectra.omega_max"
+    if spectra.unit != 1 and not f.scaleless:
+        yield ("spectra", "unit"), f"smearing {name} is for energies in GeV; allowed: 1"
+    if name == "tau" and config.energies.min == 0:
+        yield ("energies", "min"), "smearing tau has E for the mass of the tau; allowed: above 0"
+    elif name == "own":
+        try:
+            grid.columns(np.linspace(spectra.E0[0], 2 * config.energies.max, 200))
+        except UserError as error:
+            yield ("smearing", "name"), str(error)
+    if "bounds" in config.methods and not grid.bounded:
+        words = f"bounds: {name} falls more slowly than C(t) at its earliest time, so that no bound is finite"
+        yield ("methods",), f"{words}; allowed: methods without bounds, or a smaller sigma where that falls faster"
+
+
 def _prior(config: Config) -> Iterator[Fault]:
     families, spectra = config.validation.families or {}, config.spectra
     bases = [(("spectra", "Nb", i), Nb) for i, Nb in enumerate(spectra.Nb)]
@@ -144,6 +167,13 @@ def _training(config: Config) -> Iterator[Fault]:
 def _shipped(config: Config) -> Iterator[Fault]:
     if config.training.audience != "shipped":
         return
+    for where, value, known in (
+        (("smearing", "kind"), config.smearing.kind, ["gaussian"]),
+        (("kernel",), config.kernel, [name for name in get_args(KernelName) if name != "thermal"]),
+    ):
+        if value not in known:
+            words = f"the shipped audience does not know {value}; allowed: {', '.join(known)}"
+            yield where, f"{words}, or networks of your own"
     own, unit, slices = shipped(), config.spectra.unit, len(config.lattice.slices)
     low, high = (unit * f(own["smearing"]["sigma"]) for f in (min, max))
     in_unit = f"{unit:g} GeV (spectra.unit)"
@@ -169,6 +199,22 @@ def _methods(config: Config) -> Iterator[Fault]:
     for name in {"hlt", "bounds"} & set(config.methods) if at else ():
         words = f"{name} knows no cutoff of the integrals over omega, and C(t = {at[0]}) is infinite without one"
         yield ("methods",), f"{words}; allowed: lattice.times from 1 on, or methods without {name}"
+
+
+def _hlt(config: Config) -> Iterator[Fault]:
+    grid, hlt, lowest = config.observables, config.hlt, config.energies.min
+    if "hlt" not in config.methods or not grid.kernel.slowest_decay(grid.times):
+        return
+    if grid.norm_ends() is None:
+        words = f"hlt: the integral of {config.smearing.kind} squared diverges"
+        yield ("methods",), f"{words}; allowed: methods without hlt"
+    elif grid.norm_ends(hlt.alpha) is None:
+        words = f"{hlt.alpha:g}: the integral of e^(alpha a w) {config.smearing.kind}^2 or b_T^2 diverges"
+        yield ("hlt", "alpha"), f"{words}; allowed: a smaller one, such as 0"
+    if (hlt.E0 or 0) > lowest:
+        yield ("hlt", "E0"), f"{hlt.E0:g} is above an energy; allowed: up to energies.min ({lowest:g})"
+    if hlt.E0 == 0 and grid.smearing.pole:
+        yield ("hlt", "E0"), f"smearing {config.smearing.kind} diverges at 0; allowed: above 0"
 
 
 def _budget(config: Config) -> Iterator[Fault]:
@@ -226,11 +272,13 @@ RULES = (
     _decay,
     _thresholds,
     _sigma,
+    _smearing,
     _prior,
     _ensembles,
     _training,
     _shipped,
     _methods,
+    _hlt,
     _budget,
     _validation,
     _families,

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PositiveInt, model_validator
 
 from sdpipe.config.densities import Family, Mock
 from sdpipe.config.section import Energy, Level, Name, Section, distinct
+from sdpipe.config.smearings import Smearing
 from sdpipe.config.sources import Correlator, Noise, RangeNoise
 from sdpipe.errors import UserError
 from sdpipe.physics import spectra
@@ -56,15 +57,6 @@ class Lattice(Section):
     def slices(self) -> tuple[int, ...]:
         """Time slices that the networks see."""
         return tuple(range(self.times[0], self.times[1] + 1))
-
-
-class Smearing(Section):
-    """Width of the Gaussian G_sigma."""
-
-    kind: Literal["gaussian"] = "gaussian"
-    """Shape of the smearing."""
-    sigma: Annotated[list[Energy], Field(min_length=1, max_length=100), AfterValidator(distinct)]
-    """Widths in GeV, none below 1e-3 of the largest or 1e-4 of `energies.max`; networks are trained for each."""
 
 
 class Energies(Section):
@@ -136,6 +128,17 @@ NetworkName = Literal["arcS", "arcM", "arcL", "mlpS", "mlpM", "mlpL"]
 """Architectures, from small to large: those of arXiv:2307.00808, with convolutions, and those without."""
 
 Method = Literal["linear", "posterior", "hlt", "bounds"]
+
+
+class HLT(Section):
+    """What the method of Hansen, Lupo and Tantalo leaves open, see [method.md](method.md#hlt)."""
+
+    rule: Literal["evidence", "plateau", "balance"] = "evidence"
+    """How lambda is chosen: by evidence, or by the stability analyses of the literature."""
+    alpha: Annotated[float, Field(ge=-100, lt=1000)] = 0.0
+    """Weight e^(alpha a w) of the integral that measures how well f_sigma is reached."""
+    E0: Annotated[float, Field(ge=0, le=1e4)] | None = None
+    """Where that integral begins in GeV; null is the lowest threshold or energy, whichever is lower."""
 
 
 class Ensemble(Section):
@@ -212,6 +215,10 @@ class Cluster(Section):
     """The most jobs of a pool at once."""
 
 
+def _gaussian(raw: Any) -> Any:
+    return {"kind": "gaussian", **raw} if isinstance(raw, Mapping) else raw
+
+
 class Config(Section):
     """A whole run. Every key that has a default here may be left out of the file."""
 
@@ -223,8 +230,8 @@ class Config(Section):
     """Grid of times."""
     kernel: KernelName
     """b_T(t, omega), see [method.md](method.md#problem)."""
-    smearing: Smearing
-    """What is asked for: widths."""
+    smearing: Annotated[Smearing, Field(discriminator="kind"), BeforeValidator(_gaussian)]
+    """What is asked for: the smearing function f_sigma(w, E), `gaussian` where no `kind` is said, and its widths."""
     energies: Energies
     """What is asked for: energies."""
     spectra: Spectra
@@ -240,6 +247,8 @@ class Config(Section):
     methods: Annotated[list[Method], AfterValidator(distinct)] = ["linear", "posterior"]
     """What is computed beside the networks: the best linear estimator, the closed-form posterior, the method of Hansen,
     Lupo and Tantalo, and strict bounds for rho >= 0 (of targets; `pip install 'sdpipe[bounds]'`)."""
+    hlt: HLT = HLT()
+    """How HLT is used, where `methods` has it."""
     validation: Validation = Validation()
     """How the error bars are tested."""
     targets: Annotated[dict[Name, Target], Field(min_length=1)]
@@ -257,7 +266,8 @@ class Config(Section):
     @property
     def observables(self) -> Observables:
         """C(t) and rho_sigma(E) on the grids of the run."""
-        return Observables(self.kernel_function, self.lattice.slices, tuple(self.smearing.sigma), self.energies.grid)
+        sigma, smearing = tuple(self.smearing.sigma), self.smearing.function
+        return Observables(self.kernel_function, self.lattice.slices, sigma, self.energies.grid, smearing)
 
     @property
     def lattices(self) -> list[Observables]:
@@ -269,6 +279,7 @@ class Config(Section):
                 tuple(range(other.times[0], other.times[1] + 1)),
                 own.sigma,
                 own.energies,
+                own.smearing,
             )
             for other in further
         ]

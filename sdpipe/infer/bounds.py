@@ -3,8 +3,9 @@
     upper(E) = max { int f rho : rho >= 0, |L^-1 (C - int b rho)|^2 <= r^2 },   Cov = L L^T,
 
 where r^2 is the quantile of chi^2 with n_t degrees of freedom: with the probability of ``level`` the truth is among
-these rho, and then inside the bounds at all E, sigma and smearings at once ("strict bounds": P. B. Stark, J. Geophys.
-Res. 97 (1992) 14055; M. Kuusela and P. B. Stark, arXiv:1512.00905). The dual is a second-order cone programme,
+these rho, and then inside the bounds at all E, sigma and smearings at once ("strict bounds": P. B. Stark, Inference in
+infinite dimensional inverse problems, Technical Report 261, Berkeley 1990; M. Kuusela and P. B. Stark,
+arXiv:1512.00905). The dual is a second-order cone programme,
 
     upper(E) = min_h { d.h + r |h| : sum_k h_k Q_k(omega) >= f(omega) for all omega >= E0 },  d = L^-1 C,  Q = L^-1 b,
 
@@ -160,8 +161,7 @@ class Bounds:
                 "it must be above 0, below every threshold that rho may have",
                 key="E0",
             )
-        slowest = o.kernel.spacing * o.kernel.slowest_decay(o.times)
-        if any(o.smearing.tail(s).rate <= slowest for s in o.sigma):
+        if not o.bounded:
             raise UserError(
                 f"smearing {o.smearing.name} falls more slowly than C(t) at its earliest time: no bound is finite; "
                 "allowed: a smaller sigma, or a smearing that falls faster"

@@ -148,19 +148,29 @@ def error_budget(
         width = xr.DataArray(width, dims=("sigma", "E"), coords={"sigma": rho.sigma, "E": rho.E})
         error = xr.concat([error, width.expand_dims(source=np.array([source], object))], dim="source")
         covariance = covariance + resolution.drop_vars("E2", errors="ignore")
+    units = rho.attrs.get("units", "1")
     budget = xr.Dataset(
         {
-            "central": value.assign_attrs(units="1", long_name="smeared spectral density"),
-            "error": error.transpose("source", "sigma", "E").assign_attrs(units="1", long_name="error by source"),
-            "total": total_error(error).assign_attrs(units="1", long_name="total error"),
+            "central": value.assign_attrs(units=units, long_name="smeared spectral density"),
+            "error": error.transpose("source", "sigma", "E").assign_attrs(units=units, long_name="error by source"),
+            "total": total_error(error).assign_attrs(units=units, long_name="total error"),
             "covariance": covariance.transpose("sigma", "E", "E2").assign_attrs(
-                units="1", long_name="covariance between energies"
+                units=squared(units), long_name="covariance between energies"
             ),
         }
     )
     budget["E2"] = ("E2", rho.E.values, {"units": "GeV"})
     if truth is not None:
-        budget["truth"] = truth.astype(float).assign_attrs(units="1", long_name="true smeared spectral density")
+        budget["truth"] = truth.astype(float).assign_attrs(units=units, long_name="true smeared spectral density")
         pull = (budget.central - budget.truth) / budget.total
         budget["pull"] = pull.assign_attrs(units="1", long_name="(central - truth) / total error")
     return budget
+
+
+def squared(units: str) -> str:
+    """Return the units of a covariance.
+
+    >>> squared("1"), squared("GeV"), squared("GeV^3")
+    ('1', '(GeV)^2', '(GeV^3)^2')
+    """
+    return "1" if units == "1" else f"({units})^2"

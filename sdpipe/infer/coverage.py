@@ -218,11 +218,13 @@ def measure(
         made["residual_scale"] = (("draw", resolution.noise_scale), "their noise scale")
     result = draws.drop_vars(["error", "source", "beyond"], errors="ignore")
     result = result.assign({name: values for name, (values, _) in made.items()})
+    density = draws.truth.attrs.get("units", "1")
     for name, variable in result.data_vars.items():
         words = made[name][1] if name in made else variable.attrs.get("long_name", "")
+        units = density if name == "residual" else "1" if name in made else variable.attrs.get("units", "1")
         if variable.dtype == float and _PER_ENERGY[:2] == variable.dims[:2] and variable.ndim > 2:
             variable = variable.astype(np.float32)
-        result[name] = variable.assign_attrs(units="1", long_name=words)
+        result[name] = variable.assign_attrs(units=units, long_name=words)
     coords = {"window": np.array(WINDOWS, object), "flag": [False, True]}
     return result.assign_coords(level=list(levels), **coords).assign_attrs(quoted=quoted)
 

@@ -127,9 +127,9 @@ def limits(budget: xr.Dataset, validation: xr.Dataset, rule: str, powers: tuple[
         "chi2": "chi^2 of the fit",
         "p_value": "p-value",
     }
-    made = budget[["central", "calibrated"]].drop_attrs()
+    made, units = budget[["central", "calibrated"]].drop_attrs(), budget.central.attrs.get("units", "1")
     for name, value in zip(words, ("value", "error", "chi2", "p_value"), strict=True):
-        attrs = {"units": "1", "long_name": words[name]}
+        attrs = {"units": units if name in ("limit", "error") else "1", "long_name": words[name]}
         made[name] = ("E", [getattr(fit, value) for fit in fits], attrs)
     made["coefficients"] = (("power", "E"), np.stack([fit.coefficients for fit in fits], axis=1))
     made["covariance"] = (("sigma", "sigma2", "E"), np.moveaxis(covariance, 0, -1))

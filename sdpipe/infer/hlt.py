@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +36,10 @@ from sdpipe.physics.smearing import UNDERFLOW, Tail
 
 Array = NDArray[np.float64]
 Rule = Literal["evidence", "plateau", "balance"]
+RULES = get_args(Rule)
+
+ALPHAS = (0.0, 1.0, 1.99)
+"""Weights e^(alpha a omega) of the literature (arXiv:1903.06476)."""
 
 LAMBDAS = 50 * 10 ** (-np.arange(0, 109) / 6.0)
 """lambda' of a stability plot, from the 50 at which lsdensities begins, six a decade as it has below 1."""
@@ -94,7 +98,7 @@ class Reconstruction:
     statistical
         Error from that of C(t).
     systematic
-        Error from the choice of lambda, or from what the data do not say: see :meth:`HLT.__call__`.
+        Error from the choice of lambda, or from what the data do not say: see ``rule`` of :class:`HLT`.
     mu
         mu of the coefficients.
     found
@@ -116,6 +120,13 @@ class Reconstruction:
         return np.hypot(self.statistical, self.systematic)
 
     @property
+    def lost(self) -> str:
+        """Where the rule for lambda has no answer, in words, empty where it has one everywhere."""
+        count = int((~self.found).sum())
+        where = f"{count} of {self.found.size} points (sigma, E)"
+        return f"hlt: its rule for lambda has no answer at {where}, and the nearest was taken" if count else ""
+
+    @property
     def covariance(self) -> Array:
         """Statistical covariance of the bootstrap samples, shape (sigma, E, sigma, E).
 
@@ -124,6 +135,46 @@ class Reconstruction:
         if self.samples is None:
             raise UserError("a statistical covariance needs bootstrap samples")
         return joint_covariance(self.samples, self.samples)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What HLT leaves open.
+
+    Attributes
+    ----------
+    rule
+        How lambda is chosen, see :class:`HLT`.
+    alpha
+        Weight e^(alpha a omega) of the result; a plateau agrees with those of ``ALPHAS``.
+    E0
+        Where integrals begin in GeV; None is the lower of a threshold and the lowest energy.
+    """
+
+    rule: Rule = "evidence"
+    alpha: float = 0.0
+    E0: float | None = None
+
+    def of(self, observables: Observables, noise: Noise, threshold: float) -> HLT:
+        """Return HLT by these choices, for densities that are zero below a threshold in GeV."""
+        if self.rule == "plateau":
+            return self.each(observables, noise, threshold)[0]
+        return HLT.of(observables, noise, self._start(observables, threshold), self.alpha).by(self.rule)
+
+    def each(self, observables: Observables, noise: Noise, threshold: float) -> list[HLT]:
+        """Return HLT for ``alpha``, then for each of ``ALPHAS`` for which it exists."""
+        E0 = self._start(observables, threshold)
+        more = [alpha for alpha in ALPHAS if alpha != self.alpha and observables.norm_ends(alpha) is not None]
+        plain = [HLT.of(observables, noise, E0, alpha) for alpha in (self.alpha, *more)]
+        beside = [[other for other in plain if other is not one and self.rule == "plateau"] for one in plain]
+        return [one.by(self.rule, others) for one, others in zip(plain, beside, strict=True)]
+
+    def _start(self, observables: Observables, threshold: float) -> float:
+        return min(threshold, *observables.energies) if self.E0 is None else self.E0
+
+
+BY_EVIDENCE = Choice()
+"""By evidence at alpha = 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +205,25 @@ class HLT:
         A[0] = |y|^2, shape (sigma, E).
     rest
         Products of y - U c, what no combination of the kernels reaches, shape (sigma, E, sigma, E).
+    rule
+        How lambda is chosen.
+
+        ``evidence``: rho is a Gaussian process of covariance tau^2 e^(alpha a omega) delta(omega - omega'), with
+        tau^2 = s^2 / mu of the largest evidence, sum_k [z_k^2 / (s^2 v_k) + log v_k] / 2 with v_k = 1 + S_k^2 / mu
+        (L. Del Debbio, A. Lupo, M. Panero and N. Tantalo, arXiv:2311.18125 and 2409.04413). ``systematic`` is
+        tau A[g]^(1/2): with the statistical error it makes the posterior's.
+
+        ``plateau``: that of lsdensities (github.com/LupoA/lsdensities, InverseProblemWrapper; E. Bennett et al.,
+        arXiv:2405.01388): from large lambda' down, the first of ``PLATEAU`` in a row whose 1-sigma intervals
+        overlap with the one before, and with those of ``others`` at the same lambda', A/A[0] below
+        ``LARGEST_MISFIT``; ``systematic`` is half the change to 0.1 lambda'.
+
+        ``balance``: A/A[0] = 10 B: ``systematic`` is D erf(P / sqrt 2) with D the change to A/A[0] = B, a tenth of
+        that, and P = D over the statistical error there. This is the rule of Get_optimal_lambda and Get_INVLT in
+        github.com/GGagliardi/_CorrAnalysis_2.0, where 10 is a number that each analysis chooses, and of
+        C. Alexandrou et al., arXiv:2212.08467.
+    others
+        The same for other alpha, with which a plateau must agree.
     """
 
     observables: Observables
@@ -165,6 +235,8 @@ class HLT:
     overlap: Array
     norm: Array
     rest: Array
+    rule: Rule = "evidence"
+    others: tuple[HLT, ...] = ()
 
     @classmethod
     def of(cls, observables: Observables, noise: Noise, E0: float = 0.0, alpha: float = 0.0) -> HLT:
@@ -202,6 +274,15 @@ class HLT:
             np.sum(y**2, axis=0).reshape(shape),
             (outside.T @ outside).reshape(*shape, *shape),
         )
+
+    def by(self, rule: Rule, others: Sequence[HLT] = ()) -> HLT:
+        """Return the same with another rule for lambda; ``others`` differ in alpha, with which a plateau must agree.
+
+        Raises UserError for a rule that there is not.
+        """
+        if rule not in RULES:
+            raise UserError(f"rule {rule}; allowed: {', '.join(RULES)}")
+        return replace(self, rule=rule, others=tuple(others))
 
     @property
     def outside(self) -> Array:
@@ -253,34 +334,11 @@ class HLT:
         noise = size(h, axis=-1) ** 2 * (self.unit / self.norm)[..., None]
         return Stability(lambdas, h @ z, s * size(h, axis=-1), misfit, noise, mu)
 
-    def __call__(self, C: ArrayLike, rule: Rule = "evidence", others: Sequence[HLT] = ()) -> Reconstruction:
+    def __call__(self, C: ArrayLike) -> Reconstruction:
         """Return rho_sigma(E) for independent correlators C (..., t), each with a lambda of its own.
 
-        Parameters
-        ----------
-        C
-            Correlators, shape (..., t), with the noise s L z, s = C(t_ref) / C_latt(t_ref).
-        rule
-            How lambda is chosen.
-
-            ``evidence``: rho is a Gaussian process of covariance tau^2 e^(alpha a omega) delta(omega - omega'), with
-            tau^2 = s^2 / mu of the largest evidence, sum_k [z_k^2 / (s^2 v_k) + log v_k] / 2 with v_k = 1 + S_k^2 / mu
-            (L. Del Debbio, A. Lupo, M. Panero and N. Tantalo, arXiv:2311.18125 and 2409.04413). ``systematic`` is
-            tau A[g]^(1/2): with the statistical error it makes the posterior's.
-
-            ``plateau``: that of lsdensities (github.com/LupoA/lsdensities, InverseProblemWrapper; E. Bennett et al.,
-            arXiv:2405.01388): from large lambda' down, the first of ``PLATEAU`` in a row whose 1-sigma intervals
-            overlap with the one before, and with those of ``others`` at the same lambda', A/A[0] below
-            ``LARGEST_MISFIT``; ``systematic`` is half the change to 0.1 lambda'.
-
-            ``balance``: A/A[0] = 10 B: ``systematic`` is D erf(P / sqrt 2) with D the change to A/A[0] = B, a tenth of
-            that, and P = D over the statistical error there. This is the rule of Get_optimal_lambda and Get_INVLT in
-            github.com/GGagliardi/_CorrAnalysis_2.0, where 10 is a number that each analysis chooses, and of
-            C. Alexandrou et al., arXiv:2212.08467.
-        others
-            The same for other alpha, with which a plateau must agree.
-
-        Raises UserError where C has another number of times, is not finite or is zero at t_ref.
+        Their noise is s L z, s = C(t_ref) / C_latt(t_ref). Raises UserError where C has another number of times, is not
+        finite or is zero at t_ref.
         """
         z = self._rotated(C)
         shape = np.shape(C)[:-1]
@@ -288,28 +346,25 @@ class HLT:
         s = np.abs(self.noise.scale(flat))
         if not s.all():
             raise UserError("a correlator is zero at t_ref; its noise has no scale")
-        if rule == "evidence":
+        if self.rule == "evidence":
             parts = self._evidence(z.reshape(len(flat), -1), s)
-        elif rule in ("plateau", "balance"):
-            choose = self._plateau if rule == "plateau" else self._balance
-            each = [choose(one, others) for one in flat]
-            parts = [np.stack(x) for x in zip(*each, strict=True)]
         else:
-            raise UserError(f"rule {rule}; allowed: evidence, plateau, balance")
+            choose = self._plateau if self.rule == "plateau" else self._balance
+            parts = [np.stack(x) for x in zip(*map(choose, flat), strict=True)]
         return Reconstruction(*(p.reshape(*shape, *p.shape[1:]) for p in parts))
 
-    def bootstrap(self, C: ArrayLike, rule: Rule = "evidence", others: Sequence[HLT] = ()) -> Reconstruction:
+    def bootstrap(self, C: ArrayLike) -> Reconstruction:
         """Return rho_sigma(E) of the mean of C (boot, t), its samples, and as statistical error their deviation.
 
         lambda is that of the mean, the same for all samples. Raises UserError as a call does.
         """
         C = np.asarray(C, float)
-        r = self(C.mean(axis=0), rule, others)
+        r = self(C.mean(axis=0))
         samples = self.samples(C, r.mu)
         return Reconstruction(r.mean, samples.std(axis=0), r.systematic, r.mu, r.found, samples)
 
     def around(self, centre: ArrayLike, C: ArrayLike) -> Reconstruction:
-        """Return the estimate by evidence for each ``centre`` (..., t), with samples C (..., boot, t) around it.
+        """Return the estimate for each ``centre`` (..., t), with samples C (..., boot, t) around it.
 
         ``samples (..., boot, sigma, E)`` have the lambda of their centre. Raises UserError as a call does.
         """
@@ -327,7 +382,7 @@ class HLT:
         """Return the same with the noise of one C (t,), the floor of the noise included: that of ``noise.of(C)``.
 
         With I + F = G G^T the covariance of z / s, and G^-1 S = Q S' P^T, it has S', the rotation times G^-T Q and the
-        overlap times P, so that one factorisation of the kernel serves every correlator.
+        overlap times P, so that one factorisation of the kernel serves every correlator. ``others`` likewise.
         """
         if not self.noise.floor:
             return self
@@ -335,16 +390,24 @@ class HLT:
         G = np.linalg.cholesky(np.eye(len(self.singular)) + floor.T @ floor)
         S, Q, P = _graded(solve_triangular(G, np.diag(self.singular), lower=True))
         rotation = self.rotation @ solve_triangular(G, Q, lower=True, trans=1)
-        return replace(self, rotation=rotation, singular=S, overlap=self.overlap @ P)
+        others = tuple(other.floored(C) for other in self.others)
+        return replace(self, rotation=rotation, singular=S, overlap=self.overlap @ P, others=others)
 
     def covariance(self, C: ArrayLike) -> Array:
-        """Return the covariance by evidence, both errors in one, shape (..., sigma, E, sigma, E), for C (..., t).
+        """Return the covariance, both errors in one, shape (..., sigma, E, sigma, E), for C (..., t).
 
             tau^2 [sum_k c_k c'_k mu / (S_k^2 + mu) + rest],    tau^2 = s^2 / mu
 
-        Its diagonal is the square of :attr:`Reconstruction.error`. Raises UserError as a call does.
+        by evidence; by the other rules that of the noise, s^2 h h', and the systematic error as fully correlated. Its
+        diagonal is the square of :attr:`Reconstruction.error`. Raises UserError as a call does.
         """
-        mu = self(C).mu[..., 0, 0]
+        found = self(C)
+        if self.rule != "evidence":
+            s = np.abs(self.noise.scale(np.asarray(C, float)))[..., None, None, None]
+            h = s * np.moveaxis(self.filters(np.moveaxis(found.mu, (-2, -1), (0, 1))), (0, 1), (-3, -2))
+            systematic = np.einsum("...se,...uf->...seuf", found.systematic, found.systematic)
+            return np.einsum("...sek,...ufk->...seuf", h, h) + systematic
+        mu = found.mu[..., 0, 0]
         tau2 = np.asarray(self.noise.scale(np.asarray(C, float)) ** 2 / mu)
         c = self.overlap.reshape(-1, self.overlap.shape[-1])
         damped = mu[..., None, None] / (self.singular**2 + mu[..., None, None])
@@ -375,12 +438,12 @@ class HLT:
         parts = (mean, statistical, systematic, every, np.full(mean.shape, True))
         return tuple(p.reshape(shape) for p in parts)
 
-    def _plateau(self, C: Array, others: Sequence[HLT]) -> tuple[Array, ...]:
+    def _plateau(self, C: Array) -> tuple[Array, ...]:
         """Return mean, errors, mu and found by the plateau, for one C (t,)."""
         at = self.scan(C)
         pulls = np.full(at.mean.shape, np.inf)
         pulls[..., 1:] = np.abs(np.diff(at.mean)) / (at.error[..., 1:] + at.error[..., :-1])
-        for scan in (other.scan(C) for other in others):
+        for scan in (other.scan(C) for other in self.others):
             pulls = np.maximum(pulls, np.abs(scan.mean - at.mean) / (scan.error + at.error))
         pulls[at.misfit > LARGEST_MISFIT] = np.inf
         windows = np.lib.stride_tricks.sliding_window_view(pulls, PLATEAU, axis=-1).max(axis=-1)
@@ -391,7 +454,7 @@ class HLT:
         control = self.samples(C, CONTROL * mu)
         return mean, error, np.abs(mean - control) / 2, mu, found
 
-    def _balance(self, C: Array, others: Sequence[HLT]) -> tuple[Array, ...]:  # noqa: ARG002
+    def _balance(self, C: Array) -> tuple[Array, ...]:
         """Return mean, errors, mu and found by the balance of A/A[0] and B, for one C (t,)."""
         at = self.scan(C, np.concatenate([WIDER, LAMBDAS]))
         ratio = np.log(at.misfit / at.noise)  # falls with lambda'
@@ -419,7 +482,7 @@ def joint_covariance(one: Array, other: Array) -> Array:
 
 
 def best_mu(z: Array, singular: Array) -> Array:
-    """Return mu (n,) of the largest evidence of z (n, k) ~ N(0, 1 + S^2 / mu), see :meth:`HLT.__call__`."""
+    """Return mu (n,) of the largest evidence of z (n, k) ~ N(0, 1 + S^2 / mu), see :class:`HLT`."""
     mu = EVIDENCE_MU * singular[0] ** 2
     v = 1 + singular**2 / mu[:, None]
     loss = (z**2) @ (1 / v).T + np.log(v).sum(axis=1)
@@ -492,9 +555,8 @@ def _edges(o: Observables, E0: float, alpha: float) -> Array:
             f"alpha is {alpha:g}: with C({slowest:g}) the integral diverges; it must be below {2 * slowest:g}",
             key="alpha",
         )
-    tails = [o.smearing.tail(s).times(o.smearing.tail(s)).times(Tail(-growth)) for s in o.sigma]
-    lengths = [t.length(s) for t, s in zip(tails, o.sigma, strict=True)]
-    if not all(t.converges and growth / 2 * n < UNDERFLOW for t, n in zip(tails, lengths, strict=True)):
+    lengths = o.norm_ends(alpha)
+    if lengths is None:
         raise UserError(
             f"alpha is {alpha:g}: smearing {o.smearing.name} falls too slowly, its norm diverges; "
             "a smaller alpha is allowed, 0 where it falls as a power faster than omega^-1/2",

@@ -102,9 +102,10 @@ def integral(
     result["propagated"] = np.sqrt(xr.dot(weight, covariance, other, dim=("E", "E2")))
     result["boot_values"] = each.sel(ensemble=central, drop=True).mean("replica")
     result["weight"] = weight
+    units = " ".join([*filter("1".__ne__, [rho.attrs.get("units", "1")]), "GeV [f]"])
     for name, meaning in MEANINGS.items():
         if name in result:
-            result[name].attrs = {"units": "1" if name == "pull" else "GeV [f]", "long_name": meaning}
+            result[name].attrs = {"units": "1" if name == "pull" else units, "long_name": meaning}
     return result
 
 

@@ -19,13 +19,14 @@ from numpy.typing import ArrayLike, NDArray
 from sdpipe.errors import UserError
 from sdpipe.infer import stability, trust
 from sdpipe.infer.bounds import Bounds, Interval
-from sdpipe.infer.hlt import HLT
+from sdpipe.infer.budget import squared
+from sdpipe.infer.hlt import BY_EVIDENCE, HLT, Choice
 from sdpipe.learn import networks
 from sdpipe.learn.trained import Network
+from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.posterior import Posterior, PriorMoments
-from sdpipe.physics.smearing import Smearing
 from sdpipe.physics.spectra import ChebyshevPrior
 
 Array = NDArray[np.float64]
@@ -73,9 +74,10 @@ def estimates(members: Sequence[Network], inputs: NDArray) -> xr.Dataset:
         "boot": np.arange(len(inputs)),
         "E": ("E", first.energies, {"units": "GeV"}),
     }
-    made = {"rho": (dims, rho, {"units": "1", "long_name": "smeared spectral density"})}
+    units = smearing.made(**first.smearing).units
+    made = {"rho": (dims, rho, {"units": units, "long_name": "smeared spectral density"})}
     if error is not None:
-        made["scale"] = (dims, error, {"units": "1", "long_name": "error that comes with the estimate"})
+        made["scale"] = (dims, error, {"units": units, "long_name": "error that comes with the estimate"})
     return xr.Dataset(made, coords)
 
 
@@ -108,7 +110,7 @@ class Audience:
 
     ``central`` is the name of the central ensemble, ``threshold`` the lowest threshold E0 of its prior in GeV;
     ``methods`` are computed beside the networks; bounds at ``level``, where it is given, beside those of a target, and
-    with ``positive`` a central value outside them is flagged.
+    with ``positive`` a central value outside them is flagged. ``choice`` is that of HLT.
     """
 
     networks: Sequence[Network]
@@ -117,6 +119,7 @@ class Audience:
     methods: Sequence[str] = ("linear", "posterior")
     level: float | None = None
     positive: bool = False
+    choice: Choice = BY_EVIDENCE
 
     @cached_property
     def each_sigma(self) -> list[Network]:
@@ -146,7 +149,8 @@ class Audience:
     def observables(self) -> Observables:
         """C(t) and rho_sigma(E) on the grids of the training."""
         m = self.each_sigma[0]
-        return Observables(self.kernel, tuple(m.times), tuple(m.sigmas), tuple(m.energies))
+        kind = smearing.made(**m.smearing)
+        return Observables(self.kernel, tuple(m.times), tuple(m.sigmas), tuple(m.energies), kind)
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -156,7 +160,7 @@ class Audience:
     def posterior_of(self, observables: Observables) -> Posterior:
         """Return the same for another smearing."""
         m = self.each_sigma[0]
-        seen = Observables(self.kernel, tuple(m.times), tuple(m.seen_sigmas), tuple(m.seen_energies))
+        seen = replace(self.observables, sigma=tuple(m.seen_sigmas), energies=tuple(m.seen_energies))
         moments = PriorMoments.of(
             ChebyshevPrior(**m.prior), observables, floor=m.floor, seen=None if seen == observables else seen
         )
@@ -164,36 +168,30 @@ class Audience:
 
     @cached_property
     def hlt(self) -> HLT:
-        """HLT by evidence at alpha = 0, from the lowest threshold or energy on, with the noise of the training."""
-        return self.hlt_of(self.observables)
-
-    def hlt_of(self, observables: Observables, alpha: float = 0.0) -> HLT:
-        """Return the same for another smearing or alpha."""
-        return HLT.of(observables, self.noise, min(self.threshold, *observables.energies), alpha)
+        """HLT with the noise of the training."""
+        return self.choice.of(self.observables, self.noise, self.threshold)
 
     def stability(self, C: Array, rows: Sequence[int], factor: float = 1.0) -> xr.Dataset:
         """Return the scans of HLT of one C (t,), ``factor`` times too large, at some energies."""
-        return stability.stability(
-            [self.hlt_of(self.observables, alpha) for alpha in stability.ALPHAS], C, rows, factor
-        )
+        return stability.stability(self.choice.each(self.observables, self.noise, self.threshold), C, rows, factor)
 
     def bounds(self, C: Array, level: float, observables: Observables | None = None) -> Interval:
         """Return bounds for rho >= 0 of one C (t,), zero below the lowest threshold, with the noise of the training."""
         return Bounds.of(observables or self.observables, self.noise.of(C), self.threshold, level)(C)
 
-    def smear(self, C: Array, smearing: Smearing, factor: float = 1.0, level: float | None = None) -> xr.Dataset:
+    def smear(self, C: Array, f: smearing.Smearing, factor: float = 1.0, level: float | None = None) -> xr.Dataset:
         """Return what is known without training of another smearing of rho, of one C (t,) ``factor`` times too large.
 
         ``central``, ``error (method, sigma, E)`` of posterior and HLT, and with a ``level`` of bounds ``lower``,
         ``upper (sigma, E)`` and ``chi2_min``. Raises UserError where its integrals do not exist or it is not finite.
         """
-        grid = replace(self.observables, smearing=smearing)
-        posterior, hlt = self.posterior_of(grid)(C), self.hlt_of(grid).floored(C)(C)
+        grid = replace(self.observables, smearing=f)
+        posterior, hlt = self.posterior_of(grid)(C), self.choice.of(grid, self.noise, self.threshold).floored(C)(C)
         dims = ("method", "sigma", "E")
         values = {"central": np.stack([posterior.mean, hlt.mean]) / factor}
         values["error"] = np.stack([posterior.sd, hlt.error]) / abs(factor)
         coords = {"method": ["posterior", "hlt"], "sigma": list(grid.sigma), "E": list(grid.energies)}
-        made = xr.Dataset({k: (dims, v) for k, v in values.items()}, coords, {"smearing": smearing.name})
+        made = xr.Dataset({k: (dims, v) for k, v in values.items()}, coords, {"smearing": f.name})
         if level is not None:
             found = self.bounds(C / factor, level, grid)
             made = made.assign({k: (dims[1:], getattr(found, k)) for k in ("lower", "upper")})
@@ -301,14 +299,14 @@ class Audience:
         if errors:
             values, words = (
                 np.stack(list(errors.values()), axis=-3),
-                {"units": "1", "long_name": "error of each method"},
+                {"units": found.rho.attrs["units"], "long_name": "error of each method"},
             )
             made["method_error"] = ((*between, "method", "sigma", "E"), values / unit[..., None], words)
             made["method"] = np.array(list(errors), object)
         if self.on_features:
             resolved = np.diagonal(self.posterior.resolved(centre, estimate), axis1=-2, axis2=-1)
             unresolved = np.sqrt(np.maximum(estimate.sd**2 - resolved, 0)) / unit
-            words = {"units": "1", "long_name": "error of the posterior without that of noise"}
+            words = {"units": found.rho.attrs["units"], "long_name": "error of the posterior without that of noise"}
             made["unresolved"] = ((*between, "sigma", "E"), unresolved, words)
         return made
 
@@ -399,23 +397,26 @@ def reconstruct(
             f"correlator of kernel {kernel.name} at T = {kernel.period}"
         )
     made = audience.predict(scaled, factor)
+    units = made.rho.attrs["units"]
     made["E2"] = ("E2", made.E.values, {"units": "GeV"})
     covariances = {name: c / factor**2 for name, c in audience.covariances(scaled.mean(axis=0)).items()}
     if "resolution" in covariances:
-        words = {"units": "1", "long_name": "covariance of what the data cannot resolve"}
+        words = {"units": squared(units), "long_name": "covariance of what the data cannot resolve"}
         made["resolution"] = (("sigma", "E", "E2"), covariances.pop("resolution"), words)
     if covariances:
-        words = {"units": "1", "long_name": "covariance between energies of each method"}
+        words = {"units": squared(units), "long_name": "covariance between energies of each method"}
         values = np.stack([covariances[str(name)] for name in made.method.values])
         made["method_covariance"] = (("method", "sigma", "E", "E2"), values, words)
     about = {"units": audience.kernel.units, "long_name": "bootstrap samples of C(t)"}
     made["correlator"] = (("boot", "t"), scaled / factor, about)
     if "hlt" in audience.methods:
         made = made.merge(audience.stability(scaled.mean(axis=0), stability.kept(made.sizes["E"]), factor))
+        lost = audience.hlt.floored(scaled.mean(axis=0))(scaled.mean(axis=0)).lost
+        flags += [lost] if lost else []
     if audience.level is not None:
         found = audience.bounds(mean, audience.level)
         for name in ("lower", "upper"):
-            words = {"units": "1", "long_name": f"{name} bound for rho >= 0 at level {audience.level:g}, all at once"}
+            words = {"units": units, "long_name": f"{name} bound for rho >= 0 at level {audience.level:g}, all at once"}
             made[name] = (("sigma", "E"), getattr(found, name), words)
         facts["chi2_min"] = found.chi2_min
         central = made.rho.sel(ensemble=audience.central).mean(("replica", "boot")).values

@@ -1,4 +1,4 @@
-"""What a stability plot of HLT shows: rho_sigma(E) against lambda for several alpha, and where evidence puts lambda."""
+"""What a stability plot of HLT shows: rho_sigma(E) against lambda for several alpha, and which lambda is chosen."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe.infer.hlt import HLT
-
-ALPHAS = (0.0, 1.0, 1.99)
-"""Weights e^(alpha a omega) of the scan, those of the literature (arXiv:1903.06476)."""
 
 ENERGIES = 2
 """Energies that are kept of each target and width."""
@@ -31,22 +28,23 @@ def stability(hlts: Sequence[HLT], C: NDArray[np.float64], rows: Sequence[int], 
 
     ``hlts`` differ in alpha alone. Returns ``scan_mean``, ``scan_error``, ``scan_misfit`` (A/A[0]) and ``scan_noise``
     (B), each (alpha, sigma, E_scan, lambda) against lambda' = lambda / (1 - lambda), and ``scan_chosen (alpha, sigma,
-    E_scan)``, the lambda' of the largest evidence. The floor of the noise enters as that of this correlator.
+    E_scan)``, the lambda' that each chooses by its rule. The floor of the noise enters as that of this correlator.
     """
     rows, at = list(rows), [hlt.floored(C) for hlt in hlts]
     scans = [hlt.scan(C) for hlt in at]
-    dims, first = ("alpha", "sigma", "E_scan", "lambda"), hlts[0].observables
+    dims, first, rule = ("alpha", "sigma", "E_scan", "lambda"), hlts[0].observables, hlts[0].rule
 
     def stacked(name: str, unit: float = 1.0) -> NDArray[np.float64]:
         return np.stack([getattr(scan, name)[:, rows] for scan in scans]) / unit
 
     chosen = np.stack([(hlt(C).mu / hlt.unit)[:, rows] for hlt in at])
+    units = first.smearing.units
     made = {
-        "scan_mean": (dims, stacked("mean", factor), "HLT against lambda'"),
-        "scan_error": (dims, stacked("error", abs(factor)), "its statistical error"),
-        "scan_misfit": (dims, stacked("misfit"), "A/A[0]"),
-        "scan_noise": (dims, stacked("noise"), "B"),
-        "scan_chosen": (dims[:3], chosen, "lambda' of the largest evidence"),
+        "scan_mean": (dims, stacked("mean", factor), units, "HLT against lambda'"),
+        "scan_error": (dims, stacked("error", abs(factor)), units, "its statistical error"),
+        "scan_misfit": (dims, stacked("misfit"), "1", "A/A[0]"),
+        "scan_noise": (dims, stacked("noise"), "1", "B"),
+        "scan_chosen": (dims[:3], chosen, "1", f"lambda' by {rule}"),
     }
     coords = {
         "alpha": [hlt.alpha for hlt in hlts],
@@ -54,4 +52,4 @@ def stability(hlts: Sequence[HLT], C: NDArray[np.float64], rows: Sequence[int], 
         "E_scan": ("E_scan", [first.energies[i] for i in rows], {"units": "GeV"}),
         "lambda": scans[0].lambdas,
     }
-    return xr.Dataset({k: (d, v, {"units": "1", "long_name": words}) for k, (d, v, words) in made.items()}, coords)
+    return xr.Dataset({k: (d, v, {"units": u, "long_name": w}) for k, (d, v, u, w) in made.items()}, coords)

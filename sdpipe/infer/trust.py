@@ -327,10 +327,11 @@ def assess(
         predictions.attrs["source"],
     )
     budget = error_budget(predictions.rho, central, references, predictions.get("truth"), resolution, source)
+    units = budget.central.attrs["units"]
     if "method" in predictions:
         estimate = predictions.rho.sel(ensemble=predictions.method.values).isel(replica=0, drop=True).mean("boot")
         estimate = estimate.astype(float).rename(ensemble="method").transpose("method", "sigma", "E")
-        budget["method_central"] = estimate.assign_attrs(units="1", long_name="estimate of each method")
+        budget["method_central"] = estimate.assign_attrs(units=units, long_name="estimate of each method")
         budget["method_error"] = predictions.method_error
     budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "back_check")}
     if "lower" in predictions:
@@ -346,7 +347,7 @@ def assess(
             scaled["method_calibrated"] = (budget.method_error, q.method_factor, words)
         for name, (error, factor, words) in scaled.items():
             made = (error * factor.astype(float)).transpose(*error.dims)
-            budget[name] = made.assign_attrs(units="1", long_name=words)
+            budget[name] = made.assign_attrs(units=units, long_name=words)
         budget.attrs["level"] = level
     budget.attrs["flags"] = flags
     return budget if p_value is None else budget.assign_attrs(p_value=p_value)

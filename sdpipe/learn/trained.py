@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,13 @@ from sdpipe.disk.files import write_bytes
 from sdpipe.disk.store import SCHEMA, another_schema
 from sdpipe.errors import DamageError
 from sdpipe.learn.networks import Parameters
+from sdpipe.physics import smearing
 from sdpipe.version import __version__
 
 Array = NDArray[np.float64]
+
+GAUSSIAN = {"kind": "gaussian"}
+"""The smearing of networks whose file does not say it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +43,8 @@ class Network:
     ``typical`` is the median of |C(t_ref)| over the training samples, ``data_mean`` (t,) and ``signal`` (t, t) mean and
     covariance of their clean C; ``covariance`` (t, t), ``lattice_mean`` (t,) and ``floor`` are those of the noise it
     was trained with; the losses are mean absolute errors. The best linear estimator of its ensemble is
-    linear_offset + (C - data_mean) @ linear_weight, its covariance without noise linear_unresolved (E, E). The
+    linear_offset + (C - data_mean) @ linear_weight, its covariance without noise linear_unresolved (E, E).
+    rho_sigma(E) is smeared with ``smearing``, kind and parameters of :func:`sdpipe.physics.smearing.made`. The
     posterior is that of a Chebyshev prior with the numbers ``prior`` (those of
     :class:`~sdpipe.physics.spectra.ChebyshevPrior`) on the grids, with every sigma of ``sigmas``; its features are
     about rho_sigma(E) at ``seen_sigmas`` and ``seen_energies``.
@@ -82,6 +87,7 @@ class Network:
     best_epoch: int
     seed: int
     config_hash: str
+    smearing: dict[str, Any] = field(default_factory=lambda: dict(GAUSSIAN))
 
     @property
     def place(self) -> int | slice:
@@ -119,7 +125,7 @@ def load(path: Path, sha256: str) -> Network:
         raise DamageError(path, "not a checkpoint")
     if content.get("schema") != SCHEMA:
         raise another_schema(path, content)
-    names = {f.name for f in fields(Network)}
+    names, content = {f.name for f in fields(Network)}, {"smearing": dict(GAUSSIAN), **content}
     if content.keys() - {"schema", "sdpipe_version"} != names:
         raise DamageError(path, "not a checkpoint of a network")
     return Network(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items() if k in names})
@@ -129,7 +135,7 @@ def histories(networks: list[Network]) -> xr.Dataset:
     """Return train_loss, val_loss (ensemble, sigma, replica, epoch), NaN past the last epoch of a network,
     linear_loss and posterior_loss (ensemble, sigma) and best_epoch (ensemble, sigma, replica).
 
-    Losses are mean absolute errors of the dimensionless rho_sigma(E), on training pairs with inputs ``posterior`` in
+    Losses are mean absolute errors of rho_sigma(E), on training pairs with inputs ``posterior`` in
     units of the posterior's standard deviation; those of a network for all sigma are means over these. ``linear_loss``
     and ``posterior_loss`` are those of the best linear estimator and of the posterior mean on the same validation
     samples and noise.
@@ -146,15 +152,17 @@ def histories(networks: list[Network]) -> xr.Dataset:
         val[at][..., : len(n.val_loss)] = n.val_loss
         linear[at[:2]], posterior[at[:2]], best[at] = n.linear_loss, n.posterior_loss, n.best_epoch
     dims = ("ensemble", "sigma", "replica")
+    units = smearing.made(**networks[0].smearing).units
+    of_networks = "1" if networks[0].inputs == "posterior" else units
     made = {
-        "train_loss": ((*dims, "epoch"), train, "mean absolute error on training pairs"),
-        "val_loss": ((*dims, "epoch"), val, "mean absolute error on validation samples"),
-        "linear_loss": (dims[:2], linear, "the same for the best linear estimator"),
-        "posterior_loss": (dims[:2], posterior, "the same for the posterior mean"),
-        "best_epoch": (dims, best, "epoch whose weights were kept"),
+        "train_loss": ((*dims, "epoch"), train, of_networks, "mean absolute error on training pairs"),
+        "val_loss": ((*dims, "epoch"), val, of_networks, "mean absolute error on validation samples"),
+        "linear_loss": (dims[:2], linear, units, "the same for the best linear estimator"),
+        "posterior_loss": (dims[:2], posterior, units, "the same for the posterior mean"),
+        "best_epoch": (dims, best, "1", "epoch whose weights were kept"),
     }
     return xr.Dataset(
-        {name: (d, values, {"units": "1", "long_name": words}) for name, (d, values, words) in made.items()},
+        {name: (d, values, {"units": u, "long_name": words}) for name, (d, values, u, words) in made.items()},
         coords={
             "ensemble": np.array(ensembles, object),
             "sigma": ("sigma", sigma, {"units": "GeV"}),

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
-from sdpipe.physics.smearing import GAUSSIAN, Smearing
+from sdpipe.physics.smearing import GAUSSIAN, UNDERFLOW, Smearing, Tail
 from sdpipe.physics.smearing import gaussian as gaussian
 
-KernelName = Literal["vector", "periodic", "periodic-odd", "exponential"]
-UNITS: dict[str, str] = {
+KernelName = Literal["vector", "periodic", "periodic-odd", "exponential", "thermal"]
+UNITS: dict[KernelName, str] = {
     "vector": "GeV^3",
     "periodic": "GeV",
     "periodic-odd": "GeV",
@@ -44,7 +44,7 @@ class Kernel:
     arXiv:2308.01287.
     """
 
-    name: KernelName | Literal["thermal"]
+    name: KernelName
     period: int
     spacing: float = 1.0
 
@@ -107,6 +107,23 @@ class Observables:
         nearest = np.minimum(t, self.kernel.period - t) if self.kernel.parity else t
         return float(self.kernel.spacing * nearest.max())
 
+    def norm_ends(self, alpha: float = 0.0) -> list[float] | None:
+        """Return how far above E int d omega e^(alpha a omega) f^2 goes in GeV for each sigma.
+
+        None where it diverges, or the same integral of b_T^2 does.
+        """
+        growth, tails = alpha * self.kernel.spacing, [self.smearing.tail(s) for s in self.sigma]
+        products = [tail.times(tail).times(Tail(-growth)) for tail in tails]
+        ends = [tail.length(s) for tail, s in zip(products, self.sigma, strict=True)]
+        exist = all(p.converges and growth / 2 * n < UNDERFLOW for p, n in zip(products, ends, strict=True))
+        return ends if exist and alpha < 2 * self.kernel.slowest_decay(self.times) else None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether f falls faster than C(t) at its earliest time, so that rho >= 0 bounds rho_sigma(E)."""
+        slowest = self.kernel.spacing * self.kernel.slowest_decay(self.times)
+        return all(self.smearing.tail(s).rate > slowest for s in self.sigma)
+
     @property
     def count(self) -> int:
         """Number of columns: n_t + n_sigma n_E."""
@@ -121,13 +138,14 @@ class Observables:
         """Return the same observables with ``unit`` GeV for the unit of energy.
 
         rho_sigma(E) of a density rho(omega / unit) stays what it is; its C(t) in GeV is unit^power times as large, with
-        the ``power`` of the kernel. Raises UserError for a smearing that has scales of its own, unless unit is 1.
+        the ``power`` of the kernel. Raises UserError for a smearing that is another function in another unit, unless
+        unit is 1.
 
         >>> grid = Observables(Kernel("vector", 32, spacing=0.5), (1, 2), (0.4,), (1.0, 2.0)).in_units(0.2)
         >>> grid.kernel.spacing, grid.sigma, grid.energies
         (0.1, (2.0,), (5.0, 10.0))
         """
-        if unit != 1 and self.smearing.name != "gaussian":
+        if unit != 1 and not self.smearing.scaleless:
             raise UserError(f"smearing {self.smearing.name} is for energies in GeV; needed: spectra.unit 1")
         kernel = Kernel(self.kernel.name, self.kernel.period, self.kernel.spacing * unit)
         sigma, energies = (tuple(x / unit for x in values) for values in (self.sigma, self.energies))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,6 +68,10 @@ class Smearing(ABC):
     name: ClassVar[str]
     pole: ClassVar[bool] = False
     """Whether f diverges at omega = 0."""
+    scaleless: ClassVar[bool] = True
+    """Whether f is in 1/GeV, and the same function in any other unit of energy."""
+    units: ClassVar[str] = "1"
+    """Units of rho_sigma(E) for a dimensionless rho."""
 
     @abstractmethod
     def __call__(self, E: ArrayLike, omega: ArrayLike, sigma: ArrayLike) -> Array:
@@ -135,8 +139,9 @@ class Cauchy(Smearing):
         re    (omega - E) / [(omega - E)^2 + sigma^2]
         im    sigma / [(omega - E)^2 + sigma^2]
 
-    What amplitudes are made of (R. Frezzotti et al., arXiv:2306.07228): sigma is their epsilon. The real part falls as
-    1/omega, so that only densities that fall have a finite integral with it.
+    What amplitudes are made of ("Spectral-function determination of complex electroweak amplitudes with lattice QCD"):
+    sigma is their epsilon. The real part falls as 1/omega, so that only densities that fall have a finite integral with
+    it.
     """
 
     name: ClassVar[str] = "cauchy"
@@ -152,7 +157,10 @@ class Cauchy(Smearing):
         return Tail(0.0, -1.0 if self.part == "re" else -2.0)
 
 
-def step(x: ArrayLike, sigma: ArrayLike, kind: Literal["sigmoid", "erf"] = "sigmoid") -> Array:
+Step = Literal["sigmoid", "erf"]
+
+
+def step(x: ArrayLike, sigma: ArrayLike, kind: Step = "sigmoid") -> Array:
     """Return a step Theta_sigma(x), 1/(1 + exp(-x/sigma)) or [1 + erf(x/sigma)]/2, smooth over sigma."""
     from scipy.special import erfc, expit
 
@@ -168,17 +176,23 @@ class Sigmoid(Smearing):
     """
 
     name: ClassVar[str] = "sigmoid"
+    scaleless: ClassVar[bool] = False
     power: int = 0
-    kind: Literal["sigmoid", "erf"] = "sigmoid"
+    step: Step = "sigmoid"
+
+    @property
+    def units(self) -> str:  # type: ignore[override]
+        """Units of rho_sigma(E) for a dimensionless rho."""
+        return f"GeV^{self.power + 1}" if self.power else "GeV"
 
     def __call__(self, E: ArrayLike, omega: ArrayLike, sigma: ArrayLike) -> Array:
         """Return the power times the step."""
         x = np.asarray(E, float) - np.asarray(omega, float)
-        return x**self.power * step(x, sigma, self.kind)
+        return x**self.power * step(x, sigma, self.step)
 
     def tail(self, sigma: float) -> Tail:
         """Return the tail of the step."""
-        return Tail(1 / sigma if self.kind == "sigmoid" else np.inf, self.power)
+        return Tail(1 / sigma if self.step == "sigmoid" else np.inf, self.power)
 
 
 @dataclass(frozen=True)
@@ -194,9 +208,11 @@ class Tau(Smearing):
     """
 
     name: ClassVar[str] = "tau"
+    scaleless: ClassVar[bool] = False
+    units: ClassVar[str] = "GeV"
     part: Literal["L", "T"] = "T"
     power: int = 1
-    kind: Literal["sigmoid", "erf"] = "sigmoid"
+    step: Step = "sigmoid"
 
     @property
     def pole(self) -> bool:  # type: ignore[override]
@@ -208,11 +224,11 @@ class Tau(Smearing):
         E, omega = np.asarray(E, float), np.asarray(omega, float)
         x = omega / E
         polynomial = (1 - x**2) ** 2 * (1 + 2 * x**2 if self.part == "T" else 1)
-        return polynomial * x**-self.power * step(E - omega, sigma, self.kind)
+        return polynomial * x**-self.power * step(E - omega, sigma, self.step)
 
     def tail(self, sigma: float) -> Tail:
         """Return the tail of the step times that of the polynomial."""
-        return Tail(1 / sigma if self.kind == "sigmoid" else np.inf, (6 if self.part == "T" else 4) - self.power)
+        return Tail(1 / sigma if self.step == "sigmoid" else np.inf, (6 if self.part == "T" else 4) - self.power)
 
 
 @dataclass(frozen=True)
@@ -249,12 +265,16 @@ class Function(Smearing):
     >>> float(weight(0, 0.5, 0.5).round(4))
     0.0338
 
+    Under a name in ``OWN`` networks can be trained for it: ``smearing: {kind: own, name: NAME, sigma: [...]}``.
+
     Raises UserError, when called, where f gives a value that is not finite or not real.
     """
 
     name: ClassVar[str] = "function"
+    scaleless: ClassVar[bool] = False
     f: Callable[..., Array]
     falls: Tail
+    units: str = "1"
 
     def __call__(self, E: ArrayLike, omega: ArrayLike, sigma: ArrayLike) -> Array:
         """Return f, checked."""
@@ -271,3 +291,22 @@ class Function(Smearing):
     def tail(self, sigma: float) -> Tail:  # noqa: ARG002
         """Return the tail as it was declared."""
         return self.falls
+
+
+OWN: dict[str, Smearing] = {}
+"""Name -> smearing of your own, which a config may then name; what it does must not change under the same name."""
+
+KINDS: dict[str, Callable[..., Smearing]] = {
+    **{kind.name: kind for kind in (Gaussian, HalfNorm, Cauchy, Sigmoid, Tau, Sinh)},
+    "own": lambda name: OWN[name],
+}
+"""Kind -> what makes a smearing from its parameters."""
+
+
+def made(kind: str, **parameters: Any) -> Smearing:
+    """Return the smearing of a kind.
+
+    >>> made("cauchy", part="re")
+    Cauchy(part='re')
+    """
+    return KINDS[kind](**parameters)

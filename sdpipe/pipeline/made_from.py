@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 
 from sdpipe.config.problem import Inputs
-from sdpipe.config.schema import SCHEMA, digest, plain
+from sdpipe.config.schema import HLT, SCHEMA, digest, plain
 from sdpipe.config.shipped import manifest
 from sdpipe.disk.layout import FIXED_TRAINING, Layout
 from sdpipe.errors import DamageError
@@ -69,7 +69,9 @@ class MadeFrom:
 
     @property
     def _methods(self) -> tuple[object, ...]:
-        return self.config.budget.central, self.config.estimators
+        config = self.config
+        chosen = [plain(config.hlt)] if "hlt" in config.methods and config.hlt != HLT() else []
+        return config.budget.central, config.estimators, *chosen
 
     @cached_property
     def validation(self) -> str:

@@ -27,6 +27,7 @@ from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal
 from sdpipe.errors import RunError, UserError
 from sdpipe.infer import coverage, trust
+from sdpipe.infer.hlt import Choice
 from sdpipe.infer.predict import Audience, reconstruct
 from sdpipe.learn import dataset, feeds, memory, shipped, trained, training
 from sdpipe.physics import rng
@@ -57,7 +58,8 @@ VERSIONS = {"numpy": np.__version__, "sdpipe": __version__}
 def training_template(config: Config) -> store.Template:
     """Return coordinates and arrays of ``training.zarr``."""
     chunk, n_t, n_E = chunk_samples(config), len(config.lattice.slices), config.energies.count
-    n_sigma, copies, units = len(config.smearing.sigma), config.copies, config.observables.kernel.units
+    n_sigma, copies, observables = len(config.smearing.sigma), config.copies, config.observables
+    units, density = observables.kernel.units, observables.smearing.units
     sample, grid = np.arange(config.spectra.Nrho), _grid(config)
     coords = {
         "Nb": ("Nb", np.array(config.spectra.Nb), {"long_name": "size of the Chebyshev basis"}),
@@ -71,7 +73,7 @@ def training_template(config: Config) -> store.Template:
     variables = {
         "correlator": store.Variable((*rows, "t"), (1, chunk, n_t), "float32", units, "clean correlator"),
         "smeared": store.Variable(
-            (*rows, "sigma", "E"), (1, chunk, n_sigma, n_E), "float32", "1", "smeared spectral density"
+            (*rows, "sigma", "E"), (1, chunk, n_sigma, n_E), "float32", density, "smeared spectral density"
         ),
         "threshold": store.Variable(rows, (1, chunk), "float64", "GeV", "threshold E0"),
         "component": store.Variable(rows, (1, chunk), "uint8", "1", "component of the prior", flags),
@@ -95,8 +97,10 @@ def training_template(config: Config) -> store.Template:
             "features": store.Variable(
                 (*rows, "copy", "feature"), (1, chunk, copies, n_features), "float32", "1", "features of the posterior"
             ),
-            "posterior_mean": store.Variable(dims, chunks, "float32", "1", "posterior mean given the noisy correlator"),
-            "posterior_sd": store.Variable(dims, chunks, "float32", "1", "its standard deviation"),
+            "posterior_mean": store.Variable(
+                dims, chunks, "float32", density, "posterior mean of the noisy correlator"
+            ),
+            "posterior_sd": store.Variable(dims, chunks, "float32", density, "its standard deviation"),
         }
     return store.Template(coords, variables)
 
@@ -305,6 +309,7 @@ def _network(
         head=config.training.head == "scale",
         prior=asdict(config.spectra.chebyshev(max(config.spectra.Nb))),
         kernel=config.kernel,
+        smearing={"kind": config.smearing.kind, **config.smearing.parameters},
         period=config.lattice.period,
         spacing=config.lattice.spacing,
         times=list(config.lattice.slices),
@@ -371,7 +376,8 @@ def audience_of(config: Config, networks: list[trained.Network]) -> Audience:
     """Return networks as the broad audience of a run, with the methods beside them."""
     level = config.budget.level if "bounds" in config.methods else None
     central, threshold, positive = config.budget.central, config.spectra.E0[0], config.spectra.positive
-    return Audience(networks, central, threshold, config.estimators, level, positive)
+    choice = Choice(**config.hlt.model_dump())
+    return Audience(networks, central, threshold, config.estimators, level, positive, choice)
 
 
 def write_history(config: Config, layout: Layout, made_from: str) -> None:
@@ -400,7 +406,8 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
     made = reconstruct(audience, target.samples, scale, flags=flags, **known).assign_attrs(target=name)
     made.correlator.attrs.update(facts)
     if target.truth is not None:
-        made["truth"] = (("sigma", "E"), target.truth, {"units": "1", "long_name": "true smeared density"})
+        words = {"units": made.rho.attrs["units"], "long_name": "true smeared density"}
+        made["truth"] = (("sigma", "E"), target.truth, words)
     attrs = store.attributes(piece.made_from, config.seed)
     finish(layout, piece, store.write_dataset(layout.predictions / name, made, attrs))
     return {"flags": made.attrs["flags"], "data": correlator.describe(facts) if facts else ""}
@@ -412,7 +419,7 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
 def validation_template(config: Config) -> store.Template:
     """Return coordinates and arrays of the store of predicted draws."""
     sources = ["latt", "net", *config.budget.references]
-    n_sigma, n_E = len(config.smearing.sigma), config.energies.count
+    n_sigma, n_E, units = len(config.smearing.sigma), config.energies.count, config.observables.smearing.units
     coords = {
         "family": np.array(list(families(config)), object),
         "sample": np.arange(config.validation.samples),
@@ -423,7 +430,7 @@ def validation_template(config: Config) -> store.Template:
     dims, chunks = ("family", "sample", "sigma", "E"), (1, VALIDATION_BLOCK, n_sigma, n_E)
 
     def per_energy(long_name: str) -> store.Variable:
-        return store.Variable(dims, chunks, "float32", "1", long_name)
+        return store.Variable(dims, chunks, "float32", units, long_name)
 
     def per_sample(long_name: str) -> store.Variable:
         return store.Variable(dims[:2], chunks[:2], "float64", "1", long_name)
@@ -435,7 +442,7 @@ def validation_template(config: Config) -> store.Template:
             ("family", "sample", "source", "sigma", "E"),
             (1, VALIDATION_BLOCK, len(sources), n_sigma, n_E),
             "float32",
-            "1",
+            units,
             "error by source",
         ),
         "scale": per_sample("factor on the correlator before the networks see it"),
@@ -449,7 +456,7 @@ def validation_template(config: Config) -> store.Template:
         for name, words in (("method_central", "estimate of each method"), ("method_error", "its error")):
             per_method = ("family", "sample", "method", "sigma", "E")
             shape = (1, VALIDATION_BLOCK, len(config.estimators), n_sigma, n_E)
-            variables[name] = store.Variable(per_method, shape, "float32", "1", words)
+            variables[name] = store.Variable(per_method, shape, "float32", units, words)
     if config.training.inputs == "posterior" or config.training.head == "scale":
         variables["beyond"] = per_energy("error of the source that is not the audience's")
     return store.Template(coords, variables)

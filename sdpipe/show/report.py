@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from sdpipe.config.densities import ChebyshevFamily, MixtureFamily
 from sdpipe.config.problem import families
-from sdpipe.config.schema import Config, Spectra, plain, to_yaml
+from sdpipe.config.schema import Config, Smearing, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
@@ -34,6 +34,7 @@ KERNELS = {
     "periodic": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>"),
     "periodic-odd": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> − e<sup>−aω(T−t)</sup>"),
     "exponential": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup>"),
+    "thermal": Markup("b<sub>T</sub>(t, ω) = ω cosh[aω(t − T/2)]/sinh(aωT/2), with ρ/ω in place of ρ"),
 }
 CALIBRATES = {
     "given": "; it calibrates mock targets, and data with a scale that is given",
@@ -147,7 +148,7 @@ def _question(c: Config) -> Section:
     rows = [
         ("Kernel", Markup("{} (<b>{}</b>)").format(KERNELS[c.kernel], c.kernel)),
         ("Lattice", f"T = {c.lattice.period}, t = {_span(*c.lattice.times)}, a = {c.lattice.spacing:g} GeV⁻¹"),
-        ("Smearing", f"{c.smearing.kind}, σ = {', '.join(f'{s:g}' for s in c.smearing.sigma)} GeV"),
+        ("Smearing", f"{_smearing(c.smearing)}, σ = {', '.join(f'{s:g}' for s in c.smearing.sigma)} GeV"),
         ("Energies", f"{c.energies.count} from {c.energies.min:g} to {c.energies.max:g} GeV"),
         ("Prior", _prior(c.spectra)),
         ("Noise", _noise(c)),
@@ -160,6 +161,11 @@ def _question(c: Config) -> Section:
     ]
     blocks = [parts.facts(rows), parts.table("Broad audience", audience), parts.text(words, "note")]
     return Section("question", "What was asked", blocks)
+
+
+def _smearing(s: Smearing) -> str:
+    """Return kind and parameters."""
+    return ", ".join([s.kind, *(f"{name} {value}" for name, value in s.parameters.items())])
 
 
 def _quoted(budget: xr.Dataset) -> str:

@@ -16,12 +16,12 @@ from sdpipe.show.page import parts, picture
 CAPTION = Markup(
     "{}: HLT against λ′ = λ/(1 − λ) for several α, with its statistical error. From the right, where the smearing is "
     "not reached, to the left, where noise wins: a result to trust is on a plateau that is the same for every α. "
-    "Dotted: λ′ of the largest evidence for α = 0, which is quoted; grey: its result with its error."
+    "Dotted: λ′ by {} for the first α, which is quoted; grey: its result with its error."
 )
 
 
 BELOW = 1e-4
-"""The picture begins at this multiple of the lambda' of the largest evidence."""
+"""The picture begins at this multiple of the lambda' that is chosen."""
 
 
 def scan(found: xr.Dataset, ax: Axes) -> Axes:
@@ -44,7 +44,7 @@ def scan(found: xr.Dataset, ax: Axes) -> Axes:
 
 
 def _size(found: xr.Dataset) -> float:
-    """Return the half height of the picture: where evidence puts lambda, six errors."""
+    """Return the half height of the picture: six errors at the lambda that is chosen."""
     one = found.isel(alpha=0)
     i = np.abs(np.log(one["lambda"] / one.scan_chosen).values).argmin()
     return 6 * float(one.scan_error[i])
@@ -71,6 +71,7 @@ def blocks(predictions: xr.Dataset, budget: xr.Dataset, title: str) -> list[Mark
     if "scan_mean" not in predictions:
         return []
     names = ("scan_mean", "scan_error", "scan_misfit", "scan_noise", "scan_chosen")
+    rule = predictions.scan_chosen.attrs["long_name"].rpartition(" ")[2]
     found = predictions[list(names)].load().assign(budget[["method_central", "method_error"]])
     pictures = [
         picture(
@@ -79,4 +80,4 @@ def blocks(predictions: xr.Dataset, budget: xr.Dataset, title: str) -> list[Mark
         )
         for sigma in found.sigma.values
     ]
-    return [parts.gallery(pictures, CAPTION.format(title))]
+    return [parts.gallery(pictures, CAPTION.format(title, rule))]

@@ -142,7 +142,7 @@ def test_the_smallest_chi2_is_that_of_nonnegative_least_squares() -> None:
     [
         ("exponential", Sigmoid(0), 0.2),
         ("periodic", HalfNorm(), 0.44),
-        ("vector", Tau("T", kind="erf"), 0.3),
+        ("vector", Tau("T", step="erf"), 0.3),
         ("thermal", Function(lambda E, omega, sigma: np.exp(-(((omega - E) / sigma) ** 2)), Tail(np.inf)), 0.5),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from flint import arb, arb_mat, ctx
 
 from sdpipe.errors import UserError
-from sdpipe.infer.hlt import BALANCE, HLT, PLATEAU, best_mu, joint_covariance
+from sdpipe.infer.hlt import ALPHAS, BALANCE, HLT, PLATEAU, Choice, best_mu, joint_covariance
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
 from sdpipe.physics.smearing import Cauchy, Function, Sigmoid, Sinh, Tail, Tau
@@ -206,6 +206,36 @@ def test_evidence_has_a_covariance_between_energies_and_widths() -> None:
     assert np.linalg.eigvalsh(covariance[0].reshape(6, 6)).min() > -1e-12 * covariance[0].max()
 
 
+@pytest.mark.parametrize("rule", ["plateau", "balance"])
+def test_by_the_rules_of_the_literature_the_covariance_is_that_of_both_errors(rule) -> None:
+    grid = grid_of(sigma=(0.44, 0.63))
+    noise, C, _ = data(grid)
+    hlt = Choice(rule).of(grid, noise, 0.2)
+    both = noise.draw(C, 2, np.random.default_rng(4))
+    covariance, r = hlt.covariance(both), hlt(both)
+    assert np.einsum("nsese->nse", covariance) == pytest.approx(r.error**2)
+    assert hlt.covariance(both[1]) == pytest.approx(covariance[1])
+    s = float(np.abs(noise.scale(both[0])))
+    spread = joint_covariance(*2 * [hlt.samples(noise.draw(C, 20000, np.random.default_rng(5)), r.mu[0])])
+    systematic = np.einsum("se,uf->seuf", r.systematic[0], r.systematic[0])
+    assert covariance[0] - systematic == pytest.approx(s**2 * spread, rel=0.05, abs=0.02 * spread.max())
+
+
+def test_what_is_chosen_is_the_result_with_these_choices() -> None:
+    grid = grid_of()
+    noise, C, _ = data(grid)
+    for choice, expected in (
+        (Choice(), HLT.of(grid, noise, 0.2)),
+        (Choice("balance", 1.0, 0.4), HLT.of(grid, noise, 0.4, 1.0).by("balance")),
+        (Choice("plateau"), HLT.of(grid, noise, 0.2).by("plateau", [HLT.of(grid, noise, 0.2, a) for a in ALPHAS[1:]])),
+    ):
+        found, wanted = choice.of(grid, noise, 0.2)(C), expected(C)
+        assert found.mean == pytest.approx(wanted.mean)
+        assert found.error == pytest.approx(wanted.error)
+    wide = Choice("plateau").each(grid_of(smearing=Cauchy("im")), noise, 0.2)
+    assert [one.alpha for one in wide] == [0.0]
+
+
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.99])
 def test_a_stability_plot_goes_from_prior_to_noise(alpha) -> None:
     grid = grid_of()
@@ -222,7 +252,7 @@ def test_a_plateau_is_the_first_of_six_in_a_row_and_agrees_between_alphas() -> N
     grid = grid_of()
     noise, C, rho = data(grid)
     hlts = [HLT.of(grid, noise, 0.2, alpha) for alpha in (0.0, 1.0, 1.99)]
-    r = hlts[0](C, "plateau", hlts[1:])
+    r = hlts[0].by("plateau", hlts[1:])(C)
     at = hlts[0].scan(C)
     assert r.found.all()
     for e in range(3):
@@ -236,8 +266,8 @@ def test_a_plateau_is_the_first_of_six_in_a_row_and_agrees_between_alphas() -> N
 def test_balance_is_where_the_misfit_is_ten_times_the_noise() -> None:
     grid = grid_of()
     noise, C, _ = data(grid)
-    hlt = HLT.of(grid, noise, 0.2)
-    r = hlt(C, "balance")
+    hlt = HLT.of(grid, noise, 0.2).by("balance")
+    r = hlt(C)
     assert r.found.all()
     B = np.linalg.norm(hlt.filters(r.mu), axis=-1) ** 2 * hlt.unit / hlt.norm
     assert hlt.misfit(r.mu) / hlt.norm / B == pytest.approx(np.full(r.mu.shape, BALANCE[0]), rel=0.01)
@@ -299,6 +329,6 @@ def test_faults_are_named() -> None:
     with pytest.raises(UserError, match="not finite"):
         hlt(np.nan * C)
     with pytest.raises(UserError, match="allowed: evidence"):
-        hlt(C, "best")
+        hlt.by("best")
     with pytest.raises(UserError, match="bootstrap samples"):
         _ = hlt(C).covariance

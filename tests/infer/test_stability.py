@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sdpipe.infer.hlt import HLT
-from sdpipe.infer.stability import ALPHAS, kept, stability
+from sdpipe.infer.hlt import ALPHAS, HLT
+from sdpipe.infer.stability import kept, stability
 from tests.infer.test_hlt import data, grid_of
 
 

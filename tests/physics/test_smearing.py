@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mpmath as mp
 import numpy as np
 import pytest
 
 from sdpipe.errors import UserError
+from sdpipe.physics import rng
 from sdpipe.physics.kernels import Kernel, Observables, gaussian
 from sdpipe.physics.noise import synthetic
 from sdpipe.physics.posterior import Posterior, PriorMoments
+from sdpipe.physics.prior import Levels, Mixture
+from sdpipe.physics.samples import generate
 from sdpipe.physics.smearing import Cauchy, Function, Gaussian, HalfNorm, Sigmoid, Sinh, Smearing, Tail, Tau
 from sdpipe.physics.spectra import ChebyshevPrior, Spectrum, o3, peaks
 
@@ -95,6 +100,52 @@ def test_the_posterior_takes_any(name: str) -> None:
     noise = synthetic(grid.times, C[0], 1e-3, 0.0, 4.0)
     estimate = Posterior.of(PriorMoments.of(prior, grid), noise)(C)
     assert (np.abs(estimate.mean - rho) < 3 * estimate.sd).all()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_networks_are_taught_agrees_with_mpmath(name: str) -> None:
+    """rho_sigma(E) of draws of the prior, a series and a comb of delta functions, as ``generate`` makes them."""
+    smearing, formula = CASES[name]
+    end = 6.0 if name == "cauchy-re" else None
+    kernel = Kernel("thermal" if name == "sinh" else "vector", 16)
+    grid, prior = Observables(kernel, (1, 8), SIGMA, ENERGIES, smearing), ChebyshevPrior(8, omega_max=end)
+    rho = [generate(Mixture({kind: 1}, prior), grid, 1, 0, 2).smeared[1] for kind in ("chebyshev", "levels")]
+    (c,), (E0,) = prior.draw(1, "generate", 1, 2)
+    levels = Levels(prior)
+    weights = levels.draw(rng.generator(1, "generate", "levels", 0), 64)[1]
+
+    def series(w):
+        x = 1 - 2 * mp.exp(-w)
+        return mp.fsum(a * (mp.chebyt(n, x) - mp.chebyt(n, 1 - 2 * mp.exp(-mp.mpf(E0)))) for n, a in enumerate(c))
+
+    far = [6, 12, 40, *([1e2, 1e3, 1e5, 1e8, mp.inf] if name == "cauchy-im" else [])]
+    cuts = [mp.mpf(E0), *(w for w in (0.4, 0.8, 1.1, 1.5, 2, 3) if w > E0), *([end] if end else far)]
+    with mp.workdps(20):
+        for i, s in enumerate(SIGMA):
+            for j, E in enumerate(ENERGIES):
+                exact = mp.quad(lambda w: series(w) * formula(mp.mpf(E), w, mp.mpf(s)), cuts)  # noqa: B023
+                assert rho[0][i, j] == pytest.approx(float(exact), rel=1e-9, abs=1e-9)
+                there = np.flatnonzero(weights)
+                exact = mp.fsum(weights[k] * formula(mp.mpf(E), mp.mpf(levels.masses[k]), mp.mpf(s)) for k in there)
+                assert rho[1][i, j] == pytest.approx(float(exact), rel=1e-9)
+
+
+@pytest.mark.parametrize("unit", [0.25, 3.0])
+def test_a_smearing_in_one_over_energy_is_the_same_in_any_unit(unit: float) -> None:
+    for name in ("halfnorm", "cauchy-im", "sinh"):
+        grid = Observables(Kernel("periodic", 16, 0.7), (1, 8), SIGMA, ENERGIES, CASES[name][0])
+        prior = ChebyshevPrior(8, (0.2 / unit, 1.3 / unit), unit=unit)
+        made = generate(prior, grid, 1, 0, 1)
+        (c,), (E0,) = prior.draw(1, "generate", 0, 1)
+        spectrum = Spectrum(
+            continuum=lambda w: replace(prior, unit=1.0).rho(w / unit, c[None], np.array([E0]))[0],  # noqa: B023
+            threshold=unit * E0,
+        )
+        C, rho = grid.split(spectrum.integrals(grid))
+        assert made.smeared[0] == pytest.approx(rho, rel=1e-8, abs=1e-9)
+        assert made.correlator[0] == pytest.approx(C, rel=1e-6)
+    with pytest.raises(UserError, match="sigmoid is for energies in GeV"):
+        replace(grid, smearing=Sigmoid()).in_units(unit)
 
 
 def test_the_thermal_kernel_is_its_formula_and_finite_at_zero() -> None:
