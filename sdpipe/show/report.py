@@ -23,7 +23,7 @@ from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
 from sdpipe.show import compare as compare_methods
-from sdpipe.show import figures, stability, tables, validation_figures
+from sdpipe.show import correlator, figures, stability, tables, validation_figures
 from sdpipe.show.page import Section, compose, parts, picture
 from sdpipe.version import __version__
 
@@ -232,6 +232,7 @@ def _target(source: Source, name: str) -> Section:
     blocks = [
         _target_facts(source, name),
         *(parts.text(flag, "flag") for flag in flags),
+        *correlator.blocks(source.predictions[name], source.config.observables.kernel, title),
         parts.gallery(shapes, Markup("{}: {}, central value, {}.").format(title, DENSITY, shown)),
         parts.gallery(sources, CAPTIONS["sources"].format(title, resolution)),
         *(compare_methods.blocks(compare(budget, source.validation), title) if "method" in budget else ()),

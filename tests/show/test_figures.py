@@ -42,7 +42,11 @@ def legend(ax: Axes) -> list[str]:
 
 
 def test_figures_are_png_images_of_a_sensible_size(run: Run) -> None:
-    expected = {f"{target}-{kind}" for target in run.config.targets for kind in ("reconstruction", "budget", "methods")}
+    expected = {
+        f"{target}-{kind}"
+        for target in run.config.targets
+        for kind in ("reconstruction", "budget", "methods", "correlator")
+    }
     expected |= {f"validation-{kind}" for kind in ("pulls", "coverage", "coverage-energy", "width")}
     expected |= {f"validation-cases-sigma{i}" for i in range(len(run.config.smearing.sigma))}
     files = list(run.layout.figures.iterdir())
