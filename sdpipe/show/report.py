@@ -240,15 +240,10 @@ def _target(source: Source, name: str) -> Section:
     """The reconstruction of a target with its error budget."""
     budget, flags = source.budgets[name], source.budgets[name].attrs["flags"]
     title = figures.title_of(name, flags)
-    bands = ["total and statistical error (bands)"]
-    bands += ["calibrated error (thin lines)"] if "calibrated" in budget else []
-    styles = {"linear": "linear estimator (dotted)", "posterior": "posterior (dash-dotted)"}
-    bands += [
-        f"{styles[name]} with its own error (light band)"
-        for name in map(str, budget.method.values if "method" in budget else ())
-        if name in styles
-    ]
+    bands = ["total and statistical error (light and dark band)"]
     bands += ["truth (dashed)"] if "truth" in budget else []
+    lower = "the same less the central value, in units of the total error"
+    lower += ", and the calibrated error (dotted)" if "calibrated" in budget else ""
     shown = ", ".join(bands)
     shapes, sources, listed = [], [], []
     for sigma in budget.sigma.values:
@@ -270,7 +265,7 @@ def _target(source: Source, name: str) -> Section:
         _target_facts(source, name),
         *(parts.text(flag, "flag") for flag in flags),
         *correlator.blocks(source.predictions[name], source.config.observables.kernel, title),
-        parts.gallery(shapes, Markup("{}: {}, central value, {}.").format(title, DENSITY, shown)),
+        parts.gallery(shapes, Markup("{}: {}, central value, {}. Below: {}.").format(title, DENSITY, shown, lower)),
         parts.gallery(sources, CAPTIONS["sources"].format(title, resolution)),
         *(compare_methods.blocks(compare(budget, source.validation), title) if "method" in budget else ()),
         *stability.blocks(source.predictions[name], budget, title),

@@ -150,7 +150,9 @@ def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
     assert page.text.count("back_check") == len(run.config.targets) + 1
     assert "None" not in page.text
     assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in page.text
-    assert "posterior (dash-dotted) with its own error (light band), truth (dashed)" in page.text
+    assert (
+        "central value, total and statistical error (light and dark band), truth (dashed). Below: the same" in page.text
+    )
 
 
 def test_what_a_source_says_is_on_the_page_and_sittings_are_added_up(source: Source) -> None:
