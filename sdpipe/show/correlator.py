@@ -68,7 +68,7 @@ def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
     else:
         top.set_yscale("log")
     top.set(ylabel="C(t)" if sign > 0 else "−C(t)")
-    top.set_title(title, fontsize=10, loc="left")
+    top.set_title(figures.short(title), fontsize=10, loc="left")
     top.legend()
     figures.fill(middle, t[[0, -1]], 0, 1, "0.85", 1)
     middle.axhline(0, color=COLOURS[0], lw=1)

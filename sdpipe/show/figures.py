@@ -51,6 +51,8 @@ SIZES = {"Nb": "basis size Nb", "Nrho": "samples Nρ", "network": "network"}
 LINES = tuple(zip(COLOURS, ("-", "--", "-.", ":", "-", "--", "-."), strict=True))
 """Colours with a style of line each, so that grey prints tell them apart."""
 SHOWN_ENERGIES = 4
+LONGEST = 35
+"""Most characters of the name of a target in a title."""
 SHOWN_SAMPLES = 6
 """Lines for each basis size in a picture of the training set."""
 
@@ -69,6 +71,15 @@ def coloured(names: Iterable[Any], colours: Sequence[str] = COLOURS) -> Iterator
 def fill(ax: Axes, E: Any, centre: Any, error: Any, colour: str, alpha: float, **options: Any) -> None:
     """Fill what lies within ``error`` of ``centre``."""
     ax.fill_between(E, centre - error, centre + error, color=colour, alpha=alpha, lw=0, **options)
+
+
+def short(title: str) -> str:
+    """Return a title that leaves room for sigma beside it; the middle of a long one is left out.
+
+    >>> short("o3"), short("a" * 30 + "b" * 30)
+    ('o3', 'aaaaaaaaaaaaaaaaa…bbbbbbbbbbbbbbbbb')
+    """
+    return title if len(title) <= LONGEST else f"{title[: LONGEST // 2]}…{title[-(LONGEST // 2) :]}"
 
 
 def beside(ax: Axes) -> None:
@@ -224,7 +235,7 @@ def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     )  # fmt: skip
     for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
         draw(data.sel(sigma=sigma), ax)
-        ax.set_title(f"{title}  σ = {sigma:g} GeV".strip(), fontsize=10, loc="left")
+        ax.set_title(f"{short(title)}  σ = {sigma:g} GeV".strip(), fontsize=10, loc="left")
     return figure
 
 
