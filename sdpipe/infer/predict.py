@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from sdpipe.config.rules import MOST_FOR_POSTERIOR
 from sdpipe.errors import UserError
 from sdpipe.infer import stability, trust
 from sdpipe.infer.bounds import Bounds, Interval
@@ -329,6 +330,14 @@ class Audience:
             made["resolution"] = made["posterior"] - self.posterior.resolved(C, estimate)
         return {name: made[name] for name in (*self.methods, "resolution") if name in made}
 
+    def implied(self, C: Array, noise: Noise | None = None) -> tuple[Array, float]:
+        """Return the correlator (t,) of the posterior mean for C (t,), and chi^2 between both.
+
+        It is that of the data with their own ``noise``; without it, with that of the training.
+        """
+        implied, noise = self.posterior.implied(C), (noise or self.noise).of(C)
+        return implied, float(np.sum(np.linalg.solve(noise.cholesky, C - implied) ** 2) / noise.scale(C) ** 2)
+
     def checks(self, C: Array, noise: Noise | None = None, count: int | None = None) -> dict[str, Array]:
         """Return how typical correlators C (n, t) are, as the networks see them; every value is (n,).
 
@@ -375,7 +384,8 @@ def reconstruct(
     compared with the noise of the training; ``count`` is how many configurations it was estimated from. ``flags`` say
     what is doubtful about the data, ``remedy`` what to do where their noise is unlike that of the training.
 
-    Returns what :meth:`Audience.predict` does, ``correlator (boot, t)``, and as attributes ``scale``, ``scale_rule``,
+    Returns what :meth:`Audience.predict` does, ``correlator (boot, t)``, ``implied (t)`` of the posterior mean, whose
+    attribute ``chi2`` says how far it is from the mean of the samples, and as attributes ``scale``, ``scale_rule``,
     ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``, ``source``, ``flags``; with bounds ``lower`` and
     ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; with HLT what
     :func:`~sdpipe.infer.stability.stability` does. Raises UserError as that method does.
@@ -409,6 +419,10 @@ def reconstruct(
         made["method_covariance"] = (("method", "sigma", "E", "E2"), values, words)
     about = {"units": audience.kernel.units, "long_name": "bootstrap samples of C(t)"}
     made["correlator"] = (("boot", "t"), scaled / factor, about)
+    if 2 <= len(audience.noise.times) <= MOST_FOR_POSTERIOR:
+        implied, chi2 = audience.implied(scaled.mean(axis=0), own)
+        words = {"long_name": "C(t) that the posterior mean of rho implies", "chi2": chi2}
+        made["implied"] = ("t", implied / factor, {"units": audience.kernel.units, **words})
     if "hlt" in audience.methods:
         made = made.merge(audience.stability(scaled.mean(axis=0), stability.kept(made.sizes["E"]), factor))
         lost = audience.hlt.floored(scaled.mean(axis=0))(scaled.mean(axis=0)).lost

@@ -112,6 +112,21 @@ def smallest_p_value(count: int) -> float:
     return 2 / (1 + max(count // NEIGHBOURS, 1))
 
 
+def too_few(samples: int) -> str:
+    """Return that no p-value can flag where so many draws per family were validated, half of them to calibrate; or "".
+
+    >>> too_few(1600), too_few(240)[:60]
+    ('', '240 draws per family are too few to flag what is out of dist')
+    """
+    smallest = smallest_p_value(samples // 2)
+    if smallest < SUSPICIOUS:
+        return ""
+    return (
+        f"{samples} draws per family are too few to flag what is out of distribution: "
+        f"no p-value is below {smallest:.2g}; from 1600 on they reach {SUSPICIOUS:g}"
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Reference:
     """Draws of the prior to compare a correlator with: noise scale, distance and spread of each, (n,).

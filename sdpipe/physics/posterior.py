@@ -80,6 +80,8 @@ class PriorMoments:
         The blocks of Y at one sigma, shape (k, sigma, E, E), and the diagonal of Y, shape (k, column).
     rms
         Root mean square of C(t) over the Chebyshev prior, shape (t,).
+    floor
+        Relative error of C(t).
     """
 
     observables: Observables
@@ -93,6 +95,7 @@ class PriorMoments:
     rest: Array
     rest_variance: Array
     rms: Array
+    floor: float
 
     @classmethod
     @lru_cache(maxsize=8)
@@ -162,6 +165,7 @@ class PriorMoments:
             np.tile(w / 2, kinds) / kinds,
             *(np.stack(arrays) for arrays in zip(*reduced, strict=True)),
             np.sqrt(np.sum(pooled[:, :n] ** 2, axis=0)),
+            floor,
         )
 
     @property
@@ -354,6 +358,20 @@ class Posterior:
         parts = [self._covariance(flat[low : low + BLOCK]) for low in range(0, max(len(flat), 1), BLOCK)]
         return np.concatenate(parts).reshape(*shape, *parts[0].shape[1:])
 
+    def implied(self, C: ArrayLike) -> Array:
+        """Return the correlator (..., t) of the posterior mean of rho(omega), for C (..., t), in the units of C.
+
+        Within a component, with F the part of R^T R that is the floor's, which no rho makes,
+
+            C_implied = s (L U S^2 - F L^-T U) (a^2 d / (1 + a^2 S^2)).
+
+        Data that a rho of the prior makes are at about the distance of their noise from it. Raises UserError as a call
+        does.
+        """
+        flat, shape = self._flattened(C)
+        parts = [self._implied(flat[low : low + BLOCK]) for low in range(0, max(len(flat), 1), BLOCK)]
+        return np.concatenate(parts).reshape(*shape, -1)
+
     def _flattened(self, C: ArrayLike) -> tuple[Array, tuple[int, ...]]:
         C, n = np.asarray(C, float), len(self.noise.times)
         if C.shape[-1:] != (n,):
@@ -435,6 +453,14 @@ class Posterior:
         ]
         modes, ratios = _of_modes(m, v)
         return np.hstack([modes, np.log(v), ratios, kinds, np.stack(numbers, axis=1)])
+
+    def _implied(self, C: Array) -> Array:
+        at, made, share = self._weighted(C), np.zeros(C.shape), self.priors.floor**2 / (1 + self.priors.floor**2)
+        for k, g in self._gaussians(at):
+            clean = self.noise.covariance @ self.rotation[k] * self.singular[k] ** 2
+            clean -= share * np.sum(self.priors.root[k] ** 2, axis=0)[:, None] * self.rotation[k]
+            g.add_to(made, g.damped * at.d[k, g.row] @ clean.T)
+        return at.s[:, None] * made
 
     def _covariance(self, C: Array) -> Array:
         at, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]

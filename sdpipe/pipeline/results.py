@@ -11,7 +11,7 @@ from sdpipe.infer import trust
 from sdpipe.infer.compare import compare
 from sdpipe.pipeline.pieces import Piece, every_network, finish
 from sdpipe.show import compare as compare_methods
-from sdpipe.show import figures, report, validation_figures
+from sdpipe.show import correlator, figures, report, validation_figures
 
 SHOWN = 16
 """Hexadecimal digits of a hash that the report shows."""
@@ -30,8 +30,11 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     made = trust.assess(data, budget.central, budget.references, validation, budget.level)
     written = store.write_dataset(layout.budget / name, made, store.attributes(piece.made_from, config.seed))
     drawn = figures.draw_target(layout.figures, name, data.rho, made, config)
+    title = figures.title_of(name, made.attrs["flags"])
+    if "implied" in data:
+        figure = correlator.draw(data, config.observables.kernel, title)
+        drawn.append(figures.save(figure, layout.figures / f"{name}-correlator.png"))
     if "method" in made:
-        title = figures.title_of(name, made.attrs["flags"])
         drawn.append(compare_methods.draw(layout.figures, name, compare(made, validation), title))
     finish(layout, piece, [*written, *drawn])
     return sorted(set(made.attrs["flags"]) - set(data.attrs["flags"]))

@@ -486,10 +486,4 @@ def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str
     made = coverage.measure(draws, levels, config.budget.level, audience.source, residuals)
     made.attrs["central"] = config.budget.central
     finish(layout, piece, store.write_dataset(layout.validation, made, store.attributes(piece.made_from, config.seed)))
-    smallest = trust.smallest_p_value(config.validation.samples // 2)
-    if smallest < trust.SUSPICIOUS:
-        return []
-    return [
-        f"{config.validation.samples} draws per family are too few to flag what is out of distribution: "
-        f"no p-value is below {smallest:.2g}; from 1600 on they reach {trust.SUSPICIOUS:g}"
-    ]
+    return list(filter(None, [trust.too_few(config.validation.samples)]))

@@ -10,11 +10,10 @@ import numpy as np
 import xarray as xr
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from sdpipe.infer.compare import AGREE, NETWORKS
 from sdpipe.show import figures, stability
-from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, SHOWN_ENERGIES, fill
+from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, SHOWN_ENERGIES, WIDEST_PULL, fill
 from sdpipe.show.page import parts, picture
 
 POINTS = {"linear": ("o", COLOURS[1]), "posterior": ("s", COLOURS[2]), "hlt": ("D", COLOURS[3])}
@@ -22,9 +21,6 @@ POINTS = {"linear": ("o", COLOURS[1]), "posterior": ("s", COLOURS[2]), "hlt": ("
 
 SHOWN = 16
 """About how many energies a method is shown at."""
-
-WIDEST_PULL = 4.0
-"""Pulls are shown up to this; farther ones are at the edge."""
 
 CAPTION = Markup(
     "{}: networks (line, band: calibrated error, or total) and the methods beside them (points with their own error, "
@@ -49,7 +45,7 @@ class Stores(figures.Stores, Protocol):
 def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
     """Draw what :func:`~sdpipe.infer.compare.compare` returns at one sigma, with the pulls in axes below ``ax``."""
     E, quoted = compared.E.values, compared.get("calibrated", compared.error)
-    below = make_axes_locatable(ax).append_axes("bottom", size="40%", pad=0.08, sharex=ax)
+    below = figures.below(ax)
     every, one = max(1, round(E.size / SHOWN)), compared.central.sel(estimate=NETWORKS)
     if "lower" in compared:
         ax.fill_between(E, compared.lower, compared.upper, color="0.85", lw=0, zorder=0.5, label="bounds, ρ ≥ 0")
@@ -68,7 +64,7 @@ def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
         ax.plot(E, compared.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
     centre, spread = one.values, float(np.ptp(one.values)) or 1.0
     ax.set(ylabel=DENSITY, xlim=(E[0], E[-1]), ylim=(centre.min() - 0.3 * spread, centre.max() + 0.3 * spread))
-    ax.tick_params(labelbottom=False)
+    figures.beside(ax)
     for sign in (-1, 1):
         below.axhline(sign * AGREE, color="0.6", lw=0.8, ls=":")
     below.axhline(0, color=COLOURS[0], lw=1)

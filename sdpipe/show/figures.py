@@ -13,6 +13,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from sdpipe.config.schema import Config, Ensemble, NetworkName
 from sdpipe.errors import UserError
@@ -27,6 +28,8 @@ STYLE = {
     "axes.spines.right": False,
     "axes.prop_cycle": mpl.cycler(color=COLOURS),
     "legend.frameon": False,
+    "axes.formatter.limits": (-3, 4),
+    "axes.formatter.use_mathtext": True,
     "svg.fonttype": "path",
     "svg.hashsalt": "sdpipe",
 }
@@ -36,11 +39,20 @@ MARGINS = {"left": 0.9, "right": 0.15, "bottom": 0.55, "top": 0.35}
 
 ENERGY, DENSITY = r"$E$ [GeV]", r"$\hat\rho_\sigma(E)$"
 SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "scale"}
+TOTAL, STATISTICAL, CENTRAL = "#D6ECF8", "#85BBE0", "#00324F"
+"""Bands of the total and the statistical error and the central value, which grey prints light, middle and dark."""
+WIDEST_PULL = 4.0
+WITHIN = (-WIDEST_PULL, WIDEST_PULL)
+"""Pulls are shown up to this; farther ones are at the edge."""
 METHOD_LINES = {"linear": (COLOURS[1], ":"), "posterior": (COLOURS[2], "-.")}
 """Colour and style of each method beside the networks."""
 SIZES = {"Nb": "basis size Nb", "Nrho": "samples Nρ", "network": "network"}
 """What ensembles differ in, and how figures call it."""
+LINES = tuple(zip(COLOURS, ("-", "--", "-.", ":", "-", "--", "-."), strict=True))
+"""Colours with a style of line each, so that grey prints tell them apart."""
 SHOWN_ENERGIES = 4
+LONGEST = 35
+"""Most characters of the name of a target in a title."""
 SHOWN_SAMPLES = 6
 """Lines for each basis size in a picture of the training set."""
 
@@ -61,39 +73,72 @@ def fill(ax: Axes, E: Any, centre: Any, error: Any, colour: str, alpha: float, *
     ax.fill_between(E, centre - error, centre + error, color=colour, alpha=alpha, lw=0, **options)
 
 
-def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
-    """Draw central value, statistical, total and calibrated error at one sigma, the methods beside it with their own
-    errors, calibrated where that is known, and the truth where it is known.
+def short(title: str) -> str:
+    """Return a title that leaves room for sigma beside it; the middle of a long one is left out.
+
+    >>> short("o3"), short("a" * 30 + "b" * 30)
+    ('o3', 'aaaaaaaaaaaaaaaaa…bbbbbbbbbbbbbbbbb')
     """
-    E, central = budget.E.values, budget.central.values
+    return title if len(title) <= LONGEST else f"{title[: LONGEST // 2]}…{title[-(LONGEST // 2) :]}"
+
+
+def beside(ax: Axes) -> None:
+    """Put a power of ten that all numbers of the y axis share to the left of the axes, clear of the title."""
+    ax.yaxis.get_offset_text().set(x=-0.02, ha="right")
+
+
+def below(ax: Axes, size: str = "40%", pad: float = 0.08) -> Axes:
+    """Return new axes below ``ax`` with the same x, cut from its place."""
+    made = make_axes_locatable(ax).append_axes("bottom", size=size, pad=pad, sharex=ax)
+    ax.tick_params(labelbottom=False)
+    return made
+
+
+def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
+    """Draw central value, statistical and total error at one sigma, and the truth where it is known; in axes below
+    them the same less the central value in units of the total error, with the calibrated error.
+    """
+    E, central, total = budget.E.values, budget.central.values, budget.total.values
     stat = np.hypot(budget.error.sel(source="latt"), budget.error.sel(source="net")).values
-    fill(ax, E, central, budget.total.values, COLOURS[5], 0.45, label="total error")
-    fill(ax, E, central, stat, COLOURS[0], 0.55, label="statistical error")
-    ax.plot(E, central, color=COLOURS[0], label="central value")
+    lower, unit = below(ax), np.where(total > 0, total, np.inf)
+    for axes, centre, scale in ((ax, central, 1.0), (lower, 0 * central, unit)):
+        fill(axes, E, centre, total / scale, TOTAL, 1, label="total error")
+        fill(axes, E, centre, stat / scale, STATISTICAL, 1, label="statistical error")
+        axes.plot(E, centre, color=CENTRAL, lw=1.2, label="central value")
+        if "truth" in budget:
+            truth = budget.truth.values if axes is ax else np.clip((budget.truth - central) / unit, *WITHIN).values
+            axes.plot(E, truth, color=COLOURS[1], ls="--", label="truth")
     if "calibrated" in budget:
         for sign, label in ((-1, None), (1, "calibrated error")):
-            ax.plot(E, central + sign * budget.calibrated.values, color=COLOURS[0], lw=0.8, label=label)
-    for name, (colour, style) in METHOD_LINES.items():
-        if "method" in budget and name in budget.method:
-            one = budget.sel({"method": name})
-            error = one.get("method_calibrated", one.method_error).values
-            fill(ax, E, one.method_central.values, error, colour, 0.15, zorder=0.9)
-            ax.plot(E, one.method_central, color=colour, ls=style, label=name)
-    if "truth" in budget:
-        ax.plot(E, budget.truth, color=COLOURS[6], ls="--", label="truth")
-    ax.set(xlabel=ENERGY, ylabel=DENSITY, xlim=(E[0], E[-1]))
+            lower.plot(E, sign * budget.calibrated.values / unit, color=CENTRAL, lw=0.8, ls=":", label=label)
+        lower.legend(*([[x[-1]] for x in lower.get_legend_handles_labels()]), fontsize=8, loc="upper right")
+    reach = max((float(np.nanmax(np.abs(line.get_ydata()))) for line in lower.lines), default=1.0)
+    reach = min(max(1.9, 1.15 * reach), 1.05 * WIDEST_PULL)
+    lower.set(xlabel=ENERGY, ylabel="/ total error", ylim=(-reach, reach))
+    ax.set(ylabel=DENSITY, xlim=(E[0], E[-1]))
+    beside(ax)
     ax.legend()
     return ax
 
 
 def by_source(budget: xr.Dataset, ax: Axes) -> Axes:
-    """Draw each source of error, and their sum in quadrature, against E at one sigma."""
-    labels = [SOURCES.get(source, f"systematic: {source}") for source in map(str, budget.source.values)]
-    ax.plot(budget.E, budget.error.transpose("E", "source"), label=labels)
+    """Draw each source of error, and their sum in quadrature, against E at one sigma.
+
+    The shifts to the references are in axes below, where there are any.
+    """
+    shifts = [source for source in map(str, budget.source.values) if source not in SOURCES]
+    lower = [(below(ax, "80%", 0.4), shifts)] if shifts else []
+    for axes, names in ((ax, [x for x in map(str, budget.source.values) if x in SOURCES]), *lower):
+        for source, (colour, style) in zip(names, LINES, strict=False):
+            label = SOURCES.get(source, f"systematic: {source}")
+            axes.plot(budget.E, budget.error.sel(source=source), color=colour, ls=style, label=label)
     ax.plot(budget.E, budget.total, color=COLOURS[6], lw=2, label="total")
-    ax.set(xlabel=ENERGY, ylabel=f"error of {DENSITY}", ylim=(0, None))
+    for axes in (ax, *(axes for axes, _ in lower)):
+        axes.set(ylabel=f"error of {DENSITY}", ylim=(0, None))
+        axes.legend(fontsize=8)
+        beside(axes)
+    (lower[0][0] if lower else ax).set_xlabel(ENERGY)
     ax.set_xlim(float(budget.E[0]), float(budget.E[-1]))
-    ax.legend()
     return ax
 
 
@@ -190,7 +235,7 @@ def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     )  # fmt: skip
     for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
         draw(data.sel(sigma=sigma), ax)
-        ax.set_title(f"{title}  σ = {sigma:g} GeV".strip(), fontsize=10, loc="left")
+        ax.set_title(f"{short(title)}  σ = {sigma:g} GeV".strip(), fontsize=10, loc="left")
     return figure
 
 

@@ -21,9 +21,9 @@ from sdpipe.config.schema import Config, Smearing, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
-from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
+from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, too_few
 from sdpipe.show import compare as compare_methods
-from sdpipe.show import figures, stability, tables, validation_figures
+from sdpipe.show import correlator, figures, stability, tables, validation_figures
 from sdpipe.show.page import Section, compose, parts, picture
 from sdpipe.version import __version__
 
@@ -174,8 +174,8 @@ def _quoted(budget: xr.Dataset) -> str:
 
 
 def _summary(source: Source) -> Section:
-    """One row for each target and sigma, and every flag."""
-    flags, rows = [], []
+    """One row for each target and sigma, every flag, and what cannot be flagged."""
+    flags, rows = _narrow(source.validation), []
     for name, budget in source.budgets.items():
         flags += [parts.text(f"{name}: {flag}", "flag") for flag in budget.attrs["flags"]]
         for sigma in budget.sigma.values:
@@ -188,7 +188,40 @@ def _summary(source: Source) -> Section:
             rows.append([name, count, f"{sigma:g}", quoted, ratio, inside, largest, kind])
     header = ["target", "flags", "σ [GeV]", "error", "its mean / peak", "truth inside it", "largest source", "kind"]
     table = parts.table("Results", pd.DataFrame(rows, columns=header))
-    return Section("summary", "Summary", [*(flags or [parts.text("No flags.", "note")]), table])
+    unable = _unable(source)
+    none = "No flags, but not everything could be flagged:" if unable else "No flags."
+    said = [*(flags or [parts.text(none, "note")]), *(parts.text(words, "note") for words in unable)]
+    return Section("summary", "Summary", [*said, table])
+
+
+def _narrow(validation: xr.Dataset | None) -> list[Markup]:
+    """Return each family whose truth the calibrated error covers less often than it says."""
+    if validation is None:
+        return []
+    level = float(validation.attrs["quoted"])
+    frame = tables.coverage_frame(validation, level)
+    words = (
+        "validation: the calibrated error is too narrow for {} at σ = {} GeV: it covers {} % of the truth, not {:.1f}"
+    )
+    narrow = frame[frame["calibrated is"] == "too narrow"]
+    rows = zip(narrow["family"], narrow["sigma"], narrow["calibrated %"], strict=True)
+    return [parts.text(words.format(*row, 100 * level), "flag") for row in rows]
+
+
+def _treatment(prediction: xr.Dataset) -> str:
+    """Return how the covariance of data was treated."""
+    return prediction.correlator.attrs.get("covariance", "full")
+
+
+def _unable(source: Source) -> list[str]:
+    """Return what could not be flagged, whatever the data."""
+    few = too_few(source.validation.sizes["sample"]) if source.validation is not None else ""
+    validated = all("p_value" in budget.attrs for budget in source.budgets.values())
+    said = [few] if few else []
+    said += [] if validated else ["Nothing tells whether a target is out of distribution: there is no validation."]
+    weak = [f"{name} ({_treatment(p)})" for name, p in source.predictions.items() if _treatment(p) != "full"]
+    said += [f"Covariances that weaken the back-check: {', '.join(weak)}."] if weak else []
+    return said
 
 
 def _target_facts(source: Source, name: str) -> Markup:
@@ -202,22 +235,21 @@ def _target_facts(source: Source, name: str) -> Markup:
     if "calibrated" in budget:
         rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.3g}")]
     beyond = f"χ²/dof = {a['chi2']:.1f}/{a['dof']}" if a["dof"] else "all of the data within reach of the kernel"
-    return parts.facts([*rows, ("back_check", f"{a['back_check']:.3g}; {beyond}")])
+    treatment = _treatment(source.predictions[name])
+    p_value = f"{a['back_check']:.3g}; "
+    if treatment != "full":
+        p_value = f"no p-value, since covariance {treatment} hides what the full one would show; "
+    return parts.facts([*rows, ("back_check", p_value + beyond)])
 
 
 def _target(source: Source, name: str) -> Section:
     """The reconstruction of a target with its error budget."""
     budget, flags = source.budgets[name], source.budgets[name].attrs["flags"]
     title = figures.title_of(name, flags)
-    bands = ["total and statistical error (bands)"]
-    bands += ["calibrated error (thin lines)"] if "calibrated" in budget else []
-    styles = {"linear": "linear estimator (dotted)", "posterior": "posterior (dash-dotted)"}
-    bands += [
-        f"{styles[name]} with its own error (light band)"
-        for name in map(str, budget.method.values if "method" in budget else ())
-        if name in styles
-    ]
+    bands = ["total and statistical error (light and dark band)"]
     bands += ["truth (dashed)"] if "truth" in budget else []
+    lower = "the same less the central value, in units of the total error"
+    lower += ", and the calibrated error (dotted)" if "calibrated" in budget else ""
     shown = ", ".join(bands)
     shapes, sources, listed = [], [], []
     for sigma in budget.sigma.values:
@@ -238,7 +270,8 @@ def _target(source: Source, name: str) -> Section:
     blocks = [
         _target_facts(source, name),
         *(parts.text(flag, "flag") for flag in flags),
-        parts.gallery(shapes, Markup("{}: {}, central value, {}.").format(title, DENSITY, shown)),
+        *correlator.blocks(source.predictions[name], source.config.observables.kernel, title),
+        parts.gallery(shapes, Markup("{}: {}, central value, {}. Below: {}.").format(title, DENSITY, shown, lower)),
         parts.gallery(sources, CAPTIONS["sources"].format(title, resolution)),
         *(compare_methods.blocks(compare(budget, source.validation), title) if "method" in budget else ()),
         *stability.blocks(source.predictions[name], budget, title),

@@ -57,6 +57,10 @@ def test_mean_and_sd_are_those_of_a_million_weighted_draws() -> None:
     estimate = posterior(data)
     assert (np.abs(estimate.mean - mean) < 4 * error_of_mean).all()
     assert (np.abs(estimate.sd**2 - variance) < 4 * error_of_variance).all()
+    implied = w @ C[1:]
+    error_of_implied = np.sqrt(w**2 @ (C[1:] - implied) ** 2)
+    assert (np.abs(posterior.implied(data) - implied) < 4 * error_of_implied).all()
+    assert (error_of_implied < 0.2 * abs(noise.scale(data)) * np.sqrt(np.diag(noise.covariance))).all()
 
 
 def test_it_covers_the_prior_and_beats_the_best_linear_estimator() -> None:
@@ -181,6 +185,18 @@ def test_bootstrap_samples_are_linear_in_the_data_at_the_weights_of_their_mean(h
     np.testing.assert_allclose(features[:, 0], estimate.features, rtol=1e-8, atol=1e-8)
     halfway, _ = hierarchical.bootstrap(C, estimate, (samples[:, :10] + samples[:, 10:20]) / 2)
     np.testing.assert_allclose(halfway, (mean[:, 1:11] + mean[:, 11:21]) / 2, rtol=1e-7)
+
+
+def test_the_implied_correlator_is_nearer_to_the_truth_than_the_data_and_leaves_what_no_rho_makes(hierarchical) -> None:
+    clean, noise = GRID.split(delta_tanh().integrals(GRID))[0], hierarchical.noise
+    error = noise.scale(clean) * np.sqrt(np.diag(noise.covariance))
+    data = noise.draw(clean, 200, np.random.default_rng(9))
+    of_data, of_implied = (np.mean(((C - clean) / error) ** 2) for C in (data, hierarchical.implied(data)))
+    assert of_implied < 0.95 * of_data
+    broken = clean + 5 * error * (-1.0) ** np.arange(len(clean))
+    left = (broken - hierarchical.implied(broken)) / error
+    assert np.abs(left).max() > 3
+    assert np.array_equal(4 * hierarchical.implied(data[0]), hierarchical.implied(4 * data[0]))
 
 
 def test_what_noise_adds_and_what_is_not_resolved_make_the_covariance(hierarchical) -> None:

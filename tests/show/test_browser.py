@@ -125,6 +125,62 @@ def test_it_fits_a_phone(report: Chrome) -> None:
     assert ask(report, f"{flags}.getBoundingClientRect().right") < width
 
 
+@pytest.fixture
+def long_page(browser: Chrome, finished: Finished, tmp_path: Path) -> Iterator[Chrome]:
+    """The report of twelve targets with long names, one of them flagged, at one sigma and without a validation."""
+    import sdpipe
+    from sdpipe.show.report import Source, render
+
+    run = sdpipe.open_run(finished.root)
+    names = [f"a_target_with_a_name_as_long_as_that_of_an_ensemble_and_its_channel_{i:02}" for i in range(12)]
+    budget, prediction = (data.isel(sigma=[0]) for data in (run.budget["o3"].load(), run.predictions["o3"].load()))
+    budget = budget.drop_vars("calibrated").assign_attrs({k: v for k, v in budget.attrs.items() if k != "p_value"})
+    budgets = {name: budget.assign_attrs(flags=[]) for name in names}
+    budgets[names[0]] = budget.assign_attrs(flags=["noise: it is unlike that of the training " + "w" * 120])
+    config = run.config.model_copy(update={"targets": dict.fromkeys(names, run.config.targets["o3"])})
+    history, nothing = run.history.load().isel(sigma=[0]), [[], [], [], []]
+    page = render(Source(config, finished.root, budgets, dict.fromkeys(names, prediction), history, None, *nothing))
+    path = tmp_path / "page.html"
+    path.write_text(page, encoding="utf-8")
+    browser.get(path.as_uri())
+    yield browser
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def screenshot(browser: Chrome) -> Any:
+    """Return the pixels (row, column, colour) of the whole page."""
+    from base64 import b64decode
+    from io import BytesIO
+
+    from matplotlib.image import imread
+
+    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
+    return imread(BytesIO(b64decode(shot["data"])))
+
+
+def test_twelve_targets_with_long_names_fit_a_phone(long_page: Chrome) -> None:
+    width, height = PHONE
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": True}
+    long_page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    assert ask(long_page, "document.documentElement.scrollWidth") == width
+    outside = "[...document.querySelectorAll('body *:not(.scroll *, svg *)')]"
+    outside += ".filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+    assert ask(long_page, f"{outside}.map(e => e.outerHTML.slice(0, 80))") == []
+    scrolls = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+    assert ask(long_page, f"{scrolls}.length") >= 1
+    assert ask(long_page, f"{scrolls}.every(e => {{e.scrollLeft = 40; return e.scrollLeft === 40}})") is True
+    long_page.execute_script(f"{scrolls}.forEach(e => {{e.scrollLeft = 0}})")
+    pixels = screenshot(long_page)[:, :, :3]
+    assert pixels.shape[1] == width
+    assert (pixels[:, -3:] > 0.99).all(), "something touches the right edge"
+    assert (pixels.min(axis=(1, 2)) < 0.5).mean() > 0.2, "most of the page is blank"
+
+
+def test_one_sigma_does_not_blow_up_pictures(long_page: Chrome) -> None:
+    sizes = "[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect().width / s.viewBox.baseVal.width)"
+    assert max(ask(long_page, sizes)) <= 1.01 * 96 / 72  # points to CSS pixels
+
+
 def test_on_paper_every_table_is_open_and_the_contents_are_not_there(report: Chrome) -> None:
     assert ask(report, "document.querySelector('details').open") is False
     report.execute_script("dispatchEvent(new Event('beforeprint'))")

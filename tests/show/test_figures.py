@@ -13,6 +13,7 @@ from matplotlib import image
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 import sdpipe
 from sdpipe.config.load import load_config
@@ -42,7 +43,11 @@ def legend(ax: Axes) -> list[str]:
 
 
 def test_figures_are_png_images_of_a_sensible_size(run: Run) -> None:
-    expected = {f"{target}-{kind}" for target in run.config.targets for kind in ("reconstruction", "budget", "methods")}
+    expected = {
+        f"{target}-{kind}"
+        for target in run.config.targets
+        for kind in ("reconstruction", "budget", "methods", "correlator")
+    }
     expected |= {f"validation-{kind}" for kind in ("pulls", "coverage", "coverage-energy", "width")}
     expected |= {f"validation-cases-sigma{i}" for i in range(len(run.config.smearing.sigma))}
     files = list(run.layout.figures.iterdir())
@@ -55,43 +60,75 @@ def test_figures_are_png_images_of_a_sensible_size(run: Run) -> None:
         assert 400 < height < 2000, path.name
         assert len(data) < 500_000
     pixels = image.imread(run.layout.figures / "o3-reconstruction.png")[..., :3]
-    for colour in (figures.COLOURS[0], "#ffffff"):
+    for colour in (figures.CENTRAL, "#ffffff"):
         wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(pixels - wanted).max(axis=-1) < 0.01).sum() > 100, colour
 
 
+def both(budget: xr.Dataset) -> list[Axes]:
+    """Return the axes of a reconstruction and those below them."""
+    figure = Figure()
+    figures.reconstruction(budget, figure.subplots())
+    return figure.axes
+
+
 def test_a_reconstruction_shows_truth_and_both_bands(budget: xr.Dataset) -> None:
     one = budget.isel(sigma=0)
-    ax = figures.reconstruction(one, Figure().subplots())
-    labels = ["total error", "statistical error", "central value", "calibrated error", "linear", "posterior", "truth"]
+    ax, _ = both(one)
+    labels = ["total error", "statistical error", "central value", "truth"]
     assert legend(ax) == labels
     drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
     np.testing.assert_array_equal(drawn["central value"], one.central)
-    np.testing.assert_array_equal(drawn["calibrated error"], one.central + one.calibrated)
-    for name in ("linear", "posterior"):
-        np.testing.assert_array_equal(drawn[name], one.method_central.sel({"method": name}))
     np.testing.assert_array_equal(drawn["truth"], one.truth)
-    unknown = one.drop_vars(["truth", "pull"])
-    assert legend(figures.reconstruction(unknown, Figure().subplots())) == labels[:-1]
+    assert legend(both(one.drop_vars(["truth", "pull"]))[0]) == labels[:-1]
 
 
-@pytest.mark.parametrize("error", ["method_calibrated", "method_error"])
-def test_a_reconstruction_shows_the_error_of_each_method(budget: xr.Dataset, error: str) -> None:
-    budget = budget.isel(sigma=0).drop_vars({"method_calibrated"} - {error})
-    ax = figures.reconstruction(budget, Figure().subplots())
-    drawn = {tuple(point) for band in ax.collections for point in band.get_paths()[0].vertices}
-    for name in ("linear", "posterior"):
-        one = budget.sel({"method": name})
-        for sign in (-1, 1):
-            edge = one.method_central + sign * one[error]
-            assert set(zip(budget.E.values, edge.values, strict=True)) <= drawn
+def test_below_a_reconstruction_is_what_the_lines_hide_in_units_of_the_total_error(budget: xr.Dataset) -> None:
+    one = budget.isel(sigma=0)
+    drawn = {line.get_label(): line.get_ydata() for line in both(one)[1].lines}
+    pull = (one.truth - one.central) / one.total
+    np.testing.assert_allclose(drawn["truth"], np.clip(pull, -figures.WIDEST_PULL, figures.WIDEST_PULL))
+    np.testing.assert_allclose(drawn["calibrated error"], one.calibrated / one.total)
+    assert len(both(one.drop_vars("calibrated"))) == 2
+    one["total"] = 0 * one.total
+    assert all(np.isfinite(line.get_ydata()).all() for line in both(one)[1].lines if line.get_label() == "truth")
+
+
+def test_bands_and_central_value_differ_in_grey() -> None:
+    from matplotlib.colors import to_rgb
+
+    grey = [np.dot(to_rgb(c), (0.299, 0.587, 0.114)) for c in ("white", figures.TOTAL, figures.STATISTICAL)]
+    grey += [np.dot(to_rgb(figures.CENTRAL), (0.299, 0.587, 0.114))]
+    assert min(-np.diff(grey)) > 0.08
 
 
 def test_a_budget_shows_every_source_and_their_sum(budget: xr.Dataset) -> None:
-    ax = figures.by_source(budget.isel(sigma=1), Figure().subplots())
-    assert legend(ax) == ["lattice data", "networks", "systematic: b", "systematic: rho", "resolution", "total"]
-    squares = sum(line.get_ydata() ** 2 for line in ax.lines[:-1])
-    np.testing.assert_allclose(ax.lines[-1].get_ydata() ** 2, squares)
+    figure = Figure()
+    figures.by_source(budget.isel(sigma=1), figure.subplots())
+    upper, lower = figure.axes
+    assert legend(upper) == ["lattice data", "networks", "resolution", "total"]
+    assert legend(lower) == ["systematic: b", "systematic: rho"]
+    squares = sum(line.get_ydata() ** 2 for line in (*upper.lines[:-1], *lower.lines))
+    np.testing.assert_allclose(upper.lines[-1].get_ydata() ** 2, squares)
+
+
+@pytest.mark.parametrize("draw", [figures.reconstruction, figures.by_source])
+def test_a_power_of_ten_stands_clear_of_titles_and_of_the_panel_above(budget: xr.Dataset, draw: figures.Draw) -> None:
+    names = ["central", "error", "total", "calibrated", "truth"]
+    figure = figures.panels(draw, budget.assign(1e-7 * budget[names]), "o3")
+    figure.draw_without_rendering()
+    words = [ax.get_title(loc="left") for ax in figure.axes]
+    titles = [(None, text) for text in figure.findobj(Text) if text.get_text() in words and text.get_text()]
+    for ax in figure.axes:
+        low, high = ax.get_ylim()
+        ticks = zip(ax.get_yticks(), ax.get_yticklabels(), strict=True)
+        titles += [(ax, label) for value, label in ticks if low <= value <= high]
+    powers = [(ax, power) for ax in figure.axes if (power := ax.yaxis.get_offset_text()).get_text()]
+    assert len(powers) >= 2
+    for ax, power in powers:
+        box = power.get_window_extent()
+        assert box.x0 >= 0
+        assert not any(box.overlaps(text.get_window_extent()) for of, text in titles if of is not ax)
 
 
 def test_histories_show_every_replica_and_both_baselines(run: Run) -> None:
@@ -106,7 +143,8 @@ def test_histories_show_every_replica_and_both_baselines(run: Run) -> None:
 def test_panels_are_one_for_each_sigma(budget: xr.Dataset) -> None:
     for some in (budget, budget.isel(sigma=[1])):
         figure = figures.panels(figures.reconstruction, some, "o3")
-        assert [ax.get_title(loc="left") for ax in figure.axes] == [f"o3  σ = {s:g} GeV" for s in some.sigma.values]
+        titles = [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
+        assert titles == [f"o3  σ = {s:g} GeV" for s in some.sigma.values]
 
 
 # --- asymptotics ---------------------------------------------------------------------------------------------
@@ -176,7 +214,7 @@ def test_a_plot_is_on_new_axes_or_on_those_given(run: Run, name: str, arguments:
     assert dict(plt.rcParams) == style
     assert ax.get_legend().get_title().get_text() == r"$\sigma = 0.44$ GeV"
     assert ax.get_title() == ""
-    assert ax.get_xlabel() == ("epoch" if name == "history" else r"$E$ [GeV]")
+    assert ax.figure.axes[-1].get_xlabel() == ("epoch" if name == "history" else r"$E$ [GeV]")
     assert ax.get_ylabel()
     _, (left, right) = plt.subplots(1, 2)
     assert getattr(run.plot, name)(*arguments, sigma=0.63, ax=right) is right

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+import xarray as xr
 
 import sdpipe
 from sdpipe.config.load import load_config
@@ -121,7 +123,7 @@ def test_the_report_is_one_self_contained_page(page: Page, finished: Finished) -
 def test_the_report_shows_every_target_and_how_to_reproduce_it(page: Page, run: Run) -> None:
     targets, sigmas = len(run.config.targets), len(run.config.smearing.sigma)
     assert set(page.ids) >= {f"target-{name}" for name in run.config.targets}
-    assert page.tags["svg"] == (3 * targets + 1 + len(validation_figures.PANELS) + 1) * sigmas
+    assert page.tags["svg"] == targets + (3 * targets + 1 + len(validation_figures.PANELS) + 1) * sigmas
     assert page.text.count("Error budget of") == targets * sigmas
     assert "python -m sdpipe run config.yaml --run tiny" in page.text
     config = run.layout.config.read_text()
@@ -139,7 +141,7 @@ def test_every_picture_has_words_in_its_place(page: Page, run: Run) -> None:
     assert len(set(page.words)) == page.tags["svg"] == len(page.words)
     peak = run.budget["o3"].isel(sigma=0).load()
     peak = peak.isel(E=int(peak.central.argmax("E")))
-    assert f"is {peak.central:.3g} ± {peak.calibrated:.2g} (calibrated) at E = {peak.E:.3g} GeV" in page.words[0]
+    assert f"is {peak.central:.3g} ± {peak.calibrated:.2g} (calibrated) at E = {peak.E:.3g} GeV" in page.words[1]
 
 
 def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
@@ -148,7 +150,9 @@ def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
     assert page.text.count("back_check") == len(run.config.targets) + 1
     assert "None" not in page.text
     assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in page.text
-    assert "posterior (dash-dotted) with its own error (light band), truth (dashed)" in page.text
+    assert (
+        "central value, total and statistical error (light and dark band), truth (dashed). Below: the same" in page.text
+    )
 
 
 def test_what_a_source_says_is_on_the_page_and_sittings_are_added_up(source: Source) -> None:
@@ -215,7 +219,44 @@ def test_flags_of_a_target_stand_at_the_top_beside_it_and_in_every_title(
         assert [text for text in page.pieces if text.startswith("Error budget of")] == [
             f"Error budget of {title} at {s}" for s in at
         ]
-        assert len([text for text in page.pieces if text.startswith(f"{title}: ")]) == 3
+        assert len([text for text in page.pieces if text.startswith(f"{title}: ")]) == 4
+
+
+def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(source: Source, run: Run) -> None:
+    few = run.validation.load()
+    text = Page(render(replace(source, validation=few))).text
+    assert "No flags." not in text
+    assert "120 draws per family are too few to flag what is out of distribution: no p-value is below" in text
+    published = source.budgets["o3"].copy()
+    del published.attrs["p_value"]
+    text = Page(render(replace(source, budgets={"o3": published.drop_vars("calibrated")}))).text
+    assert "Nothing tells whether a target is out of distribution: there is no validation." in text
+    ample = few.isel(sample=np.arange(1600) % few.sizes["sample"])
+    level = float(few.attrs["quoted"])
+    held = xr.where(few.coverage_of.budget == "calibrated", few.coverage_of.level, few.coverage_of)
+    ample["coverage_of"] = held.transpose(*few.coverage_of.dims)
+    page = Page(render(replace(source, validation=ample)))
+    assert "No flags." in page.text
+    assert page.source.count('class="flag"') == 0
+    bad = {"budget": "calibrated", "family": "o3", "sigma": 0.63, "level": level}
+    ample["coverage_of"].loc[bad] = 0.41
+    page = Page(render(replace(source, validation=ample)))
+    assert "No flags." not in page.text
+    says = (
+        "validation: the calibrated error is too narrow for o3 at σ = 0.63 GeV: it covers 41.0 % of the truth, not 68.3"
+    )
+    assert page.pieces.count(says) == page.source.count('class="flag"') == 1
+
+
+@pytest.mark.parametrize("treatment", ["shrink", "diagonal"])
+def test_a_covariance_that_weakens_the_back_check_has_no_p_value(source: Source, treatment: str) -> None:
+    o3 = source.predictions["o3"]
+    assert f"back_check {source.budgets['o3'].attrs['back_check']:.3g}; " in Page(render(source)).text
+    weak = o3.assign(correlator=o3.correlator.assign_attrs(covariance=treatment))
+    text = Page(render(replace(source, predictions={"o3": weak}))).text
+    assert f"back_check no p-value, since covariance {treatment} hides what the full one would show; " in text
+    assert f"Covariances that weaken the back-check: o3 ({treatment})." in text
+    assert f"covariance ({treatment}) that makes it small" in text
 
 
 def test_a_series_of_ensembles_is_in_the_report(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,104 @@
+"""C(t) and the effective mass of a target: the data against what the reconstruction implies, with pulls."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from sdpipe.correlators.survey import effective_mass
+from sdpipe.physics.kernels import Kernel
+from sdpipe.show import figures
+from sdpipe.show.figures import COLOURS
+from sdpipe.show.page import parts, picture
+
+FAR = 3.0
+"""Standard deviations of C(t) from which on data are not what the reconstruction implies."""
+
+KNOWN = 0.5
+"""Relative error up to which an effective mass is shown."""
+
+CAPTION = (
+    "{}: C(t), its pulls and the effective mass. Points: data; lines: C(t) of the posterior mean. Pulls are their "
+    "difference over the error of the data; neighbouring times are correlated{}."
+)
+
+
+def pulls(prediction: xr.Dataset) -> NDArray[np.float64]:
+    """Return [C(t) - C_implied(t)] / sd C(t) for a group of ``predictions.zarr``, shape (t,)."""
+    C = prediction.correlator
+    return ((C.mean("boot") - prediction.implied) / C.std("boot", ddof=1)).values
+
+
+def words(prediction: xr.Dataset) -> str:
+    """Return in a sentence whether the data are what the reconstruction implies.
+
+    >>> C = xr.DataArray([[2.0, 1.0], [2.2, 1.1]], dims=("boot", "t"), coords={"t": [1, 2]})
+    >>> implied = (C.mean("boot") + [0.1, 0.0]).assign_attrs(chi2=1.25)
+    >>> words(xr.Dataset({"correlator": C, "implied": implied}))[:94]
+    'The posterior mean implies the C(t) of the data: they differ by at most 0.7 errors, at t = 1; '
+    """
+    pull = np.abs(pulls(prediction))
+    worst, within = int(pull.argmax()), bool((pull <= FAR).all())
+    verdict = "The posterior mean implies the C(t) of the data" if within else "The data are not what is reconstructed"
+    treatment = prediction.correlator.attrs.get("covariance", "full")
+    weak = "" if treatment == "full" else f", with a covariance ({treatment}) that makes it small"
+    return (
+        f"{verdict}: they differ by at most {pull[worst]:.1f} errors, at t = {int(prediction.t[worst])}; "
+        f"χ² = {prediction.implied.attrs['chi2']:.3g} at {pull.size} times{weak}."
+    )
+
+
+@mpl.rc_context(figures.STYLE)
+def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
+    """Draw C(t), the pulls, and the effective mass, for a group of ``predictions.zarr`` with ``implied``."""
+    figure = Figure(figsize=(figures.WIDTH * 0.85, 1.6 * figures.HEIGHT), layout="constrained")
+    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.4, 3))
+    C, implied, t = prediction.correlator, prediction.implied.values, prediction.t.values
+    mean, error = C.mean("boot").values, C.std("boot", ddof=1).values
+    sign = -1 if mean[0] < 0 else 1
+    _both(top, t, sign * mean, error, sign * implied)
+    if np.ptp(np.sign(mean)):
+        top.set_yscale("symlog", linthresh=float(error.min()))
+    else:
+        top.set_yscale("log")
+    top.set(ylabel="C(t)" if sign > 0 else "−C(t)")
+    top.set_title(figures.short(title), fontsize=10, loc="left")
+    top.legend()
+    figures.fill(middle, t[[0, -1]], 0, 1, "0.85", 1)
+    middle.axhline(0, color=COLOURS[0], lw=1)
+    middle.plot(t, pulls(prediction), "o", ms=4, color=COLOURS[6])
+    widest = max(1.5, 1.1 * float(np.abs(pulls(prediction)).max()))
+    middle.set(ylabel="pull", ylim=(-widest, widest))
+    masses = [effective_mass(c, np.cov(C.values.T), kernel) for c in (mean, implied)]
+    shown = masses[0][1] < KNOWN * np.abs(masses[0][0])
+    if shown.any():
+        _both(bottom, t[shown], masses[0][0][shown], masses[0][1][shown], masses[1][0][shown])
+    bottom.set(xlabel="t", ylabel=r"$m_\mathrm{eff}(t)$ [GeV]")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.align_ylabels()
+    return figure
+
+
+def _both(ax: Axes, t: NDArray, data: NDArray, error: NDArray, implied: NDArray) -> None:
+    """Draw data with their errors, and what is implied."""
+    ax.plot(t, implied, color=COLOURS[0], label="implied by the reconstruction")
+    ax.errorbar(t, data, error, fmt="o", ms=4, lw=1, color=COLOURS[6], mfc="white", label="data")
+
+
+def blocks(prediction: xr.Dataset, kernel: Kernel, title: str) -> list[Markup]:
+    """Return the sentence and the figure of one target for the report, none where there is no posterior."""
+    if "implied" not in prediction:
+        return []
+    here = prediction[["correlator", "implied"]].load()
+    exact = "; samples of a mock target scatter around its exact C(t)" if "truth" in prediction else ""
+    alt = f"C(t) of {title} with what the reconstruction implies, pulls and effective mass against t"
+    return [
+        parts.text(words(here)),
+        parts.gallery([picture(draw(here, kernel, title), alt)], CAPTION.format(title, exact)),
+    ]
