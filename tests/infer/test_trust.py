@@ -339,7 +339,7 @@ def test_a_target_is_added_to_a_trained_run_by_overrides(
     assert predictions.correlator.attrs["correlation_bin"] == 1
     outcome = cli("analyze", finished_copy)
     assert outcome.status == 0
-    assert "mine, sigma = 0.44 GeV" in outcome.out
+    assert "mine, with calibrated error" in outcome.out
     assert "flag" not in outcome.out
     assert cli("predict", finished_copy).err.splitlines()[0].endswith("nothing to do")
 
