@@ -123,8 +123,14 @@ class Slurm:
     def restore_node(self, node: str) -> None:
         """Start a crashed node again and let Slurm forget the jobs that ended with it."""
         self.start_node(node)
-        for state in ("State=DOWN", "State=RESUME"):
-            self.command("scontrol", "update", f"NodeName={node}", state, "Reason=crashed")
+        self.command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=crashed")
+
+        def back() -> bool:
+            with contextlib.suppress(subprocess.CalledProcessError):  # refused where the node came back by itself
+                self.command("scontrol", "update", f"NodeName={node}", "State=RESUME")
+            return "down" not in self.command("sinfo", "-h", "-n", node, "-o", "%T")
+
+        wait_for(back, f"{node} back")
 
     def idle(self) -> bool:
         """Return whether every node is up and the queue is empty."""
