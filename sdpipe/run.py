@@ -202,9 +202,11 @@ class Run:
         """Return another smearing of rho of one target, by posterior, HLT and bounds, which need no training for it.
 
         ``smearing`` is one of :mod:`sdpipe.physics.smearing`, ``Function(f, Tail(rate, power))`` with your own f(E,
-        omega, sigma) among them; sigma and E are those of the run. Returns ``central``, ``error (method, sigma, E)``
-        and, with ``bounds`` for rho >= 0 at ``budget.level``, ``lower``, ``upper (sigma, E)``. Networks know the
-        smearing of their training alone. Raises UserError where there is no prediction of the target, where the
+        omega, sigma) among them; sigma and E are those of the run. Returns ``central``, ``error (method, sigma, E)``,
+        ``samples (method, boot, sigma, E)`` and, with ``bounds`` for rho >= 0 at ``budget.level``, ``lower``, ``upper
+        (sigma, E)``. Samples of several smearings are of the same bootstrap: :func:`~sdpipe.infer.hlt.joint_covariance`
+        of two of them is the covariance of their noise, at all E and sigma. Networks know the smearing of their
+        training alone. Raises UserError where there is no prediction of the target, where the
         integrals of the smearing do not exist, and where it is not finite.
 
         >>> from sdpipe.physics.smearing import Function, Tail
@@ -216,8 +218,8 @@ class Run:
         if target not in there:
             raise UserError(f"there is no prediction of {target}; those there: {', '.join(there) or 'none'}")
         factor = there[target].attrs["scale"]
-        C, level = factor * there[target].correlator.mean("boot").values, self.config.budget.level
-        return self._audience.smear(C, smearing, factor, level if bounds else None)
+        samples, level = factor * there[target].correlator.values, self.config.budget.level
+        return self._audience.smear(samples, smearing, factor, level if bounds else None)
 
     def _rows(self, E: float | Sequence[float]) -> NDArray[np.intp]:
         """Return where energies are in the grid of the run; raise UserError where one is not."""

@@ -180,19 +180,28 @@ class Audience:
         """Return bounds for rho >= 0 of one C (t,), zero below the lowest threshold, with the noise of the training."""
         return Bounds.of(observables or self.observables, self.noise.of(C), self.threshold, level)(C)
 
-    def smear(self, C: Array, f: smearing.Smearing, factor: float = 1.0, level: float | None = None) -> xr.Dataset:
-        """Return what is known without training of another smearing of rho, of one C (t,) ``factor`` times too large.
+    def smear(
+        self, samples: Array, f: smearing.Smearing, factor: float = 1.0, level: float | None = None
+    ) -> xr.Dataset:
+        """Return what is known without training of another smearing of rho, of ``samples`` (boot, t) of one correlator.
 
-        ``central``, ``error (method, sigma, E)`` of posterior and HLT, and with a ``level`` of bounds ``lower``,
-        ``upper (sigma, E)`` and ``chi2_min``. Raises UserError where its integrals do not exist or it is not finite.
+        They are ``factor`` times too large. ``central``, ``error (method, sigma, E)`` of posterior and HLT, ``samples
+        (method, boot, sigma, E)`` at the weights and the lambda of their mean, and with a ``level`` of bounds
+        ``lower``, ``upper (sigma, E)`` and ``chi2_min``. Raises UserError where its integrals do not exist or it is not
+        finite.
         """
-        grid = replace(self.observables, smearing=f)
-        posterior, hlt = self.posterior_of(grid)(C), self.choice.of(grid, self.noise, self.threshold).floored(C)(C)
+        grid, C = replace(self.observables, smearing=f), samples.mean(axis=0)
+        of_posterior, of_hlt = self.posterior_of(grid), self.choice.of(grid, self.noise, self.threshold).floored(C)
+        posterior, hlt = of_posterior(C, response=True), of_hlt(C)
         dims = ("method", "sigma", "E")
         values = {"central": np.stack([posterior.mean, hlt.mean]) / factor}
         values["error"] = np.stack([posterior.sd, hlt.error]) / abs(factor)
         coords = {"method": ["posterior", "hlt"], "sigma": list(grid.sigma), "E": list(grid.energies)}
         made = xr.Dataset({k: (dims, v) for k, v in values.items()}, coords, {"smearing": f.name})
+        each = of_posterior.bootstrap(C, posterior, samples)[0], of_hlt.samples(samples, hlt.mu)
+        made["samples"] = (("method", "boot", "sigma", "E"), np.stack(each) / factor)
+        for name in ("central", "error", "samples"):
+            made[name].attrs["units"] = f.units
         if level is not None:
             found = self.bounds(C / factor, level, grid)
             made = made.assign({k: (dims[1:], getattr(found, k)) for k in ("lower", "upper")})

@@ -15,8 +15,8 @@ from sdpipe.config.problem import Inputs
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
 from sdpipe.infer.bounds import Bounds
-from sdpipe.infer.hlt import HLT
-from sdpipe.physics.smearing import Cauchy, Function, Gaussian, Tail
+from sdpipe.infer.hlt import HLT, joint_covariance
+from sdpipe.physics.smearing import Cauchy, Function, Gaussian, HalfNorm, Tail
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.run import Run
 from tests.fixtures import TINY, Outcome
@@ -130,6 +130,22 @@ def test_another_smearing_needs_no_training(run: Run) -> None:
         assert (np.abs(other.central.sel({"method": "hlt"}) - truth) < 3 * other.error.sel({"method": "hlt"})).all()
         if smearing is own:
             assert ((other.lower < truth) & (truth < other.upper)).all()
+
+
+def test_samples_of_several_smearings_have_a_joint_covariance(run: Run) -> None:
+    """HalfNorm is a multiple of the Gaussian at each E and sigma: its noise is that multiple."""
+    kinds = [run.smear("peaks", f) for f in (Gaussian(), HalfNorm(), Cauchy("im"))]
+    E, sigma = kinds[0].E.values, kinds[0].sigma.values[:, None]
+    ratio = HalfNorm()(E, 1.0, sigma) / Gaussian()(E, 1.0, sigma)
+    for method in ("posterior", "hlt"):
+        one, other, far = (k.samples.sel({"method": method}).values for k in kinds)
+        assert one.shape == (run.config.bootstrap, 2, 8)
+        np.testing.assert_allclose(one.mean(axis=0), kinds[0].central.sel({"method": method}), rtol=1e-6, atol=1e-9)
+        own, of_far, between = (joint_covariance(*pair) for pair in ((one, one), (far, far), (one, far)))
+        np.testing.assert_allclose(joint_covariance(one, other), own * ratio, rtol=1e-5, atol=1e-6 * own.max())
+        errors = [np.sqrt(np.einsum("sese->se", c)) for c in (own, of_far)]
+        correlation = between / (errors[0][:, :, None, None] * errors[1])
+        assert 0.9 < np.abs(correlation).max() < 1 + 1e-9
 
 
 @pytest.mark.parametrize(
