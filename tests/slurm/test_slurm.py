@@ -292,12 +292,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "a"
 
 
-def test_training_goes_on_after_its_node_went_down(bench: Bench, slurm: Slurm, trained: Path) -> None:
+def _in_training(bench: Bench, trained: Path) -> tuple[Path, subprocess.Popen[str]]:
+    """Start to train a run on one job; return it and its driver once an unfinished stack is on disk."""
     bench.write(jobs=1)
     run = bench.directory / "a"
     shutil.copytree(trained.with_name("generated"), run)
     process = bench.start("train", "config.yaml", EPOCHS, "--run", "a")
     wait_for(lambda: bool(list((run / ".sdpipe/unfinished").glob("*.pt"))), "an unfinished stack on disk")
+    return run, process
+
+
+def test_training_goes_on_after_its_node_went_down(bench: Bench, slurm: Slurm, trained: Path) -> None:
+    run, process = _in_training(bench, trained)
     node = slurm.command("squeue", "-h", "-t", "R", "-o", "%N").split()[0]
     slurm.crash_node(node)
     wait_for(lambda: "down" in slurm.command("sinfo", "-h", "-n", node, "-o", "%T"), "Slurm to notice", 60)
@@ -310,11 +316,7 @@ def test_training_goes_on_after_its_node_went_down(bench: Bench, slurm: Slurm, t
 
 
 def test_training_goes_on_after_its_driver_and_its_job_were_killed(bench: Bench, slurm: Slurm, trained: Path) -> None:
-    bench.write(jobs=1)
-    run = bench.directory / "a"
-    shutil.copytree(trained.with_name("generated"), run)
-    process = bench.start("train", "config.yaml", EPOCHS, "--run", "a")
-    wait_for(lambda: bool(list((run / ".sdpipe/unfinished").glob("*.pt"))), "an unfinished stack on disk")
+    run, process = _in_training(bench, trained)
     (job,) = slurm.jobs("R")
     os.kill(process.pid, signal.SIGKILL)
     slurm.command("scancel", job)  # a worker that lost its driver would first finish what it trains
