@@ -135,6 +135,7 @@ def test_a_wheel_brings_the_template_and_the_audience(shell: Cli, tmp_path: Path
     assert load_config(tmp_path / "my.yaml").name == "lattice-data"
     shipped = (REPOSITORY / "sdpipe" / "data" / "audience.pt").read_bytes()
     assert (tmp_path / "there" / "sdpipe" / "data" / "audience.pt").read_bytes() == shipped
+    assert (tmp_path / "there" / "sdpipe" / "py.typed").exists()
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -107,9 +107,18 @@ READERS: dict[str, Callable[[Snapshot, Any], Record]] = {
 
 
 CONVERT = {
-    ".rdata": 'in R: write.table(x, "x.txt", row.names=FALSE, col.names=FALSE), x being (configurations, times)',
-    ".rds": 'in R: write.table(readRDS("x.rds"), "x.txt", row.names=FALSE, col.names=FALSE)',
-    ".pkl": 'numpy.save("x.npy", pickle.load(open("x.pkl", "rb"))); gvars: gvar.gdump(g, "x.json")',
+    **dict.fromkeys(
+        (".rdata", ".rda"),
+        'numpy.save("x.npy", rdata.read_rda("x.RData")["x"]) after pip install rdata, x being (configurations, times); '
+        'or in R: load("x.RData"); write.table(x, "x.txt", row.names=FALSE, col.names=FALSE)',
+    ),
+    ".rds": 'numpy.save("x.npy", rdata.read_rds("x.rds")) after pip install rdata; '
+    'or in R: write.table(readRDS("x.rds"), "x.txt", row.names=FALSE, col.names=FALSE)',
+    **dict.fromkeys(
+        (".pkl", ".pickle", ".p"),
+        'numpy.save("x.npy", pickle.load(open("x.pkl", "rb"))); gvars: gvar.gdump(g, "x.json")',
+    ),
+    ".tsv": "mv x.tsv x.txt",
     ".mat": 'numpy.save("x.npy", scipy.io.loadmat("x.mat")["C"])',
     ".xlsx": "save it as CSV, columns t C err or cfg t C",
     ".parquet": 'pandas.read_parquet("x.parquet").to_csv("x.csv", index=False), columns t C err or cfg t C',

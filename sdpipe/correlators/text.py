@@ -100,6 +100,9 @@ def _table(path: Path, rows: Array, lines: list[int]) -> Record:
                 "take the column of numbers of configurations away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, 1:])"
             )
             raise UserError(f"{path}: {width} columns, whole numbers in the first; {drop}")
+        if (np.diff(rows[0]) == 1).all():
+            what = f"{rows[0, 0]:g}, {rows[0, 1]:g}, {rows[0, 2]:g}, ... count the slices and are no configuration"
+            raise UserError(f"{path}:{lines[0]}: {what}; take this line away, or put # in front of it")
         return Record(str(path), samples=rows)
     if width == 4 and len(np.unique(first)) < len(first):
         drop = "take the imaginary part away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, :3])"

@@ -355,7 +355,8 @@ BAD = [
     Bad("a name too long", 300 * "x" + ".h5", lambda _: None, "cannot be read (File name too long)"),
     Bad("unknown ending", "x.foo", "x", "allowed endings of the name: .h5, .hdf5, .npy"),
     Bad("how to convert", "x.foo", "x", 'to convert: numpy.save("x.npy", samples), samples being (configurations'),
-    Bad("how to convert from R", "x.RData", "x", 'to convert: in R: write.table(x, "x.txt", row.names=FALSE'),
+    Bad("how to convert from R", "x.RData", "x", 'or in R: load("x.RData"); write.table(x, "x.txt", row.names'),
+    Bad("how to convert from R without R", "x.rda", "x", 'to convert: numpy.save("x.npy", rdata.read_rda('),
     # HDF5
     Bad("text", "x.h5", "no HDF5 at all", "not a readable HDF5 file"),
     Bad("cut to 90 %", "x.h5", cut(0.9), "not a readable HDF5 file"),
@@ -396,6 +397,8 @@ BAD = [
     Bad("a name for it", "x.txt", T_C_ERR, "holds one correlator; leave dataset out", ETA, "dataset"),
     Bad("rows of two lengths", "x.txt", "1 2 3\n1 2 3 4\n", "x.txt:2: 4 columns, but 3 in the rows above"),
     Bad("labels before rows", "x.txt", columns(np.c_[np.arange(40), X]), "whole numbers in the first; take"),
+    Bad("slices counted in front", "x.csv", columns(np.r_[[np.arange(PERIOD)], X], ","),
+        "x.csv:1: 0, 1, 2, ... count the slices and are no configuration"),
     Bad("cfg t re im", "x.txt", columns(np.c_[table(X), table(X)[:, 2]]), "for cfg t re im take the imaginary part"),
     Bad("an imaginary part", "x.txt", columns(np.c_[ROWS[:, :2], ROWS[:, 2] * 6, ROWS[:, 2]]),
         "x.txt:1: imaginary part 0.0"),
