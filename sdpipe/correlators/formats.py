@@ -116,7 +116,7 @@ CONVERT = {
     'or in R: write.table(readRDS("x.rds"), "x.txt", row.names=FALSE, col.names=FALSE)',
     **dict.fromkeys(
         (".pkl", ".pickle", ".p"),
-        'numpy.save("x.npy", pickle.load(open("x.pkl", "rb"))); gvars: gvar.gdump(g, "x.json")',
+        'numpy.save("x.npy", numpy.load("x.pkl", allow_pickle=True)); gvars: gvar.gdump(g, "x.json")',
     ),
     ".tsv": "mv x.tsv x.txt",
     ".mat": 'numpy.save("x.npy", scipy.io.loadmat("x.mat")["C"])',

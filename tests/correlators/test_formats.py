@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import xarray as xr
 
 from sdpipe import read_correlator
@@ -210,6 +212,23 @@ def test_what_a_session_holds_is_read_like_a_file(tmp_path: Path) -> None:
             read(values)
     with pytest.raises(UserError, match="say which dataset to read; those there: eta, pi"):
         read({"eta": X, "pi": X})
+
+
+def pickled(path: Path) -> None:
+    path.write_bytes(pickle.dumps(X))
+
+
+@pytest.mark.parametrize(("name", "write"), [("x.mat", lambda p: scipy.io.savemat(p, {"C": X})), ("x.pkl", pickled)])
+def test_the_line_that_a_refusal_ends_with_converts_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, write: Callable[[Path], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(Path(name))
+    with pytest.raises(UserError) as refused:
+        read(name)
+    line = str(refused.value).partition("to convert: ")[2].partition("; gvars")[0]
+    exec(line, {"numpy": np, "scipy": scipy})
+    np.testing.assert_allclose(read("x.npy")["mean"], X.mean(axis=0), rtol=1e-12)
 
 
 def test_a_format_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
