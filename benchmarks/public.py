@@ -105,8 +105,10 @@ def _scores(audience: str, run: Run) -> list[Row]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="the variance of its noise")  # it is relative to its own C(t)
             budget = sdpipe.judge(run, boots).isel(sigma=0)
-        central = {audience: budget.central} | {m: budget.method_central.sel({"method": m}) for m in run.config.methods}
-        error = {audience: budget.calibrated}
+        central = {"networks": budget.central} | {
+            m: budget.method_central.sel({"method": m}) for m in run.config.methods
+        }
+        error = {"networks": budget.calibrated}
         error |= {m: budget.method_calibrated.sel({"method": m}) for m in run.config.methods}
         found.append({m: (central[m].values - truth, error[m].values, truth) for m in central})
     seconds, rows = (time.perf_counter() - begun) / DRAWS, []
@@ -114,9 +116,9 @@ def _scores(audience: str, run: Run) -> list[Row]:
         off, half, truth = (np.stack([one[name][i] for one in found]) for i in range(3))
         err = np.abs(off).sum(axis=1) / np.abs(truth).sum(axis=1)
         rows += [
-            Row(f"suite V, {name}: Err_sigma", float(err.mean()), "1"),
-            Row(f"suite V, {name}: f", float(np.maximum(1 - err, 0).mean()), "1"),
-            Row(f"suite V, {name}: coverage at 68.3 %", float((np.abs(off) <= half).mean()), "1"),
-            Row(f"suite V, {name}: half width", float(half.mean()), "1"),
+            Row(f"suite V, {audience} run, {name}: Err_sigma", float(err.mean()), "1"),
+            Row(f"suite V, {audience} run, {name}: f", float(np.maximum(1 - err, 0).mean()), "1"),
+            Row(f"suite V, {audience} run, {name}: coverage at 68.3 %", float((np.abs(off) <= half).mean()), "1"),
+            Row(f"suite V, {audience} run, {name}: half width", float(half.mean()), "1"),
         ]
-    return [*rows, Row(f"suite V: {audience} and methods, for one correlator", seconds, "s")]
+    return [*rows, Row(f"suite V, {audience} run: all of them, for one correlator", seconds, "s")]
