@@ -118,8 +118,10 @@ class Pool:
                     result = future.result(timeout=LOOK_EVERY)
                 except queue.Empty:
                     continue
-                except TimeoutError:  # its worker was lost with the result: it runs again
-                    finished.put(future)
+                except TimeoutError:
+                    if future.status == "error":  # the task's own, as of a file on a network
+                        raise
+                    finished.put(future)  # its worker was lost with the result: it runs again
                     continue
                 except KilledWorker as error:
                     raise RunError(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpipe.config.schema import Cluster, Config
-from sdpipe.errors import ConfigError
+from sdpipe.errors import ConfigError, RunError
 from sdpipe.workers.serial import Serial, cores
 
 if TYPE_CHECKING:
@@ -45,7 +45,23 @@ class Workers(ExitStack):
 
     @contextmanager
     def pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool | Serial]:
-        """Start the ``kind`` of pool that a stage uses, with no more workers than tasks."""
+        """Start the ``kind`` of pool that a stage uses, with no more workers than tasks.
+
+        Raises RunError where its workers stop answering, as they do under load.
+        """
+        try:
+            with self._pool(kind, stage, tasks) as pool:
+                yield pool
+        except OSError as error:
+            if error.errno is not None:  # of a file; those of Dask's connections have no number
+                raise
+            raise RunError(
+                f"{getattr(self._cluster, kind)}: the workers do not answer ({str(error) or type(error).__name__}), as "
+                "under heavy load; what is finished is safe; the same command goes on from there"
+            ) from error
+
+    @contextmanager
+    def _pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool | Serial]:
         name, log = getattr(self._cluster, kind), self._logs / f"dask-{stage}.html"
         if name == "serial":
             yield Serial(self._watch)

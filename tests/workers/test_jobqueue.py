@@ -7,12 +7,13 @@ from pathlib import Path
 
 import dask
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdpipe.errors import ConfigError, UserError
 from sdpipe.workers import jobqueue
 from sdpipe.workers.jobqueue import Section
+from tests.faults.conftest import FULL
 
 SHIPPED = Path(__file__).parents[2] / "jobqueue.yaml"
 
@@ -111,6 +112,7 @@ def test_a_directory_is_no_jobqueue_yaml(section: Read, tmp_path: Path) -> None:
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text()) | st.just({"a": 1})
 
 
+@settings(max_examples=1000 if FULL else 100, deadline=None)
 @given(st.sampled_from([name.replace("_", "-") for name in jobqueue.Job.model_fields]), VALUES)
 def test_any_value_is_refused_or_gives_a_job_script(key: str, value: object) -> None:
     with dask.config.set({"jobqueue.any": {"cores": 1, "memory": "1GB", key: value}}):

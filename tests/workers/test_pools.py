@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -71,6 +72,24 @@ def test_a_task_that_kills_its_workers_is_told_in_one_line(workers: Workers, mon
         workers.pool("cpu", "greedy", 1) as pool,
     ):
         list(pool.map(os._exit, [Task("greedy", (1,))]))
+
+
+def test_workers_that_do_not_answer_are_no_fault_of_files(workers: Workers) -> None:
+    """Told in one line that names the pool: a result that Dask was asked for and could not give in time."""
+    with (
+        pytest.raises(RunError, match=r"^local: the workers do not answer .*; what is finished is safe; [^\n]*$"),
+        workers.pool("cpu", "endless", 1) as pool,
+    ):
+        pool.client.submit(sum, iter(int, 1)).result(timeout=0.1)
+
+
+def time_out(path: str) -> None:
+    raise TimeoutError(errno.ETIMEDOUT, "Connection timed out", path)
+
+
+def test_a_file_that_times_out_in_a_task_ends_the_tasks_with_its_name(workers: Workers) -> None:
+    with pytest.raises(TimeoutError, match="Connection timed out: 'a/x'"), workers.pool("cpu", "files", 1) as pool:
+        list(pool.map(time_out, [Task("read", ("a/x",))]))
 
 
 def test_what_the_watch_finds_ends_the_tasks(tmp_path: Path) -> None:
