@@ -48,7 +48,8 @@ def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
     below = figures.below(ax)
     every, one = max(1, round(E.size / SHOWN)), compared.central.sel(estimate=NETWORKS)
     if "lower" in compared:
-        ax.fill_between(E, compared.lower, compared.upper, color="0.85", lw=0, zorder=0.5, label="bounds, ρ ≥ 0")
+        band = {"color": figures.BOUNDS, "lw": 0, "zorder": 0.5, "label": "bounds, ρ ≥ 0"}
+        ax.fill_between(E, compared.lower, compared.upper, **band)
     fill(ax, E, one.values, quoted.sel(estimate=NETWORKS).values, COLOURS[5], 0.45)
     ax.plot(E, one, color=COLOURS[0], label=NETWORKS)
     names = [name for name in map(str, compared.estimate.values) if name != NETWORKS]

@@ -41,6 +41,8 @@ ENERGY, DENSITY = r"$E$ [GeV]", r"$\hat\rho_\sigma(E)$"
 SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "scale"}
 TOTAL, STATISTICAL, CENTRAL = "#D6ECF8", "#85BBE0", "#00324F"
 """Bands of the total and the statistical error and the central value, which grey prints light, middle and dark."""
+BOUNDS = "0.85"
+"""The band of the bounds for rho >= 0."""
 WIDEST_PULL = 4.0
 WITHIN = (-WIDEST_PULL, WIDEST_PULL)
 """Pulls are shown up to this; farther ones are at the edge."""
@@ -95,8 +97,9 @@ def below(ax: Axes, size: str = "40%", pad: float = 0.08) -> Axes:
 
 
 def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
-    """Draw central value, statistical and total error at one sigma, and the truth where it is known; in axes below
-    them the same less the central value in units of the total error, with the calibrated error.
+    """Draw central value, statistical and total error at one sigma, bounds for rho >= 0 where there are any, and the
+    truth where it is known; in axes below them the same less the central value in units of the total error, without
+    bounds and with the calibrated error.
     """
     E, central, total = budget.E.values, budget.central.values, budget.total.values
     stat = np.hypot(budget.error.sel(source="latt"), budget.error.sel(source="net")).values
@@ -112,6 +115,10 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
         for sign, label in ((-1, None), (1, "calibrated error")):
             lower.plot(E, sign * budget.calibrated.values / unit, color=CENTRAL, lw=0.8, ls=":", label=label)
         lower.legend(*([[x[-1]] for x in lower.get_legend_handles_labels()]), fontsize=8, loc="upper right")
+    if "lower" in budget:
+        seen = ax.get_ylim()
+        ax.fill_between(E, budget.lower, budget.upper, color=BOUNDS, lw=0, zorder=0.5, label="bounds, ρ ≥ 0")
+        ax.set_ylim(seen)
     reach = max((float(np.nanmax(np.abs(line.get_ydata()))) for line in lower.lines), default=1.0)
     reach = min(max(1.9, 1.15 * reach), 1.05 * WIDEST_PULL)
     lower.set(xlabel=ENERGY, ylabel="/ total error", ylim=(-reach, reach))

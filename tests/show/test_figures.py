@@ -94,6 +94,16 @@ def test_below_a_reconstruction_is_what_the_lines_hide_in_units_of_the_total_err
     assert all(np.isfinite(line.get_ydata()).all() for line in both(one)[1].lines if line.get_label() == "truth")
 
 
+def test_a_reconstruction_has_the_band_of_the_bounds_and_wide_ones_do_not_flatten_it(budget: xr.Dataset) -> None:
+    one = budget.isel(sigma=0).drop_vars(["lower", "upper"], errors="ignore")
+    (without, ax), reach = Figure().subplots(1, 2), 1000 * float(budget.central.max())
+    figures.reconstruction(one, without)
+    figures.reconstruction(one.assign(lower=-reach + 0 * one.central, upper=reach + 0 * one.central), ax)
+    assert "bounds, ρ ≥ 0" in legend(ax)
+    assert "bounds, ρ ≥ 0" not in legend(without)
+    assert ax.get_ylim() == pytest.approx(without.get_ylim())
+
+
 def test_bands_and_central_value_differ_in_grey() -> None:
     from matplotlib.colors import to_rgb
 
