@@ -75,7 +75,7 @@ def test_a_read_only_run_is_looked_at_but_not_worked_in(
     outcome = cli("run", root)
     said = [f"{root}: everything is done; nothing to do", f"report: {root / 'report.html'}"]
     assert (outcome.status, outcome.err.splitlines()) == (0, said)
-    assert "total" in cli("analyze", root).out
+    assert "o3, with calibrated error" in cli("analyze", root).out
     assert cli("status", root, "--verify").status == 0
     line = failure(cli("run", root, "bootstrap=60"))
     assert "Read-only file system" in line
