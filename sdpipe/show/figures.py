@@ -29,7 +29,6 @@ STYLE = {
     "axes.prop_cycle": mpl.cycler(color=COLOURS),
     "legend.frameon": False,
     "axes.formatter.limits": (-3, 4),
-    "axes.formatter.use_mathtext": True,
     "svg.fonttype": "path",
     "svg.hashsalt": "sdpipe",
 }
