@@ -6,7 +6,6 @@ import ast
 import gzip
 import io
 import json
-import warnings
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,9 +46,7 @@ def read_pyerrors(snapshot: Snapshot, dataset: str | None) -> Record:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: not a readable pyerrors file ({first_line(error)})") from None
     _check_json(text, path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy.odr
-        pe = optional("pyerrors", path)
+    pe = optional("pyerrors", f"{path}: this format")
     try:
         content = pe.input.json.import_json_string(text.decode(), verbose=False)
     except Exception as error:
@@ -126,7 +123,7 @@ def read_gvar(snapshot: Snapshot, dataset: str | None) -> Record:
     """
     path = snapshot.path
     _check_json(snapshot.content, path)
-    gv = optional("gvar", path)
+    gv = optional("gvar", f"{path}: this format")
     try:
         content = json.loads(snapshot.content.decode("utf-8"))
         layout = ("keys", "layouts") if "keys" in content else ("shape",)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -187,9 +188,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:80]
 
 
-def optional(name: str, path: Path) -> Any:
-    """Import a package that only one format needs."""
-    try:
-        return import_module(name)
-    except ImportError:
-        raise UserError(f"{path}: this format needs {name}; run: pip install 'sdpipe[{name}]'") from None
+def optional(name: str, what: str) -> Any:
+    """Import a package that only ``what`` needs; raises UserError, with the command that installs it, without it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pyerrors imports scipy.odr
+        try:
+            return import_module(name)
+        except ImportError:
+            raise UserError(f"{what} needs {name}; run: pip install 'sdpipe[{name}]'") from None

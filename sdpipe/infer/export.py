@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdpipe.correlators.record import optional
 from sdpipe.errors import UserError
+from sdpipe.infer.budget import squared
 from sdpipe.infer.calibration import calibrating, correlation
 
 
@@ -19,20 +19,20 @@ def joint(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
 
         covariance = D R D,    D = diag(calibrated),
 
-    R the correlation between all sigma and energies of (central - truth)/total over the draws of ``validation.zarr``
-    that calibrate this ``scale_rule``. The calibrated error counts as one standard deviation. Attributes: ``level``,
+    R the correlation between all sigma and energies of the pulls of the draws of ``validation.zarr`` that calibrate
+    this ``scale_rule``. The calibrated error counts as one standard deviation. Attributes: ``level``,
     and ``flags``, what speaks against the result.
 
     Raises UserError where there are not more draws than numbers: their correlation would be singular.
     """
-    draws = calibrating(validation, rule)
-    scores = ((draws.central - draws.truth) / draws.total).transpose("sample", "sigma", "E").values.astype(float)
-    flat = scores.reshape(len(scores), -1)
+    pulls = calibrating(validation, rule).pull.transpose("sample", "sigma", "E").values.astype(float)
+    flat = pulls.reshape(len(pulls), -1)
     if len(flat) <= flat.shape[1]:
         raise UserError(
             f"{len(flat)} draws calibrate {flat.shape[1]} numbers: their covariance would be singular; set "
             f"validation.samples to more than {2 * flat.shape[1]}"
         )
+    units = budget.central.attrs.get("units", "1")
     made = budget[["central"]].assign(error=budget.calibrated).transpose("sigma", "E").drop_attrs(deep=True)
     width = made.error.values.ravel()
     covariance = width[:, None] * correlation(flat) * width
@@ -44,14 +44,14 @@ def joint(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
         "covariance": "covariance between sigma and energies",
     }
     for name, long_name in words.items():
-        made[name].attrs = {"units": "1", "long_name": long_name}
+        made[name].attrs = {"units": squared(units) if name == "covariance" else units, "long_name": long_name}
     made = made.assign_coords(sigma2=made.sigma.values, E2=made.E.values)
     return made.assign_attrs(level=budget.attrs["level"], flags=budget.attrs["flags"])
 
 
 def as_gvars(made: xr.Dataset) -> NDArray[Any]:
     """Return what :func:`joint` returns as gvars (sigma, E); raises UserError where gvar is not installed."""
-    gvar, shape = _package("gvar"), made.central.shape
+    gvar, shape = optional("gvar", "this"), made.central.shape
     values = gvar.gvar(made.central.values.ravel(), made.covariance.values.reshape(2 * (made.central.size,)))
     return values.reshape(shape)
 
@@ -61,16 +61,7 @@ def as_obs(made: xr.Dataset, name: str) -> NDArray[Any]:
 
     Other Obs made under the name are taken for the same numbers: a name belongs to one target of one run.
     """
-    pyerrors, shape = _package("pyerrors"), made.central.shape
+    pyerrors, shape = optional("pyerrors", "this"), made.central.shape
     covariance = made.covariance.values.reshape(2 * (made.central.size,))
     values = pyerrors.cov_Obs(made.central.values.ravel().tolist(), covariance, name)
     return np.array(values, dtype=object).reshape(shape)
-
-
-def _package(name: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # pyerrors imports scipy.odr
-        try:
-            return import_module(name)
-        except ImportError:
-            raise UserError(f"this needs {name}; run: pip install 'sdpipe[{name}]'") from None

@@ -109,17 +109,16 @@ def extrapolate(sigma: ArrayLike, values: ArrayLike, covariance: ArrayLike, powe
 def limits(budget: xr.Dataset, validation: xr.Dataset, rule: str, powers: tuple[int, ...] = (0, 2)) -> xr.Dataset:
     """Return the limit sigma -> 0 of the networks at every energy of one budget, by :func:`extrapolate`.
 
-    The covariance between widths is D R D, D = diag(calibrated) and R the correlation between widths of (central -
-    truth)/total over the draws of ``validation.zarr`` that calibrate this ``scale_rule``.
+    The covariance between widths is D R D, D = diag(calibrated) and R the correlation between widths of the
+    pulls of the draws of ``validation.zarr`` that calibrate this ``scale_rule``.
 
     Returns ``limit``, ``error``, ``chi2``, ``p_value (E)``, ``coefficients (power, E)``, ``covariance (sigma, sigma2,
     E)`` and what was fitted, ``central`` and ``calibrated (sigma, E)``; the attribute ``freedom`` is the degrees of
     freedom. Raises UserError as :func:`extrapolate` does.
     """
-    draws = calibrating(validation, rule).sel(E=budget.E)
-    scores = ((draws.central - draws.truth) / draws.total).transpose("sample", "E", "sigma").values.astype(float)
+    pulls = calibrating(validation, rule).pull.sel(E=budget.E).transpose("sample", "E", "sigma").values.astype(float)
     central, width = (budget[name].transpose("E", "sigma").values for name in ("central", "calibrated"))
-    covariance = width[:, :, None] * correlation(scores) * width[:, None, :]
+    covariance = width[:, :, None] * correlation(pulls) * width[:, None, :]
     fits = [extrapolate(budget.sigma.values, y, c, powers) for y, c in zip(central, covariance, strict=True)]
     words = {
         "limit": "spectral density, sigma -> 0",

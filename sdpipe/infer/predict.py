@@ -415,10 +415,10 @@ def reconstruct(
             f"no spectral density explains the data: chi2/dof = {facts['chi2']:.1f}/{facts['dof']} to the nearest "
             f"correlator of kernel {kernel.name} at T = {kernel.period}"
         )
-    made = audience.predict(scaled, factor)
+    made, centre = audience.predict(scaled, factor), scaled.mean(axis=0)
     units = made.rho.attrs["units"]
     made["E2"] = ("E2", made.E.values, {"units": "GeV"})
-    covariances = {name: c / factor**2 for name, c in audience.covariances(scaled.mean(axis=0)).items()}
+    covariances = {name: c / factor**2 for name, c in audience.covariances(centre).items()}
     if "resolution" in covariances:
         words = {"units": squared(units), "long_name": "covariance of what the data cannot resolve"}
         made["resolution"] = (("sigma", "E", "E2"), covariances.pop("resolution"), words)
@@ -429,12 +429,12 @@ def reconstruct(
     about = {"units": audience.kernel.units, "long_name": "bootstrap samples of C(t)"}
     made["correlator"] = (("boot", "t"), scaled / factor, about)
     if 2 <= len(audience.noise.times) <= MOST_FOR_POSTERIOR:
-        implied, chi2 = audience.implied(scaled.mean(axis=0), own)
+        implied, chi2 = audience.implied(centre, own)
         words = {"long_name": "C(t) that the posterior mean of rho implies", "chi2": chi2}
         made["implied"] = ("t", implied / factor, {"units": audience.kernel.units, **words})
     if "hlt" in audience.methods:
-        made = made.merge(audience.stability(scaled.mean(axis=0), stability.kept(made.sizes["E"]), factor))
-        lost = audience.hlt.floored(scaled.mean(axis=0))(scaled.mean(axis=0)).lost
+        made = made.merge(audience.stability(centre, stability.kept(made.sizes["E"]), factor))
+        lost = audience.hlt.floored(centre)(centre).lost
         flags += [lost] if lost else []
     if audience.level is not None:
         found = audience.bounds(mean, audience.level)

@@ -22,10 +22,11 @@ RHO = 0.7 ** np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
 def made(draws: int = 8000) -> xr.Dataset:
     z = np.random.default_rng(1).multivariate_normal(np.zeros(6), RHO, draws).reshape(1, draws, 2, 3)
     dims, coords = ("family", "sample", "sigma", "E"), {"sigma": SIGMA, "E": E, "scale_rule": ["given"]}
-    validation = xr.Dataset({"central": (dims, 2 * z), "truth": (dims, 0 * z), "total": (dims, 2 + 0 * z)}, coords)
+    validation = xr.Dataset({"pull": (dims, z)}, coords)
     validation["tested"] = (dims[:2], np.zeros((1, draws), bool))
     width = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     budget = xr.Dataset({"central": (dims[2:], 1 + width), "calibrated": (dims[2:], width)}, validation.coords)
+    budget.central.attrs["units"] = "GeV"
     return joint(budget.assign_attrs(level=0.683, flags=["doubtful"]), validation, "given")
 
 
@@ -35,6 +36,7 @@ def test_the_covariance_has_the_calibrated_errors_and_the_correlations_of_the_dr
     covariance = one.covariance.values.reshape(6, 6)
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)), error)
     np.testing.assert_allclose(covariance / np.outer(error, error), RHO, atol=0.04)
+    assert [one[name].attrs["units"] for name in ("central", "error", "covariance")] == ["GeV", "GeV", "(GeV)^2"]
     assert (one.covariance.dims, one.attrs["flags"]) == (("sigma", "E", "sigma2", "E2"), ["doubtful"])
 
 

@@ -65,10 +65,9 @@ def test_the_limits_of_a_budget_have_the_correlations_of_the_draws_that_calibrat
     L = np.linalg.cholesky(COV / np.sqrt(np.outer(np.diag(COV), np.diag(COV))))
     scores = (generator.standard_normal((2, 4000, 2, 5)) @ L.T).transpose(0, 1, 3, 2)  # correlated between widths
     coords = {"sigma": SIGMA, "E": E}
-    draws = xr.Dataset({"central": (("family", "sample", "sigma", "E"), 0.3 * scores)}, coords)
-    draws["truth"], draws["total"] = 0 * draws.central, 0 * draws.central + 0.3
+    draws = xr.Dataset({"pull": (("family", "sample", "sigma", "E"), scores)}, coords)
     draws["tested"] = ("sample", np.arange(4000) >= 3000)
-    draws["central"] = draws.central.where(~draws.tested, 1e6)  # those that test are not looked at
+    draws["pull"] = draws.pull.where(~draws.tested, 1e6)  # those that test are not looked at
     width = np.sqrt(np.diag(COV))[:, None] * np.array([1, 3])
     values = 1 + 0.5 * SIGMA[:, None] ** 2 * np.array([1, -1])
     budget = xr.Dataset({"central": (("sigma", "E"), values), "calibrated": (("sigma", "E"), width)}, coords)
