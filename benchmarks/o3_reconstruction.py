@@ -117,7 +117,7 @@ def main() -> None:
                 f"exact {truth[i, k]:.4f}, pull {pull[k]:+.2f}"
             )
     with mpl.rc_context(figures.STYLE):
-        figure = Figure(figsize=(5.4 * 2, 4), layout="constrained")
+        figure = Figure(figsize=(5.4 * 2, 4), layout="tight")
         left, right = figure.subplots(1, 2)
         for colour, group in zip(figures.COLOURS, GROUPS, strict=False):
             r = ratio(group)

@@ -9,10 +9,12 @@ sum_n A_n G_sigma(E - E_n), for a calibrated run with kernel ``periodic`` in lat
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
+import xarray as xr
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.optimize import approx_fprime, least_squares
 
@@ -64,28 +66,29 @@ def main() -> None:
     A, E = amplitudes_and_energies(p)
     print(f"t >= {arguments.tmin}: chi2/dof {chi2:.2f}; E = {np.round(E, 4)}, A = {np.round(A, 5)}")
     budget = run.budget[arguments.target].sel(E=slice(None, SHOWN)).load()
-    grid, count = budget.E.values, budget.sizes["sigma"]
+    grid = budget.E.values
+
+    def draw(one: xr.Dataset, ax: Axes) -> Axes:
+        sigma = float(one.sigma)
+        curve = smeared(p, grid, sigma)
+        slope = approx_fprime(p, lambda q: smeared(q, grid, sigma), 1e-6)
+        spread = np.sqrt(np.einsum("ei,ij,ej->e", slope, errors, slope))
+        figures.reconstruction(one, ax)
+        ax.errorbar(grid, curve, spread, fmt=".", ms=4, color=figures.COLOURS[1], label=f"{STATES}-exponential fit")
+        ax.legend()
+        difference = one.central.values - curve
+        pull = np.abs(difference) / np.hypot(one.calibrated.values, spread)
+        for upper in (0.6, SHOWN):
+            low = grid <= upper
+            print(
+                f"sigma {sigma:g}, E <= {upper:g}: largest difference {np.abs(difference)[low].max():.4f} at "
+                f"rho up to {one.central.values[low].max():.3f}; within 1 joint (calibrated) error at "
+                f"{np.mean(pull[low] <= 1):.0%}, within 2 at {np.mean(pull[low] <= 2):.0%} of energies"
+            )
+        return ax
+
     with mpl.rc_context(figures.STYLE):
-        figure = Figure(figsize=(5.4 * count, 4), layout="constrained")
-        for ax, sigma in zip(np.atleast_1d(figure.subplots(1, count)), budget.sigma.values, strict=True):
-            one = budget.sel(sigma=sigma)
-            figures.reconstruction(one, ax)
-            curve = smeared(p, grid, sigma)
-            slope = approx_fprime(p, lambda q, s=sigma: smeared(q, grid, s), 1e-6)
-            spread = np.sqrt(np.einsum("ei,ij,ej->e", slope, errors, slope))
-            ax.errorbar(grid, curve, spread, fmt=".", ms=4, color=figures.COLOURS[1], label=f"{STATES}-exponential fit")
-            ax.set_title(f"σ = {sigma:g}", fontsize=10, loc="left")
-            ax.legend()
-            difference = one.central.values - curve
-            pull = np.abs(difference) / np.hypot(one.calibrated.values, spread)
-            for upper in (0.6, SHOWN):
-                low = grid <= upper
-                print(
-                    f"sigma {sigma:g}, E <= {upper:g}: largest difference {np.abs(difference)[low].max():.4f} at "
-                    f"rho up to {one.central.values[low].max():.3f}; within 1 joint (calibrated) error at "
-                    f"{np.mean(pull[low] <= 1):.0%}, within 2 at {np.mean(pull[low] <= 2):.0%} of energies"
-                )
-        figure.savefig(arguments.figure, dpi=150)
+        figures.save(figures.panels(draw, budget, arguments.target), Path(arguments.figure))
 
 
 if __name__ == "__main__":
