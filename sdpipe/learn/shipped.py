@@ -104,14 +104,14 @@ class Lattice:
 
 
 def serve(kept: dict, lattice: Lattice, made_from: str) -> Network:
-    """Return a network for this lattice, of what was kept of one."""
+    """Return a network for this lattice, of what was kept of one; all but its last layer stay in half precision."""
     o, noise, unit = lattice.observables, lattice.noise, lattice.prior.prior.unit
-    parameters = {name: value.float() for name, value in kept["parameters"].items()}
+    parameters = dict(kept["parameters"])
     grid = [np.log(kept["sigmas"]), np.array(kept["energies"])]
     wanted = [np.log(np.array(o.sigma) / unit), np.array(o.energies) / unit]
     between = [torch.as_tensor(_spline(x, at), dtype=torch.float32) for x, at in zip(grid, wanted, strict=True)]
     for name in ("output.weight", "output.bias"):
-        last = parameters[name].reshape(-1, len(grid[0]), len(grid[1]))
+        last = parameters[name].float().reshape(-1, len(grid[0]), len(grid[1]))
         parameters[name] = torch.einsum("hse,as,be->hab", last, *between).flatten(1)
     features, outputs = len(kept["mean"]), len(o.sigma) * len(o.energies)
     return Network(

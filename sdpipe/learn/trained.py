@@ -128,6 +128,7 @@ def load(path: Path, sha256: str) -> Network:
     names, content = {f.name for f in fields(Network)}, {"smearing": dict(GAUSSIAN), **content}
     if content.keys() - {"schema", "sdpipe_version"} != names:
         raise DamageError(path, "not a checkpoint of a network")
+    content["parameters"] = {k: v.float() for k, v in content["parameters"].items()}
     return Network(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items() if k in names})
 
 

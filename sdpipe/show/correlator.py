@@ -57,8 +57,13 @@ def words(prediction: xr.Dataset) -> str:
 @mpl.rc_context(figures.STYLE)
 def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
     """Draw C(t), the pulls, and the effective mass, for a group of ``predictions.zarr`` with ``implied``."""
-    figure = Figure(figsize=(figures.WIDTH * 0.85, 1.6 * figures.HEIGHT), layout="constrained")
+    width, height, m = figures.WIDTH * 0.85, 1.6 * figures.HEIGHT, figures.MARGINS
+    figure = Figure(figsize=(width, height))
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.4, 3))
+    figure.subplots_adjust(
+        left=m["left"] / width, right=1 - m["right"] / width, hspace=0.08,
+        bottom=m["bottom"] / height, top=1 - m["top"] / height,
+    )  # fmt: skip
     C, implied, t = prediction.correlator, prediction.implied.values, prediction.t.values
     mean, error = C.mean("boot").values, C.std("boot", ddof=1).values
     sign = -1 if mean[0] < 0 else 1
@@ -67,6 +72,7 @@ def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
         top.set_yscale("symlog", linthresh=float(error.min()))
     else:
         top.set_yscale("log")
+    top.minorticks_off()
     top.set(ylabel="C(t)" if sign > 0 else "−C(t)")
     top.set_title(figures.short(title), fontsize=10, loc="left")
     top.legend()
@@ -81,7 +87,8 @@ def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
         _both(bottom, t[shown], masses[0][0][shown], masses[0][1][shown], masses[1][0][shown])
     bottom.set(xlabel="t", ylabel=r"$m_\mathrm{eff}(t)$ [GeV]")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.align_ylabels()
+    for ax in figure.axes:
+        ax.yaxis.set_label_coords(-0.7 * m["left"] / (width - m["left"] - m["right"]), 0.5)
     return figure
 
 

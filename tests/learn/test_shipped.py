@@ -32,7 +32,8 @@ def kept() -> list[dict]:
 
 def outputs(network, features: np.ndarray) -> np.ndarray:
     x = torch.as_tensor((features - network.mean) @ network.matrix, dtype=torch.float32)
-    made = networks.forward(networks.stack([network.parameters]), x[None])[0].numpy()
+    parameters = {name: values[None].float() for name, values in network.parameters.items()}
+    made = networks.forward(parameters, x[None])[0].numpy()
     return made.reshape(len(features), len(network.sigmas), len(network.energies))
 
 
