@@ -20,6 +20,7 @@ from benchmarks import (
     methods,
     o3_montecarlo,
     public,
+    reference,
     scaling,
     steps,
     time_to_accuracy,
@@ -45,9 +46,10 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "time-to-accuracy": time_to_accuracy.measure,
     "universal": universal.measure,
     "public": public.measure,
+    "reference": reference.measure,
 }
 
-LONG = ("o3", "ablation", "time-to-accuracy", "universal", "public")
+LONG = ("o3", "ablation", "time-to-accuracy", "universal", "public", "reference")
 """Not measured unless named: minutes to hours."""
 
 

@@ -16,7 +16,8 @@ from sdpipe.physics.spectra import RNG_BLOCK
 from sdpipe.pipeline.made_from import MadeFrom
 
 CHUNK_BYTES = 16 * 2**20
-
+BLOCK_SECONDS = 0.22
+"""What a block of so many bytes takes one core (docs/performance.md)."""
 VALIDATION_BLOCK = 500
 """Draws of one family that one task takes."""
 

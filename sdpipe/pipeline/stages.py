@@ -28,7 +28,7 @@ from sdpipe.pipeline.pieces import Piece
 from sdpipe.pipeline.state import Found, Progress, State, survey_of
 from sdpipe.show import console
 from sdpipe.show.console import log
-from sdpipe.workers.pools import Workers
+from sdpipe.workers.pools import Workers, each_task
 from sdpipe.workers.serial import Task
 
 
@@ -100,10 +100,12 @@ def generate(run: Command, left: list[Found]) -> None:
         made = ", ".join(f"{count} blocks are by {versions}" for versions, count in others.items())
         now = _versions(tasks.VERSIONS)
         log.warning(f"generate: {made}, the others by {now}; last bits may differ between them")
-    todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
-    for _, result, progress in _map(run, "generate", tasks.generate_block, todo, total):
-        samples += result["samples"]
-        progress.advance(f"{samples / progress.seconds:,.0f} samples/s")
+    size = each_task(len(blocks), pieces.BLOCK_SECONDS, run.workers.most("cpu")) if blocks else 1
+    together = {blocks[i].name: blocks[i : i + size] for i in range(0, len(blocks), size)}
+    todo = {name: (run.problem, run.layout.root, some) for name, some in together.items()}
+    for name, made, progress in _map(run, "generate", tasks.generate_blocks, todo, total, len(blocks)):
+        samples += made
+        progress.advance(f"{samples / progress.seconds:,.0f} samples/s", len(together[name]))
 
 
 def _other_versions(state: State) -> Counter[str]:
@@ -229,20 +231,22 @@ def _map(
     function: Callable[..., Any],
     tasks: dict[str, tuple[Any, ...]],
     total: int | None = None,
+    left: int | None = None,
     show: Callable[[Any, dict[str, Any]], None] | None = None,
     share: Callable[[Any], tuple[int, ...]] = lambda _pool: (),
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, result and progress of each task as the workers of a stage finish it.
 
-    ``tasks`` are arguments by name, ``share`` adds what a task may use of its pool. Of ``total`` tasks all others are
-    done. ``show`` is called with the progress and each message of a task. No worker is started for no task.
+    ``tasks`` are arguments by name, ``share`` adds what a task may use of its pool. Of ``total`` things to make,
+    ``left`` are not done; without them, each task makes one. ``show`` is called with the progress and each message of
+    a task. No worker is started for no task.
     """
     if not tasks:
         return
     run.problem  # noqa: B018 - computed here, so that no task opens a file
     with (
         run.workers.pool(STAGE[stage].pool, stage, len(tasks)) as pool,
-        console.progress(stage, total or len(tasks), len(tasks)) as progress,
+        console.progress(stage, total or len(tasks), left or len(tasks)) as progress,
     ):
         on_message = (lambda message: show(progress, message)) if show else None
         todo = [Task(name, (*arguments, *share(pool))) for name, arguments in tasks.items()]

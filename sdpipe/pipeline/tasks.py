@@ -1,7 +1,7 @@
 """What workers do for each stage, and what the driver makes of trained networks.
 
-A task is idempotent, opens no data file, writes the receipt of a piece when all of its files are on disk, and returns a
-small dict. It gets what it computes with, and leaves whole files: any of them may run again on another machine.
+A task is idempotent, opens no data file, writes the receipt of a piece when all of its files are on disk, and returns
+little. It gets what it computes with, and leaves whole files: any of them may run again on another machine.
 """
 
 from __future__ import annotations
@@ -112,8 +112,13 @@ def _grid(config: Config) -> dict[str, Any]:
     }
 
 
-def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]:
-    """Write one block of ``training.zarr``."""
+def generate_blocks(problem: Problem, root: Path, blocks: Sequence[Piece]) -> int:
+    """Write some blocks of ``training.zarr``; return the number of their samples."""
+    return sum(generate_block(problem, root, piece) for piece in blocks)
+
+
+def generate_block(problem: Problem, root: Path, piece: Piece) -> int:
+    """Write one block of ``training.zarr``; return the number of its samples."""
     config, block, layout = problem.config, piece.work, Layout(root)
     made = generate(problem.prior(block.of), problem.observables, config.seed, block.start, block.stop)
     arrays = {name: getattr(made, name) for name in ("correlator", "smeared", "threshold", "component")}
@@ -126,7 +131,7 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> dict[str, Any]
             arrays |= _said(problem.posterior(arrays["noisy"]))
     written = store.write_block(layout.training, block.region, arrays)
     finish(layout, piece, written, **VERSIONS)
-    return {"samples": block.stop - block.start}
+    return block.stop - block.start
 
 
 def _said(estimate: Estimate) -> dict[str, Array]:

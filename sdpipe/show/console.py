@@ -69,10 +69,10 @@ class Progress:
         """How long this has been going on."""
         return time.monotonic() - self._begun
 
-    def advance(self, note: str = "") -> None:
-        """Say that one more task is done."""
-        self.done += 1
-        self._bars.update(self._main, advance=1, note=note)
+    def advance(self, note: str = "", count: int = 1) -> None:
+        """Say that so many more are done."""
+        self.done += count
+        self._bars.update(self._main, advance=count, note=note)
         left = self.seconds / (self.done - self._before) * (self.total - self.done)
         self._line(f"{note}, {duration(left)} left" if self.done < self.total else note, last=self.done == self.total)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 
 OWN = ("local", "serial")
 """Pools of this machine; any other is a section of jobqueue.yaml."""
+
+DRIVER = 5.2e-3
+"""Seconds that the driver takes for one task, whatever is in it (docs/performance.md)."""
+
+
+def each_task(pieces: int, seconds: float, workers: int) -> int:
+    """Return how many pieces of so many seconds one task takes, so that the driver keeps all workers busy.
+
+    W workers whose tasks last b seconds ask the driver for W/b tasks a second, so that b must be ``DRIVER`` W or more;
+    there are never fewer tasks than workers.
+
+    >>> each_task(38, 0.22, 4), each_task(100_000, 0.22, 1000), each_task(38, 0.22, 1000)
+    (1, 24, 1)
+    """
+    return max(1, min(ceil(DRIVER * workers / seconds), pieces // workers))
 
 
 class Workers(ExitStack):
@@ -42,6 +58,15 @@ class Workers(ExitStack):
         super().__init__()
         self._cluster, self._logs, self._tls, self._say, self._watch = cluster, logs, tls, say, watch
         self._count = 0
+
+    def most(self, kind: Kind) -> int:
+        """Return how many workers a pool may have."""
+        name = getattr(self._cluster, kind)
+        if name in OWN:
+            return cores()
+        from sdpipe.workers.jobqueue import read_section
+
+        return self._cluster.jobs * read_section(name, kind, self._logs).processes
 
     @contextmanager
     def pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool | Serial]:

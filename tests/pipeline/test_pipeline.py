@@ -24,6 +24,7 @@ import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.learn import trained, training
 from sdpipe.pipeline import tasks
+from sdpipe.workers import pools
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome, SerialPool
@@ -89,6 +90,18 @@ def test_training_set_does_not_depend_on_the_number_of_workers(
     assert outcome.status == 0, outcome.err
     assert "generate: 6/6" in outcome.err
     assert chunks(store) == chunks(finished.root / "training.zarr")
+
+
+def test_where_the_driver_is_slow_a_task_makes_several_blocks(
+    cli: Cli, serial: SerialPool, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "cores", lambda: 3)
+    monkeypatch.setattr(pools, "DRIVER", 1.0)
+    outcome = cli("generate", finished.config, "--run", tmp_path / "run")
+    assert outcome.status == 0, outcome.err
+    assert serial.done == ["generate-Nb8-0000", "generate-Nb8-0002", "generate-Nb16-0001"]
+    assert "generate: 6/6" in outcome.err
+    assert chunks(tmp_path / "run" / "training.zarr") == chunks(finished.root / "training.zarr")
 
 
 def test_a_smaller_training_set_is_the_beginning_of_a_larger_one(cli: Cli, finished: Finished, tmp_path: Path) -> None:
