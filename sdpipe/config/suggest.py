@@ -130,11 +130,13 @@ class _Data:
         """Raise UserError with all that neither the file nor what is given says."""
         record, faults = self.record, []
         size = (record.mean if record.samples is None else record.samples).shape[-1]
+        if size < FEWEST_SLICES:
+            raise UserError(f"{self.path}: {size} time slices; needed: {FEWEST_SLICES} or more")
         if self.of("lattice", "period") is None and self.given.get("kernel") != "exponential" and not self.symmetry:
             named = record.times is not None and record.times.size
             what = f"t = {record.times[0]:g}..{record.times[-1]:g}" if named else f"{size} time slices"
             last = int(record.times[-1]) if named else size - 1
-            words = f"{what} are no whole period: say lattice.period=T, such as {2 * last}"
+            words = f"{what} are no whole period: say lattice.period=T, such as {2 * last},"
             how = "where C(t) is folded up to T/2, or kernel=exponential for T -> infinity"
             first = "" if named or self.of("lattice", "first") is not None else FIRST
             faults.append(f"{words} {how}{first}")

@@ -178,7 +178,7 @@ def _quoted(budget: xr.Dataset) -> str:
 
 def _summary(source: Source) -> Section:
     """One row for each target and sigma, every flag, and what cannot be flagged."""
-    flags, rows, unit = _narrow(source.validation), [], source.config.kernel_function.unit
+    flags, rows, unit = _narrow(source), [], source.config.kernel_function.unit
     for name, budget in source.budgets.items():
         flags += [parts.text(f"{name}: {flag}", "flag") for flag in budget.attrs["flags"]]
         for sigma in budget.sigma.values:
@@ -206,15 +206,15 @@ def _summary(source: Source) -> Section:
     return Section("summary", "Summary", [*said, table])
 
 
-def _narrow(validation: xr.Dataset | None) -> list[Markup]:
+def _narrow(source: Source) -> list[Markup]:
     """Return each family whose truth the calibrated error covers less often than it says."""
-    if validation is None:
+    if (validation := source.validation) is None:
         return []
     level = float(validation.attrs["quoted"])
     frame = tables.coverage_frame(validation, level)
     words = "validation: the calibrated error is too narrow for {} at {}: it covers {} % of the truth, not {:.1f}"
     narrow = frame[frame["calibrated is"] == "too narrow"]
-    sigma = [equation("σ", float(s), units.of(validation)) for s in narrow["sigma"]]
+    sigma = [equation("σ", float(s), source.config.kernel_function.unit) for s in narrow["sigma"]]
     rows = zip(narrow["family"], sigma, narrow["calibrated %"], strict=True)
     return [parts.text(words.format(*row, 100 * level), "flag") for row in rows]
 

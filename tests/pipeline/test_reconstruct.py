@@ -46,6 +46,7 @@ def test_period_times_sigma_and_energies_follow_from_the_data_and_are_said(run) 
     assert (run.config.kernel, run.config.lattice.period, run.config.lattice.times) == ("periodic", T, (1, T // 2))
     for said in ("kernel: periodic, lattice.period: 24", "lattice.times: [1, 12]", "smearing.sigma:", "energies:"):
         assert said in outcome.err
+    assert "\nspectra: {unit: 1.0}\n" in outcome.err
     assert "eigenvalues of the correlation matrix" in outcome.err
     assert run.config.training.audience == "shipped"
 
@@ -220,7 +221,7 @@ def test_one_refusal_names_all_that_is_missing(cli: Cli, tmp_path: Path) -> None
     C = np.load(configurations(tmp_path / "mine.npy"))[:, : T // 2 + 1]
     np.savez(tmp_path / "both.npz", mean=C.mean(axis=0), cov=np.cov(C.T) / N)
     period, error = cli("reconstruct", tmp_path / "both.npz").faults
-    assert f"13 time slices are no whole period: say lattice.period=T, such as {T} where" in period
+    assert f"13 time slices are no whole period: say lattice.period=T, such as {T}, where" in period
     assert "and lattice.first, the t of the first one, unless" in period
     assert "say error=mean, or error=sample configurations=n" in error
     assert cli("check", tmp_path / "both.npz", f"lattice.period={T}", "error=mean").status == 0
