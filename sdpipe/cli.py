@@ -154,12 +154,13 @@ def _from_file(arguments: argparse.Namespace) -> None:
     from sdpipe.config.suggest import suggest
 
     suggestion = suggest(arguments.config, arguments.overrides)
+    said = _surveyed(suggestion)
     if arguments.stage == "check":
-        print(_surveyed(suggestion))
+        print(said)
         return
     config = config_of(suggestion.config, str(arguments.config))
     listen(arguments.level)
-    for line in _surveyed(suggestion).splitlines():
+    for line in said.splitlines():
         log.info(line)
     _work(arguments, config)
 

@@ -20,6 +20,7 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import Config, digest, plain
 from sdpipe.correlators.correlator import Correlator, Source, read_correlator
 from sdpipe.correlators.objects import holds_errors, of_python
+from sdpipe.correlators.record import Snapshot
 from sdpipe.correlators.statistics import covariance_of_bootstrap
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
@@ -227,7 +228,7 @@ class Run:
         rows = np.abs(wanted[:, None] - there).argmin(axis=1)
         if not np.allclose(there[rows], wanted, rtol=1e-6):
             near = ", ".join(f"{there[i]:.12g}" for i in dict.fromkeys(rows.tolist()))
-            raise UserError(f"E = {E} GeV: not energies of the run; the nearest are {near}")
+            raise UserError(f"E = {E}: not energies of the run; the nearest are {near}")
         return rows
 
     def _budget_of(self, target: str) -> xr.Dataset:
@@ -381,20 +382,30 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
     """
     from sdpipe.config.load import config_of
     from sdpipe.config.suggest import suggest
-    from sdpipe.pipeline.session import perform
+    from sdpipe.pipeline import session
 
+    kept = None
     if not isinstance(data, str | os.PathLike):
         run = run or Path("runs/array")
-        data, said = _saved(data, Layout(Path(run).absolute()))
-        keys = (*said, *keys)
-    config = config_of(suggest(Path(data), keys).config, str(data))
+        kept, said = _kept(data, Layout(Path(run).absolute()).given)
+        data, keys = kept.path, (*said, *keys)
+    suggestion = suggest(Path(data), keys, kept)
+    for reason in suggestion.taken:
+        warnings.warn(reason, stacklevel=2)
+    config = config_of(suggestion.config, str(data))
     layout = Layout(Path(run or Path("runs") / config.name).absolute())
-    perform(State(config, layout), stages.wanted(config))
+    state = State(config, layout)
+    if kept:
+        state.inputs.hold(kept)
+        session.check(state, stages.wanted(config))  # nothing is written where anything is refused
+        layout.root.mkdir(parents=True, exist_ok=True)
+        files.write_bytes(kept.path, kept.content)
+    session.perform(state, stages.wanted(config))
     return Run(layout.root)
 
 
-def _saved(values: Any, layout: Layout) -> tuple[Path, list[str]]:
-    """Keep a correlator of this session in the run directory that it is for; return its file, and keys that read it."""
+def _kept(values: Any, path: Path) -> tuple[Snapshot, list[str]]:
+    """Return a correlator of this session as the file that it becomes in its run directory, and keys that read it."""
     record, content = of_python(values), BytesIO()
     said = [f"{key}={value}" for key, value in record.said.items()]
     if record.times is not None:
@@ -405,9 +416,7 @@ def _saved(values: Any, layout: Layout) -> tuple[Path, list[str]]:
         np.savez(content, mean=record.mean, cov=record.covariance)
     else:
         np.savez(content, samples=record.samples)
-    layout.root.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(layout.given, content.getvalue())
-    return layout.given, said
+    return Snapshot.of(path, content.getvalue()), said
 
 
 def predict(

@@ -56,7 +56,7 @@ VARIABLES = {
 }
 """The contract: store -> variable -> dimensions."""
 
-UNITS = {"t": "lattice units", "sigma": "GeV", "E": "GeV", "E2": "GeV"}
+UNITS = {"t": "lattice units", "sigma": "1/a", "E": "1/a", "E2": "1/a"}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,14 @@ def test_a_run_is_lazy(run: sdpipe.run.Run) -> None:
 
 def test_a_run_shows_its_state(run: sdpipe.run.Run) -> None:
     text, page = repr(run), run._repr_html_()
-    for words in ("tiny", "12/12 networks", "kernel vector", "0.44, 0.63 GeV", "o3, delta_tanh, peaks, prior"):
+    for words in (
+        "tiny",
+        "12/12 networks",
+        "kernel vector",
+        "lattice units",
+        "sigma = 0.44, 0.63 at 8",
+        "o3, delta_tanh, peaks, prior",
+    ):
         assert words in text
         assert words in page
     assert text.splitlines()[-1].startswith('next: run.plot.reconstruction("o3"), or open ')

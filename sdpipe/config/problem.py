@@ -163,6 +163,10 @@ class Inputs:
         self._snapshots: dict[Path, Snapshot | UserError] = {}
         self._correlators: dict[tuple[str, ...], Correlator] = {}
 
+    def hold(self, snapshot: Snapshot) -> None:
+        """Take this for a file that is not written yet."""
+        self._snapshots[snapshot.path] = snapshot
+
     def sha256(self, path: Path) -> str:
         """Return the hash of a file; one that cannot be read has one too, so that a moved run can be looked at."""
         found = self._snapshot(path)

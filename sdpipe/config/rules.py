@@ -15,6 +15,7 @@ from sdpipe.config.shipped import shipped
 from sdpipe.config.sources import RangeNoise
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import KernelName
+from sdpipe.physics.units import amount
 
 METHODS = get_args(Method)
 MOST_FOR_POSTERIOR = 256
@@ -76,9 +77,9 @@ def _decay(config: Config) -> Iterator[Fault]:
 
 
 def _thresholds(config: Config) -> Iterator[Fault]:
-    lowest, highest = config.spectra.E0[0], config.energies.max
+    lowest, highest, unit = config.spectra.E0[0], config.energies.max, config.kernel_function.unit
     if 1.5 * lowest > highest:
-        words = f"every threshold is at {lowest:g} GeV or above, but energies.max is {highest:g} GeV"
+        words = f"every threshold is at {lowest:g} or above, but energies.max is {amount(highest, unit)}"
         yield ("spectra", "E0"), f"{words}; allowed: from below {highest / 1.5:g} (energies.max / 1.5) on"
 
 
@@ -176,15 +177,16 @@ def _shipped(config: Config) -> Iterator[Fault]:
             yield where, f"{words}, or networks of your own"
     own, unit, slices = shipped(), config.spectra.unit, len(config.lattice.slices)
     low, high = (unit * f(own["smearing"]["sigma"]) for f in (min, max))
-    in_unit = f"{unit:g} GeV (spectra.unit)"
+    said = config.kernel_function.unit
+    in_unit = f"{unit:g} (spectra.unit)"
     for i, sigma in enumerate(config.smearing.sigma):
         if not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
-            words = f"the shipped audience knows {low:g} to {high:g} GeV in units of {in_unit}"
+            words = f"the shipped audience knows {amount(f'{low:g} to {high:g}', said)}, in units of {in_unit}"
             yield ("smearing", "sigma", i), f"{sigma:g}: {words}"
     for key in ("min", "max"):
         bottom, top = (unit * own["energies"][k] for k in ("min", "max"))
         if not bottom <= getattr(config.energies, key) <= top * (1 + 1e-9):
-            words = f"the shipped audience knows {bottom:g} to {top:g} GeV in units of {in_unit}"
+            words = f"the shipped audience knows {amount(f'{bottom:g} to {top:g}', said)}, in units of {in_unit}"
             yield ("energies", key), f"{getattr(config.energies, key):g}: {words}"
     if slices < FEWEST_SLICES:
         words = f"lattice.times has {slices} slices; the shipped audience needs {FEWEST_SLICES} or more"

@@ -42,7 +42,8 @@ class Lattice(Section):
     first: Annotated[int, Field(ge=0)] | None = None
     """Time of the first slice in files that do not say it; null: they hold T slices, or T/2 + 1, from 0 on."""
     spacing: Annotated[float, Field(ge=1e-4, le=1e4)] = 1.0
-    """a in 1/GeV (1 fm = 5.0677/GeV); 1 leaves everything in units of 1/a."""
+    """a in 1/GeV (1 fm = 5.0677/GeV); 1 means lattice units: what is in GeV elsewhere is then in 1/a, and results are
+    labelled so, which holds for a = 1/GeV, too, since the numbers are the same."""
 
     @model_validator(mode="after")
     def _inside(self) -> Lattice:

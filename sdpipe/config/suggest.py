@@ -16,7 +16,7 @@ from sdpipe.config.rules import FEWEST_SLICES, MOST_FOR_POSTERIOR
 from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator, Source
-from sdpipe.correlators.record import Record
+from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel, Observables
@@ -38,30 +38,37 @@ COMFORTABLE = (0.25, 1.2)
 MIDDLE = 0.5
 """Where another unit puts that mass."""
 
+FIRST = "; and lattice.first, the t of the first one, unless there are T of them, or T/2 + 1"
+
 SYMMETRIC = 0.02
 """C(t) and C(T - t) are those of a period where they differ by less than this share of C(1)."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A correlator looked at, what of it is ``used``, the ``config`` for it, as plain dicts, and ``why`` it is so."""
+    """A correlator looked at, what of it is ``used``, the ``config`` for it, as plain dicts, and ``why`` it is so.
+
+    ``taken`` are those lines of ``why`` that say how the errors of a file are understood.
+    """
 
     survey: Survey
     used: Correlator
     config: dict[str, Any]
     why: tuple[str, ...]
+    taken: tuple[str, ...]
 
 
-def suggest(path: Path, overrides: Sequence[str] = ()) -> Suggestion:
-    """Return what the shipped audience can say of the correlator in a file.
+def suggest(path: Path, overrides: Sequence[str] = (), kept: Snapshot | None = None) -> Suggestion:
+    """Return what the shipped audience can say of the correlator in a file, ``kept`` where it is not written yet.
 
     ``overrides`` are KEY=VALUE strings with keys of a config or, without a dot, of a correlator section (``dataset``,
     ``resampling``, ``error``, ...); what they leave open follows from the data.
 
-    Raises UserError where the file cannot be read, its period does not follow from it, fewer than FEWEST_SLICES times
+    Raises UserError, which names all that is missing, where the file cannot be read, its period does not follow from
+    it, a covariance is of nobody knows what; and where fewer than FEWEST_SLICES times
     have an error below LARGEST_ERROR, or no effective mass is known and sigma, energies and unit are not given.
     """
-    return _Data(path, overrides).suggestion()
+    return _Data(path, overrides, kept).suggestion()
 
 
 def E0(config: dict[str, Any]) -> tuple[float, float]:
@@ -73,16 +80,20 @@ def E0(config: dict[str, Any]) -> tuple[float, float]:
 class _Data:
     """A file, and what is given of its config."""
 
-    def __init__(self, path: Path, overrides: Sequence[str]) -> None:
+    def __init__(self, path: Path, overrides: Sequence[str], kept: Snapshot | None) -> None:
         given, names = overridden(overrides), {field.name for field in fields(Source)} - {"path"}
         self.path, self.why = path, list[str]()
         self.section = {key: value for key, value in given.items() if key in names}
         self.given = {key: value for key, value in given.items() if key not in names}
         self._check_types()
-        self.source = Source(path.expanduser().absolute(), **self.section)
-        self.snapshot = formats.snapshot(self.source.path)
-        self.record = formats.parse(self.snapshot, self.source.dataset)
+        file, name = path.expanduser().absolute(), self.section.get("dataset")
+        self.snapshot = kept or formats.snapshot(file)
+        self.record = formats.parse(self.snapshot, name)
+        self.taken = self._conclude()
+        self.why += self.taken
+        self.source = Source(file, **self.section)
         self.symmetry = _symmetry(self.record)
+        self._refuse_missing()
         self.there = correlator.slices(self.record, self.of("lattice", "period"), self._first())
         self.kernel = self._kernel()
 
@@ -102,6 +113,39 @@ class _Data:
             lines = [(".".join(map(str, keys)).removeprefix("targets.file."), words) for keys, words in found]
             raise UserError(*(f"command line: {key}: {words}" for key, words in lines))
 
+    def _conclude(self) -> tuple[str, ...]:
+        """Take for a table of errors alone what it can only mean, and what cannot make errors too small; say why."""
+        if self.record.errors is None:
+            return ()
+        said = []
+        if "error" not in {*self.section, *self.record.said}:
+            self.section["error"] = "mean"
+            said.append("error: mean; for those of one configuration, which are larger, error=sample configurations=n")
+        if "covariance" not in self.section:
+            self.section["covariance"] = "diagonal"
+            said.append("covariance: diagonal, since errors alone do not say how times are correlated")
+        return tuple(said)
+
+    def _refuse_missing(self) -> None:
+        """Raise UserError with all that neither the file nor what is given says."""
+        record, faults = self.record, []
+        size = (record.mean if record.samples is None else record.samples).shape[-1]
+        if size < FEWEST_SLICES:
+            raise UserError(f"{self.path}: {size} time slices; needed: {FEWEST_SLICES} or more")
+        if self.of("lattice", "period") is None and self.given.get("kernel") != "exponential" and not self.symmetry:
+            named = record.times is not None and record.times.size
+            what = f"t = {record.times[0]:g}..{record.times[-1]:g}" if named else f"{size} time slices"
+            last = int(record.times[-1]) if named else size - 1
+            words = f"{what} are no whole period: say lattice.period=T, such as {2 * last},"
+            how = "where C(t) is folded up to T/2, or kernel=exponential for T -> infinity"
+            first = "" if named or self.of("lattice", "first") is not None else FIRST
+            faults.append(f"{words} {how}{first}")
+        if record.samples is None and record.errors is None and "error" not in {*self.section, *record.said}:
+            words = "is its covariance that of the mean, or that of one configuration"
+            faults.append(f"{words}: say error=mean, or error=sample configurations=n")
+        if faults:
+            raise UserError(*(f"{self.path}: {fault}" for fault in faults))
+
     def _first(self) -> int | None:
         """Return the time of the first slice; where nobody says it, 0 for a whole period of symmetric data."""
         first = self.of("lattice", "first")
@@ -118,10 +162,6 @@ class _Data:
             period, sign = len(there), "" if self.symmetry > 0 else "-"
             name = name or ("periodic" if self.symmetry > 0 else "periodic-odd")
             self.why.append(f"kernel: {name}, lattice.period: {period}, since C({period} - t) = {sign}C(t)")
-        elif period is None:
-            words = f"t = {there[0]}..{there[-1]} are no whole period: say lattice.period=T, such as {2 * there[-1]}"
-            how = "where C(t) is folded up to T/2, or kernel=exponential for T -> infinity"
-            raise UserError(f"{self.path}: {words} {how}")
         elif name is None:
             name = "periodic"
             self.why.append(f"kernel: periodic, for a period of {period}")
@@ -165,7 +205,7 @@ class _Data:
             "targets": {name: section},
             "cluster": {"cpu": "serial"},
         }
-        return Suggestion(survey, seen, _merged(config, self.given), tuple(self.why))
+        return Suggestion(survey, seen, _merged(config, self.given), tuple(self.why), self.taken)
 
     def _times(self, survey: Survey) -> tuple[int, int]:
         """Return first and last time, given or those that are known well enough."""

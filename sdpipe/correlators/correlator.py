@@ -347,7 +347,9 @@ def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Arra
     error, known = _agreed(source, record, "error", ("mean", "sample")), _configurations(source, record)
     if error is None:
         ask = "are these errors those of the mean, or those of one configuration (sqrt(n) larger)?"
-        raise record.fault(f"{ask} say error: mean, or error: sample and configurations: n", "error")
+        alone = record.covariance is None and source.covariance != "diagonal"
+        also = "; and covariance: diagonal, since errors alone have no correlation between times" if alone else ""
+        raise record.fault(f"{ask} say error: mean, or error: sample and configurations: n{also}", "error")
     if error == "sample" and not known:
         raise record.fault("error: sample needs configurations: n, how many there were", "configurations")
     if record.covariance is None and source.covariance != "diagonal":

@@ -97,6 +97,7 @@ READERS: dict[str, Callable[[Snapshot, Any], Record]] = {
     ".npz": read_numpy,
     ".txt": read_text,
     ".dat": read_text,
+    ".data": read_text,
     ".csv": read_text,
     ".nc": read_netcdf,
     ".zarr": read_zarr,

@@ -42,6 +42,11 @@ class Snapshot:
     sha256: str
     files: dict[str, bytes] = field(repr=False)
 
+    @classmethod
+    def of(cls, path: Path, content: bytes) -> Snapshot:
+        """Return that of a plain file with these bytes."""
+        return cls(path, hashlib.sha256(content).hexdigest(), {"": content})
+
     @property
     def content(self) -> bytes:
         """The bytes of a plain file."""

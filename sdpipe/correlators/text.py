@@ -46,6 +46,8 @@ def read_text(snapshot: Snapshot, dataset: str | None) -> Record:
             name, row = _row(content, comma)
         except ValueError:
             hint = "decimals are written with a point, columns are separated by blanks, in .csv by commas"
+            if comma and not tables and content.startswith(",0,1,"):
+                hint = "a line and a column of numbers that pandas writes: to_csv(..., header=False, index=False)"
             raise UserError(f"{path}:{number}: {content[:60]!r} is not a row of numbers; {hint}") from None
         if not np.isfinite(row).all():
             raise UserError(f"{path}:{number}: {content[:60]!r}; all values must be finite")

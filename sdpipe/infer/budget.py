@@ -159,7 +159,7 @@ def error_budget(
             ),
         }
     )
-    budget["E2"] = ("E2", rho.E.values, {"units": "GeV"})
+    budget["E2"] = ("E2", rho.E.values, rho.E.attrs)
     if truth is not None:
         budget["truth"] = truth.astype(float).assign_attrs(units=units, long_name="true smeared spectral density")
         pull = (budget.central - budget.truth) / budget.total

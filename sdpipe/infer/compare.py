@@ -6,6 +6,8 @@ import numpy as np
 import xarray as xr
 
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
+from sdpipe.physics import units
+from sdpipe.physics.units import equation
 
 NETWORKS = "networks"
 """Name of the broad audience among the estimates."""
@@ -67,7 +69,7 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
 
 def _agreement(made: xr.Dataset) -> str:
     """Return which methods agree with the networks, and where each other one is farthest."""
-    said, agreeing = [], []
+    said, agreeing, unit = [], [], units.of(made)
     for name in map(str, made.estimate.values[1:]):
         pull = np.abs(made.pull.sel(estimate=name, other=NETWORKS))
         far = pull.where(pull.notnull(), np.inf)
@@ -77,7 +79,8 @@ def _agreement(made: xr.Dataset) -> str:
         at = far.isel(far.argmax(("sigma", "E")))
         said.append(
             f"{name} differs from the networks by more than {AGREE:g} errors at {float((far > AGREE).mean()):.0%} of "
-            f"all points, most at E = {float(at.E):.3g} GeV, σ = {float(at.sigma):g} GeV, by {float(at):.1f}"
+            f"all points, most at {equation('E', float(at.E), unit, 3)}, {equation('σ', float(at.sigma), unit)}, by "
+            f"{float(at):.1f}"
         )
     if agreeing:
         verb = "agrees" if len(agreeing) == 1 else "agree"

@@ -12,6 +12,7 @@ from sdpipe.correlators.record import optional
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import squared
 from sdpipe.infer.calibration import calibrating, correlation
+from sdpipe.physics.units import of
 
 
 def joint(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
@@ -46,12 +47,14 @@ def joint(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
     for name, long_name in words.items():
         made[name].attrs = {"units": squared(units) if name == "covariance" else units, "long_name": long_name}
     made = made.assign_coords(sigma2=made.sigma.values, E2=made.E.values)
+    for name in made.coords:
+        made[name].attrs["units"] = of(budget)
     return made.assign_attrs(level=budget.attrs["level"], flags=budget.attrs["flags"])
 
 
 def as_gvars(made: xr.Dataset) -> NDArray[Any]:
     """Return what :func:`joint` returns as gvars (sigma, E); raises UserError where gvar is not installed."""
-    gvar, shape = optional("gvar", "this"), made.central.shape
+    gvar, shape = optional("gvar", "to_gvar"), made.central.shape
     values = gvar.gvar(made.central.values.ravel(), made.covariance.values.reshape(2 * (made.central.size,)))
     return values.reshape(shape)
 
@@ -61,7 +64,7 @@ def as_obs(made: xr.Dataset, name: str) -> NDArray[Any]:
 
     Other Obs made under the name are taken for the same numbers: a name belongs to one target of one run.
     """
-    pyerrors, shape = optional("pyerrors", "this"), made.central.shape
+    pyerrors, shape = optional("pyerrors", "to_pyerrors"), made.central.shape
     covariance = made.covariance.values.reshape(2 * (made.central.size,))
     values = pyerrors.cov_Obs(made.central.values.ravel().tolist(), covariance, name)
     return np.array(values, dtype=object).reshape(shape)

@@ -12,6 +12,7 @@ from scipy.special import chdtrc
 
 from sdpipe.errors import UserError
 from sdpipe.infer.calibration import calibrating, correlation
+from sdpipe.physics.units import of
 
 Array = NDArray[np.float64]
 
@@ -132,7 +133,10 @@ def limits(budget: xr.Dataset, validation: xr.Dataset, rule: str, powers: tuple[
         made[name] = ("E", [getattr(fit, value) for fit in fits], attrs)
     made["coefficients"] = (("power", "E"), np.stack([fit.coefficients for fit in fits], axis=1))
     made["covariance"] = (("sigma", "sigma2", "E"), np.moveaxis(covariance, 0, -1))
-    return made.assign_coords(power=list(powers), sigma2=budget.sigma.values).assign_attrs(freedom=fits[0].freedom)
+    made = made.assign_coords(power=list(powers), sigma2=budget.sigma.values).assign_attrs(freedom=fits[0].freedom)
+    for name in ("sigma", "sigma2", "E"):
+        made[name].attrs["units"] = of(budget)
+    return made
 
 
 def _design(sigma: Array, powers: tuple[int, ...]) -> Array:

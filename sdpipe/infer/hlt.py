@@ -249,9 +249,7 @@ class HLT:
         if noise.times != o.times:
             raise UserError(f"{noise.source}: times {noise.times}; HLT has {o.times}")
         if E0 < 0 or min(o.energies) < E0:
-            raise UserError(
-                f"E0 is {E0:g} GeV; it must be from 0 to the lowest energy, {min(o.energies):g} GeV", key="E0"
-            )
+            raise UserError(f"E0 is {E0:g}; it must be from 0 to the lowest energy, {min(o.energies):g}", key="E0")
         if o.smearing.pole and E0 == 0:
             raise UserError(f"smearing {o.smearing.name} diverges at omega = 0; allowed: E0 above 0", key="E0")
         edges = _edges(o, E0, alpha)

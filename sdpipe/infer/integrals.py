@@ -12,6 +12,7 @@ from scipy.interpolate import CubicSpline
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import error_budget
 from sdpipe.infer.calibration import calibrating, conformal_factor, correlation, integral_error
+from sdpipe.physics import units as unit
 
 Weight = Callable[[NDArray[np.float64]], ArrayLike]
 
@@ -42,7 +43,7 @@ def quadrature_weights(E: NDArray, between: tuple[float, float] | None = None) -
     E = np.asarray(E, float)
     low, high = between or (E[0], E[-1])
     if not E[0] <= low < high <= E[-1]:
-        raise UserError(f"between: {low}..{high} must ascend and lie within {E[0]}..{E[-1]} GeV, the run's energies")
+        raise UserError(f"between: {low}..{high} must ascend and lie within {E[0]}..{E[-1]}, the run's energies")
     return CubicSpline(E, np.eye(E.size)).integrate(low, high)
 
 
@@ -102,7 +103,7 @@ def integral(
     result["propagated"] = np.sqrt(xr.dot(weight, covariance, other, dim=("E", "E2")))
     result["boot_values"] = each.sel(ensemble=central, drop=True).mean("replica")
     result["weight"] = weight
-    units = " ".join([*filter("1".__ne__, [rho.attrs.get("units", "1")]), "GeV [f]"])
+    units = " ".join([*filter("1".__ne__, [rho.attrs.get("units", "1")]), f"{unit.of(rho)} [f]"])
     for name, meaning in MEANINGS.items():
         if name in result:
             result[name].attrs = {"units": "1" if name == "pull" else units, "long_name": meaning}
@@ -125,7 +126,7 @@ def calibrated(
     R = correlation(error / totals)
     q = conformal_factor(np.abs(error @ w) / integral_error(w, totals, R), level)
     made = q * integral_error(w, total.transpose("sigma", "E").values.astype(float), R)
-    words = {"units": "GeV [f]", "long_name": f"total error scaled to coverage {level:g}"}
+    words = {"units": f"{unit.of(total)} [f]", "long_name": f"total error scaled to coverage {level:g}"}
     return xr.DataArray(made, dims="sigma", coords={"sigma": total.sigma}, attrs=words)
 
 

@@ -69,16 +69,15 @@ def estimates(members: Sequence[Network], inputs: NDArray) -> xr.Dataset:
     rho, error = (None if made is None else np.moveaxis(made, 2, 0) for made in (rho, error))
     dims = ("sigma", "ensemble", "replica", "boot", "E")
     coords = {
-        "sigma": ("sigma", sigma, {"units": "GeV"}),
+        "sigma": ("sigma", sigma, {"units": first.unit}),
         "ensemble": np.array(ensembles, object),
         "replica": replicas,
         "boot": np.arange(len(inputs)),
-        "E": ("E", first.energies, {"units": "GeV"}),
+        "E": ("E", first.energies, {"units": first.unit}),
     }
-    units = smearing.made(**first.smearing).units
-    made = {"rho": (dims, rho, {"units": units, "long_name": "smeared spectral density"})}
+    made = {"rho": (dims, rho, {"units": first.units, "long_name": "smeared spectral density"})}
     if error is not None:
-        made["scale"] = (dims, error, {"units": units, "long_name": "error that comes with the estimate"})
+        made["scale"] = (dims, error, {"units": first.units, "long_name": "error that comes with the estimate"})
     return xr.Dataset(made, coords)
 
 
@@ -196,12 +195,14 @@ class Audience:
         dims = ("method", "sigma", "E")
         values = {"central": np.stack([posterior.mean, hlt.mean]) / factor}
         values["error"] = np.stack([posterior.sd, hlt.error]) / abs(factor)
-        coords = {"method": ["posterior", "hlt"], "sigma": list(grid.sigma), "E": list(grid.energies)}
+        unit = {"units": grid.kernel.unit}
+        coords = {"sigma": ("sigma", list(grid.sigma), unit), "E": ("E", list(grid.energies), unit)}
+        coords["method"] = ["posterior", "hlt"]
         made = xr.Dataset({k: (dims, v) for k, v in values.items()}, coords, {"smearing": f.name})
         each = of_posterior.bootstrap(C, posterior, samples)[0], of_hlt.samples(samples, hlt.mu)
         made["samples"] = (("method", "boot", "sigma", "E"), np.stack(each) / factor)
         for name in ("central", "error", "samples"):
-            made[name].attrs["units"] = f.units
+            made[name].attrs["units"] = grid.units
         if level is not None:
             found = self.bounds(C / factor, level, grid)
             made = made.assign({k: (dims[1:], getattr(found, k)) for k in ("lower", "upper")})
@@ -417,7 +418,7 @@ def reconstruct(
         )
     made, centre = audience.predict(scaled, factor), scaled.mean(axis=0)
     units = made.rho.attrs["units"]
-    made["E2"] = ("E2", made.E.values, {"units": "GeV"})
+    made["E2"] = ("E2", made.E.values, made.E.attrs)
     covariances = {name: c / factor**2 for name, c in audience.covariances(centre).items()}
     if "resolution" in covariances:
         words = {"units": squared(units), "long_name": "covariance of what the data cannot resolve"}

@@ -38,7 +38,7 @@ def stability(hlts: Sequence[HLT], C: NDArray[np.float64], rows: Sequence[int], 
         return np.stack([getattr(scan, name)[:, rows] for scan in scans]) / unit
 
     chosen = np.stack([(hlt(C).mu / hlt.unit)[:, rows] for hlt in at])
-    units = first.smearing.units
+    unit, units = first.kernel.unit, first.units
     made = {
         "scan_mean": (dims, stacked("mean", factor), units, "HLT against lambda'"),
         "scan_error": (dims, stacked("error", abs(factor)), units, "its statistical error"),
@@ -48,8 +48,8 @@ def stability(hlts: Sequence[HLT], C: NDArray[np.float64], rows: Sequence[int], 
     }
     coords = {
         "alpha": [hlt.alpha for hlt in hlts],
-        "sigma": list(first.sigma),
-        "E_scan": ("E_scan", [first.energies[i] for i in rows], {"units": "GeV"}),
+        "sigma": ("sigma", list(first.sigma), {"units": unit}),
+        "E_scan": ("E_scan", [first.energies[i] for i in rows], {"units": unit}),
         "lambda": scans[0].lambdas,
     }
     return xr.Dataset({k: (d, v, {"units": u, "long_name": w}) for k, (d, v, u, w) in made.items()}, coords)

@@ -18,6 +18,7 @@ from sdpipe.disk.store import SCHEMA, another_schema
 from sdpipe.errors import DamageError
 from sdpipe.learn.networks import Parameters
 from sdpipe.physics import smearing
+from sdpipe.physics.units import energy, within
 from sdpipe.version import __version__
 
 Array = NDArray[np.float64]
@@ -94,6 +95,16 @@ class Network:
         """Which of ``sigmas`` it is for."""
         return slice(None) if self.sigma is None else self.sigmas.index(self.sigma)
 
+    @property
+    def unit(self) -> str:
+        """Unit of energies."""
+        return energy(self.spacing)
+
+    @property
+    def units(self) -> str:
+        """Units of rho_sigma(E)."""
+        return within(smearing.made(**self.smearing).units, self.unit)
+
 
 def save(path: Path, network: Network) -> str:
     """Write a checkpoint in one step and return the SHA-256 of its bytes."""
@@ -153,7 +164,7 @@ def histories(networks: list[Network]) -> xr.Dataset:
         val[at][..., : len(n.val_loss)] = n.val_loss
         linear[at[:2]], posterior[at[:2]], best[at] = n.linear_loss, n.posterior_loss, n.best_epoch
     dims = ("ensemble", "sigma", "replica")
-    units = smearing.made(**networks[0].smearing).units
+    units = networks[0].units
     of_networks = "1" if networks[0].inputs == "posterior" else units
     made = {
         "train_loss": ((*dims, "epoch"), train, of_networks, "mean absolute error on training pairs"),
@@ -166,7 +177,7 @@ def histories(networks: list[Network]) -> xr.Dataset:
         {name: (d, values, {"units": u, "long_name": words}) for name, (d, values, u, words) in made.items()},
         coords={
             "ensemble": np.array(ensembles, object),
-            "sigma": ("sigma", sigma, {"units": "GeV"}),
+            "sigma": ("sigma", sigma, {"units": networks[0].unit}),
             "replica": replicas,
             "epoch": np.arange(epochs),
         },

@@ -1,7 +1,8 @@
 """Kernels of the Laplace-like transform and of the smearing.
 
 All energies ``omega``, ``E``, ``sigma`` are in GeV, times ``t`` and the period ``T`` in lattice
-units, the lattice spacing ``a`` in 1/GeV. Equation numbers are those of arXiv:2307.00808.
+units, the lattice spacing ``a`` in 1/GeV; with a = 1 all are in lattice units. Equation
+numbers are those of arXiv:2307.00808.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
+from sdpipe.physics import units
 from sdpipe.physics.smearing import GAUSSIAN, UNDERFLOW, Smearing, Tail
 from sdpipe.physics.smearing import gaussian as gaussian
 
@@ -54,9 +56,14 @@ class Kernel:
         return {"exponential": 0, "periodic-odd": -1}.get(self.name, 1)
 
     @property
+    def unit(self) -> str:
+        """Unit of energies, see :mod:`sdpipe.physics.units`."""
+        return units.energy(self.spacing)
+
+    @property
     def units(self) -> str:
         """Units of C(t) for a dimensionless rho."""
-        return UNITS[self.name]
+        return units.within(UNITS[self.name], self.unit)
 
     @property
     def power(self) -> int:
@@ -123,6 +130,11 @@ class Observables:
         """Whether f falls faster than C(t) at its earliest time, so that rho >= 0 bounds rho_sigma(E)."""
         slowest = self.kernel.spacing * self.kernel.slowest_decay(self.times)
         return all(self.smearing.tail(s).rate > slowest for s in self.sigma)
+
+    @property
+    def units(self) -> str:
+        """Units of rho_sigma(E) for a dimensionless rho."""
+        return units.within(self.smearing.units, self.kernel.unit)
 
     @property
     def count(self) -> int:

@@ -285,7 +285,7 @@ class Function(Smearing):
         f = np.broadcast_to(f, np.broadcast_shapes(*(a.shape for a in arguments))).astype(float)
         if not np.isfinite(f).all():
             at = np.broadcast_arrays(*arguments)[1][~np.isfinite(f)].ravel()[0]
-            raise UserError(f"the smearing function gives {f[~np.isfinite(f)][0]} at omega = {at:.6g} GeV")
+            raise UserError(f"the smearing function gives {f[~np.isfinite(f)][0]} at omega = {at:.6g}")
         return f
 
     def tail(self, sigma: float) -> Tail:  # noqa: ARG002

@@ -59,7 +59,7 @@ def training_template(config: Config) -> store.Template:
     """Return coordinates and arrays of ``training.zarr``."""
     chunk, n_t, n_E = chunk_samples(config), len(config.lattice.slices), config.energies.count
     n_sigma, copies, observables = len(config.smearing.sigma), config.copies, config.observables
-    units, density = observables.kernel.units, observables.smearing.units
+    unit, units, density = observables.kernel.unit, observables.kernel.units, observables.units
     sample, grid = np.arange(config.spectra.Nrho), _grid(config)
     coords = {
         "Nb": ("Nb", np.array(config.spectra.Nb), {"long_name": "size of the Chebyshev basis"}),
@@ -75,7 +75,7 @@ def training_template(config: Config) -> store.Template:
         "smeared": store.Variable(
             (*rows, "sigma", "E"), (1, chunk, n_sigma, n_E), "float32", density, "smeared spectral density"
         ),
-        "threshold": store.Variable(rows, (1, chunk), "float64", "GeV", "threshold E0"),
+        "threshold": store.Variable(rows, (1, chunk), "float64", unit, "threshold E0"),
         "component": store.Variable(rows, (1, chunk), "uint8", "1", "component of the prior", flags),
     }
     if copies:
@@ -106,9 +106,10 @@ def training_template(config: Config) -> store.Template:
 
 
 def _grid(config: Config) -> dict[str, Any]:
+    unit = {"units": config.kernel_function.unit}
     return {
-        "sigma": ("sigma", np.array(config.smearing.sigma), {"units": "GeV"}),
-        "E": ("E", np.array(config.observables.energies), {"units": "GeV"}),
+        "sigma": ("sigma", np.array(config.smearing.sigma), unit),
+        "E": ("E", np.array(config.observables.energies), unit),
     }
 
 
@@ -424,7 +425,7 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
 def validation_template(config: Config) -> store.Template:
     """Return coordinates and arrays of the store of predicted draws."""
     sources = ["latt", "net", *config.budget.references]
-    n_sigma, n_E, units = len(config.smearing.sigma), config.energies.count, config.observables.smearing.units
+    n_sigma, n_E, units = len(config.smearing.sigma), config.energies.count, config.observables.units
     coords = {
         "family": np.array(list(families(config)), object),
         "sample": np.arange(config.validation.samples),

@@ -12,8 +12,10 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from sdpipe.infer.compare import AGREE, NETWORKS
+from sdpipe.physics import units
+from sdpipe.physics.units import equation
 from sdpipe.show import figures, stability
-from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, SHOWN_ENERGIES, WIDEST_PULL, fill
+from sdpipe.show.figures import COLOURS, DENSITY, SHOWN_ENERGIES, WIDEST_PULL, fill
 from sdpipe.show.page import parts, picture
 
 POINTS = {"linear": ("o", COLOURS[1]), "posterior": ("s", COLOURS[2]), "hlt": ("D", COLOURS[3])}
@@ -69,7 +71,7 @@ def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
     for sign in (-1, 1):
         below.axhline(sign * AGREE, color="0.6", lw=0.8, ls=":")
     below.axhline(0, color=COLOURS[0], lw=1)
-    below.set(xlabel=ENERGY, ylabel="pull", ylim=(-WIDEST_PULL * 1.05, WIDEST_PULL * 1.05))
+    below.set(xlabel=figures.energy(compared), ylabel="pull", ylim=(-WIDEST_PULL * 1.05, WIDEST_PULL * 1.05))
     ax.legend(fontsize=8)
     return ax
 
@@ -106,14 +108,17 @@ class Plots(figures.Plots):
 
 def limit(found: xr.Dataset, ax: Axes) -> Axes:
     """Draw what ``run.extrapolate`` returns: rho_sigma(E) against sigma^2 at each energy, the fit, and its limit."""
+    unit = units.of(found)
     fine = np.linspace(0, float(found.sigma.max()) * 1.05, 60)
     for i, colour in figures.coloured(range(min(found.sizes["E"], len(COLOURS)))):
         one = found.isel(E=i)
         style = {"color": colour, "ms": 4, "lw": 1}
-        ax.errorbar(one.sigma**2, one.central, one.calibrated, fmt="o", label=f"E = {float(one.E):.3g} GeV", **style)
+        ax.errorbar(
+            one.sigma**2, one.central, one.calibrated, fmt="o", label=equation("E", float(one.E), unit, 3), **style
+        )
         ax.errorbar([0], [float(one.limit)], [float(one.error)], fmt="s", mfc="white", **style)
         ax.plot(fine**2, fine[:, None] ** one.power.values @ one.coefficients.values, color=colour, lw=1)
-    ax.set(xlabel=r"$\sigma^2$ [GeV$^2$]", ylabel=DENSITY)
+    ax.set(xlabel=r"$a^2 \sigma^2$" if unit == units.LATTICE else r"$\sigma^2$ [GeV$^2$]", ylabel=DENSITY)
     ax.legend(fontsize=8)
     return ax
 
@@ -125,10 +130,11 @@ def draw(directory: Path, name: str, compared: xr.Dataset, title: str) -> Path:
 
 def blocks(compared: xr.Dataset, title: str) -> list[Markup]:
     """Return the paragraph and the figure of one target for the report."""
+    unit = units.of(compared)
     pictures = [
         picture(
             figures.panels(estimates, compared.sel(sigma=[sigma]), title),
-            f"Estimates of {title} at σ = {sigma:g} GeV by networks and each method, and the pulls between them",
+            f"Estimates of {title} at {equation('σ', sigma, unit)} by networks and each method, and their pulls",
         )
         for sigma in compared.sigma.values
     ]

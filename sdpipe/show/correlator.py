@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sdpipe.correlators.survey import effective_mass
 from sdpipe.physics.kernels import Kernel
+from sdpipe.physics.units import label
 from sdpipe.show import figures
 from sdpipe.show.figures import COLOURS
 from sdpipe.show.page import parts, picture
@@ -85,7 +86,7 @@ def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
     shown = masses[0][1] < KNOWN * np.abs(masses[0][0])
     if shown.any():
         _both(bottom, t[shown], masses[0][0][shown], masses[0][1][shown], masses[1][0][shown])
-    bottom.set(xlabel="t", ylabel=r"$m_\mathrm{eff}(t)$ [GeV]")
+    bottom.set(xlabel="t", ylabel=label(r"$m_\mathrm{eff}(t)$", kernel.unit))
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     for ax in figure.axes:
         ax.yaxis.set_label_coords(-0.7 * m["left"] / (width - m["left"] - m["right"]), 0.5)

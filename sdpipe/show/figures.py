@@ -18,6 +18,7 @@ from mpl_toolkits.axes_grid1 import make_axes_locatable
 from sdpipe.config.schema import Config, Ensemble, NetworkName
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import central_value, lattice_error, network_error
+from sdpipe.physics import units
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart."""
@@ -36,7 +37,7 @@ WIDTH, HEIGHT = 6.4, 4.0
 MARGINS = {"left": 0.9, "right": 0.15, "bottom": 0.55, "top": 0.35}
 """Inches around the axes of a panel. A layout engine would draw every figure three times to find them."""
 
-ENERGY, DENSITY = r"$E$ [GeV]", r"$\hat\rho_\sigma(E)$"
+DENSITY = r"$\hat\rho_\sigma(E)$"
 SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "scale"}
 TOTAL, STATISTICAL, CENTRAL = "#D6ECF8", "#85BBE0", "#00324F"
 """Bands of the total and the statistical error and the central value, which grey prints light, middle and dark."""
@@ -57,6 +58,12 @@ LONGEST = 35
 SHOWN_SAMPLES = 6
 """Lines for each basis size in a picture of the training set."""
 
+
+def energy(data: xr.Dataset) -> str:
+    """Return the label of an axis of energies."""
+    return units.label("$E$", units.of(data))
+
+
 Draw = Callable[[xr.Dataset, Axes], Axes]
 
 
@@ -74,13 +81,13 @@ def fill(ax: Axes, E: Any, centre: Any, error: Any, colour: str, alpha: float, *
     ax.fill_between(E, centre - error, centre + error, color=colour, alpha=alpha, lw=0, **options)
 
 
-def short(title: str) -> str:
+def short(title: str, longest: int = LONGEST) -> str:
     """Return a title that leaves room for sigma beside it; the middle of a long one is left out.
 
     >>> short("o3"), short("a" * 30 + "b" * 30)
     ('o3', 'aaaaaaaaaaaaaaaaa…bbbbbbbbbbbbbbbbb')
     """
-    return title if len(title) <= LONGEST else f"{title[: LONGEST // 2]}…{title[-(LONGEST // 2) :]}"
+    return title if len(title) <= longest else f"{title[: longest // 2]}…{title[-(longest // 2) :]}"
 
 
 def beside(ax: Axes) -> None:
@@ -120,7 +127,7 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
         ax.set_ylim(seen)
     reach = max((float(np.nanmax(np.abs(line.get_ydata()))) for line in lower.lines), default=1.0)
     reach = min(max(1.9, 1.15 * reach), 1.05 * WIDEST_PULL)
-    lower.set(xlabel=ENERGY, ylabel="/ total error", ylim=(-reach, reach))
+    lower.set(xlabel=energy(budget), ylabel="/ total error", ylim=(-reach, reach))
     ax.set(ylabel=DENSITY, xlim=(E[0], E[-1]))
     beside(ax)
     ax.legend()
@@ -143,7 +150,7 @@ def by_source(budget: xr.Dataset, ax: Axes) -> Axes:
         axes.set(ylabel=f"error of {DENSITY}", ylim=(0, None))
         axes.legend(fontsize=8)
         beside(axes)
-    (lower[0][0] if lower else ax).set_xlabel(ENERGY)
+    (lower[0][0] if lower else ax).set_xlabel(energy(budget))
     ax.set_xlim(float(budget.E[0]), float(budget.E[-1]))
     return ax
 
@@ -171,7 +178,7 @@ def samples(training: xr.Dataset, ax: Axes) -> Axes:
     for Nb, colour in coloured(training.Nb.values):
         ax.plot(training.E, training.smeared.sel(Nb=Nb).transpose("E", "sample"), color=colour, lw=1, alpha=0.8)
         ax.plot([], [], color=colour, label=rf"$N_b = {Nb}$")
-    ax.set(xlabel=ENERGY, ylabel=DENSITY, xlim=(float(training.E[0]), float(training.E[-1])))
+    ax.set(xlabel=energy(training), ylabel=DENSITY, xlim=(float(training.E[0]), float(training.E[-1])))
     ax.legend()
     return ax
 
@@ -214,7 +221,7 @@ def asymptotics(rho: xr.DataArray, budget: xr.Dataset, config: Config, title: st
             source = next((x for x, name in config.budget.references.items() if name in names), None)
             for i, colour in coloured(shown):
                 points, bars = (a.sel(ensemble=names).isel(E=i).values for a in (value, error))
-                label = f"E = {float(rho.E[i]):.2f} GeV"
+                label = units.equation("E", float(rho.E[i]), units.of(rho), 3)
                 ax.errorbar(at, points, bars, fmt="o-", ms=4, lw=1, color=colour, label=label)
                 if source:
                     best, width = float(quoted.central[i]), float(quoted.error.sel(source=source)[i])
@@ -222,7 +229,7 @@ def asymptotics(rho: xr.DataArray, budget: xr.Dataset, config: Config, title: st
             ax.set_xticks(at, [str(getattr(config.ensembles[n], key)) for n in names])
             ax.set(xlabel=SIZES[key], ylabel=DENSITY)
             words = f", band: systematic {source}" if source else ""
-            ax.set_title(f"σ = {sigma:g} GeV{words}", fontsize=9, loc="left")
+            ax.set_title(f"{units.equation('σ', sigma, units.of(rho))}{words}", fontsize=9, loc="left")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
         drawn.append(figure)
@@ -241,7 +248,7 @@ def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     )  # fmt: skip
     for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
         draw(data.sel(sigma=sigma), ax)
-        ax.set_title(f"{short(title)}  σ = {sigma:g} GeV".strip(), fontsize=10, loc="left")
+        ax.set_title(f"{short(title)}  {units.equation('σ', sigma, units.of(data))}".strip(), fontsize=10, loc="left")
     return figure
 
 
@@ -285,7 +292,7 @@ class Stores(Protocol):
 
 
 class Plots:
-    """Every method draws at one ``sigma`` (GeV; the first of the run where it is not given) and returns the axes.
+    """Every method draws at one ``sigma`` (the first of the run where it is not given) and returns the axes.
 
     It draws on ``ax``, or on a new figure; a title says so where the target is flagged. Raises UserError, naming those
     there, for a target or a sigma that the run does not have.
@@ -333,9 +340,9 @@ def draw_at(draw: Draw, data: xr.Dataset, sigma: float | None, ax: Axes | None) 
     wanted = np.asarray(there[0] if sigma is None else sigma)
     match = np.flatnonzero(np.isclose(there, wanted, rtol=1e-6)) if wanted.dtype.kind in "iuf" else np.array([])
     if not match.size:
-        raise UserError(f"the run has no sigma = {sigma} GeV; those there: {', '.join(f'{s:g}' for s in there)}")
+        raise UserError(f"the run has no sigma = {sigma}; those there: {', '.join(f'{s:g}' for s in there)}")
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     draw(data.isel(sigma=match[0]).load(), ax)
-    ax.legend(title=rf"$\sigma = {there[match[0]]:g}$ GeV")
+    ax.legend(title=units.equation(r"$\sigma$", there[match[0]], units.of(data)))
     return ax

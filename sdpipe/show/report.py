@@ -22,6 +22,8 @@ from sdpipe.correlators.correlator import describe
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, too_few
+from sdpipe.physics import units
+from sdpipe.physics.units import amount, equation
 from sdpipe.show import compare as compare_methods
 from sdpipe.show import correlator, figures, stability, tables, validation_figures
 from sdpipe.show.page import Section, compose, parts, picture
@@ -57,11 +59,11 @@ CAPTIONS = {
     "systematic error that is quoted, around the central value.",
     "histories": "Mean absolute error on validation samples; dotted, dash-dotted: best linear estimator and posterior "
     "on the same noise.",
-    "validation": "Families in one colour each. Pulls: dashed, the normal density. Coverage against level: full, "
-    "networks; dashed, the last method; grey, binomial band. Coverage against E: dashed, the level. Widths: each "
-    "error of a family on a logarithmic scale, and the bias.",
+    "validation": "Pulls, with the share beyond the histogram; grey: normal density. Coverage less its level: full, "
+    "networks; dashed, the last method. Coverage against E at the level of the grey line. Grey bands: what the number "
+    "of draws leaves open. Widths: each error of a family on a logarithmic scale, and the bias.",
     "cases": "The draw of each family with the smallest and the one with the largest rms pull. Full: central value; "
-    "band: its calibrated error at level {:g}; dotted, dash-dotted: linear estimator, posterior; dashed: truth.",
+    "band: its calibrated error at level {:g}; dash-dotted or dotted: posterior or linear estimator; dashed: truth.",
 }
 TERMS = (
     ("latt, net", "errors from the bootstrap of the lattice data, and from the spread of replicas of one network"),
@@ -130,27 +132,28 @@ def _noise(config: Config) -> str:
     return f"{words}; errors relative to C(t) of {name}, " + ", ".join(f"{k} {v}" for k, v in model.items())
 
 
-def _prior(s: Spectra) -> str:
+def _prior(s: Spectra, unit: str) -> str:
     """Return what the networks were taught with."""
     shares = ", ".join(f"{name} {share / sum(s.mixture.values()):.1%}" for name, share in s.mixture.items() if share)
     return (
         f"{s.Nrho} spectral densities for each Nb = {', '.join(map(str, s.Nb))}: {shares}"
-        f"{'; none negative' if s.positive else ''}; threshold E0 in {_span(*s.E0)} GeV; ε = {s.epsilon:g}"
+        f"{'; none negative' if s.positive else ''}; threshold E0 in {amount(_span(*s.E0), unit)}; ε = {s.epsilon:g}"
     )
 
 
 def _question(c: Config) -> Section:
     """What was asked: problem, prior, noise, audience."""
+    unit = c.kernel_function.unit
     ensembles = [[name, f"{e.Nb}", f"{e.Nrho}", e.network] for name, e in c.ensembles.items()]
     audience = pd.DataFrame(ensembles, columns=["ensemble", "Nb", "Nρ", "network"])
     references = ", ".join(f"{x}: {name}" for x, name in c.budget.references.items()) or "none"
     words = f"Central ensemble {c.budget.central}; reference for each systematic error: {references}."
     rows = [
         ("Kernel", Markup("{} (<b>{}</b>)").format(KERNELS[c.kernel], c.kernel)),
-        ("Lattice", f"T = {c.lattice.period}, t = {_span(*c.lattice.times)}, a = {c.lattice.spacing:g} GeV⁻¹"),
-        ("Smearing", f"{_smearing(c.smearing)}, σ = {', '.join(f'{s:g}' for s in c.smearing.sigma)} GeV"),
-        ("Energies", f"{c.energies.count} from {c.energies.min:g} to {c.energies.max:g} GeV"),
-        ("Prior", _prior(c.spectra)),
+        ("Lattice", f"T = {c.lattice.period}, t = {_span(*c.lattice.times)}, {units.spacing(c.lattice.spacing)}"),
+        ("Smearing", f"{_smearing(c.smearing)}, σ = {amount(', '.join(f'{s:g}' for s in c.smearing.sigma), unit)}"),
+        ("Energies", f"{c.energies.count} from {amount(f'{c.energies.min:g} to {c.energies.max:g}', unit)}"),
+        ("Prior", _prior(c.spectra, unit)),
         ("Noise", _noise(c)),
         (
             "Training",
@@ -175,7 +178,7 @@ def _quoted(budget: xr.Dataset) -> str:
 
 def _summary(source: Source) -> Section:
     """One row for each target and sigma, every flag, and what cannot be flagged."""
-    flags, rows = _narrow(source.validation), []
+    flags, rows, unit = _narrow(source), [], source.config.kernel_function.unit
     for name, budget in source.budgets.items():
         flags += [parts.text(f"{name}: {flag}", "flag") for flag in budget.attrs["flags"]]
         for sigma in budget.sigma.values:
@@ -186,7 +189,16 @@ def _summary(source: Source) -> Section:
             inside = "unknown" if within is None else f"{float(within.mean()):.0%}"
             count, kind = str(len(budget.attrs["flags"])), source.config.targets[name].kind
             rows.append([name, count, f"{sigma:g}", quoted, ratio, inside, largest, kind])
-    header = ["target", "flags", "σ [GeV]", "error", "its mean / peak", "truth inside it", "largest source", "kind"]
+    header = [
+        "target",
+        "flags",
+        units.label("σ", unit),
+        "error",
+        "its mean / peak",
+        "truth inside it",
+        "largest source",
+        "kind",
+    ]
     table = parts.table("Results", pd.DataFrame(rows, columns=header))
     unable = _unable(source)
     none = "No flags, but not everything could be flagged:" if unable else "No flags."
@@ -194,17 +206,16 @@ def _summary(source: Source) -> Section:
     return Section("summary", "Summary", [*said, table])
 
 
-def _narrow(validation: xr.Dataset | None) -> list[Markup]:
+def _narrow(source: Source) -> list[Markup]:
     """Return each family whose truth the calibrated error covers less often than it says."""
-    if validation is None:
+    if (validation := source.validation) is None:
         return []
     level = float(validation.attrs["quoted"])
     frame = tables.coverage_frame(validation, level)
-    words = (
-        "validation: the calibrated error is too narrow for {} at σ = {} GeV: it covers {} % of the truth, not {:.1f}"
-    )
+    words = "validation: the calibrated error is too narrow for {} at {}: it covers {} % of the truth, not {:.1f}"
     narrow = frame[frame["calibrated is"] == "too narrow"]
-    rows = zip(narrow["family"], narrow["sigma"], narrow["calibrated %"], strict=True)
+    sigma = [equation("σ", float(s), source.config.kernel_function.unit) for s in narrow["sigma"]]
+    rows = zip(narrow["family"], sigma, narrow["calibrated %"], strict=True)
     return [parts.text(words.format(*row, 100 * level), "flag") for row in rows]
 
 
@@ -251,20 +262,25 @@ def _target(source: Source, name: str) -> Section:
     lower = "the same less the central value, in units of the total error"
     lower += ", and the calibrated error (dotted)" if "calibrated" in budget else ""
     shown = ", ".join(bands)
-    shapes, sources, listed = [], [], []
+    shapes, sources, listed, unit = [], [], [], units.of(budget)
     for sigma in budget.sigma.values:
-        one, panel, at = budget.sel(sigma=sigma), budget.sel(sigma=[sigma]), f"of {title} at σ = {sigma:g} GeV"
+        one, panel, at = (
+            budget.sel(sigma=sigma),
+            budget.sel(sigma=[sigma]),
+            f"of {title} at {equation('σ', sigma, unit)}",
+        )
         top = one.isel(E=int(np.abs(one.central).argmax("E")))
         words = f"Reconstructed density {at}: central value, {shown}; its largest value is {top.central:.3g} ± "
-        words += f"{top[_quoted(one)]:.2g} ({_quoted(one)}) at E = {top.E:.3g} GeV"
+        words += f"{top[_quoted(one)]:.2g} ({_quoted(one)}) at {equation('E', float(top.E), unit, 3)}"
         shapes.append(picture(figures.panels(figures.reconstruction, panel, title), words))
         errors = ", ".join(f"{x} {float(one.error.sel(source=x).max()):.2g}" for x in one.source.values)
         words = f"Errors {at} by source against E; the largest of each: {errors}"
         sources.append(picture(figures.panels(figures.by_source, panel, title), words))
         listed.append(parts.table(f"Error budget {at}", tables.budget_frame(one), folded=True))
     limits = figures.asymptotics(source.predictions[name].rho, budget, source.config, title)
-    words = f"Reconstructed density of {title} against the sizes of the audience at σ = "
-    moves = [picture(f, f"{words}{sigma:g} GeV") for f, sigma in zip(limits, budget.sigma.values, strict=False)]
+    words = f"Reconstructed density of {title} against the sizes of the audience at"
+    pairs = zip(limits, budget.sigma.values, strict=False)
+    moves = [picture(figure, f"{words} {equation('σ', sigma, unit)}") for figure, sigma in pairs]
     meanings = {"resolution": "resolution, what the data cannot resolve; ", "scale": "scale, what the networks say; "}
     resolution = "".join(words for name, words in meanings.items() if name in budget.source)
     blocks = [
@@ -287,7 +303,8 @@ def _training(history: xr.Dataset) -> Section:
     for sigma in history.sigma.values:
         one = history.sel(sigma=[sigma])
         best = float((one.val_loss.min("epoch").mean("replica") / one.linear_loss).min())
-        words = f"Validation error of every network at σ = {sigma:g} GeV against the epoch, with the baselines"
+        at = equation("σ", sigma, units.of(history))
+        words = f"Validation error of every network at {at} against the epoch, with the baselines"
         words += f"; the best ensemble ends at {best:.3g} of its linear baseline" if np.isfinite(best) else ""
         pictures.append(picture(figures.panels(figures.histories, one), words))
     table = parts.table("Networks and their baselines", tables.training_frame(history))
@@ -305,7 +322,8 @@ def _family(config: Config, name: str) -> str:
     if isinstance(section, ChebyshevFamily):
         return f"The prior of arXiv:2307.00808 at basis size Nb = {section.Nb}."
     ranges = asdict(section.build(config))
-    words = [f"{k} {_span(*v)}" + ("" if k in ("count", "size") else " GeV") for k, v in ranges.items()]
+    unit, plain = config.kernel_function.unit, ("count", "size")
+    words = [f"{k} {_span(*v) if k in plain else amount(_span(*v), unit)}" for k, v in ranges.items()]
     return f"{type(section).__doc__} Here {', '.join(words)}."
 
 
@@ -317,10 +335,12 @@ def _validation(config: Config, found: xr.Dataset) -> Section:
         "of the prior calibrate; all others test. Coverages are percentages of draws and energies within each error, "
         f"widths mean half widths at level {level:.1%}."
     )
-    sigmas = [(f" at σ = {sigma:g} GeV", found.sel(sigma=[sigma])) for sigma in found.sigma.values]
+    sigmas = [
+        (f" at {equation('σ', sigma, units.of(found))}", found.sel(sigma=[sigma])) for sigma in found.sigma.values
+    ]
     panels = [
-        picture(figures.panels(draw, one), words.format(level=level) + at)
-        for draw, words in validation_figures.PANELS.values()
+        picture(validation_figures.columns(panels, one), panels.says.format(level=level) + at)
+        for panels in validation_figures.PANELS.values()
         for at, one in sigmas
     ]
     cases = [

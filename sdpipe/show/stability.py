@@ -9,6 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdpipe.physics.units import equation, of
 from sdpipe.show import figures
 from sdpipe.show.figures import COLOURS, DENSITY
 from sdpipe.show.page import parts, picture
@@ -53,11 +54,12 @@ def _size(found: xr.Dataset) -> float:
 @mpl.rc_context(figures.STYLE)
 def figure(found: xr.Dataset, title: str) -> Figure:
     """Return a figure of one sigma with a panel for each energy."""
-    count = found.sizes["E_scan"]
+    count, unit = found.sizes["E_scan"], of(found)
     made = Figure(figsize=(figures.WIDTH * 0.8 * count, figures.HEIGHT), layout="constrained")
     for ax, E in zip(np.atleast_1d(made.subplots(1, count)), found.E_scan.values, strict=True):
         scan(at(found, float(E)), ax)
-        ax.set_title(f"{title}  σ = {float(found.sigma):g} GeV, E = {E:.3g} GeV", fontsize=10, loc="left")
+        words = ", ".join([equation("σ", float(found.sigma), unit), equation("E", E, unit, 3)])
+        ax.set_title(f"{title}  {words}", fontsize=10, loc="left")
     return made
 
 
@@ -76,7 +78,7 @@ def blocks(predictions: xr.Dataset, budget: xr.Dataset, title: str) -> list[Mark
     pictures = [
         picture(
             figure(found.sel(sigma=sigma), title),
-            f"Stability of HLT of {title} at σ = {sigma:g} GeV against λ′, at two energies",
+            f"Stability of HLT of {title} at {equation('σ', sigma, of(found))} against λ′, at two energies",
         )
         for sigma in found.sigma.values
     ]

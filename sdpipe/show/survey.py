@@ -11,6 +11,7 @@ import yaml
 from sdpipe.correlators.correlator import ENOUGH, Correlator, describe
 from sdpipe.correlators.survey import Survey
 from sdpipe.infer import trust
+from sdpipe.physics import units
 from sdpipe.physics.noise import FLOOR, Noise
 from sdpipe.show.tables import table
 
@@ -32,7 +33,7 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
             "C(t)": [f"{whole.mean[i]:.6g}" for i in rows],
             "error %": [f"{100 * survey.relative[i]:.3g}" for i in rows],
             "signal/noise": [f"{1 / survey.relative[i]:.3g}" for i in rows],
-            "m_eff": [_known(survey.mass[i]) for i in rows],
+            units.label("m_eff", survey.kernel.unit): [_known(survey.mass[i]) for i in rows],
             "+-": [_known(survey.mass_error[i], 2) for i in rows],
         }
     )
@@ -41,7 +42,7 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
     p_value = trust.chi2_p_value(chi2, dof, used.estimated_from)
     lines = [
         f"{whole.where}: {describe(whole.facts)}",
-        f"kernel {survey.kernel.name}, T = {survey.kernel.period}, a = {survey.kernel.spacing:g}: "
+        f"kernel {survey.kernel.name}, T = {survey.kernel.period}, {units.spacing(survey.kernel.spacing)}: "
         f"t = {whole.times[0]}..{whole.times[-1]}",
         *_bins(whole),
         "",

@@ -21,6 +21,8 @@ from sdpipe.config.schema import Config
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import DamageError
 from sdpipe.infer.calibration import verdict
+from sdpipe.physics import units
+from sdpipe.physics.units import equation, label
 
 SHOWN_ENERGIES = 12
 ANSWERS = 6
@@ -105,11 +107,12 @@ def answer_frame(budget: xr.Dataset, count: int | None = None) -> pd.DataFrame:
     rows = range(budget.sizes["E"])
     if count is not None and count < len(rows):
         rows = np.linspace(0, len(rows) - 1, count).round().astype(int).tolist()
-    columns = {"E [GeV]": [f"{budget.E.values[i]:.4f}" for i in rows]}
+    unit = units.of(budget)
+    columns = {label("E", unit): [f"{budget.E.values[i]:.4f}" for i in rows]}
     for sigma in budget.sigma.values:
         one = budget.sel(sigma=sigma)
         pairs = zip(one.central.values[rows], one.get("calibrated", one.total).values[rows], strict=True)
-        columns[f"sigma = {sigma:g} GeV"] = [quoted(*pair) for pair in pairs]
+        columns[equation("sigma", sigma, unit)] = [quoted(*pair) for pair in pairs]
     return pd.DataFrame(columns)
 
 
@@ -122,13 +125,15 @@ def as_csv(budget: xr.Dataset) -> str:
         columns |= {f"{name}": one.method_central, f"{name} error": one.get("method_calibrated", one.method_error)}
     columns |= {name: budget[name] for name in ("lower", "upper", "truth", "pull") if name in budget}
     frame = xr.Dataset(columns).to_dataframe(dim_order=["sigma", "E"])[list(columns)]
-    return frame.to_csv()
+    unit = units.of(budget)
+    return frame.to_csv(index_label=[label("sigma", unit), label("E", unit)])
 
 
 def as_latex(budget: xr.Dataset) -> str:
     """Return the answer of a budget as a LaTeX tabular, for the package booktabs."""
     frame = answer_frame(budget).map(_in_math)
-    frame.columns = ["$E$ [GeV]", *(rf"$\sigma = {sigma:g}$ GeV" for sigma in budget.sigma.values)]
+    unit = units.of(budget)
+    frame.columns = [label("$E$", unit), *(equation(r"$\sigma$", s, unit) for s in budget.sigma.values)]
     return frame.to_latex(index=False, escape=False)
 
 
@@ -171,7 +176,7 @@ def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
     def error(array: xr.DataArray) -> list[str]:
         return list(map(two_digits, array.values))
 
-    columns = {"E [GeV]": [f"{E:.4f}" for E in budget.E.values], "central": value("central")}
+    columns = {label("E", units.of(budget)): [f"{E:.4f}" for E in budget.E.values], "central": value("central")}
     columns |= {str(source): error(budget.error.sel(source=source)) for source in budget.source.values}
     columns |= {name: error(budget[name]) for name in ("total", "calibrated") if name in budget}
     for name in budget.method.values if "method" in budget else ():
@@ -191,7 +196,7 @@ def budget_table(name: str, budget: xr.Dataset) -> str:
     parts = []
     for sigma in budget.sigma.values:
         one = budget.sel(sigma=sigma)
-        parts.append(f"{name}, sigma = {sigma:g} GeV\n{table(budget_frame(one)[::every])}")
+        parts.append(f"{name}, {equation('sigma', sigma, units.of(budget))}\n{table(budget_frame(one)[::every])}")
         if "pull" in budget:
             pull = np.abs(one.pull.values)
             parts[-1] += (
@@ -254,7 +259,8 @@ def verdict_table(validation: xr.Dataset) -> str:
     whole = coverage_frame(validation, level)
     columns: dict[str, list[str]] = {"family": list(dict.fromkeys(whole["family"]))}
     for sigma, rows in whole.groupby("sigma", sort=False):
-        columns[f"sigma = {sigma} GeV"] = list(rows["calibrated %"] + " % " + rows["calibrated is"])
+        at = equation("sigma", float(sigma), units.of(validation))
+        columns[at] = list(rows["calibrated %"] + " % " + rows["calibrated is"])
     return f"validation, truth inside the calibrated error at level {level:g}\n{table(pd.DataFrame(columns))}"
 
 
@@ -270,7 +276,8 @@ def training_frame(history: xr.Dataset) -> pd.DataFrame:
             epochs = history.val_loss.sel(at).notnull().sum("epoch").values
             span = f"{epochs.min()}" if epochs.min() == epochs.max() else f"{epochs.min()}-{epochs.max()}"
             rows.append([str(ensemble), f"{sigma:g}", f"{loss:.5f}", f"{bars[0]:.5f}", *ratios, span])
-    header = ["ensemble", "sigma [GeV]", "val MAE", "linear MAE", "/ linear", "/ posterior", "epochs"]
+    sigma = label("sigma", units.of(history))
+    header = ["ensemble", sigma, "val MAE", "linear MAE", "/ linear", "/ posterior", "epochs"]
     return pd.DataFrame(rows, columns=header)
 
 
@@ -337,9 +344,9 @@ def _facts(config: Config) -> list[str]:
     c = config
     return [
         f"kernel {c.kernel}, T = {c.lattice.period}, t = {c.lattice.times[0]}..{c.lattice.times[1]}, "
-        f"a = {c.lattice.spacing:g} GeV^-1",
-        f"sigma = {', '.join(f'{s:g}' for s in c.smearing.sigma)} GeV at {c.energies.count} energies, "
-        f"{c.energies.min:g}..{c.energies.max:g} GeV",
+        f"{units.spacing(c.lattice.spacing)}",
+        f"sigma = {', '.join(f'{s:g}' for s in c.smearing.sigma)} at {c.energies.count} energies, "
+        f"{units.amount(f'{c.energies.min:g}..{c.energies.max:g}', c.kernel_function.unit)}",
         f"{len(c.ensembles)} ensembles ({', '.join(c.ensembles)}) of {c.training.replicas} replicas",
         f"targets: {', '.join(c.targets)}; {c.bootstrap} bootstrap samples",
     ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import ceil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -13,42 +13,48 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sdpipe.infer.calibration import band, rules_of
+from sdpipe.physics import units
 from sdpipe.show import figures
-from sdpipe.show.figures import COLOURS, DENSITY, ENERGY, HEIGHT, MARGINS
+from sdpipe.show.figures import COLOURS, DENSITY, LINES, MARGINS, WIDTH
 
 WIDEST_PULL = 5.0
 
-FAMILY_COLOURS = (
-    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#661100",
-    "#6699CC", "#AA4466",
-)  # fmt: skip
-"""Paul Tol's palette of twelve, which colour-blind readers can tell apart, and none of which is black or grey."""
-
-ROW = 0.22
-"""Inches that a row of a legend takes."""
-NAMES = 1.0
-"""Inches that slanted names of families take."""
-
-
-def _families(validation: xr.Dataset) -> Iterator[tuple[str, str]]:
-    return figures.coloured(map(str, validation.family.values), FAMILY_COLOURS)
+MOST = 4
+"""Most families, or errors, in one panel."""
+ROW, BETWEEN, BESIDE = 1.8, 0.15, 1.85
+"""Inches: height of a panel, what is between two, and what a legend beside one takes."""
+NAMES = 0.9
+"""Inches below the last panel where its labels are slanted names of families."""
+ERRORS = ("published", "total", "calibrated", "linear", "posterior", "hlt")
+POINTS = {name: (marker, colour) for name, marker, colour in zip(ERRORS, "osD^vP", COLOURS[:6], strict=True)}
+"""Marker and colour of the width of each error."""
+LONGEST = 15
+"""Most characters of the name of a family in a legend."""
 
 
-def _legend_below(ax: Axes, columns: int, above: float = MARGINS["bottom"]) -> None:
-    """Put the legend below the axes, ``above`` inches of labels in between, in a figure that grows by its rows."""
-    rows = ceil(len(ax.get_legend_handles_labels()[1]) / columns)
-    bottom = above + ROW * rows
-    inside = HEIGHT - MARGINS["top"] - MARGINS["bottom"]
-    height = bottom + inside + MARGINS["top"]
-    ax.get_figure().set_figheight(height)
-    ax.get_figure().subplots_adjust(bottom=bottom / height, top=1 - MARGINS["top"] / height)
-    place = {"loc": "upper center", "bbox_to_anchor": (0.45, -above / inside), "borderaxespad": 0.0}
-    ax.legend(**place, ncols=columns, fontsize=8, columnspacing=1.2)
+def _families(validation: xr.Dataset) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Return each family with its colour and style of line."""
+    return zip(map(str, validation.family.values), LINES, strict=False)
+
+
+def _name(family: str) -> str:
+    return figures.short(family, LONGEST)
+
+
+def _legend_beside(ax: Axes, title: str | None = None) -> None:
+    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.0), "borderaxespad": 0.0}
+    ax.legend(**place, fontsize=8, title=title, title_fontsize=8, alignment="left", handlelength=1.6)
 
 
 def _tested(validation: xr.Dataset, family: str, name: str) -> np.ndarray:
     one = validation.sel(family=family)
     return one[name].values[one.tested.values]
+
+
+def _band(validation: xr.Dataset, levels: np.ndarray) -> np.ndarray:
+    """Return the binomial band of the family with the fewest draws at each level."""
+    count = int(validation.tested.sum("sample").min())
+    return np.array([band(float(level), count) for level in levels])
 
 
 def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
@@ -57,80 +63,154 @@ def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
     The legend says which share of the pulls of each family lies beyond the histogram.
     """
     bins = np.linspace(-WIDEST_PULL, WIDEST_PULL, 51)
-    for family, colour in _families(validation):
+    for family, (colour, style) in _families(validation):
         values = _tested(validation, family, "pull").ravel()
         beyond = float(np.mean(~(np.abs(values) <= WIDEST_PULL)))
         density = np.histogram(values, bins)[0] / (values.size * (bins[1] - bins[0]))
-        ax.stairs(density, bins, color=colour, lw=1.2, label=f"{family}, {beyond:.1%} beyond ±{WIDEST_PULL:g}")
+        ax.stairs(density, bins, color=colour, ls=style, lw=1.2, label=f"{_name(family)}: {beyond:.1%}")
     x = np.linspace(-WIDEST_PULL, WIDEST_PULL, 201)
-    ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color=COLOURS[6], ls="--", label="normal")
+    ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color="0.5", lw=1, label="normal")
     ax.set(xlabel="(central − truth) / total error", ylabel="density", xlim=(-WIDEST_PULL, WIDEST_PULL))
-    ax.set_ylim(0, None)
-    _legend_below(ax, 2)
+    _legend_beside(ax, f"beyond ±{WIDEST_PULL:g}")
     return ax
 
 
 def coverage_against_level(validation: xr.Dataset, ax: Axes) -> Axes:
-    """Draw the share of energies and draws within the calibrated error at every level, with the binomial band.
+    """Draw the share of energies and draws within the calibrated error, less its level, at every level, and the band.
 
     Dashed, in the colour of the family: the same for the calibrated error of the last method.
     """
     levels = np.linspace(0.02, 0.99, 98)
-    drawn = {"rank": ("-", None)}
+    figures.fill(ax, levels, 0 * levels, _band(validation, levels), "0.85", 1, label="binomial band, 3 σ")
+    ax.axhline(0, color="0.5", lw=1)
+    drawn = {"rank": "-"}
     if "method" in validation:
         last = str(validation.method.values[-1])
         validation = validation.assign(of_method=validation.method_rank.sel({"method": last}, drop=True))
-        drawn["of_method"] = ("--", 1)
+        drawn["of_method"] = "--"
         ax.plot([], [], color="0.4", ls="--", lw=1, label=last)
-    for family, colour in _families(validation):
-        for name, (style, width) in drawn.items():
+    for family, (colour, _) in _families(validation):
+        for name, style in drawn.items():
             rank = np.sort(_tested(validation, family, name).ravel())
             share = np.searchsorted(rank, levels, side="right") / rank.size
-            ax.plot(levels, share, color=colour, ls=style, lw=width, label=family if width is None else None)
-    count = int(validation.tested.isel(family=0).sum())
-    width = np.array([band(level, count) for level in levels])
-    figures.fill(ax, levels, levels, width, "0.85", 1, label="binomial band, 3 σ")
-    ax.plot(levels, levels, color=COLOURS[6], ls=":", lw=1)
-    ax.set(xlabel="level", ylabel="coverage of the calibrated error", xlim=(0, 1), ylim=(0, 1.02))
-    _legend_below(ax, 3)
+            label = _name(family) if name == "rank" else None
+            ax.plot(levels, share - levels, color=colour, ls=style, lw=1.2, label=label)
+    ax.set(xlabel="level of the calibrated error", ylabel="coverage − level", xlim=(0, 1))
+    _legend_beside(ax)
     return ax
 
 
 def coverage_against_energy(validation: xr.Dataset, ax: Axes) -> Axes:
-    """Draw the coverage of the calibrated error at the quoted level against E."""
-    level = validation.attrs["quoted"]
-    for family, colour in _families(validation):
-        ax.plot(validation.E, validation.coverage_E.sel(family=family, level=level), color=colour, label=family)
-    ax.axhline(level, color=COLOURS[6], ls="--", lw=1)
-    ax.set(xlabel=ENERGY, ylabel=f"coverage at level {level:g}", ylim=(0, 1.02))
-    _legend_below(ax, 3)
+    """Draw the coverage of the calibrated error at the quoted level against E, and its binomial band."""
+    level, E = float(validation.attrs["quoted"]), validation.E.values
+    width = _band(validation, np.array([level]))
+    figures.fill(ax, E[[0, -1]], level, width, "0.85", 1, label="binomial band, 3 σ")
+    ax.axhline(level, color="0.5", lw=1)
+    for family, (colour, style) in _families(validation):
+        inside = validation.coverage_E.sel(family=family, level=level)
+        ax.plot(E, inside, color=colour, ls=style, lw=1.2, label=_name(family))
+    ax.set(xlabel=figures.energy(validation), ylabel=f"coverage at {level:g}", xlim=(E[0], E[-1]))
+    _legend_beside(ax)
     return ax
 
 
 def width_and_bias(validation: xr.Dataset, ax: Axes) -> Axes:
     """Draw, for each family, mean half widths of the errors and the root mean square bias over energies."""
-    names = list(map(str, validation.family.values))
-    at = np.arange(len(names))
-    for i, (budget, marker) in enumerate(zip(map(str, validation.budget.values), "osD^vPX", strict=False)):
-        width = validation.width.sel(budget=budget)
-        ax.plot(at + 0.15 * (i - 1.5), width, marker, color=COLOURS[i], label=f"width, {budget}")
-    bias = np.sqrt((validation.bias**2).mean("E"))
-    ax.plot(at, bias, "k_", ms=18, mew=2, label="bias (rms over E)")
-    ax.set(ylabel=f"half width of the error of {DENSITY}", yscale="log")
-    ax.grid(axis="y", which="both", color="0.9")
-    ax.set_xticks(at, names, rotation=30, ha="right")
-    _legend_below(ax, 3, above=NAMES)
+    names = list(map(_name, map(str, validation.family.values)))
+    at, errors = np.arange(len(names)), list(map(str, validation.budget.values))
+    for i, budget in enumerate(errors):
+        (marker, colour), width = POINTS[budget], validation.width.sel(budget=budget)
+        ax.plot(at + 0.2 * (i - (len(errors) - 1) / 2), width, marker, ms=4, color=colour, label=budget)
+    if "bias" in validation:
+        bias = np.sqrt((validation.bias**2).mean("E"))
+        ax.plot(at, bias, "k_", ms=12, mew=2, label="bias (rms over E)")
+    ax.set(ylabel=f"error of {DENSITY}", yscale="log")
+    ax.grid(axis="y", color="0.9")
+    ax.set_xticks(at, names, rotation=40, ha="right", fontsize=8)
+    _legend_beside(ax, "mean half width")
     return ax
+
+
+def _by_family(validation: xr.Dataset, most: int = MOST) -> list[xr.Dataset]:
+    """Return parts of the validation with this many families at most."""
+    return [validation.isel(family=slice(i, i + most)) for i in range(0, validation.sizes["family"], most)]
+
+
+def _with_method(validation: xr.Dataset) -> list[xr.Dataset]:
+    """Return parts with half as many families where a method is drawn beside the networks."""
+    return _by_family(validation, MOST // 2 if "method" in validation else MOST)
+
+
+def _by_error(validation: xr.Dataset) -> list[xr.Dataset]:
+    """Return the part with the errors of the networks and the bias, and that with the errors of the methods."""
+    methods = list(map(str, validation.method.values)) if "method" in validation else []
+    own = [name for name in map(str, validation.budget.values) if name not in methods]
+    parts = [validation.sel(budget=own)]
+    if methods:
+        parts.append(validation.sel(budget=["calibrated", *methods]).drop_vars("bias"))
+    return parts
+
+
+class Panels(NamedTuple):
+    """What draws a panel at one sigma, what splits a validation into those of a column, and what they show."""
+
+    draw: figures.Draw
+    split: Callable[[xr.Dataset], list[xr.Dataset]]
+    says: str
+    bottom: float = MARGINS["bottom"]
+
+
+PANELS = {
+    "pulls": Panels(
+        pulls, _by_family, "Histogram of (central − truth) / total error of each family, with the normal density"
+    ),
+    "coverage": Panels(
+        coverage_against_level,
+        _with_method,
+        "Coverage of the calibrated error less its level, with the binomial band; dashed: the last method",
+    ),
+    "coverage-energy": Panels(
+        coverage_against_energy, _by_family, "Coverage of the calibrated error at level {level:g} against E"
+    ),
+    "width": Panels(width_and_bias, _by_error, "Mean half width of each error, and the bias, by family", NAMES),
+}
+"""Name of the file, after ``validation-``, and a column of panels for each sigma."""
+
+
+@mpl.rc_context(figures.STYLE)
+def columns(panels: Panels, validation: xr.Dataset) -> Figure:
+    """Return a figure with a column of panels for each sigma, all on the same axes."""
+    parts, sigmas, one = panels.split(validation), validation.sigma.values, WIDTH * 0.85
+    width, top = one * len(sigmas), MARGINS["top"]
+    height = top + ROW * len(parts) + BETWEEN * (len(parts) - 1) + panels.bottom
+    figure, inside = Figure(figsize=(width, height)), one - MARGINS["left"] - BESIDE
+    axes = figure.subplots(len(parts), len(sigmas), squeeze=False, sharex=True, sharey=True)
+    figure.subplots_adjust(
+        left=MARGINS["left"] / width, right=1 - BESIDE / width, wspace=(one - inside) / inside,
+        bottom=panels.bottom / height, top=1 - top / height, hspace=BETWEEN / ROW,
+    )  # fmt: skip
+    for row, part in zip(axes, parts, strict=True):
+        for ax, sigma in zip(row, sigmas, strict=True):
+            panels.draw(part.sel(sigma=sigma), ax)
+            ax.label_outer()
+    for ax, sigma in zip(axes[0], sigmas, strict=True):
+        ax.set_title(units.equation("σ", sigma, units.of(validation)), fontsize=10, loc="left")
+    figure.align_ylabels()
+    return figure
 
 
 @mpl.rc_context(figures.STYLE)
 def cases(validation: xr.Dataset, sigma: float) -> Figure:
-    """Draw, for each family, the tested draws with the smallest and the largest rms pull at one sigma."""
+    """Draw, for each family, the tested draws with the smallest and the largest rms pull at one sigma.
+
+    Beside the networks is the posterior or, where there is none, the linear estimator.
+    """
     names = list(map(str, validation.family.values))
     figure = Figure(figsize=(figures.WIDTH, 2.4 * len(names) + 0.3), layout="constrained")
     axes = figure.subplots(len(names), 2, sharex=True, squeeze=False)
     factors = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values
-    rules = rules_of(validation)
+    rules, methods = rules_of(validation), set(validation.method.values) if "method" in validation else set()
+    drawn = next((name for name in reversed(figures.METHOD_LINES) if name in methods), None)
     for i, (row, name) in enumerate(zip(axes, names, strict=True)):
         one = validation.sel(family=name, sigma=sigma).isel(sample=validation.tested.sel(family=name).values)
         order = np.argsort((one.pull**2).mean("E").values)
@@ -139,34 +219,21 @@ def cases(validation: xr.Dataset, sigma: float) -> Figure:
             error = draw.total.values * factors[rules[i]]
             figures.fill(ax, draw.E, draw.central, error, COLOURS[5], 0.5, label="calibrated error")
             ax.plot(draw.E, draw.central, color=COLOURS[0], label="central value")
-            for method, (colour, style) in figures.METHOD_LINES.items():
-                if "method" in draw and method in draw.method:
-                    ax.plot(
-                        draw.E, draw.method_central.sel({"method": method}), color=colour, lw=1, ls=style, label=method
-                    )
+            if drawn:
+                colour, style = figures.METHOD_LINES[drawn]
+                beside = draw.method_central.sel({"method": drawn})
+                ax.plot(draw.E, beside, color=colour, lw=1, ls=style, label=drawn)
             ax.plot(draw.E, draw.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
             ax.set_title(f"{name}: {what}" + (", flagged" if bool(draw.flagged) else ""), fontsize=9, loc="left")
         row[0].set_ylabel(DENSITY)
     for ax in axes[-1]:
-        ax.set_xlabel(ENERGY)
+        ax.set_xlabel(figures.energy(validation))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=8)
     return figure
 
 
-PANELS = {
-    "pulls": (pulls, "Histogram of (central − truth) / total error of each family, with the normal density"),
-    "coverage": (
-        coverage_against_level,
-        "Coverage of the calibrated error against its level, with its band; dashed: the last method",
-    ),
-    "coverage-energy": (coverage_against_energy, "Coverage of the calibrated error at level {level:g} against E"),
-    "width": (width_and_bias, "Mean half width of each error, and the bias, by family"),
-}
-"""Name of the file, after ``validation-``, what draws it, a panel for each sigma, and what it shows."""
-
-
 def draw_all(directory: Path, validation: xr.Dataset) -> list[Path]:
     """Draw every picture of the validation; return the files."""
-    drawn = {name: figures.panels(draw, validation) for name, (draw, _) in PANELS.items()}
+    drawn = {name: columns(panels, validation) for name, panels in PANELS.items()}
     drawn |= {f"cases-sigma{i}": cases(validation, float(s)) for i, s in enumerate(validation.sigma.values)}
     return [figures.save(figure, directory / f"validation-{name}.png") for name, figure in drawn.items()]

@@ -121,7 +121,7 @@ def test_thresholds_beyond_what_the_networks_can_see(write_config: Write) -> Non
     path = write_config(("Nb: [8, 16]", "E0: [100, 200], Nb: [8, 16]"))
     small, empty = faults_of(path)
     assert small.endswith("C(t = 8) is too small for numbers of 32 bits; allowed here: a lowest threshold up to 7.78")
-    assert "every threshold is at 100 GeV or above, but energies.max is 2.3 GeV" in empty
+    assert "every threshold is at 100 or above, but energies.max is 2.3 in lattice units" in empty
     assert faults_of(path, "energies.max=300") == [small]
 
 

@@ -418,6 +418,8 @@ BAD = [
     Bad("labels before rows", "x.txt", columns(np.c_[np.arange(40), X]), "whole numbers in the first; take"),
     Bad("slices counted in front", "x.csv", columns(np.r_[[np.arange(PERIOD)], X], ","),
         "x.csv:1: 0, 1, 2, ... count the slices and are no configuration"),
+    Bad("a table of pandas", "x.csv", ",0,1,2\n0,0.5,0.2,0.1\n",
+        "pandas writes: to_csv(..., header=False, index=False)"),
     Bad("cfg t re im", "x.txt", columns(np.c_[table(X), table(X)[:, 2]]), "for cfg t re im take the imaginary part"),
     Bad("an imaginary part", "x.txt", columns(np.c_[ROWS[:, :2], ROWS[:, 2] * 6, ROWS[:, 2]]),
         "x.txt:1: imaginary part 0.0"),

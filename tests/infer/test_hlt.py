@@ -311,7 +311,7 @@ def test_faults_are_named() -> None:
     for wrong in (2.0, 3.0):
         with pytest.raises(UserError, match="must be below 2"):
             HLT.of(grid, noise, 0.0, wrong)
-    with pytest.raises(UserError, match=r"E0 is 0\.6 GeV"):
+    with pytest.raises(UserError, match=r"E0 is 0\.6;"):
         HLT.of(grid, noise, 0.6)
     with pytest.raises(UserError, match="falls too slowly"):
         HLT.of(grid_of(smearing=Cauchy("im")), noise, 0.0, 1.0)

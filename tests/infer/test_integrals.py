@@ -60,7 +60,7 @@ def test_two_energies_give_the_trapezoid() -> None:
 
 @pytest.mark.parametrize("between", [(0.0, 1.0), (0.5, 3.0), (1.0, 0.5), (1.0, 1.0), (np.nan, 1.0)])
 def test_limits_outside_the_energies_are_refused(between: tuple[float, float]) -> None:
-    with pytest.raises(UserError, match=r"must ascend and lie within 0\.1\.\.2\.5 GeV"):
+    with pytest.raises(UserError, match=r"must ascend and lie within 0\.1\.\.2\.5, the"):
         quadrature_weights(np.linspace(0.1, 2.5, 25), between)
 
 
@@ -140,7 +140,7 @@ def test_a_run_integrates_its_targets(finished: Finished) -> None:
     bound = (np.abs(result.weight) * budget.error).sum("E")
     for source in ("latt", "net", "resolution"):
         assert (result.error.sel(source=source) <= bound.sel(source=source)).all()
-    assert {result[name].units for name in ("central", "error", "total", "truth")} == {"GeV [f]"}
+    assert {result[name].units for name in ("central", "error", "total", "truth")} == {"1/a [f]"}
     assert result.attrs["flags"] == budget.attrs["flags"]
     assert "calibrated" in budget
     assert (result.calibrated > 0).all()

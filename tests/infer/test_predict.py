@@ -75,7 +75,7 @@ def test_predictions_carry_the_grids_of_the_networks(members, correlators):
     assert rho.replica.values.tolist() == [0, 1]
     assert rho.boot.values.tolist() == list(range(9))
     assert rho.E.values.tolist() == E
-    assert (rho.sigma.units, rho.E.units, rho.units) == ("GeV", "GeV", "1")
+    assert (rho.sigma.units, rho.E.units, rho.units) == ("1/a", "1/a", "1")
 
 
 def test_missing_networks_are_refused_and_named(members, correlators):

@@ -46,6 +46,7 @@ def test_period_times_sigma_and_energies_follow_from_the_data_and_are_said(run) 
     assert (run.config.kernel, run.config.lattice.period, run.config.lattice.times) == ("periodic", T, (1, T // 2))
     for said in ("kernel: periodic, lattice.period: 24", "lattice.times: [1, 12]", "smearing.sigma:", "energies:"):
         assert said in outcome.err
+    assert "\nspectra: {unit: 1.0}\n" in outcome.err
     assert "eigenvalues of the correlation matrix" in outcome.err
     assert run.config.training.audience == "shipped"
 
@@ -141,8 +142,14 @@ def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (["smearing.sigma=[0.1]"], "smearing.sigma.0: 0.1: the shipped audience knows 0.2 to 1 GeV in units of 1 GeV"),
-        (["energies={min: 0.1, max: 9, count: 5}"], "energies.max: 9: the shipped audience knows 0 to 7.5 GeV"),
+        (
+            ["smearing.sigma=[0.1]"],
+            "smearing.sigma.0: 0.1: the shipped audience knows 0.2 to 1 in lattice units, in units of 1",
+        ),
+        (
+            ["energies={min: 0.1, max: 9, count: 5}"],
+            "energies.max: 9: the shipped audience knows 0 to 7.5 in lattice units",
+        ),
         (["lattice.times=[1, 4]"], "lattice.times has 4 slices; the shipped audience needs 6 or more"),
         (["kernel=cosine", "lattice.period=24"], "kernel"),
         (["wrong=1"], "command line: wrong: unknown key"),
@@ -182,6 +189,50 @@ def test_an_array_is_kept_in_the_run_that_is_made_of_it(tmp_path: Path) -> None:
     with pytest.raises(sdpipe.errors.UserError, match=r"must be .configurations, times"):
         sdpipe.reconstruct(samples[0], run=tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def errors_alone(path: Path, last: int = T - 1) -> Path:
+    """Write columns t C err of a known spectral density."""
+    C = np.load(configurations(path.with_suffix(".npy")))
+    path.with_suffix(".npy").unlink()
+    np.savetxt(path, np.column_stack([np.arange(T), C.mean(axis=0), C.std(axis=0, ddof=1) / N**0.5])[: last + 1])
+    return path
+
+
+def test_what_a_table_of_errors_can_only_mean_is_taken_and_said(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("check", errors_alone(tmp_path / "mine.txt"))
+    assert outcome.status == 0, outcome.err
+    assert "error: mean; for those of one configuration, which are larger, error=sample configurations=n" in outcome.out
+    assert "covariance: diagonal, since errors alone do not say how times are correlated" in outcome.out
+    config = suggest(tmp_path / "mine.txt").config
+    for section in (config["noise"], config["targets"]["mine"]):
+        assert (section["error"], section["covariance"]) == ("mean", "diagonal")
+    given = suggest(tmp_path / "mine.txt", ["error=sample", f"configurations={N}"])
+    assert given.config["noise"]["error"] == "sample"
+    assert not any("error:" in line for line in given.why)
+    whole = cli("check", tmp_path / "mine.txt", "covariance=full")
+    assert "errors without their correlation between times" in whole.fault
+
+
+def test_one_refusal_names_all_that_is_missing(cli: Cli, tmp_path: Path) -> None:
+    half = errors_alone(tmp_path / "half.txt", T // 2)
+    assert f"t = 0..12 are no whole period: say lattice.period=T, such as {T}" in cli("reconstruct", half).fault
+    assert cli("check", half, f"lattice.period={T}").status == 0
+    C = np.load(configurations(tmp_path / "mine.npy"))[:, : T // 2 + 1]
+    np.savez(tmp_path / "both.npz", mean=C.mean(axis=0), cov=np.cov(C.T) / N)
+    period, error = cli("reconstruct", tmp_path / "both.npz").faults
+    assert f"13 time slices are no whole period: say lattice.period=T, such as {T}, where" in period
+    assert "and lattice.first, the t of the first one, unless" in period
+    assert "say error=mean, or error=sample configurations=n" in error
+    assert cli("check", tmp_path / "both.npz", f"lattice.period={T}", "error=mean").status == 0
+
+
+@pytest.mark.parametrize("key", ["wrong=1", "smearing.sigma=[0.1]", "cluster.cpu=nosuch"])
+def test_an_array_is_not_kept_where_a_key_is_refused(tmp_path: Path, key: str) -> None:
+    samples = np.load(configurations(tmp_path / "mine.npy"))
+    with pytest.raises(sdpipe.errors.UserError):
+        sdpipe.reconstruct(samples, *SMALL, key, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_noise_that_hides_everything_is_refused(cli: Cli, tmp_path: Path) -> None:

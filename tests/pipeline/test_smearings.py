@@ -25,8 +25,8 @@ CASES: dict[str, tuple[Smearing, str, str, list[str]]] = {
     "halfnorm": (HalfNorm(), "kind: halfnorm", "1", []),
     "cauchy-im": (Cauchy("im"), "kind: cauchy", "1", []),
     "cauchy-re": (Cauchy("re"), "kind: cauchy, part: re", "1", ["spectra.omega_max=5"]),
-    "sigmoid": (Sigmoid(2), "kind: sigmoid, power: 2", "GeV^3", []),
-    "tau": (Tau("L", -1, "erf"), "kind: tau, part: L, power: -1, step: erf", "GeV", []),
+    "sigmoid": (Sigmoid(2), "kind: sigmoid, power: 2", "1/a^3", []),
+    "tau": (Tau("L", -1, "erf"), "kind: tau, part: L, power: -1, step: erf", "1/a", []),
     "sinh": (Sinh(), "kind: sinh", "1", ["kernel=thermal"]),
     "own": (MINE, "kind: own, name: mine", "1", []),
 }

@@ -262,7 +262,7 @@ def test_every_standard_family_tests_networks_that_were_taught_with_the_mixture(
         np.testing.assert_allclose(v.truth.sel(family=family).isel(sample=slice(118, 120)), truth, rtol=1e-5, atol=1e-7)
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "chebyshev 48.8%, smooth 12.2%, levels 19.5%, states 19.5%; none negative" in page
-    assert "Here threshold 0.2 … 1.3 GeV, size 4 … 12." in page
+    assert "Here threshold 0.2 … 1.3 in lattice units, size 4 … 12." in page
 
 
 def test_lost_figures_are_drawn_anew_and_keep_no_analysis_waiting(

@@ -46,10 +46,26 @@ def test_without_validation_the_answer_says_that_its_error_is_the_total(budget: 
 
 
 def test_csv_holds_the_numbers_of_the_budget(finished: Finished, budget: xr.Dataset) -> None:
-    read = pd.read_csv(io.StringIO(sdpipe.open_run(finished.root).table("o3", format="csv")), index_col=["sigma", "E"])
+    text = sdpipe.open_run(finished.root).table("o3", format="csv")
+    read = pd.read_csv(io.StringIO(text), index_col=["a sigma", "a E"])
     for name in ("central", "calibrated", "truth"):
         np.testing.assert_allclose(read[name], budget[name].transpose("sigma", "E").values.ravel(), rtol=1e-12)
     assert {"latt", "posterior", "posterior error"} <= set(read.columns)
+
+
+@pytest.mark.parametrize(
+    ("unit", "csv", "latex", "screen"),
+    [
+        ("GeV", "sigma [GeV],E [GeV],", r"$E$ [GeV] & $\sigma = 0.44$ GeV & ", "E [GeV]  sigma = 0.44 GeV"),
+        ("1/a", "a sigma,a E,", r"$a E$ & $a \sigma = 0.44$ & ", "a E     a sigma = 0.44"),
+    ],
+)
+def test_tables_are_in_the_unit_of_the_run(budget: xr.Dataset, unit: str, csv: str, latex: str, screen: str) -> None:
+    budget = budget.copy()
+    budget = budget.assign_coords({name: budget[name].assign_attrs(units=unit) for name in ("E", "sigma")})
+    assert tables.as_csv(budget).startswith(csv)
+    assert latex in tables.as_latex(budget)
+    assert tables.answer_table("o3", budget).splitlines()[1].startswith(screen)
 
 
 def test_latex_has_a_row_for_each_energy(finished: Finished, budget: xr.Dataset) -> None:

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from tests.fixtures import Finished
 
 HERE = Path(__file__).parent / "baselines"
-FIGURES = ("o3-reconstruction", "o3-budget", "o3-methods", "o3-correlator", "validation-coverage", "history")
+FIGURES = (
+    *("o3-reconstruction", "o3-budget", "o3-methods", "o3-correlator", "history"),
+    *("validation-pulls", "validation-coverage", "validation-coverage-energy", "validation-width"),
+)
 BLOCK = 8
 """Pixels of a figure, either way, that make one of its coarse image."""
 FAR, FEW = 0.08, 0.005

@@ -69,7 +69,7 @@ def test_a_run_goes_to_zero_width(finished: Finished) -> None:
     np.testing.assert_allclose(two.limit, line)
     np.testing.assert_allclose(np.diagonal(two.covariance.values).T, two.calibrated**2)
     ax = run.plot.limit("o3", E=0.5)
-    assert ax.get_legend_handles_labels()[1] == ["E = 0.5 GeV"]
+    assert ax.get_legend_handles_labels()[1] == ["a E = 0.5"]
     assert len(run.plot.limit("o3").get_legend_handles_labels()[1]) == 4
     for arguments, words in (
         ({"E": 0.6}, "the nearest are 0.5"),

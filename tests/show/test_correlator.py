@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from sdpipe.physics.kernels import Kernel
+from sdpipe.physics.kernels import Kernel, gaussian
 from sdpipe.show import correlator
 
 KERNEL = Kernel("periodic", 32)
@@ -56,3 +56,12 @@ def test_a_correlator_that_changes_sign_is_drawn() -> None:
     figure = correlator.draw(data, KERNEL, "changes sign")
     figure.draw_without_rendering()
     assert figure.axes[0].get_yscale() == "symlog"
+
+
+@pytest.mark.parametrize(("t", "share"), [(1, 0.676), (4, 0.194), (8, 0.00435)])
+def test_a_smeared_density_at_the_energies_of_a_run_does_not_hold_its_correlator(t: int, share: float) -> None:
+    sigma, mass, E = 0.44, 0.5, np.linspace(-9, 9, 40_001)
+    terms = gaussian(E, mass, sigma) * np.exp(-E * t - (sigma * t) ** 2 / 2) * (E[1] - E[0])
+    assert terms.sum() == pytest.approx(np.exp(-mass * t))
+    there = (E > 0.10566) & (E < 2.53584)
+    assert terms[there].sum() / terms.sum() == pytest.approx(share, rel=0.03)

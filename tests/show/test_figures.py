@@ -154,7 +154,19 @@ def test_panels_are_one_for_each_sigma(budget: xr.Dataset) -> None:
     for some in (budget, budget.isel(sigma=[1])):
         figure = figures.panels(figures.reconstruction, some, "o3")
         titles = [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
-        assert titles == [f"o3  σ = {s:g} GeV" for s in some.sigma.values]
+        assert titles == [f"o3  a σ = {s:g}" for s in some.sigma.values]
+
+
+@pytest.mark.parametrize(
+    ("unit", "axis", "title"), [("GeV", "$E$ [GeV]", "σ = 0.44 GeV"), ("1/a", "$a E$", "a σ = 0.44")]
+)
+def test_axes_and_titles_are_in_the_unit_of_the_run(budget: xr.Dataset, unit: str, axis: str, title: str) -> None:
+    assert (budget.E.units, budget.sigma.units) == ("1/a", "1/a")
+    for name in ("E", "sigma"):
+        budget[name].attrs["units"] = unit
+    figure = figures.panels(figures.reconstruction, budget.isel(sigma=[0]), "o3")
+    assert figure.axes[-1].get_xlabel() == axis
+    assert figure.axes[0].get_title(loc="left") == f"o3  {title}"
 
 
 # --- asymptotics ---------------------------------------------------------------------------------------------
@@ -222,13 +234,13 @@ def test_a_plot_is_on_new_axes_or_on_those_given(run: Run, name: str, arguments:
     style = dict(plt.rcParams)
     ax = getattr(run.plot, name)(*arguments)
     assert dict(plt.rcParams) == style
-    assert ax.get_legend().get_title().get_text() == r"$\sigma = 0.44$ GeV"
+    assert ax.get_legend().get_title().get_text() == r"$a \sigma = 0.44$"
     assert ax.get_title() == ""
-    assert ax.figure.axes[-1].get_xlabel() == ("epoch" if name == "history" else r"$E$ [GeV]")
+    assert ax.figure.axes[-1].get_xlabel() == ("epoch" if name == "history" else "$a E$")
     assert ax.get_ylabel()
     _, (left, right) = plt.subplots(1, 2)
     assert getattr(run.plot, name)(*arguments, sigma=0.63, ax=right) is right
-    assert right.get_legend().get_title().get_text() == r"$\sigma = 0.63$ GeV"
+    assert right.get_legend().get_title().get_text() == r"$a \sigma = 0.63$"
     assert not left.has_data()
 
 
@@ -244,9 +256,9 @@ def test_the_lines_are_those_of_the_run(run: Run) -> None:
 def test_what_is_not_there_is_refused_and_what_is_there_named(run: Run) -> None:
     with pytest.raises(UserError, match="there is no budget of rest; those there: o3, delta_tanh, peaks, prior"):
         run.plot.reconstruction("rest")
-    with pytest.raises(UserError, match=r"no sigma = 0\.5 GeV; those there: 0\.44, 0\.63"):
+    with pytest.raises(UserError, match=r"no sigma = 0\.5; those there: 0\.44, 0\.63"):
         run.plot.history(sigma=0.5)
-    with pytest.raises(UserError, match=r"no sigma = mine GeV; those there: 0\.44, 0\.63"):
+    with pytest.raises(UserError, match=r"no sigma = mine; those there: 0\.44, 0\.63"):
         run.plot.samples("mine")
 
 

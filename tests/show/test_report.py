@@ -141,7 +141,7 @@ def test_every_picture_has_words_in_its_place(page: Page, run: Run) -> None:
     assert len(set(page.words)) == page.tags["svg"] == len(page.words)
     peak = run.budget["o3"].isel(sigma=0).load()
     peak = peak.isel(E=int(peak.central.argmax("E")))
-    assert f"is {peak.central:.3g} ± {peak.calibrated:.2g} (calibrated) at E = {peak.E:.3g} GeV" in page.words[1]
+    assert f"is {peak.central:.3g} ± {peak.calibrated:.2g} (calibrated) at a E = {peak.E:.3g}" in page.words[1]
 
 
 def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
@@ -173,13 +173,16 @@ def test_the_report_says_what_noise_and_families_are_in_numbers(page: Page, run:
     assert "r1 0.001, delta 0.0, tau 4.0; errors relative to C(t) of o3, threshold 1.0" in page.text
     assert "The prior at basis size Nb = 16; it calibrates mock targets" in page.text
     low, high = run.config.spectra.E0
-    assert f"The two-particle density of the O(3) model. Here threshold {low:g} … {high:g} GeV." in page.text
+    assert (
+        f"The two-particle density of the O(3) model. Here threshold {low:g} … {high:g} in lattice units." in page.text
+    )
 
 
 def test_the_report_says_what_the_networks_were_taught_with(page: Page, tiny_config: Path) -> None:
-    assert "Prior 1200 spectral densities for each Nb = 8, 16: chebyshev 100.0%; threshold E0 in 0.2 … 1.3" in page.text
+    words = "Prior 1200 spectral densities for each Nb = 8, 16: chebyshev 100.0%; threshold E0 in 0.2 … 1.3 in lattice"
+    assert words in page.text
     mixed = load_config(tiny_config, ["spectra.mixture={levels: 1, states: 3, smooth: 0}", "spectra.positive=true"])
-    assert "8, 16: levels 25.0%, states 75.0%; none negative; threshold" in report._prior(mixed.spectra)
+    assert "8, 16: levels 25.0%, states 75.0%; none negative; threshold" in report._prior(mixed.spectra, "GeV")
 
 
 def test_every_standard_family_is_told_apart(tiny_config: Path) -> None:
@@ -187,9 +190,9 @@ def test_every_standard_family_is_told_apart(tiny_config: Path) -> None:
     words = {name: report._family(config, name) for name in families(config)}
     assert len(set(words.values())) == len(words) == 11
     assert words["chebyshev-Nb32"] == "The prior of arXiv:2307.00808 at basis size Nb = 32."
-    assert "mass 0.3 … 1.3 GeV, width 0.088 … 0.308 GeV, threshold 0.2 … 1.3 GeV" in words["resonance"]
-    assert words["peaks"].endswith("Here count 5 … 50, mass 0.3 … 2.3 GeV.")
-    assert words["finite_volume"].endswith("Here threshold 0.2 … 1.3 GeV, size 4 … 12.")
+    assert "mass 0.3 … 1.3 in lattice units, width 0.088 … 0.308 in lattice units, threshold" in words["resonance"]
+    assert words["peaks"].endswith("Here count 5 … 50, mass 0.3 … 2.3 in lattice units.")
+    assert words["finite_volume"].endswith("Here threshold 0.2 … 1.3 in lattice units, size 4 … 12.")
 
 
 def test_the_report_says_where_the_run_comes_from(page: Page, run: Run) -> None:
@@ -213,8 +216,8 @@ def test_flags_of_a_target_stand_at_the_top_beside_it_and_in_every_title(
         assert all(page.pieces.count(f"o3: {flag}") == page.pieces.count(flag) == 1 for flag in flags)
         assert page.source.count('class="flag"') == 2 * len(flags)
         assert ("No flags." in page.text) == (not flags)
-        at = [f"σ = {s:g} GeV" for s in source.config.smearing.sigma]
-        titles = [figure.axes[0].get_title(loc="left") for figure, alt in drawn if f" of {title} at σ" in alt]
+        at = [f"a σ = {s:g}" for s in source.config.smearing.sigma]
+        titles = [figure.axes[0].get_title(loc="left") for figure, alt in drawn if f" of {title} at a σ" in alt]
         assert titles == [f"{title}  {s}" for s in at for _ in range(2)]
         assert [text for text in page.pieces if text.startswith("Error budget of")] == [
             f"Error budget of {title} at {s}" for s in at
@@ -243,7 +246,7 @@ def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(
     page = Page(render(replace(source, validation=ample)))
     assert "No flags." not in page.text
     says = (
-        "validation: the calibrated error is too narrow for o3 at σ = 0.63 GeV: it covers 41.0 % of the truth, not 68.3"
+        "validation: the calibrated error is too narrow for o3 at a σ = 0.63: it covers 41.0 % of the truth, not 68.3"
     )
     assert page.pieces.count(says) == page.source.count('class="flag"') == 1
 
@@ -262,7 +265,7 @@ def test_a_covariance_that_weakens_the_back_check_has_no_p_value(source: Source,
 def test_a_series_of_ensembles_is_in_the_report(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "series", lambda *_: {"Nb": ["Nref_b", "Nmax"]})
     assert [w for w in Page(render(source)).words if "sizes of the audience" in w] == [
-        f"Reconstructed density of o3 against the sizes of the audience at σ = {s:g} GeV"
+        f"Reconstructed density of o3 against the sizes of the audience at a σ = {s:g}"
         for s in source.config.smearing.sigma
     ]
 
