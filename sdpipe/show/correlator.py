@@ -88,8 +88,7 @@ def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
         _both(bottom, t[shown], masses[0][0][shown], masses[0][1][shown], masses[1][0][shown])
     bottom.set(xlabel="t", ylabel=label(r"$m_\mathrm{eff}(t)$", kernel.unit))
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for ax in figure.axes:
-        ax.yaxis.set_label_coords(-0.7 * m["left"] / (width - m["left"] - m["right"]), 0.5)
+    figures.place_labels(figure)
     return figure
 
 

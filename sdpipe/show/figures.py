@@ -13,6 +13,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
+from matplotlib.transforms import ScaledTranslation
 from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from sdpipe.config.schema import Config, Ensemble, NetworkName
@@ -29,6 +30,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.prop_cycle": mpl.cycler(color=COLOURS),
     "legend.frameon": False,
+    "axes.titley": 1.0,
     "axes.formatter.limits": (-3, 4),
     "svg.fonttype": "path",
     "svg.hashsalt": "sdpipe",
@@ -236,6 +238,15 @@ def asymptotics(rho: xr.DataArray, budget: xr.Dataset, config: Config, title: st
     return drawn
 
 
+def place_labels(figure: Figure) -> None:
+    """Put the labels of all axes where the margins have room; by itself each draw would look for it."""
+    for ax in figure.axes:
+        left = ScaledTranslation(-0.76 * MARGINS["left"], 0, figure.dpi_scale_trans)
+        down = ScaledTranslation(0, -0.64 * MARGINS["bottom"], figure.dpi_scale_trans)
+        ax.yaxis.set_label_coords(0, 0.5, ax.transAxes + left)
+        ax.xaxis.set_label_coords(0.5, 0, ax.transAxes + down)
+
+
 @mpl.rc_context(STYLE)
 def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     """Return a figure with one panel for each sigma."""
@@ -249,6 +260,7 @@ def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
         draw(data.sel(sigma=sigma), ax)
         ax.set_title(f"{short(title)}  {units.equation('σ', sigma, units.of(data))}".strip(), fontsize=10, loc="left")
+    place_labels(figure)
     return figure
 
 

@@ -195,7 +195,7 @@ def columns(panels: Panels, validation: xr.Dataset) -> Figure:
             ax.label_outer()
     for ax, sigma in zip(axes[0], sigmas, strict=True):
         ax.set_title(units.equation("σ", sigma, units.of(validation)), fontsize=10, loc="left")
-    figure.align_ylabels()
+    figures.place_labels(figure)
     return figure
 
 
