@@ -15,6 +15,8 @@ from sdpipe.physics import units
 from sdpipe.physics.noise import FLOOR, Noise
 from sdpipe.show.tables import table
 
+TOO_LARGE = "doubtful: data scatter less than their errors allow: is their covariance that of one configuration?"
+
 SHOWN = 24
 """Most times in the table."""
 
@@ -53,6 +55,7 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
         f"that a spectral density above {threshold:.3g} makes, p = {float(p_value):.2g}"
         + ("" if p_value >= trust.IMPOSSIBLE else ": no spectral density explains these data with this kernel"),
         *(f"doubtful: {flag}" for flag in used.flags),
+        *([TOO_LARGE] if 1 - p_value < trust.IMPOSSIBLE and used.facts["covariance"] == "full" else []),
     ]
     return "\n".join([*lines, *(["", *why] if why else [])])
 

@@ -227,6 +227,16 @@ def test_one_refusal_names_all_that_is_missing(cli: Cli, tmp_path: Path) -> None
     assert cli("check", tmp_path / "both.npz", f"lattice.period={T}", "error=mean").status == 0
 
 
+def test_check_doubts_a_covariance_of_configurations_that_is_taken_for_that_of_the_mean(
+    cli: Cli, tmp_path: Path
+) -> None:
+    samples = np.load(configurations(tmp_path / "mine.npy"))
+    np.savez(tmp_path / "x.npz", mean=samples.mean(axis=0), cov=np.cov(samples.T))
+    words = "data scatter less than their errors allow"
+    assert words in cli("check", tmp_path / "x.npz", "error=mean").out
+    assert words not in cli("check", tmp_path / "x.npz", "error=sample", f"configurations={N}").out
+
+
 @pytest.mark.parametrize("key", ["wrong=1", "smearing.sigma=[0.1]", "cluster.cpu=nosuch"])
 def test_an_array_is_not_kept_where_a_key_is_refused(tmp_path: Path, key: str) -> None:
     samples = np.load(configurations(tmp_path / "mine.npy"))
