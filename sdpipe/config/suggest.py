@@ -215,7 +215,9 @@ class _Data:
         if run is None or run[1] - run[0] + 1 < FEWEST_SLICES:
             count = 0 if run is None else run[1] - run[0] + 1
             words = f"{count} times in a row, from t = 1 on, have an error below {100 * LARGEST_ERROR:.0f} %"
-            raise UserError(f"{self.path}: {words}; needed: {FEWEST_SLICES} or more")
+            samples = self.record.samples
+            read = "" if samples is None else " (it was read as {} configurations of {} times)".format(*samples.shape)
+            raise UserError(f"{self.path}: {words}; needed: {FEWEST_SLICES} or more{read}")
         first, last = run
         most, independent = MOST_FOR_POSTERIOR, survey.correlator.facts.get("independent")
         if independent and self.source.covariance == "full":

@@ -249,7 +249,8 @@ def test_noise_that_hides_everything_is_refused(cli: Cli, tmp_path: Path) -> Non
     file = configurations(tmp_path / "mine.npy", relative=150)
     outcome = cli("reconstruct", file, f"lattice.period={T}", "--run", tmp_path / "r")
     assert outcome.status == 2
-    assert "have an error below 30 %; needed: 6 or more" in outcome.faults[0]
+    words = f"have an error below 30 %; needed: 6 or more (it was read as {N} configurations of {T} times)"
+    assert words in outcome.faults[0]
     assert not (tmp_path / "r").exists()
 
 
