@@ -203,6 +203,7 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None] | str | bytes, str]] = {
         columns(np.repeat(np.arange(30_000), 3).reshape(-1, 3)) + "0 7 1\n",
         "configuration 0 has t = 1 0 times; needed: once",
     ),
+    "a long table": ("x.txt", 600_000 * b"1 1 1\n" + b"1 x\n", ":600001: '1 x' is not a row of numbers"),
     "a file of 12 GB": ("x.h5", long, "12 GB; allowed: up to 1.07 GB"),
 }
 
