@@ -209,7 +209,9 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None] | str | bytes, str]] = {
 
 
 @pytest.mark.parametrize(("name", "content", "words"), BOMBS.values(), ids=BOMBS)
-def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, name: str, content: object, words: str) -> None:
+def test_a_bomb_is_refused_in_little_memory(
+    tmp_path: Path, name: str, content: object, words: str, record_property: Callable[[str, object], None]
+) -> None:
     path = tmp_path / name
     if callable(content):
         content(path)
@@ -219,6 +221,7 @@ def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, name: str, content: 
     fault, peak = told.stdout.splitlines()
     assert fault.startswith(str(path))
     assert words in fault
+    record_property("MB at the peak of the process", 1024 * int(peak) / 1e6)
     assert 1024 * int(peak) <= MOST
 
 
