@@ -202,7 +202,7 @@ def test_the_good_files_are_read(tmp_path: Path) -> None:
 
 
 MOST = 90_000_000
-"""Bytes that a refused file takes at most, beside 110 MB of a process that has not read any."""
+"""Bytes that a refused file takes at most, beside some 110 MB of a process that has not read any."""
 
 
 def memory(kind: str) -> int:
