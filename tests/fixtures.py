@@ -197,8 +197,12 @@ def shell(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Outcome]
     """Return a function that runs Python with these arguments to the end, in a process of its own."""
 
     def run(*arguments: str | Path, cwd: Path) -> Outcome:
-        process = start([str(a) for a in arguments], cwd)
-        out, err = process.communicate(timeout=300)
+        with start([str(a) for a in arguments], cwd) as process:
+            try:
+                out, err = process.communicate(timeout=300)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
         return Outcome(process.returncode, out, err)
 
     return run

@@ -6,6 +6,7 @@ correlator can be: how many numbers a file says that it holds is looked at first
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
 import warnings
@@ -35,8 +36,20 @@ PACKERS = ("blosc", "gzip", "zlib", "zstd")
 """Codecs of Zarr whose result has a bound that is known before."""
 
 
-HDF5_DEFLATE, HDF5_CHECKSUM = 1, 4
-"""The number of HDF5's gzip filter, and the bytes of the checksum that may be packed with a chunk."""
+HDF5_PACKERS = {1: "zlib", 32000: "lzf"}
+"""Filters of HDF5 whose result has a bound that is known before; the first is called gzip."""
+
+
+HDF5_SHUFFLE, HDF5_FLETCHER, HDF5_CHECKSUM = 2, 3, 4
+"""Filters of HDF5 that order the bytes of a chunk and that add a checksum, and the bytes of that."""
+
+
+MOST_HEADER = 10_012
+"""Bytes of the header of an array in NumPy's format: those that NumPy takes, and what comes before them."""
+
+
+ZSTD_MAGIC, CRC32C = b"\x28\xb5\x2f\xfd", 4
+"""How a frame of zstd begins, and the bytes of Zarr's checksum of a chunk."""
 
 
 INSIDE = "the numbers must be in the file itself"
@@ -80,13 +93,21 @@ def _check_chunks(node: h5py.Dataset, where: str) -> None:
     if not node.chunks:
         return
     check_numbers(node.dtype, node.chunks, f"{where}: a chunk of it")
-    most, filters = math.prod(node.chunks) * node.dtype.itemsize + HDF5_CHECKSUM, node.id.get_create_plist()
-    if [filters.get_filter(i)[0] for i in range(filters.get_nfilters())].count(HDF5_DEFLATE) > 1:
-        raise UserError(f"{where}: packed more than once; allowed: once")
+    plist = node.id.get_create_plist()
+    filters = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    at = next((i for i, number in enumerate(filters) if number in HDF5_PACKERS), len(filters))
+    if {*filters[:at]} - {HDF5_SHUFFLE, HDF5_FLETCHER} or {*filters[at + 1 :]} - {HDF5_FLETCHER}:
+        allowed = "shuffle, then gzip or lzf, then fletcher32, each or none"
+        raise UserError(f"{where}: packed in a way that cannot be bounded; allowed: {allowed}")
+    if not filters[at:]:
+        return
+    most, packer = math.prod(node.chunks) * node.dtype.itemsize + HDF5_CHECKSUM, HDF5_PACKERS[filters[at]]
+    sums = HDF5_CHECKSUM * len(filters[at + 1 :])
 
     def check(chunk: h5py.h5d.StoreInfo) -> None:
-        if node.compression == "gzip" and not chunk.filter_mask:
-            _check_packed("gzip", node.id.read_direct_chunk(chunk.chunk_offset)[1], most, where)
+        if not chunk.filter_mask >> at & 1:
+            data = node.id.read_direct_chunk(chunk.chunk_offset)[1]
+            _check_packed(packer, data[: len(data) - sums], most, where)
 
     node.id.chunk_iter(check)
 
@@ -95,14 +116,48 @@ def _check_packed(packer: str, data: bytes, most: int, where: str) -> None:
     """Raise UserError where the bytes of a chunk unpack to more than ``most``."""
     if packer == "blosc":
         size = int.from_bytes(data[4:8], "little")
-    elif packer == "zstd":  # RFC 8878, section 3.1.1.1
-        flags, at = data[4], 5 + (not data[4] & 32) + (0, 1, 2, 4)[data[4] & 3]
-        width = (flags >> 5 & 1, 2, 4, 8)[flags >> 6]
-        size = int.from_bytes(data[at : at + width], "little") if width else most + 1
+    elif packer == "zstd":
+        size = _zstd_size(data, most)
+    elif packer == "lzf":
+        size = _lzf_size(data, most)
+    elif packer == "gzip":  # of several members, maybe
+        with gzip.open(io.BytesIO(data)) as packed:
+            size = len(packed.read(most + 1))
     else:
-        size = len(zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(data, most + 1))
+        size = len(zlib.decompressobj().decompress(data, most + 1))
     if size > most:
         raise UserError(f"{where}: a chunk of it unpacks to more than its {most} bytes")
+
+
+def _zstd_size(data: bytes, most: int) -> int:
+    """Return what one frame says that it unpacks to; more than ``most`` where it does not say or others follow it.
+
+    RFC 8878, section 3.1.1.
+    """
+    flags = data[4]
+    at = 5 + (not flags & 32) + (0, 1, 2, 4)[flags & 3]
+    width = (flags >> 5 & 1, 2, 4, 8)[flags >> 6]
+    size, last = int.from_bytes(data[at : at + width], "little") + 256 * (width == 2), False
+    at += width
+    while not last:
+        block = int.from_bytes(data[at : at + 3], "little")
+        last, kind = at >= len(data) or bool(block & 1), block >> 1 & 3
+        at += 3 + (1 if kind == 1 else block >> 3)
+    return size if data.startswith(ZSTD_MAGIC) and width and at + (flags & 4) >= len(data) else most + 1
+
+
+def _lzf_size(data: bytes, most: int) -> int:
+    """Return what the runs and repetitions of LZF unpack to, or a number above ``most``."""
+    size = at = 0
+    while at < len(data) and size <= most:
+        if data[at] < 32:
+            length, step = data[at] + 1, data[at] + 2
+        elif data[at] < 224:
+            length, step = (data[at] >> 5) + 2, 2
+        else:
+            length, step = data[at + 1] + 9, 3
+        size, at = size + length, at + step
+    return size
 
 
 def read_hdf5(snapshot: Snapshot, dataset: str | None) -> Record:
@@ -145,8 +200,9 @@ def read_numpy(snapshot: Snapshot, dataset: str | None) -> Record:
 
 def _array(stream: Any, where: str) -> NDArray[Any]:
     """Read one array in NumPy's format, after a look at its header."""
-    header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(stream)]
-    shape, _, dtype = header(stream)
+    head = io.BytesIO(stream.read(MOST_HEADER))
+    header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(head)]
+    shape, _, dtype = header(head)
     if not dtype.hasobject:
         check_numbers(dtype, shape, where)
     stream.seek(0)
@@ -186,7 +242,9 @@ def read_zarr(snapshot: Snapshot, dataset: str | None) -> Record:
     def check(name: str) -> None:
         array, where = zarr.open_array(store, path=name, mode="r"), f"{snapshot.path}: {name}"
         check_numbers(array.dtype, array.chunks, f"{where}: a chunk of it")
-        packers = [_name(codec) for codec in array.compressors if _name(codec) != "crc32c"]
+        codecs = [_name(codec) for codec in array.compressors]
+        packers = [name for name in codecs if name != "crc32c"]
+        sums = CRC32C * len(codecs[codecs.index(packers[0]) + 1 :]) if packers else 0
         filters = array.filters if array.metadata.zarr_format == 2 else ()
         if array.shards or filters or len(packers) > 1 or not set(packers) <= set(PACKERS):
             allowed = f"no shards, and no codec or one of {', '.join(PACKERS)}"
@@ -197,7 +255,8 @@ def read_zarr(snapshot: Snapshot, dataset: str | None) -> Record:
             if file not in snapshot.files:
                 raise UserError(f"{snapshot.path}/{file}: lost; every chunk must be there: copy the store again")
             for packer in packers:
-                _check_packed(packer, snapshot.files[file], most, where)
+                data = snapshot.files[file]
+                _check_packed(packer, data[: len(data) - sums], most, where)
 
     return _xarray(snapshot.path, dataset, "Zarr store", store, check, engine="zarr", consolidated=False)
 

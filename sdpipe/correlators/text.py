@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +34,14 @@ def read_text(snapshot: Snapshot, dataset: str | None) -> Record:
     """
     path = snapshot.path
     try:
-        lines = snapshot.content.decode("utf-8-sig").splitlines()
+        text = snapshot.content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
-    if len(lines) > MOST_NUMBERS:
-        raise UserError(f"{path}: {len(lines)} lines; allowed: up to {MOST_NUMBERS}")
     comma = "," if path.suffix.lower() == ".csv" else None
-    tables: dict[str, dict[int, list[float]]] = {}
-    for number, line in enumerate(lines, 1):
+    tables: dict[str, _Rows] = {}
+    for number, line in enumerate(_lines(text), 1):
+        if number > MOST_NUMBERS:
+            raise UserError(f"{path}: more than {MOST_NUMBERS} lines; allowed: up to that")
         content = line.split("#")[0].strip()
         if not content or (not tables and not any(c.isdigit() for c in content)):
             continue  # a line of column names
@@ -51,20 +54,46 @@ def read_text(snapshot: Snapshot, dataset: str | None) -> Record:
             raise UserError(f"{path}:{number}: {content[:60]!r} is not a row of numbers; {hint}") from None
         if not np.isfinite(row).all():
             raise UserError(f"{path}:{number}: {content[:60]!r}; all values must be finite")
-        rows = tables.setdefault(name, {})
-        if len(row) != (width := len(next(iter(rows.values()), row))):
-            raise UserError(f"{path}:{number}: {len(row)} columns, but {width} in the rows above")
-        rows[number] = row
+        rows = tables.setdefault(name, _Rows(len(row)))
+        if len(row) != rows.width:
+            raise UserError(f"{path}:{number}: {len(row)} columns, but {rows.width} in the rows above")
+        rows.numbers.extend(row)
+        rows.lines.append(number)
     if not tables:
         raise UserError(f"{path}: no numbers in it; {NEEDED}")
     if "" not in tables:
         name = choose(dataset, tables, path)
-        return Record(f"{path}: {name}", samples=np.array(list(tables[name].values())))
+        return Record(f"{path}: {name}", samples=tables[name].table())
     if dataset is not None:
         raise UserError(f"{path}: this file holds one correlator; leave dataset out", key="dataset")
     if len(tables) > 1:
         raise UserError(f"{path}: rows with and without a name in front; needed: one kind")
-    return _table(path, np.array(list(tables[""].values())), list(tables[""]))
+    return _table(path, tables[""].table(), tables[""].lines)
+
+
+@dataclass
+class _Rows:
+    """The numbers of a table of so many columns, and the line of each row, in as little memory as they need."""
+
+    width: int
+    numbers: array[float] = field(default_factory=lambda: array("d"))
+    lines: array[int] = field(default_factory=lambda: array("q"))
+
+    def table(self) -> Array:
+        return np.frombuffer(self.numbers).reshape(-1, self.width)
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yield the lines of a text, one after the other.
+
+    >>> list(_lines("a\\r\\n\\nb"))
+    ['a', '', 'b']
+    """
+    at = 0
+    while at < len(text):
+        end = text.find("\n", at) + 1 or len(text)
+        yield from text[at:end].splitlines()
+        at = end
 
 
 def _row(content: str, comma: str | None) -> tuple[str, list[float]]:
@@ -88,7 +117,7 @@ def _row(content: str, comma: str | None) -> tuple[str, list[float]]:
     return name, row
 
 
-def _table(path: Path, rows: Array, lines: list[int]) -> Record:
+def _table(path: Path, rows: Array, lines: Sequence[int]) -> Record:
     """Return the record of a table of numbers without names; ``lines`` are those of its rows in the file."""
     width, first, second = rows.shape[1], rows[:, 0], rows[:, min(1, rows.shape[1] - 1)]
     whole = [bool((column == np.round(column)).all()) for column in (first, second)]

@@ -20,7 +20,7 @@ import numcodecs
 import numpy as np
 import pytest
 import xarray as xr
-from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
 from sdpipe import read_correlator
 from sdpipe.correlators import record
@@ -100,28 +100,51 @@ def long(path: Path) -> None:
         os.truncate(file.fileno(), 12 * GIGA)
 
 
-def chunk(path: Path) -> None:
-    """Write an HDF5 file of one chunk that says it is small, and unpacks to a GB."""
-    with h5py.File(path, "w") as file:
-        eta = file.create_dataset("eta", (40, 16), "f8", chunks=(40, 16), compression="gzip")
-        eta.id.write_direct_chunk((0, 0), zlib.compress(bytes(GIGA)))
-
-
-def zarr_chunk(codec: object) -> Callable[[Path], None]:
-    """Write a Zarr store of one chunk that says it is small, and unpacks to a GB."""
+def chunk(data: Callable[[], bytes], mask: int = 0, **how: object) -> Callable[[Path], None]:
+    """Write an HDF5 file of one chunk that says it is small, of filters ``how`` without those of ``mask``."""
 
     def write(path: Path) -> None:
-        big = xr.Dataset({"eta": ("x", np.zeros(GIGA // 8))})
-        big.to_zarr(
-            path, zarr_format=3, consolidated=False, encoding={"eta": {"compressors": codec, "fill_value": 1.0}}
-        )
-        data = (path / "eta/c/0").read_bytes()
-        shutil.rmtree(path)
-        small = labelled(samples())
-        small.to_zarr(path, zarr_format=3, consolidated=False, encoding={"eta": {"compressors": codec}})
-        (path / "eta/c/0/0").write_bytes(data)
+        with h5py.File(path, "w") as file:
+            eta = file.create_dataset("eta", (40, 16), "f8", chunks=(40, 16), **how)
+            eta.id.write_direct_chunk((0, 0), data(), mask)
 
     return write
+
+
+def of_codec(codec: object, data: Callable[[], bytes] | None = None) -> Callable[[Path], None]:
+    """Write a Zarr store of one chunk that says it is small, and unpacks to a GB; the chunk may be given."""
+
+    def write(path: Path) -> None:
+        if data:
+            packed = data()
+        else:
+            big = xr.Dataset({"eta": ("x", np.zeros(GIGA // 8))})
+            big.to_zarr(
+                path, zarr_format=3, consolidated=False, encoding={"eta": {"compressors": codec, "fill_value": 1.0}}
+            )
+            packed = (path / "eta/c/0").read_bytes()
+            shutil.rmtree(path)
+        small = labelled(samples())
+        small.to_zarr(path, zarr_format=3, consolidated=False, encoding={"eta": {"compressors": codec}})
+        (path / "eta/c/0/0").write_bytes(packed)
+
+    return write
+
+
+def long_header(path: Path) -> None:
+    """Write a GB of header in 1 MB."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, file.open("eta.npy", "w", force_zip64=True) as array:
+        array.write(b"\x93NUMPY\x02\x00" + GIGA.to_bytes(4, "little"))
+        array.write(b" " * GIGA)
+
+
+SMALL = samples().tobytes()
+ZSTD = numcodecs.Zstd()
+
+
+def lzf() -> bytes:
+    """Return a GB of one byte and 264 more by each three."""
+    return b"\x00\x00" + GIGA // 264 * b"\xe0\xff\x00"
 
 
 BOMBS: dict[str, tuple[str, Callable[[Path], None] | str | bytes, str]] = {
@@ -136,10 +159,41 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None] | str | bytes, str]] = {
     "NetCDF of many times": ("x.nc", netcdf, "shape (1000000000,), 8 GB; allowed: up to"),
     "Zarr of 13 GB": ("x.zarr", zarr_of([100_000_000, 16], [1000, 16]), "eta: shape (100000000, 16), 12.8 GB; allowed"),
     "Zarr in one chunk": ("x.zarr", zarr_of([40, 16], [100_000, 100]), "a chunk of it: shape (100000, 100), 0.08 GB"),
-    "HDF5 chunk of 1 GB": ("x.h5", chunk, "eta: a chunk of it unpacks to more than its 5124 bytes"),
-    "Zarr chunk of 1 GB by gzip": ("x.zarr", zarr_chunk(GzipCodec()), "unpacks to more than its 5120 bytes"),
-    "Zarr chunk of 1 GB by zstd": ("x.zarr", zarr_chunk(ZstdCodec()), "unpacks to more than its 5120 bytes"),
-    "Zarr chunk of 1 GB by blosc": ("x.zarr", zarr_chunk(BloscCodec()), "unpacks to more than its 5120 bytes"),
+    "HDF5 chunk of 1 GB": (
+        "x.h5",
+        chunk(lambda: zlib.compress(bytes(GIGA)), compression="gzip"),
+        "eta: a chunk of it unpacks to more than its 5124 bytes",
+    ),
+    "HDF5 chunk of 1 GB, not shuffled": (
+        "x.h5",
+        chunk(lambda: zlib.compress(bytes(GIGA)), 1, compression="gzip", shuffle=True),
+        "eta: a chunk of it unpacks to more than its 5124 bytes",
+    ),
+    "HDF5 chunk of 1 GB by LZF": ("x.h5", chunk(lzf, compression="lzf"), "unpacks to more than its 5124 bytes"),
+    "HDF5 chunk by another filter": (
+        "x.h5",
+        chunk(lambda: bytes(9), scaleoffset=3),
+        "packed in a way that cannot be bounded; allowed: shuffle, then gzip or lzf, then fletcher32",
+    ),
+    "Zarr chunk of 1 GB by gzip": ("x.zarr", of_codec(GzipCodec()), "unpacks to more than its 5120 bytes"),
+    "Zarr chunk of 1 GB by zstd": ("x.zarr", of_codec(ZstdCodec()), "unpacks to more than its 5120 bytes"),
+    "Zarr chunk of 1 GB by blosc": ("x.zarr", of_codec(BloscCodec()), "unpacks to more than its 5120 bytes"),
+    "Zarr chunk of 1 GB in a second member": (
+        "x.zarr",
+        of_codec(GzipCodec(), lambda: gzip.compress(SMALL) + gzip.compress(bytes(GIGA))),
+        "unpacks to more than its 5120 bytes",
+    ),
+    "Zarr chunk of 1 GB in a second frame": (
+        "x.zarr",
+        of_codec(ZstdCodec(), lambda: ZSTD.encode(SMALL) + ZSTD.encode(bytes(GIGA))),
+        "unpacks to more than its 5120 bytes",
+    ),
+    "Zarr chunk of 1 GB behind a frame to skip": (
+        "x.zarr",
+        of_codec(ZstdCodec(), lambda: b"\x50\x2a\x4d\x18\x04\0\0\0" + bytes(4) + ZSTD.encode(bytes(GIGA))),
+        "unpacks to more than its 5120 bytes",
+    ),
+    "npz with a header of 1 GB": ("x.npz", long_header, "not a readable NumPy file of numbers"),
     "npy of 8 GB": ("x.npy", header((10_000_000, 100)), "shape (10000000, 100), 8 GB; allowed: up to 5000000 numbers"),
     "npz of 1 GB": ("x.npz", npz, "eta: shape (1250000, 100), 1 GB; allowed: up to 5000000 numbers"),
     "packed text": ("x.json.gz", packed, "more than 0.067 GB of text; allowed: up to that"),
@@ -149,12 +203,15 @@ BOMBS: dict[str, tuple[str, Callable[[Path], None] | str | bytes, str]] = {
         columns(np.repeat(np.arange(30_000), 3).reshape(-1, 3)) + "0 7 1\n",
         "configuration 0 has t = 1 0 times; needed: once",
     ),
+    "a long table": ("x.txt", 600_000 * b"1 1 1\n" + b"1 x\n", ":600001: '1 x' is not a row of numbers"),
     "a file of 12 GB": ("x.h5", long, "12 GB; allowed: up to 1.07 GB"),
 }
 
 
 @pytest.mark.parametrize(("name", "content", "words"), BOMBS.values(), ids=BOMBS)
-def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, name: str, content: object, words: str) -> None:
+def test_a_bomb_is_refused_in_little_memory(
+    tmp_path: Path, name: str, content: object, words: str, record_property: Callable[[str, object], None]
+) -> None:
     path = tmp_path / name
     if callable(content):
         content(path)
@@ -164,6 +221,7 @@ def test_a_bomb_is_refused_in_little_memory(tmp_path: Path, name: str, content: 
     fault, peak = told.stdout.splitlines()
     assert fault.startswith(str(path))
     assert words in fault
+    record_property("MB at the peak of the process", 1024 * int(peak) / 1e6)
     assert 1024 * int(peak) <= MOST
 
 
@@ -218,6 +276,7 @@ def test_every_chunk_of_a_zarr_store_must_be_there(tmp_path: Path, version: int,
 
 
 PACKED = [(3, codec) for codec in (GzipCodec(), ZstdCodec(), BloscCodec(), None)]
+PACKED += [(3, (codec, Crc32cCodec())) for codec in (GzipCodec(), ZstdCodec(checksum=True))]
 PACKED += [(2, codec) for codec in (numcodecs.GZip(), numcodecs.Zlib(), numcodecs.Zstd(), numcodecs.Blosc(), None)]
 
 
@@ -236,7 +295,15 @@ def test_a_store_that_cannot_be_bounded_is_refused_in_words(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"compression": "gzip", "shuffle": True}, {"compression": "gzip", "fletcher32": 1}]
+    "how",
+    [
+        {},
+        {"compression": "gzip", "shuffle": True},
+        {"compression": "gzip", "fletcher32": 1},
+        {"compression": "lzf", "shuffle": True, "fletcher32": True},
+        {"shuffle": True, "fletcher32": True},
+    ],
+    ids=str,
 )
 def test_sound_files_are_read_whatever_packs_them(tmp_path: Path, how: dict[str, object]) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,30 +201,54 @@ def test_the_good_files_are_read(tmp_path: Path) -> None:
         assert isinstance(formats.parse(formats.snapshot(path), "a/C" if ending == "h5" else None), Record)
 
 
-@fuzz
-@given(data=st.data())
-def test_any_bytes_as_a_correlator_are_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+MOST = 90_000_000
+"""Bytes that a refused file takes at most, beside some 110 MB of a process that has not read any."""
+
+
+def memory(kind: str) -> int:
+    """Return the bytes that this process takes, VmRSS, or has taken at most since its peak was reset, VmHWM."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(kind))
+
+
+def test_any_bytes_as_a_correlator_are_read_or_refused_in_little_memory(
+    tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    ending = data.draw(st.sampled_from([*GOOD, "nc", "json", "json.gz"]))
-    originals = [GOOD[ending]] if ending in GOOD else list(GOOD.values())
-    words = [w.encode() for w in MAGIC]
-    content = data.draw(mutated(originals, words) | st.binary(max_size=400))
-    path = tmp_path_factory.getbasetemp() / f"fuzz.{ending}"
-    path.write_bytes(content)
-    dataset = data.draw(st.sampled_from([None, "a/C", "b", "C", "a/../b", "", "/"]))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        try:
-            record = formats.parse(formats.snapshot(path), dataset)
-        except UserError as error:
-            told = error.faults
-        else:
-            values = record.samples if record.samples is not None else record.mean
-            assert np.isfinite(np.asarray(values, float)).all()
-            return
-    assert told
-    assert all("\n" not in fault and str(path) in fault for fault in told), told
+    endings, peaks = [*GOOD, "nc", "json", "json.gz"], [0]
+    for ending, content in itertools.product(endings, (b"", GOOD["h5"])):  # libraries are brought in before
+        path = tmp_path / f"a.{ending}"
+        path.write_bytes(content)
+        with suppress(UserError):
+            formats.parse(formats.snapshot(path))
+
+    @fuzz
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        ending = data.draw(st.sampled_from(endings))
+        originals = [GOOD[ending]] if ending in GOOD else list(GOOD.values())
+        words = [w.encode() for w in MAGIC]
+        path = tmp_path / f"fuzz.{ending}"
+        path.write_bytes(data.draw(mutated(originals, words) | st.binary(max_size=400)))
+        dataset = data.draw(st.sampled_from([None, "a/C", "b", "C", "a/../b", "", "/"]))
+        Path("/proc/self/clear_refs").write_text("5")
+        before = memory("VmRSS")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                record = formats.parse(formats.snapshot(path), dataset)
+            except UserError as error:
+                told = error.faults
+            else:
+                values = record.samples if record.samples is not None else record.mean
+                assert np.isfinite(np.asarray(values, float)).all()
+                return
+        peaks.append(memory("VmHWM") - before)
+        assert peaks[-1] <= MOST
+        assert told
+        assert all("\n" not in fault and str(path) in fault for fault in told), told
+
+    check()
+    record_property("MB of the refused file that took most", max(peaks) / 1e6)
 
 
 def test_a_command_on_bad_bytes_is_exit_status_2(

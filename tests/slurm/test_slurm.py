@@ -274,11 +274,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "a"
 
 
-@pytest.mark.parametrize("fault", ["scancel", "node down", "driver and job killed"])
+LIFE = 30
+"""Seconds after which a worker leaves before its walltime."""
+
+
+@pytest.mark.parametrize(
+    "fault", ["scancel", "node down", "walltime", "worker leaves before the walltime", "driver and job killed"]
+)
 def test_training_goes_on_after_a_fault_and_ends_with_the_same_networks(
     bench: Bench, slurm: Slurm, trained: Path, fault: str
 ) -> None:
-    bench.write(jobs=1)
+    def leaving(text: str) -> str:
+        line = f'worker-extra-args: ["--lifetime", "$(cat {life})s"]'
+        return text.replace("death-timeout: 15", f"death-timeout: 15\n    {line}")
+
+    life = bench.directory / "life"  # of a job that starts now
+    life.write_text(str(LIFE))
+    bench.write(jobs=1, edit=leaving if "leaves" in fault else lambda text: text)
     run, train = bench.directory / "a", ("train", "config.yaml", EPOCHS, STACK, "--run", "a")
     shutil.copytree(trained.with_name("generated"), run)
     process = bench.start(*train)
@@ -295,6 +307,15 @@ def test_training_goes_on_after_a_fault_and_ends_with_the_same_networks(
         slurm.crash_node(node)
         wait_for(lambda: "down" in slurm.command("sinfo", "-h", "-n", node, "-o", "%T"), "Slurm to notice", 60)
         slurm.restore_node(node)
+    elif fault == "walltime":
+        now = time.strftime("%Y-%m-%dT%H:%M:%S")
+        slurm.command("scontrol", "update", f"JobId={job}", f"EndTime={now}")
+        wait_for(lambda: "JobState=TIMEOUT" in slurm.command("scontrol", "show", "job", job), "the end of its time", 90)
+    elif fault == "worker leaves before the walltime":
+        life.write_text("3600")
+        wait_for(lambda: slurm.age(job) > 2 * LIFE, "the end of a life", 90)
+        slurm.signal_job(job, signal.SIGCONT)
+        wait_for(lambda: job not in slurm.jobs(), "the worker to leave")
     else:
         os.kill(process.pid, signal.SIGKILL)
         slurm.command("scancel", job)
