@@ -43,7 +43,7 @@ def beside(directory: Path) -> Row:
     what, E = "hlt per energy, 16 times x 800 bootstraps, one alpha, plateau", grid.energies[ENERGIES // 2]
     question = {
         "samples": boots[None], "slices": np.array(grid.times), "first": 1, "period": 0, "spacing": 1.0,
-        "sigma": SIGMA[0], "energies": np.array([E]), "cutoff": np.inf, "digits": DIGITS, "A0cut": 0.1,
+        "sigma": SIGMA[0], "energies": np.array([E]), "cutoff": np.inf, "digits": DIGITS, "A0cut": 0.1, "thin": 0,
     }  # fmt: skip
     try:
         answer = ask("lsdensities", question, directory)

@@ -26,16 +26,14 @@ import numpy as np
 Answer = dict[str, tuple[Any, Any]]
 """Method -> central values (E,) and errors (E,)."""
 
-SAMPLES = 64
-"""More than times."""
-
 
 def lsdensities(samples: np.ndarray, question: dict[str, Any]) -> Answer:
     """HLT at alpha = 0 from E0 = 0, with the lambda of the plateau and that of the largest likelihood.
 
     In lattice units, where rho_sigma(E) is 1/a of what it is here. Its statistical and systematic errors are added in
-    quadrature, as it does. It takes t = 1, 2, ... without exception. Its results are linear in the samples, so that
-    SAMPLES of them with the same mean and covariance give the same (errors 0.7 % smaller), in half of the time.
+    quadrature, as it does. It takes t = 1, 2, ... without exception. Its results are linear in the samples, so that a
+    ``thin`` set of n, more than there are times, with the same mean and covariance gives the same, its statistical
+    errors 1/2n smaller; 64 instead of 800 halve its time.
     """
     from lsdensities.InverseProblemWrapper import AlgorithmParameters, InverseProblemWrapper
     from lsdensities.utils.rhoUtils import Inputs, MatrixBundle, Obs, init_precision
@@ -43,9 +41,10 @@ def lsdensities(samples: np.ndarray, question: dict[str, Any]) -> Answer:
 
     a, E, digits = float(question["spacing"]), question["energies"] * question["spacing"], int(question["digits"])
     init_precision(digits)
-    z = np.random.default_rng(0).standard_normal((SAMPLES, samples.shape[1]))
-    white = np.sqrt(SAMPLES - 1) * np.linalg.qr(z - z.mean(axis=0))[0]
-    samples = samples.mean(axis=0) + white @ np.linalg.cholesky(np.cov(samples.T)).T
+    if thin := int(question["thin"]):
+        z = np.random.default_rng(0).standard_normal((thin, samples.shape[1]))
+        white = np.sqrt(thin - 1) * np.linalg.qr(z - z.mean(axis=0))[0]
+        samples = samples.mean(axis=0) + white @ np.linalg.cholesky(np.cov(samples.T)).T
     (boots, tmax), period = samples.shape, int(question["period"])
     extent = period or tmax + 1
     par = Inputs()

@@ -103,6 +103,7 @@ class Group:
             "cutoff": self.cutoff,
             "digits": 50,
             "A0cut": self.A0cut,
+            "thin": 64,
         }
 
 
