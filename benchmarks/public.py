@@ -362,11 +362,22 @@ def _once(place: Path, function: Callable[[], dict[str, Array]]) -> dict[str, Ar
         return dict(content)
 
 
+def _failed(group: Group, error: Exception) -> dict[str, Array]:
+    """Return nothing for every method of one correlator, and what was raised."""
+    found: dict[str, Array] = {"why": np.array(f"{type(error).__name__}: {' '.join(str(error).split())}")}
+    for name in ("networks", "posterior", "hlt", "bounds"):
+        E = len(group.grid.energies)
+        found |= {f"{name} central": np.full(E, np.nan), f"{name} seconds": np.array(np.nan)}
+        found |= {f"{name} {side}": np.full((len(LEVELS), E), np.nan) for side in ("low", "high")}
+    return found
+
+
 def _of(found: list[dict[str, Array]], name: str, before: float = 0.0) -> Made:
     """Return what one method of sdpipe made of all correlators, ``before`` each of which so many seconds went."""
     parts = [np.stack([one[f"{name} {what}"] for one in found]) for what in ("central", "low", "high", "seconds")]
     missing = np.isnan(parts[0]).any(axis=1)
-    why = np.where(missing, "not certified at every energy", "")
+    raised = np.array([str(one.get("why", "")) for one in found])
+    why = np.where(missing & (raised == ""), "not certified at every energy", raised)
     return Made(*parts, np.full(len(found), before / len(found)), why)
 
 
@@ -379,10 +390,14 @@ def _audience(group: Group, root: Path, name: str, keys: dict[str, Any]) -> tupl
     for i, samples in enumerate(group.seen):
         place = root / (f"{group.name}-{name}" if group.noise else f"{group.name}-{name}-{i:03d}")
         noise = None if isinstance(group.noise, dict) else samples
-        if i == 0 or not group.noise:
-            once = partial(_trained, group, place, keys, noise)
-            before += float(_once(root / f"{place.name}-before", once)["seconds"])
-        found.append(_once(root / f"{group.name}-{name}-judged-{i:03d}", partial(_judged, place, samples)))
+        try:
+            if i == 0 or not group.noise:
+                once = partial(_trained, group, place, keys, noise)
+                before += float(_once(root / f"{place.name}-before", once)["seconds"])
+            one = _once(root / f"{group.name}-{name}-judged-{i:03d}", partial(_judged, place, samples))
+        except Exception as error:
+            one = _failed(group, error)
+        found.append(one)
         if not group.noise:
             shutil.rmtree(place, ignore_errors=True)
         print(f"suite {group.name}: {name} networks, correlator {i + 1} of {len(group.seen)}", flush=True)

@@ -82,3 +82,15 @@ def test_a_peer_that_raises_says_what_and_the_next_correlator_is_tried(group, mo
     assert answer["why"].tolist() == ["ValueError: C(t) is negative", ""]
     assert np.isnan(answer["central"][0]).all()
     assert (answer["central"][1] == 1).all()
+
+
+def test_a_correlator_that_sdpipe_cannot_do_says_why(group, tmp_path, monkeypatch):
+    """Its training raises: every method of it fails, and says so."""
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such\nthing")
+
+    monkeypatch.setattr(public, "_trained", fails)
+    made = public.ours(group, tmp_path)
+    assert {one.why[0] for one in made.values()} == {"RuntimeError: no such thing"}
+    assert all(one.scores(group.truth) == {"solved": 0} for one in made.values())
