@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peers import INSTALL, Absent, ask
 from benchmarks.table import Limit, Row, processor_seconds, turn_by_turn
 from sdpipe.infer.bounds import Bounds
 from sdpipe.infer.hlt import HLT
@@ -18,7 +15,7 @@ from sdpipe.physics.noise import synthetic
 from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.spectra import ChebyshevPrior, o3
 
-PEER = "lsdensities==0.0.3"
+PEER = INSTALL["lsdensities"][-1][-1]
 """What HLT is measured beside, in an environment of its own."""
 
 DIGITS = 64
@@ -28,7 +25,7 @@ ENERGIES, SIGMA, BOOTS, ALPHAS = 47, (0.44, 0.63), 800, (0.0, 1.0, 1.99)
 
 
 def beside(directory: Path) -> Row:
-    """HLT at one energy of kernel exponential, 16 times, 800 bootstraps and one alpha, beside lsdensities (wall time).
+    """HLT at one energy of kernel exponential, 16 times, 800 bootstraps and one alpha, beside lsdensities.
 
     Ours is the time of all energies over their number.
     """
@@ -43,29 +40,20 @@ def beside(directory: Path) -> Row:
         HLT.of(grid, noise).by("plateau").bootstrap(boots)
 
     took = turn_by_turn({"ours": ours}, rounds=5)["ours"] / ENERGIES
-    what = "hlt per energy, 16 times x 800 bootstraps, one alpha, plateau"
+    what, E = "hlt per energy, 16 times x 800 bootstraps, one alpha, plateau", grid.energies[ENERGIES // 2]
+    question = {
+        "samples": boots[None], "slices": np.array(grid.times), "first": 1, "period": 0, "spacing": 1.0,
+        "sigma": SIGMA[0], "energies": np.array([E]), "cutoff": np.inf, "digits": DIGITS, "A0cut": 0.1, "thin": 0,
+    }  # fmt: skip
     try:
-        peer = _peer(directory, boots, grid.energies[ENERGIES // 2])
-    except (subprocess.SubprocessError, OSError) as error:
-        why = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-        return Row(what, took, "s", None, (), True, f"no baseline: {PEER} cannot be had here: {why}")
-    return Row(what, took, "s", peer, (Limit("ratio", "≥", 1000),), True, f"{PEER} with {DIGITS} digits")
-
-
-def _peer(directory: Path, boots: np.ndarray, E: float) -> float:
-    """Return the seconds of lsdensities, installed below ``directory`` where it is not yet."""
-    home, data = directory.resolve() / "lsdensities", directory.resolve() / "lsdensities.npz"
-    python = home / ("Scripts" if os.name == "nt" else "bin") / "python"
-
-    def run(*arguments: str | Path) -> str:
-        done = subprocess.run([str(a) for a in arguments], check=True, capture_output=True, text=True, timeout=1800)
-        return done.stdout
-
-    if not python.exists():
-        run(sys.executable, "-m", "venv", home)
-    run(python, "-m", "pip", "install", "-q", PEER)
-    np.savez(data, samples=boots, E=E, sigma=SIGMA[0], digits=DIGITS)
-    return float(json.loads(run(python, Path(__file__).with_name("peer_hlt.py"), data))["seconds"])
+        answer = ask("lsdensities", question, directory)
+        if why := str(answer["why"][0]):
+            raise Absent(why)
+    except Absent as error:
+        return Row(what, took, "s", None, (), True, f"no baseline: {PEER} cannot be had here: {error}")
+    return Row(
+        what, took, "s", float(answer["seconds"][0]), (Limit("ratio", "≥", 1000),), True, f"{PEER}, {DIGITS} digits"
+    )
 
 
 def measure(directory: Path) -> list[Row]:

@@ -74,7 +74,7 @@ def number(value: float | None) -> str:
     """Return three digits or four, with separators."""
     if value is None:
         return ""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 def show(rows: list[Row], where: str) -> str:
