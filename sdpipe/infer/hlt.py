@@ -59,6 +59,9 @@ BALANCE = (10.0, 1.0)
 WIDER = LAMBDAS[0] * 10 ** (np.arange(48, 0, -1) / 6.0)
 """lambda' above those, where the balance may lie."""
 
+FAR = 1e6
+"""Largest floor over noise at which both share one factorisation: beyond, digits are lost."""
+
 EVIDENCE_MU = 10 ** np.arange(2, -26.001, -0.2)
 """mu of the search for the largest evidence, in units of the largest S^2."""
 
@@ -380,12 +383,16 @@ class HLT:
         """Return the same with the noise of one C (t,), the floor of the noise included: that of ``noise.of(C)``.
 
         With I + F = G G^T the covariance of z / s, and G^-1 S = Q S' P^T, it has S', the rotation times G^-T Q and the
-        overlap times P, so that one factorisation of the kernel serves every correlator. ``others`` likewise.
+        overlap times P, so that one factorisation of the kernel serves every correlator whose floor is not ``FAR``
+        above the noise. ``others`` likewise.
         """
         if not self.noise.floor:
             return self
         floor = (self.noise.floor * C / self.noise.scale(C))[:, None] * self.rotation
-        G = np.linalg.cholesky(np.eye(len(self.singular)) + floor.T @ floor)
+        if np.abs(floor).max() > FAR:
+            anew = HLT.of(self.observables, self.noise.of(C), self.E0, self.alpha)
+            return anew.by(self.rule, [other.floored(C) for other in self.others])
+        G = np.linalg.qr(np.vstack([np.eye(len(self.singular)), floor]), mode="r").T
         S, Q, P = _graded(solve_triangular(G, np.diag(self.singular), lower=True))
         rotation = self.rotation @ solve_triangular(G, Q, lower=True, trans=1)
         others = tuple(other.floored(C) for other in self.others)

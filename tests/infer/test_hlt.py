@@ -163,6 +163,15 @@ def test_a_floor_of_the_noise_enters_as_in_the_covariance_of_one_correlator() ->
     assert found.singular[-1] < 0.2 * HLT.of(grid, noise, 0.2).singular[-1]
 
 
+def test_a_floor_far_above_the_noise_is_no_fault() -> None:
+    grid = grid_of()
+    heavy, light = (grid.split(peaks((1.0,), (E,)).integrals(grid))[0] for E in (4.0, 0.5))
+    noise = replace(synthetic(grid.times, heavy, 1e-4, 0.0, 0.01), floor=1e-6)
+    expected, found = HLT.of(grid, noise.of(light), 0.2)(light), HLT.of(grid, noise, 0.2).floored(light)(light)
+    assert found.mean == pytest.approx(expected.mean, rel=1e-6)
+    assert found.error == pytest.approx(expected.error, rel=1e-6)
+
+
 def test_evidence_covers_and_is_as_accurate_as_it_says() -> None:
     grid = grid_of(energies=ENERGIES)
     noise, _, _ = data(grid)
