@@ -78,8 +78,9 @@ def test_vector_kernel_carries_omega_squared():
 
 
 def test_kernels_name_the_units_of_the_correlator():
-    assert Kernel("vector", T).units == "GeV^3"
-    assert Kernel("periodic", T).units == Kernel("exponential", T).units == "GeV"
+    assert Kernel("vector", T, spacing=0.5).units == "GeV^3"
+    assert Kernel("periodic", T, spacing=0.5).units == Kernel("exponential", T, spacing=0.5).units == "GeV"
+    assert (Kernel("vector", T).units, Kernel("periodic", T).units) == ("1/a^3", "1/a")
 
 
 def test_slowest_decay_counts_the_image_of_a_periodic_kernel():
