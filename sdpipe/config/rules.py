@@ -269,6 +269,11 @@ def _limits(config: Config, family: Family, key: str) -> tuple[tuple[float, str]
     return low, (energies.max, "energies.max")
 
 
+def _workers(config: Config) -> Iterator[Fault]:
+    if config.cluster.gpu == "serial":
+        yield ("cluster", "gpu"), "serial is for cluster.cpu; allowed: local, or a section of jobqueue.yaml"
+
+
 RULES = (
     _times,
     _decay,
@@ -284,4 +289,5 @@ RULES = (
     _budget,
     _validation,
     _families,
+    _workers,
 )

@@ -45,7 +45,6 @@ from sdpipe.pipeline.pieces import (
     finish,
 )
 from sdpipe.version import __version__
-from sdpipe.workers import pool
 
 Array = NDArray[np.float64]
 
@@ -189,6 +188,8 @@ def train_stack(problem: Problem, root: Path, stack: Stack, threads: int, sharer
     another; data that do not fit are streamed from disk. Both are reported. Raises RunError where the config wants a
     GPU and this machine has none.
     """
+    from sdpipe.workers import pool
+
     config, layout = problem.config, Layout(root)
     torch.set_num_threads(threads)
     device = training.device_for(config.training.device)
@@ -225,6 +226,8 @@ def _train_part(
     problem: Problem, layout: Layout, stack: Stack, part: slice, stream: bool, device: torch.device
 ) -> dict[str, str]:
     """Train networks side by side; return why those that diverged did, by name."""
+    from sdpipe.workers import pool
+
     config, networks, protocol = problem.config, stack.networks[part], _protocol(problem.config)
     sets = list(dict.fromkeys((n.ensemble, n.sigma_index) for n in networks))
     fitted = [_fit(problem, layout, *which, stream) for which in sets]

@@ -89,7 +89,7 @@ class Workers(ExitStack):
     def _pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool | Serial]:
         name, log = getattr(self._cluster, kind), self._logs / f"dask-{stage}.html"
         if name == "serial":
-            yield Serial(self._watch, min(cores(), tasks) if kind == "cpu" else 1)
+            yield Serial(self._watch, min(cores(), tasks))
         elif name == "local":
             from sdpipe.workers.pool import Pool, local_workers, recorded
 

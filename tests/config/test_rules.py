@@ -58,6 +58,11 @@ def test_a_fault_between_sections(write_config: Write, old: str, new: str, key: 
         check_fault(write_config, old, new, key, words)
 
 
+def test_networks_need_a_pool_of_workers(write_config: Write) -> None:
+    (fault,) = faults_of(write_config(("bootstrap: 50", "bootstrap: 50\ncluster: {gpu: serial}")))
+    assert "cluster.gpu: serial is for cluster.cpu; allowed: local, or a section of jobqueue.yaml" in fault
+
+
 def test_an_odd_correlator_has_nothing_at_half_the_period(write_config: Write) -> None:
     (fault,) = faults_of(write_config(("kernel: vector", "kernel: periodic-odd")))
     assert "lattice.times: C(T/2) is zero for kernel periodic-odd: keep to 1..7" in fault
