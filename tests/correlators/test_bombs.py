@@ -280,7 +280,11 @@ PACKED += [(3, (codec, Crc32cCodec())) for codec in (GzipCodec(), ZstdCodec(chec
 PACKED += [(2, codec) for codec in (numcodecs.GZip(), numcodecs.Zlib(), numcodecs.Zstd(), numcodecs.Blosc(), None)]
 
 
-@pytest.mark.parametrize(("version", "codec"), PACKED, ids=str)
+def _name(codec: object) -> str:
+    return "+".join(map(_name, codec)) if isinstance(codec, tuple) else type(codec).__name__
+
+
+@pytest.mark.parametrize(("version", "codec"), PACKED, ids=[f"{v}-{_name(codec)}" for v, codec in PACKED])
 def test_sound_stores_are_read_whatever_packs_them(tmp_path: Path, version: int, codec: object) -> None:
     encoding = {"eta": {"compressors": codec, "chunks": (15, 5)}}
     labelled(samples()).to_zarr(tmp_path / "x.zarr", zarr_format=version, consolidated=False, encoding=encoding)
