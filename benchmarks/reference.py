@@ -24,6 +24,7 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import to_yaml
 from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
+from sdpipe.infer.budget import total_error
 from sdpipe.run import Run
 
 NOISE = "noise={kind: synthetic, r1: 1.0e-3, delta: 0.0, tau: 4.0, model: {kind: o3, threshold: 1.0}}"
@@ -64,9 +65,10 @@ def measure(directory: Path) -> list[Row]:
         path, layout = directory / "reference" / f"{name}.yaml", Layout(directory / "reference" / name)
         files.write_text(path, to_yaml(load_config(REFERENCE, keys)))
         run_stage("run", path, layout)
-        rows += [*_cost(name, layout), *_losses(name, sdpipe.open_run(layout.root))]
-        rows += [row for target in ("o3", "delta_tanh") for row in _target(name, sdpipe.open_run(layout.root), target)]
-        rows += _coverage(name, sdpipe.open_run(layout.root))
+        run = sdpipe.open_run(layout.root)
+        rows += [*_cost(name, layout), *_losses(name, run)]
+        rows += [row for target in ("o3", "delta_tanh") for row in _target(name, run, target)]
+        rows += _coverage(name, run)
     return rows
 
 
@@ -109,7 +111,7 @@ def _target(name: str, run: Run, target: str) -> list[Row]:
     for i, sigma in enumerate(budget.sigma.values):
         one, what = budget.sel(sigma=sigma), f"{name}: {target}, sigma {sigma:g}"
         off = np.abs(one.central - one.truth)
-        published = np.sqrt((one.error.drop_sel(source=one.source.values[-1]) ** 2).sum("source"))
+        published = total_error(one.error.isel(source=slice(-1)))
         mine = {
             "mean |error|": off.mean(),
             "mean total error": published.mean(),
