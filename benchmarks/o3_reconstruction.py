@@ -61,11 +61,11 @@ def ratio(group: str, file: Path = FILE) -> xr.Dataset:
     )
 
 
-def of_run(run: object) -> tuple[xr.Dataset, Array]:
-    """Return the budget of target ``simulated`` in units of rho, and the exact rho_sigma (sigma, E)."""
+def of_run(run: object, target: str = "simulated") -> tuple[xr.Dataset, Array]:
+    """Return the budget of a target at beta = 1.5 in units of rho, and the exact rho_sigma (sigma, E)."""
     config = run.config
     grid = config.observables
-    budget = run.budget["simulated"].load() / config.lattice.spacing
+    budget = run.budget[target].load() / config.lattice.spacing
     return budget, grid.split(o3(1.0).integrals(grid, config.spectra.omega_max))[1]
 
 
