@@ -6,7 +6,8 @@ Two runs of configs/broad-audience-T32.yaml with synthetic noise: as it stands, 
 arXiv:2307.00808 (``published``), and with the mixture prior and networks that correct the posterior (``default``). Both
 go on where they were left. Beside them the public 2025 implementation of the paper: its 40 networks' validation losses
 and its predictions of delta_tanh, which its repository holds. Its noise is that of a lattice that is not public, and
-its validation samples are in its training too, so that losses compare in size, not in digits.
+its validation samples are in its training too, so that losses compare in size, not in digits. Figures are written
+beside the runs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 
 import sdpipe
 from benchmarks.commands import run_stage
@@ -26,6 +29,7 @@ from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
 from sdpipe.infer.budget import total_error
 from sdpipe.run import Run
+from sdpipe.show import figures
 
 NOISE = "noise={kind: synthetic, r1: 1.0e-3, delta: 0.0, tau: 4.0, model: {kind: o3, threshold: 1.0}}"
 NETWORKS = {
@@ -57,19 +61,36 @@ THEIR_LOSSES = {
 THEIR_DELTA_TANH = {"mean |error|": (0.056, 0.045), "mean total error": (0.178, 0.083), "within it": (1.00, 0.83)}
 """Its predictions of delta_tanh at both sigma."""
 
+TARGETS = ("o3", "delta_tanh")
+
 
 def measure(directory: Path) -> list[Row]:
-    """Make both runs, unless they are done, and tell what came out."""
-    rows = []
+    """Make both runs, unless they are done, tell what came out, and draw it."""
+    rows, runs = [], {}
     for name, keys in RUNS.items():
         path, layout = directory / "reference" / f"{name}.yaml", Layout(directory / "reference" / name)
         files.write_text(path, to_yaml(load_config(REFERENCE, keys)))
         run_stage("run", path, layout)
-        run = sdpipe.open_run(layout.root)
+        run = runs[name] = sdpipe.open_run(layout.root)
         rows += [*_cost(name, layout), *_losses(name, run)]
-        rows += [row for target in ("o3", "delta_tanh") for row in _target(name, run, target)]
+        rows += [row for target in TARGETS for row in _target(name, run, target)]
         rows += _coverage(name, run)
+    draw(runs, directory / "reference")
     return rows
+
+
+@mpl.rc_context(figures.STYLE)
+def draw(runs: dict[str, Run], directory: Path) -> None:
+    """Draw reconstructions, and errors by source, of both targets by both runs at the smaller sigma."""
+    for name, of in (("reconstruction", figures.reconstruction), ("budget", figures.by_source)):
+        figure = Figure(figsize=(11, 9))
+        axes = figure.subplots(len(TARGETS), len(runs), squeeze=False)
+        for row, target in zip(axes, TARGETS, strict=True):
+            for ax, (label, run) in zip(row, runs.items(), strict=True):
+                of(run.budget[target].isel(sigma=0).load(), ax)
+                ax.set_title(f"{label}: {target}", fontsize=10, loc="left")
+        figure.tight_layout()
+        figures.save(figure, directory / f"{name}.png")
 
 
 def _cost(name: str, layout: Layout) -> list[Row]:
