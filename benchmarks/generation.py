@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import eval_chebyt
 
 from benchmarks.table import Limit, Row, turn_by_turn, wall_seconds
-from benchmarks.training_sets import empty_run, one_ensemble
+from benchmarks.training_sets import MIXTURE, empty_run, one_ensemble
 from benchmarks.workers import local_pool
 from sdpipe.config.schema import Config
 from sdpipe.disk.layout import Layout
@@ -59,6 +59,8 @@ def speed(root: Path) -> list[Row]:
     """Samples per second of one core, by processor time: a busy machine does not count."""
     config = one_ensemble(128, 400_000, "arcL")
     large = one_ensemble(512, 400_000, "arcL")
+    mixed = one_ensemble(128, 400_000, "arcL", *MIXTURE)
+    posterior = one_ensemble(128, 400_000, "mlpM", *MIXTURE, "training.inputs=posterior")
     grid, prior = config.observables, config.spectra.prior(128)
     columns, size = grid.count, training_blocks(config)[0].stop
     g = np.random.default_rng(1)
@@ -79,6 +81,8 @@ def speed(root: Path) -> list[Row]:
         {
             "whole": blocks_of(config, root / "generate-128"),
             "512": blocks_of(large, root / "generate-512"),
+            "mixture": blocks_of(mixed, root / "generate-mixture"),
+            "posterior": blocks_of(posterior, root / "generate-posterior"),
             "products": lambda: (c @ V) @ K,
             "own": lambda: (c @ own, inside @ kernels),
             "draw": lambda: prior.draw(1, "generate", 0, BATCH),
@@ -117,6 +121,15 @@ def speed(root: Path) -> list[Row]:
             "generate Nb=512", training_blocks(large)[0].stop / t["512"], "samples/s/core", None,
             (Limit("ours", "≥", 15_000),), note=f"{large.spectra.prior(512).quadrature(grid).nodes} nodes; "
             f"{rule.nodes} at Nb=128",
+        ),
+        Row(
+            "generate Nb=128, the mixture prior", training_blocks(mixed)[0].stop / t["mixture"], "samples/s/core", ours,
+            note="baseline: the Chebyshev prior alone",
+        ),
+        Row(
+            "the same with noisy copies and what the posterior says of them",
+            training_blocks(posterior)[0].stop / t["posterior"], "samples/s/core", ours,
+            note=f"{posterior.copies} copies of each sample",
         ),
     ]  # fmt: skip
 

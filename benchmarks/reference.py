@@ -108,21 +108,20 @@ def _cost(name: str, layout: Layout) -> list[Row]:
 
 
 def _losses(name: str, run: Run) -> list[Row]:
-    """Return the best validation loss of each ensemble, mean of its replicas, beside the reference code and baselines.
+    """Return the best validation loss of each ensemble, mean of its replicas, also over those of linear and posterior.
 
-    Losses of networks that correct the posterior are in units of its standard deviation: only their ratio is told.
+    The reference code's are its baseline where the prior is the same.
     """
     history, rows = run.history.load(), []
     best = history.val_loss.min("epoch").mean("replica")
     for ensemble in history.ensemble.values:
         for i, sigma in enumerate(history.sigma.values):
             one = {"ensemble": ensemble, "sigma": sigma}
-            what = f"{name}: {ensemble}, sigma {sigma:g}, validation loss"
-            loss, posterior = float(best.sel(one)), float(history.posterior_loss.sel(one))
-            if run.config.training.inputs != "posterior":
-                rows.append(Row(what, loss, "", THEIR_LOSSES[ensemble][i], smaller=True))
-                rows.append(Row(f"{what} / linear", loss / float(history.linear_loss.sel(one)), ""))
-            rows.append(Row(f"{what}: of the posterior", posterior, ""))
+            what, loss = f"{name}: {ensemble}, sigma {sigma:g}, validation loss", float(best.sel(one))
+            theirs = THEIR_LOSSES[ensemble][i] if name == "published" else None
+            rows.append(Row(what, loss, "", theirs, smaller=True))
+            rows.append(Row(f"{what} over linear", loss / float(history.linear_loss.sel(one)), ""))
+            rows.append(Row(f"{what} over posterior", loss / float(history.posterior_loss.sel(one)), ""))
     return rows
 
 

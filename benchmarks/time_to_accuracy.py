@@ -1,5 +1,8 @@
 """Validation error over time: ``protocol: default`` against ``protocol: published``, one arcL network each.
 
+Both see C(t), on the prior of arXiv:2307.00808. Beside them a network mlpM that corrects the closed-form posterior, on
+the mixture prior, and that posterior, which needs no training: what a unit of accuracy costs.
+
     python -m benchmarks.time_to_accuracy DIR PROTOCOL INPUTS
 
 trains one network on one thread and notes every epoch in DIR, so that a training that is cut short says
@@ -16,27 +19,33 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.table import Limit, Row
-from benchmarks.training_sets import make, one_ensemble
+from benchmarks.table import Limit, Row, machine, show
+from benchmarks.training_sets import MIXTURE, make, one_ensemble
 from sdpipe.config.problem import Inputs
 from sdpipe.disk import files
 from sdpipe.learn import dataset
 from sdpipe.learn.feeds import Member
 from sdpipe.learn.training import PROTOCOLS, train
 
-Nb, NRHO, NETWORK, SIGMA_INDEX = 128, 50_000, "arcL", 0
+Nb, NRHO, SIGMA_INDEX = 128, 50_000, 0
 
 
 def curve(root: Path, protocol: str, inputs: str) -> Path:
     """Train one network and return the JSON file of its validation losses, wall times and processor times."""
-    config = one_ensemble(Nb, NRHO, NETWORK, "smearing.sigma=[0.44]", f"training.inputs={inputs}")
-    path = make(config, root / "data")
-    chosen = PROTOCOLS[protocol]
-    noise = Inputs(config).problem.noise
-    fitted = dataset.load(path, Nb, NRHO, SIGMA_INDEX, noise, inputs, chosen, config.seed, "Nmax")
+    data, network, keys = ("mixture", "mlpM", MIXTURE) if inputs == "posterior" else ("data", "arcL", ())
+    config = one_ensemble(Nb, NRHO, network, "smearing.sigma=[0.44]", f"training.inputs={inputs}", *keys)
+    path = make(config, root / data)
+    chosen, problem = PROTOCOLS[protocol], Inputs(config).problem
+    begun = time.process_time()
+    knows = problem.posterior
+    setting_up = time.process_time() - begun
+    fitted = dataset.load(
+        path, Nb, NRHO, SIGMA_INDEX, problem.noise, inputs, chosen, config.seed, "Nmax", posterior=knows
+    )
     file = root / f"{protocol}-{inputs}.json"
     old = json.loads(file.read_text()) if file.exists() else {"val_loss": [], "wall": [], "cpu": []}
-    noted = {"linear_loss": fitted.linear_loss, "done": False, **{k: old[k] for k in ("val_loss", "wall", "cpu")}}
+    noted = {"linear_loss": fitted.linear_loss, "posterior_loss": fitted.posterior_loss, "posterior": setting_up}
+    noted |= {"done": False, **{k: old[k] for k in ("val_loss", "wall", "cpu")}}
     begun = [time.perf_counter() - (noted["wall"] or [0])[-1], time.process_time() - (noted["cpu"] or [0])[-1]]
 
     def on_epoch(epoch: int, losses: list[tuple[int, float]]) -> None:
@@ -56,7 +65,7 @@ def curve(root: Path, protocol: str, inputs: str) -> Path:
         return file
     state = root / f"{protocol}-{inputs}.pt"
     members = [Member(0, ("Nmax", SIGMA_INDEX, 0))]
-    train(NETWORK, [fitted.data], members, chosen, config.seed, finished, state=state, on_epoch=on_epoch)
+    train(network, [fitted.data], members, chosen, config.seed, finished, state=state, on_epoch=on_epoch)
     files.write_text(file, json.dumps(noted))
     return file
 
@@ -90,11 +99,29 @@ def rows(root: Path) -> list[Row]:
     return made
 
 
+def per_accuracy(root: Path) -> list[Row]:
+    """Return for each noted training what every few epochs cost, over the posterior's error, and what that one cost."""
+    made = []
+    for file in sorted(root.glob("*.json")):
+        noted = json.loads(file.read_text())
+        posterior, best = noted["posterior_loss"], np.minimum.accumulate(noted["val_loss"])
+        made.append(
+            Row(f"{file.stem}: error of the posterior over linear", posterior / noted["linear_loss"], "",
+                note=f"no training; {noted['posterior']:.1f} s to set up")
+        )  # fmt: skip
+        made += [
+            Row(f"{file.stem}: epoch {i + 1}, {noted['cpu'][i]:.0f} s: error over that of the posterior",
+                best[i] / posterior, "")
+            for i in np.unique(np.geomspace(1, len(best), 5).astype(int)) - 1
+        ]  # fmt: skip
+    return made
+
+
 def measure(root: Path) -> list[Row]:
     """Train one network by each protocol to its own end, or go on where an interruption left them."""
-    for protocol in ("default", "published"):
-        curve(root / "time-to-accuracy", protocol, "whiten")
-    return rows(root / "time-to-accuracy")
+    for protocol, inputs in (("default", "whiten"), ("default", "posterior"), ("published", "whiten")):
+        curve(root / "time-to-accuracy", protocol, inputs)
+    return [*rows(root / "time-to-accuracy"), *per_accuracy(root / "time-to-accuracy")]
 
 
 def main() -> None:
@@ -102,9 +129,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dir", type=Path)
     parser.add_argument("protocol", choices=list(PROTOCOLS))
-    parser.add_argument("inputs", choices=["whiten", "standardise"])
+    parser.add_argument("inputs", choices=["whiten", "standardise", "posterior"])
     arguments = parser.parse_args()
-    print(curve(arguments.dir, arguments.protocol, arguments.inputs).read_text())
+    curve(arguments.dir, arguments.protocol, arguments.inputs)
+    print(show(per_accuracy(arguments.dir), machine()))
 
 
 if __name__ == "__main__":
