@@ -18,6 +18,7 @@ from sdpipe.config.problem import Inputs
 from sdpipe.config.schema import to_yaml
 from sdpipe.disk.layout import Layout
 from sdpipe.infer.predict import estimates
+from sdpipe.learn import trained
 from sdpipe.pipeline.tasks import load_audience, load_networks
 
 BARE_SAMPLES = 10
@@ -54,6 +55,10 @@ def measure(root: Path) -> list[Row]:
     modules = {name: plain_network(name).eval() for name in ("arcS", "arcL")}
     x = torch.as_tensor((samples - lattice.mean) @ members[0].matrix, dtype=torch.float32)
 
+    def load() -> None:
+        trained._network.cache_clear()
+        load_networks(config, layout)
+
     def one_by_one() -> None:
         for member in members:
             estimates([member], samples[:1])
@@ -66,7 +71,7 @@ def measure(root: Path) -> list[Row]:
 
     t = turn_by_turn(
         {
-            "load": lambda: load_networks(config, layout),
+            "load": load,
             "predict": lambda: everyone.predict(samples),
             "one by one": one_by_one,
             "bare": bare,

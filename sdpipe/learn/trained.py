@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,12 @@ def load(path: Path, sha256: str) -> Network:
         raise DamageError(path, "missing") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamageError(path, "damaged (its SHA-256 is not the recorded one)")
+    return _network(path, data)
+
+
+@lru_cache(maxsize=64)
+def _network(path: Path, data: bytes) -> Network:
+    """Return what the bytes of a checkpoint hold: once in a process, since every block of draws needs all networks."""
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes lead it to
