@@ -22,6 +22,7 @@ from benchmarks import (
     public,
     reference,
     scaling,
+    stages,
     steps,
     time_to_accuracy,
     universal,
@@ -32,6 +33,7 @@ from benchmarks.table import Row, as_json, machine, show
 REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "generation": generation.speed,
     "writes": generation.writes,
+    "stages": stages.measure,
     "workers": workers.measure,
     "steps": steps.measure,
     "inference": inference.measure,
