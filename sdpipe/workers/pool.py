@@ -66,19 +66,20 @@ class Pool:
 
     ``threads`` is how many processors a task may use, ``sharers`` how many workers of the pool use one machine and,
     where it has one, its GPU. With ``resources``, a worker takes one task at a time. ``watch`` is called about every
-    half second while tasks run; what it raises ends them.
+    half second while tasks run; what it raises ends them. ``ready`` is how many tasks wait at a worker for another one
+    to end: none where they are long, since they would wait there while other workers have nothing to do.
     """
 
     client: Client
     threads: int
     sharers: int
     watch: Callable[[], None]
+    ready: int
     resources: dict[str, int] | None = None
 
     def _window(self) -> int:
-        """Return how many tasks may be submitted: all that connected workers can run, and one to be ready."""
-        capacity = sum(self.client.nthreads().values())
-        return max(1, capacity if self.resources else capacity + 1)
+        """Return how many tasks may be submitted: all that connected workers can run, and those to be ready."""
+        return max(1, sum(self.client.nthreads().values()) + self.ready)
 
     def tend(self, unfinished: int, waiting: int) -> None:
         """Look after the workers: called every few seconds while tasks run."""

@@ -98,7 +98,7 @@ class Workers(ExitStack):
                 self.close()
                 self._client, self._count = self.enter_context(local_workers(count, self._say)), count
             with recorded(log):
-                yield Pool(self._client, cores() // count, count, self._watch)
+                yield Pool(self._client, cores() // count, count, self._watch, ready=0 if kind == "gpu" else 1)
         else:
             from sdpipe.workers.jobqueue import read_section
             from sdpipe.workers.slurm import slurm_pool

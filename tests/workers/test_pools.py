@@ -20,6 +20,7 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import Cluster
 from sdpipe.errors import RunError
 from sdpipe.workers import pool as running
+from sdpipe.workers import pools
 from sdpipe.workers.pools import Workers, wide_stacks
 from sdpipe.workers.serial import Task
 
@@ -63,6 +64,31 @@ def test_stages_that_want_as_many_workers_share_them(workers: Workers, said: lis
     assert len(said) == 1
     assert not psutil.pid_exists(pids[0])
     assert len(list((tmp_path / "logs").iterdir())) == 2
+
+
+def test_no_training_waits_behind_a_longer_one_while_the_next_is_taken(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "cores", lambda: 2)
+    names = ["long", *(f"short-{i}" for i in range(6))]
+    address = socket.create_server(("127.0.0.1", 0))
+
+    def work(name: str, port: int) -> str:
+        if name == "long":  # ends when the test answers, or does not
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
+                return line.recv(2).decode() or "hung up"
+        return name
+
+    done = []
+    with address, workers.pool("gpu", "train", len(names)) as pool:
+        port = address.getsockname()[1]
+        for name, _ in pool.map(work, [Task(name, (name, port)) for name in names]):
+            done.append(name)
+            if len(done) == len(names) - 1:
+                line, _ = address.accept()
+                with line:
+                    line.sendall(b"go")
+    assert done == [*names[1:], "long"]
 
 
 def test_a_task_that_kills_its_workers_is_told_in_one_line(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
