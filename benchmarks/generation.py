@@ -61,7 +61,7 @@ def speed(root: Path) -> list[Row]:
     large = one_ensemble(512, 400_000, "arcL")
     mixed = one_ensemble(128, 400_000, "arcL", *MIXTURE)
     posterior = one_ensemble(128, 400_000, "mlpM", *MIXTURE, "training.inputs=posterior")
-    grid, prior = config.observables, config.spectra.prior(128)
+    grid, prior = config.observables, config.spectra.prior(128).prior
     columns, size = grid.count, training_blocks(config)[0].stop
     g = np.random.default_rng(1)
     c, V, K = g.random((BATCH, 128)), g.random((128, NODES)), g.random((NODES, columns))
@@ -119,7 +119,7 @@ def speed(root: Path) -> list[Row]:
         ),
         Row(
             "generate Nb=512", training_blocks(large)[0].stop / t["512"], "samples/s/core", None,
-            (Limit("ours", "≥", 15_000),), note=f"{large.spectra.prior(512).quadrature(grid).nodes} nodes; "
+            (Limit("ours", "≥", 15_000),), note=f"{large.spectra.prior(512).prior.quadrature(grid).nodes} nodes; "
             f"{rule.nodes} at Nb=128",
         ),
         Row(
