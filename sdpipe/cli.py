@@ -180,8 +180,10 @@ def _surveys(state: State) -> str:
     from sdpipe.correlators.survey import Survey
     from sdpipe.show import survey
 
-    kernel, threshold = state.config.kernel_function, state.config.spectra.E0[0]
-    return "\n\n".join(survey.text(Survey.of(c, kernel), c, threshold) for c in state.inputs.correlators())
+    config = state.config
+    kernel, E0 = config.kernel_function, config.spectra.E0
+    found = [(Survey.of(c, kernel), c) for c in state.inputs.correlators()]
+    return "\n\n".join(survey.text(s, c, E0[0], s.doubts(E0)) for s, c in found)
 
 
 def _new(path: Path) -> None:

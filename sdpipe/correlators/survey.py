@@ -16,6 +16,9 @@ Array = NDArray[np.float64]
 KNOWN = 0.1
 """Relative error of an effective mass from which on it says nothing of the lowest state."""
 
+FALLING = 1.5
+"""A late effective mass is at most that many times the lowest energy, unless something is wrong."""
+
 
 def effective_mass(C: Array, covariance: Array, kernel: Kernel) -> tuple[Array, Array]:
     """Return the effective mass (t,) of C (t,) at neighbouring slices in GeV, and its error; NaN where there is none.
@@ -79,17 +82,32 @@ class Survey:
         return cls(correlator, kernel, error / np.abs(correlator.mean), *mass, eigenvalues)
 
     @property
-    def lowest(self) -> float:
-        """The effective mass in GeV at the latest time at which it is known to KNOWN, about that of the lowest state.
-
-        Raises UserError where it is known at no time.
-        """
+    def late_mass(self) -> float | None:
+        """The effective mass in GeV at the latest time at which it is known to KNOWN, about that of the lowest one."""
         with np.errstate(invalid="ignore"):
             known = np.flatnonzero((self.mass > 0) & (self.mass_error < KNOWN * self.mass))
-        if not known.size:
+        return float(self.mass[known[-1]]) if known.size else None
+
+    @property
+    def lowest(self) -> float:
+        """The late mass; raises UserError where there is none."""
+        if self.late_mass is None:
             words = f"no effective mass is known to {100 * KNOWN:.0f} %, for kernel {self.kernel.name}"
             raise UserError(f"{self.correlator.where}: {words}: say smearing.sigma, energies and spectra.unit yourself")
-        return float(self.mass[known[-1]])
+        return self.late_mass
+
+    def doubts(self, E0: tuple[float, float]) -> list[str]:
+        """Return what is doubtful where the spectral density is said to begin within ``E0``, in GeV.
+
+        The effective mass of a positive one is never below where it begins, and late ones are not far above.
+        """
+        mass = self.late_mass
+        if mass is None or E0[0] <= mass <= FALLING * E0[1]:
+            return []
+        return [
+            f"doubtful: the effective mass falls to {mass:.3g}, and spectra.E0 is {E0[0]:g} to {E0[1]:g}: are "
+            "lattice.spacing and spectra.E0 right?"
+        ]
 
     def usable(self, largest: float) -> tuple[int, int] | None:
         """Return first and last of the longest run of times t >= 1 whose relative error is below ``largest``."""

@@ -47,6 +47,17 @@ def test_usable_times_end_where_errors_grow() -> None:
     assert Survey.of(correlator(kernel, 0.5), kernel).usable(0.3) is None
 
 
+def test_a_prior_that_begins_elsewhere_than_the_data_is_doubtful() -> None:
+    kernel = Kernel("periodic", T, SPACING)
+    survey = Survey.of(correlator(kernel), kernel)
+    assert survey.doubts((0.2, 1.3)) == []
+    for E0 in ((0.4, 1.3), (0.05, 0.2)):
+        (words,) = survey.doubts(E0)
+        assert "falls to 0.35, " in words
+        assert words.endswith("are lattice.spacing and spectra.E0 right?")
+    assert Survey.of(correlator(kernel, 0.9), kernel).doubts((0.4, 1.3)) == []
+
+
 def test_noise_without_an_effective_mass_is_refused_with_what_to_say() -> None:
     kernel = Kernel("exponential", T, SPACING)
     with pytest.raises(UserError, match=r"no effective mass is known to 10 %.*say smearing\.sigma, energies"):
