@@ -12,14 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the command does; before Num
 pytest_plugins = ["tests.fixtures"]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and all that need the one Slurm of this machine in one."""
-    for item in items:
-        together = "slurm" if item.get_closest_marker("slurm") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
-
-
 @pytest.fixture(autouse=True)
 def an_example_has_a_finished_run(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, doctest_namespace: dict[str, Any]

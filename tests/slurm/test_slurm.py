@@ -1,4 +1,7 @@
-"""The pipeline on a real Slurm: same results, healing, no orphans, nobody let in."""
+"""The pipeline on a real Slurm: same results, healing, no orphans, nobody let in.
+
+All in one file: files of tests go to several processes, and this machine has one Slurm.
+"""
 
 from __future__ import annotations
 
