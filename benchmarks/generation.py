@@ -59,8 +59,8 @@ def speed(root: Path) -> list[Row]:
     """Samples per second of one core, by processor time: a busy machine does not count."""
     config = one_ensemble(128, 400_000, "arcL")
     large = one_ensemble(512, 400_000, "arcL")
-    mixed = one_ensemble(128, 400_000, "arcL", *MIXTURE)
-    posterior = one_ensemble(128, 400_000, "mlpM", *MIXTURE, "training.inputs=posterior")
+    mixed = one_ensemble(128, 400_000, "arcL", f"spectra.mixture={MIXTURE}")
+    posterior = one_ensemble(128, 400_000, "mlpM", f"spectra.mixture={MIXTURE}", "training.inputs=posterior")
     grid, prior = config.observables, config.spectra.prior(128).prior
     columns, size = grid.count, training_blocks(config)[0].stop
     g = np.random.default_rng(1)

@@ -52,6 +52,7 @@ from benchmarks.commands import run_stage
 from benchmarks.o3_reconstruction import FILE, GROUPS
 from benchmarks.peers import INSTALL, Absent, ask
 from benchmarks.table import Row, number, processor_seconds
+from benchmarks.training_sets import MIXTURE
 from sdpipe.config.load import load_config
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.disk import files
@@ -241,10 +242,8 @@ class Made:
         return found | {"seconds": float(self.seconds[done].mean()), "seconds before": float(self.before[done].mean())}
 
 
-MIXTURE = {"chebyshev": 3, "smooth": 1, "levels": 2, "states": 2, "signed": 1}
-
 OWN = {
-    "spectra": {"Nb": [64], "Nrho": 100000, "mixture": MIXTURE},
+    "spectra": {"Nb": [64], "Nrho": 100000, "mixture": yaml.safe_load(MIXTURE)},
     "ensembles": {"Nmax": {"Nb": 64, "Nrho": 100000, "network": "mlpM"}},
     "budget": {"central": "Nmax", "references": {}},
     "training": {"replicas": 2, "inputs": "posterior", "epochs": 8},

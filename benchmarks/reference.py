@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import sdpipe
 from benchmarks.commands import run_stage
 from benchmarks.table import Row
-from benchmarks.training_sets import REFERENCE
+from benchmarks.training_sets import MIXTURE, REFERENCE
 from sdpipe.config.load import load_config
 from sdpipe.config.schema import to_yaml
 from sdpipe.disk import files
@@ -42,8 +42,7 @@ RUNS = {
     "published": (NOISE,),
     "default": (
         NOISE,
-        "spectra={Nb: [16, 32, 64, 128], Nrho: 400000, "
-        "mixture: {chebyshev: 3, smooth: 1, levels: 2, states: 2, signed: 1}}",
+        f"spectra={{Nb: [16, 32, 64, 128], Nrho: 400000, mixture: {MIXTURE}}}",
         f"ensembles={{{', '.join(f'{name}: {{{keys}}}' for name, keys in NETWORKS.items())}}}",
         "training={replicas: 5, inputs: posterior, epochs: 8}",
     ),

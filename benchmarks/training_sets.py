@@ -16,8 +16,8 @@ from sdpipe.pipeline.tasks import generate_block, training_template
 
 REFERENCE = Path(__file__).parents[1] / "configs" / "broad-audience-T32.yaml"
 SYNTHETIC = "noise={kind: synthetic, r1: 1.0e-3}"
-MIXTURE = ("spectra.mixture={chebyshev: 3, smooth: 1, levels: 2, states: 2, signed: 1}",)
-"""The prior of the configs that are calibrated."""
+MIXTURE = "{chebyshev: 3, smooth: 1, levels: 2, states: 2, signed: 1}"
+"""Value of ``spectra.mixture`` in the configs that are calibrated."""
 
 
 def one_ensemble(Nb: int, Nrho: int, network: str, *overrides: str) -> Config:

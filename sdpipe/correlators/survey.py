@@ -83,7 +83,9 @@ class Survey:
 
     @property
     def late_mass(self) -> float | None:
-        """The effective mass in GeV at the latest time at which it is known to KNOWN, about that of the lowest one."""
+        """The effective mass in GeV at the latest time at which it is known to KNOWN: about that of the lowest state,
+        None where it is known at no time.
+        """
         with np.errstate(invalid="ignore"):
             known = np.flatnonzero((self.mass > 0) & (self.mass_error < KNOWN * self.mass))
         return float(self.mass[known[-1]]) if known.size else None
