@@ -292,6 +292,10 @@ def load(
         dim = "boot" if known["resampling"] == "bootstrap" else "cfg"
         given, covariance = (_covariance(x, known) for x in (samples, folded))
     flags = [*flags, *asymmetry(mean, given, matrix, times, where)]
+    if folds and times[-1] > folds // 2:
+        flags.append(
+            f"{where}: t = {times[-1]} is beyond T/2 = {folds // 2}: nothing is folded, C(T - t) counts beside C(t)"
+        )
     bins = statistics.binned(folded, known["correlation_bin"]) if dim == "cfg" else folded
     count = None if dim == "cfg" else known.get("configurations")
     covariance = treat(covariance, source.covariance, where, bins, count)

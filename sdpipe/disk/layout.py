@@ -249,7 +249,8 @@ class Layout:
         for name in old["ensembles"].keys() & new["ensembles"].keys():
             changed += _differences(old["ensembles"][name], new["ensembles"][name], f"ensembles.{name}")
         if changed:
-            raise UserError(*(f"{self.root}: made from another config: {c}; use another --run for it" for c in changed))
+            words = "; ".join(changed)
+            raise UserError(f"{self.root}: made from another config: {words}; give this one another name, or --run")
 
     def _check_schema(self, receipt: Receipt | None) -> None:
         """Raise UserError where another version made this directory: by its claim or, without one, by its stores."""

@@ -49,6 +49,7 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
         *_bins(whole),
         "",
         table(frame),
+        *([f"shown: {len(rows)} of {len(whole.times)} times"] if len(rows) < len(whole.times) else []),
         "",
         f"eigenvalues of the correlation matrix: {survey.eigenvalues[0]:.2g} to {survey.eigenvalues[-1]:.3g}",
         f"back-check at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {chi2:.1f}/{dof} to the nearest correlator "

@@ -260,7 +260,7 @@ def verdict_table(validation: xr.Dataset) -> str:
     columns: dict[str, list[str]] = {"family": list(dict.fromkeys(whole["family"]))}
     for sigma, rows in whole.groupby("sigma", sort=False):
         at = equation("sigma", float(sigma), units.of(validation))
-        columns[at] = list(rows["calibrated %"] + " % " + rows["calibrated is"])
+        columns[at] = list(rows["calibrated %"] + " %, " + rows["calibrated is"])
     return f"validation, truth inside the calibrated error at level {level:g}\n{table(pd.DataFrame(columns))}"
 
 

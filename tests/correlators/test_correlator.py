@@ -299,6 +299,13 @@ def test_slices_that_are_taken_as_they_are(
     assert np.array_equal(folding(there, period, times, "x", named) @ (10.0 + np.array(there)), expected)
 
 
+def test_times_beyond_half_a_period_are_flagged(npy: Callable) -> None:
+    path, last = npy(X), PERIOD // 2 + 2
+    with pytest.warns(UserWarning, match=rf"t = {last} is beyond T/2 = {PERIOD // 2}: nothing is folded"):
+        read_correlator(path, period=PERIOD, times=(1, last), covariance="shrink")
+    assert read_correlator(path, first=0, times=(1, last), covariance="shrink").attrs["flags"] == []
+
+
 @pytest.mark.parametrize(
     ("there", "period", "times", "words"),
     [

@@ -116,6 +116,11 @@ def test_check_writes_nothing_and_says_the_same(cli: Cli, tmp_path: Path, monkey
     assert keys["lattice"]["times"] == [1, 12]
 
 
+def test_check_says_how_many_times_its_table_leaves_out(cli: Cli, tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "long.txt", [[t, np.exp(-0.05 * t), 0.001 * np.exp(-0.05 * t)] for t in range(1, 41)])
+    assert "\nshown: 24 of 40 times\n" in cli("check", tmp_path / "long.txt", "kernel=exponential").out
+
+
 def test_check_and_a_dry_run_look_at_the_correlators_of_a_config(cli: Cli, tmp_path: Path) -> None:
     file = configurations(tmp_path / "mine.npy")
     target = f"targets={{mine: {{kind: correlator, path: {file}}}}}"
