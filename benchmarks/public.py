@@ -44,6 +44,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
 import yaml
 from numpy.typing import NDArray
 
@@ -51,7 +52,7 @@ import sdpipe
 from benchmarks.commands import run_stage
 from benchmarks.o3_reconstruction import FILE, GROUPS
 from benchmarks.peers import INSTALL, Absent, ask
-from benchmarks.table import Row, number, processor_seconds
+from benchmarks.table import Row, markdown, processor_seconds
 from benchmarks.training_sets import MIXTURE
 from sdpipe.config.load import load_config
 from sdpipe.correlators.correlator import Correlator
@@ -447,8 +448,8 @@ COLUMNS = (
 
 
 def measure(directory: Path) -> list[Row]:
-    """Score every method on every suite, and print a table of each."""
-    root, rows = directory.resolve() / "public", []
+    """Score every method on every suite, and write a table of each to ``public/tables.md``."""
+    root, rows, tables = directory.resolve() / "public", [], []
     root.mkdir(parents=True, exist_ok=True)
     for suite, groups in SUITES.items():
         made: dict[str, list[Made]] = {}
@@ -458,15 +459,16 @@ def measure(directory: Path) -> list[Row]:
             for name, one in (ours(group, root) | theirs(group, directory)).items():
                 made.setdefault(name, []).append(one)
         truth = np.concatenate(truths)
-        print(f"\nsuite {suite}\n| method | {' | '.join(COLUMNS)} | before | of {len(truth)} |", flush=True)
-        for name, parts in made.items():
-            one = Made.together(parts)
-            scores = one.scores(truth)
-            why = next((words for words in one.why if words), "")
-            cells = [number(scores.get(column)) for column in (*COLUMNS, "seconds before", "solved")]
-            print(f"| {name} | {' | '.join(cells)} | {why}", flush=True)
+        scores = {name: Made.together(parts).scores(truth) for name, parts in made.items()}
+        why = {name: next((w for part in parts for w in part.why if w), "") for name, parts in made.items()}
+        columns = [*COLUMNS, "seconds before", "solved"]
+        tables.append(f"## Suite {suite}, {len(truth)} correlators\n\n")
+        tables.append(markdown(pd.DataFrame(scores, index=columns).T.rename_axis("method")))
+        tables += ["\n\n", *(f"- {name}: {words}\n" for name, words in why.items() if words), "\n"]
+        for name, found in scores.items():
             what = f"suite {suite}, {name}"
-            rows += [Row(f"{what}: {k}", v, "s" if "seconds" in k else "1") for k, v in scores.items() if k != "solved"]
-            if why:
-                rows.append(Row(f"{what}: correlators solved, of {len(truth)}", scores["solved"], "1", note=why))
+            rows += [Row(f"{what}: {k}", v, "s" if "seconds" in k else "1") for k, v in found.items() if k != "solved"]
+            if why[name]:
+                rows.append(Row(f"{what}: correlators solved, of {len(truth)}", found["solved"], "1", note=why[name]))
+        files.write_text(root / "tables.md", "".join(tables))
     return rows

@@ -6,22 +6,24 @@ Two runs of configs/broad-audience-T32.yaml with synthetic noise: as it stands, 
 arXiv:2307.00808 (``published``), and with the mixture prior and networks that correct the posterior (``default``). Both
 go on where they were left. Beside them the public 2025 implementation of the paper: its 40 networks' validation losses
 and its predictions of delta_tanh, which its repository holds. Its noise is that of a lattice that is not public, and
-its validation samples are in its training too, so that losses compare in size, not in digits. Figures are written
-beside the runs.
+its validation samples are in its training too, so that losses compare in size, not in digits. The tables and figures of
+docs/reference.md are written beside the runs.
 """
 
 from __future__ import annotations
 
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 import sdpipe
 from benchmarks.commands import run_stage
-from benchmarks.table import Row
+from benchmarks.table import Row, markdown
 from benchmarks.training_sets import MIXTURE, REFERENCE
 from sdpipe.config.load import load_config
 from sdpipe.config.schema import to_yaml
@@ -49,6 +51,8 @@ RUNS = {
 }
 """What each run changes in the config."""
 
+CODE = "reference code"
+
 THEIR_LOSSES = {
     "Nmax": (0.0109, 0.0054),
     "Nref_b": (0.0101, 0.0048),
@@ -57,25 +61,31 @@ THEIR_LOSSES = {
 }
 """Validation losses of the reference code at sigma = 0.44 and 0.63 GeV, means of 5 replicas."""
 
-THEIR_DELTA_TANH = {"mean |error|": (0.056, 0.045), "mean total error": (0.178, 0.083), "within it": (1.00, 0.83)}
+THEIR_DELTA_TANH = {"mean |error|": (0.056, 0.045), "mean total error": (0.178, 0.083), "within it [%]": (100, 83)}
 """Its predictions of delta_tanh at both sigma."""
 
 TARGETS = ("o3", "delta_tanh")
 
 
 def measure(directory: Path) -> list[Row]:
-    """Make both runs, unless they are done, tell what came out, and draw it."""
-    rows, runs = [], {}
+    """Make both runs, unless they are done, and write tables and figures of what came out."""
+    home, runs, peak = directory / "reference", {}, {}
+    home.mkdir(parents=True, exist_ok=True)
     for name, keys in RUNS.items():
-        path, layout = directory / "reference" / f"{name}.yaml", Layout(directory / "reference" / name)
-        files.write_text(path, to_yaml(load_config(REFERENCE, keys)))
-        run_stage("run", path, layout)
-        run = runs[name] = sdpipe.open_run(layout.root)
-        rows += [*_cost(name, layout), *_losses(name, run)]
-        rows += [row for target in TARGETS for row in _target(name, run, target)]
-        rows += _coverage(name, run)
-    draw(runs, directory / "reference")
-    return rows
+        files.write_text(home / f"{name}.yaml", to_yaml(load_config(REFERENCE, keys)))
+        run_stage("run", home / f"{name}.yaml", Layout(home / name))
+        runs[name] = sdpipe.open_run(home / name)
+        peak[name] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+    made = {title: table(runs) for title, table in TABLES.items()}
+    made["Cost"].loc["largest process since the command began [GB]"] = peak
+    files.write_text(home / "tables.md", "\n".join(f"## {title}\n\n{markdown(x)}\n" for title, x in made.items()))
+    draw(runs, home)
+    return [
+        Row(f"{title}: {' '.join(map(str, np.atleast_1d(line)))}: {column}", value, "")
+        for title, frame in made.items()
+        for column in frame
+        for line, value in frame[column].dropna().items()
+    ]
 
 
 @mpl.rc_context(figures.STYLE)
@@ -92,71 +102,82 @@ def draw(runs: dict[str, Run], directory: Path) -> None:
         figures.save(figure, directory / f"{name}.png")
 
 
-def _cost(name: str, layout: Layout) -> list[Row]:
-    """Return wall time by stage, bytes on disk, and the memory of the largest process of this measurement."""
-    seconds: dict[str, float] = {}
-    for sitting in layout.sittings():
-        seconds[sitting["stage"]] = seconds.get(sitting["stage"], 0.0) + sitting["seconds"]
-    size = sum(f.stat().st_size for f in layout.root.rglob("*") if f.is_file())
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return [
-        *(Row(f"{name}: {stage}", s / 60, "min") for stage, s in seconds.items()),
-        Row(f"{name}: on disk", size / 1e9, "GB"),
-        Row(f"{name}: the largest process", peak / 1e6, "GB", note="since this command began"),
-    ]
+def losses(runs: dict[str, Run]) -> pd.DataFrame:
+    """Return the best validation loss, mean of the replicas, also over those of the linear estimator and posterior."""
+    found = {}
+    for name, run in runs.items():
+        history = run.history.load()
+        best = history.val_loss.min("epoch").mean("replica")
+        each = {"": best, " over linear": best / history.linear_loss, " over posterior": best / history.posterior_loss}
+        found |= {f"{name}{what}": x.to_series() for what, x in each.items()}
+    frame = pd.DataFrame(found)
+    frame[CODE] = pd.Series(
+        {(e, s): x for e, both in THEIR_LOSSES.items() for s, x in zip(_sigma(runs), both, strict=True)}
+    )
+    return frame
 
 
-def _losses(name: str, run: Run) -> list[Row]:
-    """Return the best validation loss of each ensemble, mean of its replicas, also over those of linear and posterior.
-
-    The reference code's are its baseline where the prior is the same.
-    """
-    history, rows = run.history.load(), []
-    best = history.val_loss.min("epoch").mean("replica")
-    for ensemble in history.ensemble.values:
-        for i, sigma in enumerate(history.sigma.values):
-            one = {"ensemble": ensemble, "sigma": sigma}
-            what, loss = f"{name}: {ensemble}, sigma {sigma:g}, validation loss", float(best.sel(one))
-            theirs = THEIR_LOSSES[ensemble][i] if name == "published" else None
-            rows.append(Row(what, loss, "", theirs, smaller=True))
-            rows.append(Row(f"{what} over linear", loss / float(history.linear_loss.sel(one)), ""))
-            rows.append(Row(f"{what} over posterior", loss / float(history.posterior_loss.sel(one)), ""))
-    return rows
-
-
-def _target(name: str, run: Run, target: str) -> list[Row]:
-    """Return accuracy, errors and budget of a target with a known answer; lengths are means over energies."""
-    budget, rows = run.budget[target].load(), []
-    for i, sigma in enumerate(budget.sigma.values):
-        one, what = budget.sel(sigma=sigma), f"{name}: {target}, sigma {sigma:g}"
-        off = np.abs(one.central - one.truth)
-        published = total_error(one.error.isel(source=slice(-1)))
-        mine = {
-            "mean |error|": off.mean(),
-            "mean total error": published.mean(),
-            "within it": (off <= published).mean(),
-        }
-        for key, value in mine.items():
-            theirs = THEIR_DELTA_TANH[key][i] if target == "delta_tanh" else None
-            rows.append(Row(f"{what}, {key}", float(value), "", theirs, smaller=True))
-        rows.append(Row(f"{what}, mean calibrated error", float(one.calibrated.mean()), ""))
-        rows.append(Row(f"{what}, within the calibrated error", float((off <= one.calibrated).mean()), ""))
-        rows += [
-            Row(f"{what}, mean error by {s}", float(one.error.sel(source=s).mean()), "") for s in one.source.values
-        ]
-    return rows
+def targets(runs: dict[str, Run]) -> pd.DataFrame:
+    """Return accuracy and errors of targets with a known answer; lengths are means over energies."""
+    found = {}
+    for target in TARGETS:
+        for i, sigma in enumerate(_sigma(runs)):
+            for name, run in runs.items():
+                one = run.budget[target].isel(sigma=i).load()
+                off, published = np.abs(one.central - one.truth), total_error(one.error.isel(source=slice(-1)))
+                found[target, sigma, name] = {
+                    "mean |error|": off.mean(),
+                    "mean total error": published.mean(),
+                    "within it [%]": 100 * (off <= published).mean(),
+                    "mean calibrated error": one.calibrated.mean(),
+                    "within the calibrated error [%]": 100 * (off <= one.calibrated).mean(),
+                }
+            if target == "delta_tanh":
+                found[target, sigma, CODE] = {what: both[i] for what, both in THEIR_DELTA_TANH.items()}
+    return pd.DataFrame(found).T.astype(float).rename_axis(["target", "sigma", "run"])
 
 
-def _coverage(name: str, run: Run) -> list[Row]:
-    """Return coverage of the calibrated error, by family and sigma."""
-    validation = run.validation.load()
-    return [
-        Row(
-            f"{name}: {family}, sigma {sigma:g}, coverage at {level:.1%}",
-            float(validation.coverage.sel(family=family, sigma=sigma, level=level)),
-            "",
-        )
-        for family in validation.family.values
-        for sigma in validation.sigma.values
-        for level in (0.683, 0.954)
-    ]
+def by_source(runs: dict[str, Run]) -> pd.DataFrame:
+    """Return the mean error of each source; ``resolution`` is not in the published budget."""
+    found = {
+        (target, sigma, name): run.budget[target].error.sel(sigma=sigma).mean("E").to_series()
+        for target in TARGETS
+        for sigma in _sigma(runs)
+        for name, run in runs.items()
+    }
+    return pd.DataFrame(found).T.rename_axis(["target", "sigma", "run"])
+
+
+def coverage(runs: dict[str, Run]) -> pd.DataFrame:
+    """Return the percentage of the draws of each family inside the calibrated error."""
+    found = {}
+    for name, run in runs.items():
+        of = run.validation.coverage.sel(level=[0.683, 0.954]).load()
+        found |= {f"{name} {100 * x:g} %": 100 * of.sel(level=x, drop=True).to_series() for x in of.level.values}
+    return pd.DataFrame(found)
+
+
+def cost(runs: dict[str, Run]) -> pd.DataFrame:
+    """Return wall time by stage and bytes on disk."""
+    found: dict[str, dict[str, float]] = {}
+    for name, run in runs.items():
+        of = found.setdefault(name, {})
+        for sitting in run.layout.sittings():
+            stage = f"{sitting['stage']} [min]"
+            of[stage] = of.get(stage, 0.0) + sitting["seconds"] / 60
+        of["on disk [GB]"] = sum(f.stat().st_size for f in run.layout.root.rglob("*") if f.is_file()) / 1e9
+    return pd.DataFrame(found).rename_axis("what")
+
+
+TABLES: dict[str, Callable[[dict[str, Run]], pd.DataFrame]] = {
+    "Losses": losses,
+    "Targets with a known answer": targets,
+    "Mean error by source": by_source,
+    "Coverage": coverage,
+    "Cost": cost,
+}
+
+
+def _sigma(runs: dict[str, Run]) -> list[float]:
+    """Return sigma, in GeV: that of both runs is the same."""
+    return next(iter(runs.values())).history.sigma.values.tolist()

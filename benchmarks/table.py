@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import isnan, nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -88,6 +89,22 @@ def show(rows: list[Row], where: str) -> str:
         lines.append([r.what, ours, number(r.baseline), number(r.ratio), limits, kept, where])
     notes = [f"{r.what}: {r.note}" for r in rows if r.note]
     return "\n".join([table(pd.DataFrame(lines, columns=header)), *notes])
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    r"""Return the table in Markdown: its index, then its columns to three digits, nothing where there is no number.
+
+    >>> print(markdown(pd.DataFrame({"|error|": [0.01234]}, index=pd.Index(["a"], name="target"))))
+    | target | \|error\| |
+    |---|---|
+    | a | 0.0123 |
+    """
+    names, lines = [str(name).replace("|", r"\|") for name in (*frame.index.names, *frame.columns)], []
+    for index, values in zip(frame.index, frame.to_numpy(float, na_value=nan), strict=True):
+        key = index if isinstance(index, tuple) else (index,)
+        lines.append([*map(str, key), *("" if isnan(x) else number(x) for x in values)])
+    head, *rows = (f"| {' | '.join(cells)} |" for cells in (names, *lines))
+    return "\n".join([head, f"{'|---' * len(names)}|", *rows])
 
 
 def as_json(rows: list[Row], where: str) -> list[dict[str, Any]]:
