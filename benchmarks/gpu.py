@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from benchmarks.commands import run_stage
-from benchmarks.steps import mock, plain_epoch, stack_epoch
+from benchmarks.steps import mock, plain_epoch
 from benchmarks.table import Limit, Row, turn_by_turn, wall_seconds
 from benchmarks.training_sets import REFERENCE, SYNTHETIC
 from sdpipe.config.load import load_config
@@ -21,7 +21,7 @@ from sdpipe.physics.samples import is_validation
 from sdpipe.workers.serial import cores
 
 PEAK = 67e12
-"""Single-precision peak of an H200 outside its tensor cores, in operations a second."""
+"""Single-precision peak of an H100 or H200 outside its tensor cores, in operations a second."""
 
 
 def _operations(network: str, inputs: int, outputs: int) -> float:
@@ -46,9 +46,9 @@ def _work(config: Config, layout: Layout) -> tuple[int, float]:
 
 
 def measure(root: Path) -> list[Row]:
-    """Time ``sdpipe generate`` and ``sdpipe train`` of the reference audience, and stacks of several sizes."""
+    """Time ``sdpipe generate`` and ``sdpipe train`` of the reference audience."""
     if not torch.cuda.is_available():
-        print("gpu: no NVIDIA GPU here; on a machine that has one: python -m benchmarks gpu")
+        print("gpu: no NVIDIA GPU here; on a machine that has one: python -m benchmarks gpu gpu-steps")
         return []
     config = load_config(REFERENCE, [SYNTHETIC])
     layout, file = Layout(root / "gpu"), root / "gpu.yaml"
@@ -58,13 +58,10 @@ def measure(root: Path) -> list[Row]:
     pairs, operations = _work(config, layout)
     sample = mock(32_000)
     plain = turn_by_turn({"": lambda: plain_epoch("arcL", sample, 32, "cuda")}, rounds=3, clock=wall_seconds)[""]
-    stacks = {str(n): lambda n=n: stack_epoch("arcL", sample, 256, n, "cuda") for n in (5, 10, 20, 40)}
-    sizes = turn_by_turn(stacks, rounds=3, clock=wall_seconds)
     rate, one = pairs / trained, sample.rows[0] / plain
     return [
         Row("audience at reference scale, generation included", (generated + trained) / 60, "min", None,
             (Limit("ours", "≤", 15),), True, f"whole commands; generation {generated:.0f} s on {cores()} cores"),
         Row("training of it", rate, "pairs/s", one, note="baseline: one arcL network, DataLoader, batch 32, this GPU"),
-        Row("training of it, of the single-precision peak of an H200", 100 * operations / trained / PEAK, "%"),
-        *(Row(f"arcL, batch 256, stack of {n}", int(n) * sample.rows[0] / t, "pairs/s", one) for n, t in sizes.items()),
+        Row("training of it, of the single-precision peak of an H100", 100 * operations / trained / PEAK, "%"),
     ]  # fmt: skip

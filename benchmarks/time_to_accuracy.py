@@ -30,8 +30,8 @@ from sdpipe.learn.training import PROTOCOLS, train
 Nb, NRHO, SIGMA_INDEX = 128, 50_000, 0
 
 
-def curve(root: Path, protocol: str, inputs: str) -> Path:
-    """Train one network and return the JSON file of its validation losses, wall times and processor times."""
+def fitted_set(root: Path, protocol: str, inputs: str) -> tuple[str, dataset.Fitted, int]:
+    """Return the network, its training set, made below ``root`` unless it is there, and the seed."""
     data, network, keys = "data", "arcL", ()
     if inputs == "posterior":
         data, network, keys = "mixture", "mlpM", (f"spectra.mixture={MIXTURE}",)
@@ -41,6 +41,12 @@ def curve(root: Path, protocol: str, inputs: str) -> Path:
     fitted = dataset.load(
         path, Nb, NRHO, SIGMA_INDEX, problem.noise, inputs, chosen, config.seed, "Nmax", posterior=problem.posterior
     )
+    return network, fitted, config.seed
+
+
+def curve(root: Path, protocol: str, inputs: str) -> Path:
+    """Train one network and return the JSON file of its validation losses, wall times and processor times."""
+    network, fitted, seed = fitted_set(root, protocol, inputs)
     file = root / f"{protocol}-{inputs}.json"
     old = json.loads(file.read_text()) if file.exists() else {"val_loss": [], "wall": [], "cpu": []}
     noted = {"linear_loss": fitted.linear_loss, "posterior_loss": fitted.posterior_loss}
@@ -64,7 +70,7 @@ def curve(root: Path, protocol: str, inputs: str) -> Path:
         return file
     state = root / f"{protocol}-{inputs}.pt"
     members = [Member(0, ("Nmax", SIGMA_INDEX, 0))]
-    train(network, [fitted.data], members, chosen, config.seed, finished, state=state, on_epoch=on_epoch)
+    train(network, [fitted.data], members, PROTOCOLS[protocol], seed, finished, state=state, on_epoch=on_epoch)
     files.write_text(file, json.dumps(noted))
     return file
 
