@@ -91,6 +91,15 @@ def show(rows: list[Row], where: str) -> str:
     return "\n".join([table(pd.DataFrame(lines, columns=header)), *notes])
 
 
+def three_digits(value: float) -> str:
+    """Return three digits, or more before the point.
+
+    >>> three_digits(0.66), three_digits(99.97), three_digits(1234.5), three_digits(0.0), three_digits(3e267)
+    ('0.660', '100', '1,234', '0', '3.00e+267')
+    """
+    return f"{value:,.0f}" if value == 0 or 99.95 <= abs(value) < 1e9 else f"{value:#.3g}"
+
+
 def markdown(frame: pd.DataFrame) -> str:
     r"""Return the table in Markdown: its index, then its columns to three digits, nothing where there is no number.
 
@@ -102,7 +111,7 @@ def markdown(frame: pd.DataFrame) -> str:
     names, lines = [str(name).replace("|", r"\|") for name in (*frame.index.names, *frame.columns)], []
     for index, values in zip(frame.index, frame.to_numpy(float, na_value=nan), strict=True):
         key = index if isinstance(index, tuple) else (index,)
-        lines.append([*map(str, key), *("" if isnan(x) else number(x) for x in values)])
+        lines.append([*map(str, key), *("" if isnan(x) else three_digits(x) for x in values)])
     head, *rows = (f"| {' | '.join(cells)} |" for cells in (names, *lines))
     return "\n".join([head, f"{'|---' * len(names)}|", *rows])
 
