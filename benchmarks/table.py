@@ -101,18 +101,21 @@ def three_digits(value: float) -> str:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    r"""Return the table in Markdown: its index, then its columns to three digits, nothing where there is no number.
+    r"""Return the table in Markdown: its index, then its columns: whole numbers, or three digits; nothing for NaN.
 
     >>> print(markdown(pd.DataFrame({"|error|": [0.01234]}, index=pd.Index(["a"], name="target"))))
     | target | \|error\| |
     |---|---|
     | a | 0.0123 |
     """
-    names, lines = [str(name).replace("|", r"\|") for name in (*frame.index.names, *frame.columns)], []
-    for index, values in zip(frame.index, frame.to_numpy(float, na_value=nan), strict=True):
-        key = index if isinstance(index, tuple) else (index,)
-        lines.append([*map(str, key), *("" if isnan(x) else three_digits(x) for x in values)])
-    head, *rows = (f"| {' | '.join(cells)} |" for cells in (names, *lines))
+    names = [str(name).replace("|", r"\|") for name in (*frame.index.names, *frame.columns)]
+    keys = zip(*(index if isinstance(index, tuple) else (index,) for index in frame.index), strict=True)
+    columns = [[str(key) for key in level] for level in keys]
+    for column in frame:
+        values = frame[column].to_numpy(float, na_value=nan)
+        write = "{:,.0f}".format if all(isnan(x) or x.is_integer() for x in values) else three_digits
+        columns.append(["" if isnan(x) else write(x) for x in values])
+    head, *rows = (f"| {' | '.join(cells)} |" for cells in (names, *zip(*columns, strict=True)))
     return "\n".join([head, f"{'|---' * len(names)}|", *rows])
 
 
