@@ -48,7 +48,7 @@ def _work(config: Config, layout: Layout) -> tuple[int, float]:
 def measure(root: Path) -> list[Row]:
     """Time ``sdpipe generate`` and ``sdpipe train`` of the reference audience."""
     if not torch.cuda.is_available():
-        print("gpu: no NVIDIA GPU here; on a machine that has one: python -m benchmarks gpu gpu-steps")
+        print("gpu: no NVIDIA GPU here; on a machine that has one: python -m benchmarks gpu")
         return []
     config = load_config(REFERENCE, [SYNTHETIC])
     layout, file = Layout(root / "gpu"), root / "gpu.yaml"
@@ -63,5 +63,6 @@ def measure(root: Path) -> list[Row]:
         Row("audience at reference scale, generation included", (generated + trained) / 60, "min", None,
             (Limit("ours", "≤", 15),), True, f"whole commands; generation {generated:.0f} s on {cores()} cores"),
         Row("training of it", rate, "pairs/s", one, note="baseline: one arcL network, DataLoader, batch 32, this GPU"),
-        Row("training of it, of the single-precision peak of an H100", 100 * operations / trained / PEAK, "%"),
+        Row("training of it, of the single-precision peak of an H100", 100 * operations / trained / PEAK, "%",
+            note=f"on {torch.cuda.get_device_name()}"),
     ]  # fmt: skip

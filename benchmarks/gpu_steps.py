@@ -23,6 +23,7 @@ from sdpipe.learn.training import PROTOCOLS, Outcome, train
 
 NETWORK, BATCH, STACKS, STEPS = "arcL", 256, (5, 10, 20, 40), 200
 PRECISIONS = {"full single precision": "highest", "TF32": "high"}
+"""Names of what PyTorch calls so; the first one is how sdpipe trains."""
 
 
 def step_of(replicas: int, device: str, capturable: bool = False) -> Callable[[], None]:
@@ -41,7 +42,10 @@ def step_of(replicas: int, device: str, capturable: bool = False) -> Callable[[]
 
 
 def captured(step: Callable[[], None]) -> Callable[[], None]:
-    """Return ``step`` as one CUDA graph, captured after three steps on a stream of their own, as PyTorch asks."""
+    """Return ``step`` as one CUDA graph, captured after three steps on a stream of their own, as PyTorch asks.
+
+    What is returned keeps ``step``, and with it the weights and pairs that the graph works on.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -51,7 +55,11 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(_held: Callable[[], None] = step) -> None:
+        graph.replay()
+
+    return replay
 
 
 def many(step: Callable[[], None]) -> None:
@@ -74,27 +82,29 @@ def validation_error(root: Path, device: str) -> float:
 def measure(root: Path) -> list[Row]:
     """Time stacks of several sizes, steps with and without TF32, what that costs in accuracy, and a graph of a step."""
     if not torch.cuda.is_available():
-        print("gpu-steps: no NVIDIA GPU here; on a machine that has one: python -m benchmarks gpu gpu-steps")
+        print("gpu-steps: no NVIDIA GPU here; on a machine that has one: python -m benchmarks gpu-steps")
         return []
     sample = mock(32_000)
     pairs = sample.rows[0]
     sizes = {str(n): lambda n=n: stack_epoch(NETWORK, sample, BATCH, n, "cuda") for n in STACKS}
     seconds = turn_by_turn(sizes, rounds=3, clock=wall_seconds)
     rows = [
-        Row(f"stack of {n}", int(n) * pairs / t, "pairs/s", int(STACKS[0]) * pairs / seconds[str(STACKS[0])])
+        Row(f"stack of {n}", int(n) * pairs / t, "pairs/s", STACKS[0] * pairs / seconds[str(STACKS[0])])
         for n, t in seconds.items()
     ]
     speed, error = {}, {}
-    for name, precision in PRECISIONS.items():
-        torch.set_float32_matmul_precision(precision)
-        speed[name] = STACKS[-1] * pairs / turn_by_turn({"": sizes[str(STACKS[-1])]}, 3, wall_seconds)[""]
-        error[name] = validation_error(root / "gpu-steps", "cuda")
-    torch.set_float32_matmul_precision("highest")
+    try:
+        for name, precision in PRECISIONS.items():
+            torch.set_float32_matmul_precision(precision)
+            speed[name] = STACKS[-1] * pairs / turn_by_turn({"": sizes[str(STACKS[-1])]}, 3, wall_seconds)[""]
+            error[name] = validation_error(root / "gpu-steps", "cuda")
+    finally:
+        torch.set_float32_matmul_precision("highest")
     full, fast = PRECISIONS
     rows += [
         Row(f"{fast}, stack of {STACKS[-1]}", speed[fast], "pairs/s", speed[full], note=f"baseline: {full}"),
         Row(f"{fast}, validation error over that of {full}", error[fast] / error[full], "", None,
-            (Limit("ours", "≤", 1.005),), True),
+            (Limit("ours", "≥", 0.995), Limit("ours", "≤", 1.005)), True),
     ]  # fmt: skip
     for n in STACKS:
         steps = {"eager": step_of(n, "cuda"), "graph": captured(step_of(n, "cuda", capturable=True))}

@@ -27,6 +27,10 @@ INSTALL = {
 ana-cont is a source package that needs Cython to be built, and without its graphical interface no Qt."""
 
 
+METHODS = {"lsdensities": ("plateau", "likelihood"), "fredipy": ("",), "ana-cont": ("",)}
+"""The methods of each peer, see ``peer_methods.py``; an only one has no name."""
+
+
 class Absent(Exception):
     """A peer that cannot be had, or that cannot answer: why, in one line."""
 

@@ -20,7 +20,7 @@ units of 2m, sigma = 0.44. The truth is the two-particle density in the continuu
 For each correlator Err = int |rho - truth| / int |truth| over the energies, f = max(1 - Err, 0). Rows are, over the
 correlators that a method could do: the mean and the median of Err, the mean of f, the coverage at 68.3 and 95.4 %,
 which for a peer is that of one and two of its errors, the mean half width at 68.3 %, and seconds of processor time.
-Every method has the mean and the covariance of the same 800 samples.
+Every method has the mean and the covariance of the same 800 samples; lsdensities gets 64 that have them, too.
 
 Settings of the suites and of the peers (``peer_methods.py``) are of 2026-11-26, from before any score of a peer was
 seen; the median was added after that, since a peer was off by 1e268 once. sdpipe's shipped networks, posterior and HLT
@@ -35,6 +35,7 @@ import resource
 import shutil
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -51,7 +52,7 @@ from numpy.typing import NDArray
 import sdpipe
 from benchmarks.commands import run_stage
 from benchmarks.o3_reconstruction import FILE, GROUPS
-from benchmarks.peers import INSTALL, Absent, ask
+from benchmarks.peers import METHODS, Absent, ask
 from benchmarks.table import Row, markdown, processor_seconds
 from benchmarks.training_sets import MIXTURE
 from sdpipe.config.load import load_config
@@ -397,9 +398,10 @@ def _audience(group: Group, root: Path, name: str, keys: dict[str, Any]) -> tupl
             one = _once(root / f"{group.name}-{name}-judged-{i:03d}", partial(_judged, place, samples))
         except Exception as error:
             one = _failed(group, error)
+        else:
+            if not group.noise:
+                shutil.rmtree(place, ignore_errors=True)
         found.append(one)
-        if not group.noise:
-            shutil.rmtree(place, ignore_errors=True)
         print(f"suite {group.name}: {name} networks, correlator {i + 1} of {len(group.seen)}", flush=True)
     return found, before
 
@@ -417,23 +419,23 @@ def ours(group: Group, root: Path) -> dict[str, Made]:
 
 
 def theirs(group: Group, directory: Path) -> dict[str, Made]:
-    """Return what the peers make of a group; one that cannot be had fails on every correlator and says why."""
-    made, n = {}, len(group.samples)
-    for peer in INSTALL:
+    """Return what the peers make of a group; what a peer cannot do, or all where it cannot be had, says why."""
+    made: dict[str, Made] = {}
+    n, E = len(group.samples), len(group.grid.energies)
+    for peer, methods in METHODS.items():
         print(f"suite {group.name}: {peer}", flush=True)
         try:
             answer = ask(peer, group.question, directory)
         except Absent as error:
-            shape = (n, len(group.grid.energies))
-            nothing, none = np.full(shape, np.nan), np.full((n, len(LEVELS), shape[1]), np.nan)
-            made[peer] = Made(nothing, none, none, nothing[:, 0], nothing[:, 0], np.full(n, str(error)))
-            continue
-        for i, method in enumerate(answer["method"]):
-            central, sigma = answer["central"][:, i, None], answer["error"][:, i, None]
-            half = np.array([[1.0], [2.0]]) * sigma
+            answer = {"method": np.array([]), "seconds": np.full(n, np.nan), "why": np.full(n, str(error))}
+        there = answer["method"].tolist()
+        for method in methods:
+            central, error = np.full((2, n, E), np.nan)
+            if method in there:
+                central, error = (answer[key][:, there.index(method)] for key in ("central", "error"))
+            low, high = (central[:, None] + sign * np.array([[1.0], [2.0]]) * error[:, None] for sign in (-1, 1))
             name = f"{peer}, {method}" if method else peer
-            zero = np.zeros(n)
-            made[name] = Made(central[:, 0], central - half, central + half, answer["seconds"], zero, answer["why"])
+            made[name] = Made(central, low, high, answer["seconds"], np.zeros(n), answer["why"])
     return made
 
 
@@ -444,6 +446,8 @@ COLUMNS = (
     *(f"coverage at {100 * level:g} %" for level in LEVELS),
     "half width",
     "seconds",
+    "seconds before",
+    "solved",
 )
 
 
@@ -460,15 +464,17 @@ def measure(directory: Path) -> list[Row]:
                 made.setdefault(name, []).append(one)
         truth = np.concatenate(truths)
         scores = {name: Made.together(parts).scores(truth) for name, parts in made.items()}
-        why = {name: next((w for part in parts for w in part.why if w), "") for name, parts in made.items()}
-        columns = [*COLUMNS, "seconds before", "solved"]
+        why = {name: Counter(w for part in parts for w in part.why if w) for name, parts in made.items()}
         tables.append(f"## Suite {suite}, {len(truth)} correlators\n\n")
-        tables.append(markdown(pd.DataFrame(scores, index=columns).T.rename_axis("method")))
-        tables += ["\n\n", *(f"- {name}: {words}\n" for name, words in why.items() if words), "\n"]
+        tables.append(markdown(pd.DataFrame(scores, index=COLUMNS).T.rename_axis("method")))
+        tables.append("\n\n")
+        tables += [f"- {name}, {n} times: {words}\n" for name, each in why.items() for words, n in each.items()]
+        tables.append("\n")
         for name, found in scores.items():
             what = f"suite {suite}, {name}"
-            rows += [Row(f"{what}: {k}", v, "s" if "seconds" in k else "1") for k, v in found.items() if k != "solved"]
+            rows += [Row(f"{what}: {k}", v, "s" if "seconds" in k else "") for k, v in found.items() if k != "solved"]
             if why[name]:
-                rows.append(Row(f"{what}: correlators solved, of {len(truth)}", found["solved"], "1", note=why[name]))
+                words = "; ".join(f"{n} times: {w}" for w, n in why[name].items())
+                rows.append(Row(f"{what}: correlators solved, of {len(truth)}", found["solved"], "", note=words))
         files.write_text(root / "tables.md", "".join(tables))
     return rows

@@ -75,7 +75,7 @@ def measure(directory: Path) -> list[Row]:
         files.write_text(home / f"{name}.yaml", to_yaml(load_config(REFERENCE, keys)))
         run_stage("run", home / f"{name}.yaml", Layout(home / name))
         runs[name] = sdpipe.open_run(home / name)
-        peak[name] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        peak[name] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
     made = {title: table(runs) for title, table in TABLES.items()}
     made["Cost"].loc["largest process since the command began [GB]"] = peak
     files.write_text(home / "tables.md", "\n".join(f"## {title}\n\n{markdown(x)}\n" for title, x in made.items()))
@@ -124,7 +124,7 @@ def targets(runs: dict[str, Run]) -> pd.DataFrame:
         for i, sigma in enumerate(_sigma(runs)):
             for name, run in runs.items():
                 one = run.budget[target].isel(sigma=i).load()
-                off, published = np.abs(one.central - one.truth), total_error(one.error.isel(source=slice(-1)))
+                off, published = np.abs(one.central - one.truth), total_error(one.error.drop_sel(source="resolution"))
                 found[target, sigma, name] = {
                     "mean |error|": off.mean(),
                     "mean total error": published.mean(),
@@ -154,7 +154,8 @@ def coverage(runs: dict[str, Run]) -> pd.DataFrame:
     for name, run in runs.items():
         of = run.validation.coverage.sel(level=[0.683, 0.954]).load()
         found |= {f"{name} {100 * x:g} %": 100 * of.sel(level=x, drop=True).to_series() for x in of.level.values}
-    return pd.DataFrame(found)
+    families = dict.fromkeys(line for column in found.values() for line in column.index)
+    return pd.DataFrame(found).reindex(families)
 
 
 def cost(runs: dict[str, Run]) -> pd.DataFrame:

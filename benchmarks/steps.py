@@ -46,6 +46,8 @@ def plain_epoch(network: str, data: TrainingSet, batch: int, device: str = "cpu"
         optimizer.zero_grad()
         loss(model(x.to(device)), y.to(device)).backward()
         optimizer.step()
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def stack_epoch(network: str, data: TrainingSet, batch: int, replicas: int, device: str = "cpu") -> None:

@@ -28,9 +28,9 @@ class Limit:
     def __str__(self) -> str:
         return f"{'' if self.of == 'ours' else self.of + ' '}{self.sign} {self.value:,.6g}"
 
-    def holds(self, number: float) -> bool:
-        """Return whether ``number`` keeps the limit."""
-        return number >= self.value if self.sign == "≥" else number <= self.value
+    def holds(self, value: float) -> bool:
+        """Return whether ``value`` keeps the limit."""
+        return value >= self.value if self.sign == "≥" else value <= self.value
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Row:
 
 
 def machine() -> str:
-    """Return processor, cores, GPU if any, and the load of the machine now."""
+    """Return processor, cores, and the load of the machine now."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     name = (names or [platform.processor() or platform.machine()])[0].replace("(R)", "").replace("Processor ", "")
@@ -72,7 +72,7 @@ def machine() -> str:
 
 
 def number(value: float | None) -> str:
-    """Return three digits or four, with separators."""
+    """Return three digits, or all before the point with separators; nothing where there is no number."""
     if value is None:
         return ""
     return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}"
@@ -113,7 +113,7 @@ def markdown(frame: pd.DataFrame) -> str:
     columns = [[str(key) for key in level] for level in keys]
     for column in frame:
         values = frame[column].to_numpy(float, na_value=nan)
-        write = "{:,.0f}".format if all(isnan(x) or x.is_integer() for x in values) else three_digits
+        write = "{:,.0f}".format if all(isnan(x) or (x.is_integer() and abs(x) < 1e9) for x in values) else three_digits
         columns.append(["" if isnan(x) else write(x) for x in values])
     head, *rows = (f"| {' | '.join(cells)} |" for cells in (names, *zip(*columns, strict=True)))
     return "\n".join([head, f"{'|---' * len(names)}|", *rows])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -51,8 +54,8 @@ def test_a_peer_that_cannot_be_installed_says_why_and_the_next_is_asked(group, t
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setitem(peers.INSTALL, "fredipy", (("fredipy==99.0",),))
-    monkeypatch.setattr(public, "INSTALL", {"fredipy": (), "ana-cont": ()})
-    there = {"method": [""], "central": np.ones((1, 1, 4)), "error": np.full((1, 1, 4), np.nan)}
+    monkeypatch.setattr(public, "METHODS", {"fredipy": ("",), "ana-cont": ("",)})
+    there = {"method": np.array([""]), "central": np.ones((1, 1, 4)), "error": np.full((1, 1, 4), np.nan)}
     there |= {"seconds": np.ones(1), "why": np.array([""])}
     monkeypatch.setattr(public, "ask", lambda peer, *rest: there if peer == "ana-cont" else peers.ask(peer, *rest))
     made = public.theirs(group, tmp_path)
@@ -82,6 +85,36 @@ def test_a_peer_that_raises_says_what_and_the_next_correlator_is_tried(group, mo
     assert answer["why"].tolist() == ["ValueError: C(t) is negative", ""]
     assert np.isnan(answer["central"][0]).all()
     assert (answer["central"][1] == 1).all()
+
+
+def test_a_peer_of_two_methods_that_raises_on_the_only_correlator_fails_by_both(group, tmp_path, monkeypatch):
+    """So that the correlators of another group have the same methods."""
+
+    def fails(*_: object) -> peer_methods.Answer:
+        raise ValueError("no plateau")
+
+    monkeypatch.setitem(peer_methods.PEERS, "lsdensities", fails)
+    monkeypatch.setattr(public, "METHODS", {"lsdensities": peers.METHODS["lsdensities"]})
+    monkeypatch.setattr(public, "ask", lambda peer, question, _: peer_methods.answers(peer, question))
+    made = public.theirs(group, tmp_path)
+    assert set(made) == {"lsdensities, plateau", "lsdensities, likelihood"}
+    assert all(one.scores(group.truth) == {"solved": 0} for one in made.values())
+    assert {one.why[0] for one in made.values()} == {"ValueError: no plateau"}
+
+
+def test_a_correlator_that_could_not_be_judged_is_tried_again_on_the_same_run(group, tmp_path, monkeypatch):
+    """Where each correlator has a run of its own, that run stays until the correlator is done."""
+    alone = replace(group, noise=None)
+    monkeypatch.setattr(public, "_trained", lambda _group, place, *_: place.mkdir() or {"seconds": np.array(1.0)})
+
+    def judged(place: Path, _: np.ndarray) -> dict[str, np.ndarray]:
+        assert place.is_dir()
+        raise RuntimeError("interrupted")
+
+    monkeypatch.setattr(public, "_judged", judged)
+    for _ in range(2):
+        found, _ = public._audience(alone, tmp_path, "shipped", public.SHIPPED)
+        assert str(found[0]["why"]) == "RuntimeError: interrupted"
 
 
 def test_a_correlator_that_sdpipe_cannot_do_says_why(group, tmp_path, monkeypatch):

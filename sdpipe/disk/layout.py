@@ -246,11 +246,11 @@ class Layout:
         changed = [key for name in FIXED for key in _differences(old[name], new[name], name)]
         for key in FIXED_TRAINING:
             changed += _differences(old["training"][key], new["training"][key], f"training.{key}")
-        for name in old["ensembles"].keys() & new["ensembles"].keys():
+        for name in (n for n in old["ensembles"] if n in new["ensembles"]):
             changed += _differences(old["ensembles"][name], new["ensembles"][name], f"ensembles.{name}")
         if changed:
-            words = "; ".join(changed)
-            raise UserError(f"{self.root}: made from another config: {words}; give this one another name, or --run")
+            words = f"made from another config: {'; '.join(changed)}"
+            raise UserError(f"{self.root}: {words}; give this one another name (name=OTHER), or --run DIR")
 
     def _check_schema(self, receipt: Receipt | None) -> None:
         """Raise UserError where another version made this directory: by its claim or, without one, by its stores."""
