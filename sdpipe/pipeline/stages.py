@@ -306,7 +306,7 @@ def _networks(state: State, left: list[Found]) -> list[str]:
     from sdpipe.learn.networks import parameter_count
 
     config, missing = state.config, [f.piece.work for f in left if f.piece.work]
-    lines = [f"  in {len(_stacks(state, missing))} tasks"]
+    lines = [f"  in {len(_stacks(state, missing))} tasks"] if missing else []
     for name, e in config.ensembles.items():
         weights = parameter_count(e.network, len(config.lattice.slices), config.energies.count)
         lines.append(f"  {name}: Nb {e.Nb}, Nrho {e.Nrho}, {e.network} with {weights} parameters")

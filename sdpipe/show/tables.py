@@ -261,7 +261,10 @@ def verdict_table(validation: xr.Dataset) -> str:
     for sigma, rows in whole.groupby("sigma", sort=False):
         at = equation("sigma", float(sigma), units.of(validation))
         columns[at] = list(rows["calibrated %"] + " %, " + rows["calibrated is"])
-    return f"validation, truth inside the calibrated error at level {level:g}\n{table(pd.DataFrame(columns))}"
+    meaning = {"too wide": "covers more than it promises", "too narrow": "covers less than it promises"}
+    notes = [f"{name}: the error {words}" for name, words in meaning.items() if name in set(whole["calibrated is"])]
+    heading = f"validation, truth inside the calibrated error at level {level:g}"
+    return "\n".join([heading, table(pd.DataFrame(columns)), *notes])
 
 
 def training_frame(history: xr.Dataset) -> pd.DataFrame:

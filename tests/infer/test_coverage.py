@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sdpipe.infer import coverage
 from sdpipe.infer.calibration import Resolution, gaussian_quantile
 from sdpipe.show import validation_figures
-from sdpipe.show.tables import accuracy_frame, coverage_frame
+from sdpipe.show.tables import accuracy_frame, coverage_frame, verdict_table
 from sdpipe.show.validation_figures import coverage_against_level
 
 LEVELS = (0.683, 0.954)
@@ -85,6 +85,8 @@ def test_an_overconfident_ensemble_is_caught_and_calibration_mends_it() -> None:
 def test_errors_too_wide_are_called_so_and_are_not_narrowed() -> None:
     v = measure(planted(2.0))
     assert verdicts(v) == ("too wide", "too wide")
+    v.attrs["quoted"] = 0.683
+    assert verdict_table(v).splitlines()[-1] == "too wide: the error covers more than it promises"
     assert (v.factor.sel(level=0.683) == gaussian_quantile(0.683)).all()
 
 
