@@ -100,6 +100,35 @@ def test_a_task_that_kills_its_workers_is_told_in_one_line(workers: Workers, mon
         list(pool.map(os._exit, [Task("greedy", (1,))]))
 
 
+CLOSED_LATE = """
+from distributed.nanny import WorkerProcess
+
+from sdpipe.workers.pool import local_workers
+
+
+async def kill(*_, **__):
+    raise AssertionError("can only join a started process")
+
+
+if __name__ == "__main__":
+    try:
+        with local_workers(2, print):
+            WorkerProcess.kill = kill
+            raise ValueError("it ended")
+    except ValueError as error:
+        print("seen:", error)
+"""
+
+
+def test_a_worker_that_dask_cannot_end_does_not_hide_what_ended_the_work(shell, tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(CLOSED_LATE)
+    outcome = shell("late.py", cwd=tmp_path)
+    assert (outcome.status, outcome.err) == (0, "")
+    _, said, seen = outcome.out.splitlines()
+    assert said.endswith("ends with this process, not before it (can only join a started process)")
+    assert seen == "seen: it ended"
+
+
 def test_workers_that_do_not_answer_are_no_fault_of_files(workers: Workers) -> None:
     """Told in one line that names the pool: a result that Dask was asked for and could not give in time."""
     with (
