@@ -72,10 +72,14 @@ def machine() -> str:
 
 
 def number(value: float | None) -> str:
-    """Return three digits, or all before the point with separators; nothing where there is no number."""
-    if value is None:
+    """Return three digits, or all before the point with separators; nothing for None and NaN.
+
+    >>> number(0.66), number(99.97), number(1234.5), number(0.0), number(3e267), number(None)
+    ('0.660', '100', '1,234', '0', '3.00e+267', '')
+    """
+    if value is None or isnan(value):
         return ""
-    return f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}"
+    return f"{value:,.0f}" if value == 0 or 99.95 <= abs(value) < 1e9 else f"{value:#.3g}"
 
 
 def show(rows: list[Row], where: str) -> str:
@@ -91,15 +95,6 @@ def show(rows: list[Row], where: str) -> str:
     return "\n".join([table(pd.DataFrame(lines, columns=header)), *notes])
 
 
-def three_digits(value: float) -> str:
-    """Return three digits, or more before the point.
-
-    >>> three_digits(0.66), three_digits(99.97), three_digits(1234.5), three_digits(0.0), three_digits(3e267)
-    ('0.660', '100', '1,234', '0', '3.00e+267')
-    """
-    return f"{value:,.0f}" if value == 0 or 99.95 <= abs(value) < 1e9 else f"{value:#.3g}"
-
-
 def markdown(frame: pd.DataFrame) -> str:
     r"""Return the table in Markdown: its index, then its columns: whole numbers, or three digits; nothing for NaN.
 
@@ -113,8 +108,8 @@ def markdown(frame: pd.DataFrame) -> str:
     columns = [[str(key) for key in level] for level in keys]
     for column in frame:
         values = frame[column].to_numpy(float, na_value=nan)
-        write = "{:,.0f}".format if all(isnan(x) or (x.is_integer() and abs(x) < 1e9) for x in values) else three_digits
-        columns.append(["" if isnan(x) else write(x) for x in values])
+        whole = all(isnan(x) or (x.is_integer() and abs(x) < 1e9) for x in values)
+        columns.append([f"{x:,.0f}" if whole and not isnan(x) else number(x) for x in values])
     head, *rows = (f"| {' | '.join(cells)} |" for cells in (names, *zip(*columns, strict=True)))
     return "\n".join([head, f"{'|---' * len(names)}|", *rows])
 
