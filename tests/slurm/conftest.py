@@ -92,13 +92,16 @@ class Slurm:
         self.command("slurmd", "-N", node)
 
     def _processes_of(self, jobs: list[str]) -> list[int]:
+        """Return the processes of jobs of this Slurm; a machine may have another, with jobs of the same number."""
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("SLURM_JOB_ID") in jobs:
-                    found.append(process.pid)
+                environment = process.environ()
             except psutil.Error:
                 continue
+            ours = environment.get("SLURM_CONF") == self.environment["SLURM_CONF"]
+            if ours and environment.get("SLURM_JOB_ID") in jobs:
+                found.append(process.pid)
         return found
 
     def signal_job(self, job: str, number: signal.Signals) -> None:
