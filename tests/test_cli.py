@@ -259,6 +259,14 @@ def test_a_second_run_does_nothing_says_so_and_imports_no_torch(
     assert snapshot(finished.root) == before
 
 
+def test_what_no_network_computes_imports_no_torch(shell: Cli, finished_copy: Path) -> None:
+    shutil.rmtree(finished_copy / "budget.zarr/o3")
+    outcome = shell("-c", PROBE, "run", finished_copy, cwd=finished_copy.parent)
+    assert outcome.status == 0, outcome.err
+    assert (finished_copy / "budget.zarr/o3").is_dir()
+    assert "torch" not in imported(outcome)
+
+
 # --- dry runs ------------------------------------------------------------------------------------------------
 
 

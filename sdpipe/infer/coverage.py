@@ -8,6 +8,7 @@ docs/error-budget.md defines every quantity.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -24,8 +25,10 @@ from sdpipe.infer.calibration import (
     integral_error,
     rules_of,
 )
-from sdpipe.infer.predict import Audience, estimates
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, Reference
+
+if TYPE_CHECKING:
+    from sdpipe.infer.predict import Audience
 
 Array = NDArray[np.float64]
 
@@ -77,13 +80,6 @@ def predict_draws(
         "scale": scale,
         **{name: checks[name] for name in ("noise_scale", "distance", "back_check")},
     }
-
-
-def residuals(audience: Audience, clean: Array, truth: Array) -> Resolution:
-    """Return what the central ensemble, on C(t), does not resolve of noise-free draws C (draw, t) with ``truth``."""
-    central = [n for n in audience.networks if n.ensemble == audience.central]
-    estimate = estimates(central, clean).rho.isel(ensemble=0).mean("replica").transpose("boot", "sigma", "E")
-    return Resolution(estimate.values - truth, audience.noise.scale(clean))
 
 
 def measure(

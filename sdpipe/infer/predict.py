@@ -21,6 +21,7 @@ from sdpipe.errors import UserError
 from sdpipe.infer import stability, trust
 from sdpipe.infer.bounds import Bounds, Interval
 from sdpipe.infer.budget import squared
+from sdpipe.infer.calibration import Resolution
 from sdpipe.infer.hlt import BY_EVIDENCE, HLT, Choice
 from sdpipe.learn import networks
 from sdpipe.learn.trained import Network
@@ -239,6 +240,12 @@ class Audience:
     def amplitude(self, correlator: Array) -> float:
         """Return the factor a that makes a C (t,) most likely under the prior."""
         return self.prior.amplitude(correlator, self.each_sigma[0].typical)
+
+    def residuals(self, clean: Array, truth: Array) -> Resolution:
+        """Return what the central ensemble leaves unresolved of noise-free draws C (draw, t) with ``truth``."""
+        central = [m for m in self.networks if m.ensemble == self.central]
+        estimate = estimates(central, clean).rho.isel(ensemble=0).mean("replica").transpose("boot", "sigma", "E")
+        return Resolution(estimate.values - truth, self.noise.scale(clean))
 
     def predict(self, correlators: NDArray, scale: ArrayLike = 1.0, means: NDArray | None = None) -> xr.Dataset:
         """Return what is predicted for C ([sample,] boot, t), bootstrap samples around ``means`` ([sample,] t).

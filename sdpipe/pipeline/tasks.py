@@ -490,7 +490,7 @@ def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str
     residuals = None
     if "beyond" not in draws or not audience.on_features:
         fresh = problem.draw(next(iter(config.priors.values())), 0, config.validation.samples, stream="resolution")
-        residuals = coverage.residuals(audience, *fresh)
+        residuals = audience.residuals(*fresh)
     levels = sorted({*config.validation.levels, config.budget.level})
     made = coverage.measure(draws, levels, config.budget.level, audience.source, residuals)
     made.attrs["central"] = config.budget.central
