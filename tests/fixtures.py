@@ -25,6 +25,7 @@ from hypothesis import settings
 
 import sdpipe
 from sdpipe import __main__ as command_line
+from sdpipe.disk.receipts import sha256
 from sdpipe.workers import pool as running
 from sdpipe.workers import pools
 from sdpipe.workers.serial import Task
@@ -140,9 +141,9 @@ def _start(arguments: list[str], cwd: Path, **options: Any) -> subprocess.Popen[
     return subprocess.Popen([sys.executable, *arguments], cwd=cwd, env=_environment(), **pipes, **options)
 
 
-def _read(directory: Path) -> dict[str, bytes]:
-    files = sorted(p for p in directory.rglob("*") if p.is_file())
-    return {str(p.relative_to(directory)): p.read_bytes() for p in files}
+def hashes(directory: Path) -> dict[str, str]:
+    """Return file -> SHA-256 of its content; of megabytes that differ pytest would take hours to say where."""
+    return {str(p.relative_to(directory)): sha256(p) for p in sorted(directory.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="session")
@@ -181,9 +182,9 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def snapshot() -> Callable[[Path], dict[str, bytes]]:
-    """Return a function: directory -> {file: bytes}."""
-    return _read
+def snapshot() -> Callable[[Path], dict[str, str]]:
+    """Return a function: directory -> {file: hash of its content}."""
+    return hashes
 
 
 @pytest.fixture(scope="session")

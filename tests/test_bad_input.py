@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Cli = Callable[..., "Outcome"]
 Write = Callable[..., Path]
-Snapshot = Callable[[Path], dict[str, bytes]]
+Snapshot = Callable[[Path], dict[str, str]]
 
 PERIOD = 16
 TIMES = slice(1, 9)

@@ -204,7 +204,7 @@ def test_quiet_says_nothing_and_verbose_says_more(cli: Cli, finished_copy: Path)
 
 
 def test_analyze_prints_its_tables_again_without_doing_the_work_again(
-    cli: Cli, finished: Finished, finished_copy: Path, snapshot: Callable[[Path], dict[str, bytes]]
+    cli: Cli, finished: Finished, finished_copy: Path, snapshot: Callable[[Path], dict[str, str]]
 ) -> None:
     before = snapshot(finished_copy)
     validation, analysis = cli("validate", finished_copy).out, cli("analyze", finished_copy).out
@@ -247,7 +247,7 @@ def test_a_reader_who_has_read_enough_is_no_fault(start: Callable[..., Any], fin
 
 
 def test_a_second_run_does_nothing_says_so_and_imports_no_torch(
-    shell: Cli, finished: Finished, snapshot: Callable[[Path], dict[str, bytes]]
+    shell: Cli, finished: Finished, snapshot: Callable[[Path], dict[str, str]]
 ) -> None:
     before = snapshot(finished.root)
     outcome = shell("-c", PROBE, "run", finished.config, cwd=finished.config.parent)
@@ -284,7 +284,7 @@ def test_a_dry_run_names_blocks_bytes_and_networks_and_writes_nothing(
 
 
 def test_a_dry_run_of_a_finished_run_has_nothing_left(
-    cli: Cli, finished_copy: Path, snapshot: Callable[[Path], dict[str, bytes]]
+    cli: Cli, finished_copy: Path, snapshot: Callable[[Path], dict[str, str]]
 ) -> None:
     before = snapshot(finished_copy)
     outcome = cli("run", finished_copy, "--dry-run")

@@ -50,6 +50,9 @@ def perform(state: State, names: list[str], take_over: bool = False) -> list[str
     """Do what is left of the stages ``names``; return those that had anything to do. Raises as :func:`opened` does."""
     with opened(state, names, take_over) as run:
         worked = [name for name in names if stages.perform(name, run)]
+        if worked:
+            run.workers.close()
+            run.layout.sweep()  # what workers were writing that died meanwhile
     for name in names:
         if name not in worked:
             log.debug(f"{name}: nothing to do")

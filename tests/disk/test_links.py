@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.fixtures import Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
-Snapshot = Callable[[Path], dict[str, bytes]]
+Snapshot = Callable[[Path], dict[str, str]]
 
 
 def moved(path: Path, to: Path) -> Path:

@@ -148,9 +148,9 @@ def test_a_target_whose_slices_begin_at_one_is_added_to_a_finished_run(
 def test_a_command_opens_a_data_file_once(shell: Cli, tiny_config: Path, tmp_path: Path, data: Path) -> None:
     """Noise and two targets are in one file; drivers and workers are processes of their own."""
     root = tmp_path / "run"
-    targets = [f"targets.{name}={{kind: correlator, path: {data}, dataset: {name}}}" for name in "xy"]
+    targets = ", ".join(f"{name}: {{kind: correlator, path: {data}, dataset: {name}}}" for name in "xy")
     noise = f"noise={{kind: correlator, path: {data}, dataset: x, copies: 1}}"
-    short = [*LONG, "training={replicas: 2, epochs: 1}", "kernel=periodic", noise, *targets]
+    short = [*LONG, "training={replicas: 2, epochs: 1}", "kernel=periodic", noise, f"targets={{{targets}}}"]
     for arguments in (("run", tiny_config, *short, "--run", root), ("run", root), ("status", root)):
         with opens(data) as count:
             outcome = shell("-m", "sdpipe", *arguments, cwd=tmp_path)

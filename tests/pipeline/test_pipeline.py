@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +25,13 @@ from sdpipe.config.load import load_config
 from sdpipe.learn import trained, training
 from sdpipe.pipeline import tasks
 from sdpipe.workers import pools
+from tests.fixtures import hashes
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
-Snapshot = Callable[[Path], dict[str, bytes]]
+Snapshot = Callable[[Path], dict[str, str]]
 
 ONE_CORE = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from sdpipe.__main__ import main; "
 ONE_CORE += "sys.exit(main())"
@@ -40,10 +41,9 @@ DEADLINE = 120.0
 """Seconds after which waiting for another process is a failure."""
 
 
-def chunks(store: Path) -> dict[str, bytes]:
-    """Return the files of a store but for their metadata, which hold the time of creation."""
-    files = {str(p.relative_to(store)): p for p in store.rglob("*") if p.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if path.name != "zarr.json"}
+def chunks(store: Path) -> dict[str, str]:
+    """Return the hashes of the files of a store but for their metadata, which hold the time of creation."""
+    return {name: found for name, found in hashes(store).items() if not name.endswith("zarr.json")}
 
 
 def load_network(path: Path) -> trained.Network:
@@ -160,6 +160,22 @@ def test_blocks_of_other_versions_are_kept_and_said_in_one_line(
     )
     assert len(serial.done) == 6
     assert "warning" not in cli("generate", tiny_config, "--run", tmp_path / "run").err
+
+
+def test_what_a_worker_was_writing_that_died_is_gone_at_the_end(
+    cli: Cli, serial: SerialPool, tiny_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, map_all = tmp_path / "run", serial.map
+
+    def dies(*arguments: Any) -> Iterator[tuple[str, Any]]:
+        for result in map_all(*arguments):
+            (root / "training.zarr" / f"{result[0]}.partial").write_text("half of a chunk")
+            yield result
+
+    monkeypatch.setattr(serial, "map", dies)
+    assert cli("generate", tiny_config, "--run", root).status == 0
+    assert len(serial.done) == 6
+    assert list(root.rglob("*.partial")) == []
 
 
 def test_a_mixture_does_not_depend_on_workers_order_or_interruption(

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
-Snapshot = Callable[[Path], dict[str, bytes]]
+Snapshot = Callable[[Path], dict[str, str]]
 VERIFIED = "verified: every file of what is done is as it was written"
 
 
@@ -56,7 +56,7 @@ def look(root: Path) -> list[DamageError]:
     return verify(state.layout, [piece for stage in STAGES for piece in stage.pieces(state.made)], forget=False)
 
 
-def values(root: Path, snapshot: Snapshot) -> dict[str, bytes]:
+def values(root: Path, snapshot: Snapshot) -> dict[str, str]:
     """Return all files but those that hold times: metadata of stores, receipts, the report, logs."""
     timed = ("logs", ".sdpipe/receipts", ".sdpipe/sittings", "report.html")
     content = {name: data for name, data in snapshot(root).items() if not name.startswith(timed)}
