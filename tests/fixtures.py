@@ -142,7 +142,7 @@ def _start(arguments: list[str], cwd: Path, **options: Any) -> subprocess.Popen[
 
 
 def hashes(directory: Path) -> dict[str, str]:
-    """Return file -> SHA-256 of its content; of megabytes that differ pytest would take hours to say where."""
+    """Return file -> SHA-256 of its content: of contents that differ pytest writes out every byte on a CI."""
     return {str(p.relative_to(directory)): sha256(p) for p in sorted(directory.rglob("*")) if p.is_file()}
 
 

@@ -35,6 +35,9 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
         try:
             with pools.Workers(config.cluster, layout.logs, layout.certificates, log.info, watch) as workers:
                 yield stages.Command(state, workers)
+            if watch:
+                watch()
+                layout.sweep()  # what workers were writing that died meanwhile
         except DamageError as error:
             files.set_aside(error.file)
             raise
@@ -50,9 +53,6 @@ def perform(state: State, names: list[str], take_over: bool = False) -> list[str
     """Do what is left of the stages ``names``; return those that had anything to do. Raises as :func:`opened` does."""
     with opened(state, names, take_over) as run:
         worked = [name for name in names if stages.perform(name, run)]
-        if worked:
-            run.workers.close()
-            run.layout.sweep()  # what workers were writing that died meanwhile
     for name in names:
         if name not in worked:
             log.debug(f"{name}: nothing to do")

@@ -60,8 +60,8 @@ def content(root: Path) -> dict[str, object]:
         found |= {name: hash_ for name, hash_ in files.items() if not name.endswith("zarr.json")}  # it holds a time
     for path in (root / "networks").glob("*.pt"):
         n = trained.load(path, sha256(path))
-        arrays = [*(v.numpy() for _, v in sorted(n.parameters.items())), n.matrix, n.weight]
-        digests = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+        arrays = {"matrix": n.matrix, "weight": n.weight} | {k: v.numpy() for k, v in n.parameters.items()}
+        digests = {k: hashlib.sha256(array.tobytes()).hexdigest() for k, array in arrays.items()}
         found[path.name] = (digests, n.train_loss, n.val_loss, n.best_epoch)
     return found
 

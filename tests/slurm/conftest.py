@@ -269,7 +269,7 @@ def config_text(Nrho: int = 4000, jobs: int = 3) -> str:
 
 
 def chunks(run: Path) -> dict[str, str]:
-    """Return the hash of every chunk file of a run's training set, and of what else is beside them."""
+    """Return the hash of every file below a directory ``c`` of a run's training set: chunks, and nothing else."""
     return {name: found for name, found in hashes(run / "training.zarr").items() if "c" in Path(name).parts}
 
 
