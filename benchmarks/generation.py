@@ -115,7 +115,7 @@ def speed(root: Path) -> list[Row]:
         Row(
             "the same, against a trapezoid with all modes at once", ours, "samples/s/core",
             TRAPEZOID_SAMPLES / t["vectorised"],
-            note="the public reference code, 66 ms a sample, lies between the two",
+            note="the public reference code lay between the two on another machine, 66 ms a sample",
         ),
         Row(
             "generate Nb=512", training_blocks(large)[0].stop / t["512"], "samples/s/core", None,

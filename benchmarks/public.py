@@ -1,4 +1,4 @@
-"""Suites that nobody here wrote: the same samples to sdpipe and to other packages.
+"""Two public suites and our own simulation: the same samples to sdpipe and to other packages.
 
     python -m benchmarks public
 
