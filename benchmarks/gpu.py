@@ -16,7 +16,7 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import Config, to_yaml
 from sdpipe.disk import store
 from sdpipe.disk.layout import Layout
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 from sdpipe.physics.samples import is_validation
 from sdpipe.workers.serial import cores
 
@@ -26,8 +26,8 @@ PEAK = 67e12
 
 def _operations(network: str, inputs: int, outputs: int) -> float:
     """Return multiplications and additions of a step for one pair: forward, and twice as much backward."""
-    first, second = networks.FEATURE_MAPS[network]
-    shapes = networks.shapes(network, inputs, outputs)
+    first, second = architectures.FEATURE_MAPS[network]
+    shapes = architectures.shapes(network, inputs, outputs)
     once, twice = -(-inputs // 2), -(-inputs // 4)
     forward = once * 3 * first + twice * 3 * first * second
     forward += sum(shape[0] * shape[1] for name, shape in shapes.items() if name in ("dense.weight", "output.weight"))

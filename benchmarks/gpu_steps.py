@@ -17,7 +17,7 @@ import torch
 from benchmarks.steps import E, T, mock, stack_epoch
 from benchmarks.table import Limit, Row, turn_by_turn, wall_seconds
 from benchmarks.time_to_accuracy import fitted_set
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 from sdpipe.learn.feeds import Member
 from sdpipe.learn.training import PROTOCOLS, Outcome, train
 
@@ -28,14 +28,14 @@ PRECISIONS = {"full single precision": "highest", "TF32": "high"}
 
 def step_of(replicas: int, device: str, capturable: bool = False) -> Callable[[], None]:
     """Return a function that takes one step of Adam on a stack, with the same pairs again and again."""
-    weights = networks.stack([networks.initialise(NETWORK, T, E, seed) for seed in range(replicas)])
+    weights = architectures.stack([architectures.initialise(NETWORK, T, E, seed) for seed in range(replicas)])
     weights = {name: w.to(device, torch.float32).requires_grad_() for name, w in weights.items()}
     optimizer = torch.optim.Adam(list(weights.values()), fused=True, capturable=capturable)
     x, y = (torch.randn(replicas, BATCH, size, device=device) for size in (T, E))
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        (y - networks.forward(weights, x)).abs().mean(dim=(1, 2)).sum().backward()
+        (y - architectures.forward(weights, x)).abs().mean(dim=(1, 2)).sum().backward()
         optimizer.step()
 
     return step

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.table import Row, turn_by_turn
 from benchmarks.training_sets import one_ensemble
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 from sdpipe.learn.training import Stack
 from sdpipe.physics.prior import BATCH
 from sdpipe.physics.samples import generate
@@ -42,13 +42,13 @@ def _generation(Nb: int, overrides: tuple[str, ...]) -> float:
 
 def _step(network: str, inputs: int, outputs: int) -> float:
     """Return microseconds of one core for a pair, in a stack at the default batch."""
-    initial = [networks.initialise(network, inputs, outputs, s) for s in range(REPLICAS)]
+    initial = [architectures.initialise(network, inputs, outputs, s) for s in range(REPLICAS)]
     stack = Stack.begin(initial, torch.device("cpu"), torch.float32)
     x, y = torch.randn(REPLICAS, PAIRS, inputs), torch.randn(REPLICAS, PAIRS, outputs)
 
     def steps() -> None:
         for _ in range(5):
-            stack.step((y - networks.forward(stack.parameters, x)).abs().mean(dim=(1, 2)), 1e-4)
+            stack.step((y - architectures.forward(stack.parameters, x)).abs().mean(dim=(1, 2)), 1e-4)
 
     return 1e6 * turn_by_turn({"": steps}, rounds=5)[""] / (5 * REPLICAS * PAIRS)
 

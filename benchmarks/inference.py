@@ -14,12 +14,12 @@ from benchmarks.steps import plain_network
 from benchmarks.table import Limit, Row, turn_by_turn
 from benchmarks.training_sets import REFERENCE, SYNTHETIC
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs
 from sdpipe.config.schema import to_yaml
 from sdpipe.disk.layout import Layout
 from sdpipe.infer.predict import estimates
 from sdpipe.learn import trained
 from sdpipe.pipeline.tasks import load_audience, load_networks
+from sdpipe.problem.inputs import Inputs
 
 BARE_SAMPLES = 10
 

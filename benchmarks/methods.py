@@ -8,11 +8,11 @@ import numpy as np
 
 from benchmarks.peers import INSTALL, Absent, ask
 from benchmarks.table import Limit, Row, processor_seconds, turn_by_turn
-from sdpipe.infer.bounds import Bounds
-from sdpipe.infer.hlt import HLT
+from sdpipe.estimators.bounds import Bounds
+from sdpipe.estimators.hlt import HLT
+from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
-from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.spectra import ChebyshevPrior, o3
 
 PEER = INSTALL["lsdensities"][-1][-1]

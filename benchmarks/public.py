@@ -59,7 +59,7 @@ from sdpipe.config.load import load_config
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
-from sdpipe.infer.bounds import Bounds
+from sdpipe.estimators.bounds import Bounds
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
 from sdpipe.physics.spectra import o3, peaks

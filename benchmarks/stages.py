@@ -17,12 +17,12 @@ from pathlib import Path
 from benchmarks.commands import run_stage
 from benchmarks.table import Row
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs
 from sdpipe.disk.layout import Layout
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import of_budgets, of_report, of_training, of_validation
 from sdpipe.pipeline.results import analyze_target, write_report
 from sdpipe.pipeline.tasks import generate_block, validate_block
+from sdpipe.problem.inputs import Inputs
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 

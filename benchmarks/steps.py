@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.table import Limit, Row, turn_by_turn
+from sdpipe.learn.architectures import FEATURE_MAPS, HIDDEN, NEGATIVE_SLOPE
 from sdpipe.learn.feeds import Chunk, Member, TrainingSet
-from sdpipe.learn.networks import FEATURE_MAPS, HIDDEN, NEGATIVE_SLOPE
 from sdpipe.learn.training import PROTOCOLS, train
 
 T, E, REPLICAS = 16, 47, 5

@@ -21,11 +21,11 @@ import torch
 
 from benchmarks.table import Limit, Row, machine, show
 from benchmarks.training_sets import MIXTURE, make, one_ensemble
-from sdpipe.config.problem import Inputs
 from sdpipe.disk import files
 from sdpipe.learn import dataset
 from sdpipe.learn.feeds import Member
 from sdpipe.learn.training import PROTOCOLS, train
+from sdpipe.problem.inputs import Inputs
 
 Nb, NRHO, SIGMA_INDEX = 128, 50_000, 0
 

@@ -6,13 +6,15 @@ import shutil
 from pathlib import Path
 
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs, Problem
 from sdpipe.config.schema import Config
 from sdpipe.disk import store
 from sdpipe.disk.layout import Layout
+from sdpipe.pipeline import ownership
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import Piece, of_training
 from sdpipe.pipeline.tasks import generate_block, training_template
+from sdpipe.problem.inputs import Inputs
+from sdpipe.problem.problem import Problem
 
 REFERENCE = Path(__file__).parents[1] / "configs" / "broad-audience-T32.yaml"
 SYNTHETIC = "noise={kind: synthetic, r1: 1.0e-3}"
@@ -43,7 +45,7 @@ def empty_run(config: Config, root: Path) -> list[tuple[Problem, Path, Piece]]:
     shutil.rmtree(root, ignore_errors=True)
     layout, inputs = Layout(root), Inputs(config)
     layout.driver.parent.mkdir(parents=True)
-    layout.claim(config)
+    ownership.claim(layout, config)
     made = MadeFrom(inputs, layout)
     training_template(config).create(layout.training, store.attributes(made.training, config.seed))
     return [(inputs.problem, root, piece) for piece in of_training(made) if piece.work]

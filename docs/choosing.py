@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
-from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.spectra import ChebyshevPrior, o3
 from sdpipe.show import figures
 

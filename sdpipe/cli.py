@@ -14,14 +14,14 @@ from sdpipe.config.schema import Config
 from sdpipe.disk import lock
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import ConfigError, UserError
-from sdpipe.pipeline import session, stages
+from sdpipe.pipeline import ownership, session, stages
 from sdpipe.pipeline.stages import STAGES
 from sdpipe.pipeline.state import State, verify
 from sdpipe.show.console import listen, log
 from sdpipe.version import __version__
 
 if TYPE_CHECKING:
-    from sdpipe.config.suggest import Suggestion
+    from sdpipe.problem.suggest import Suggestion
 
 SAYS = {stage.name: (stage.says, stage.example) for stage in STAGES} | {
     "run": (
@@ -151,7 +151,7 @@ def _is_config(path: Path) -> bool:
 def _from_file(arguments: argparse.Namespace) -> None:
     """Say what a correlator file holds or, for ``reconstruct``, make a config of it and run that, too."""
     from sdpipe.config.load import config_of
-    from sdpipe.config.suggest import suggest
+    from sdpipe.problem.suggest import suggest
 
     suggestion = suggest(arguments.config, arguments.overrides)
     said = _surveyed(suggestion)
@@ -167,23 +167,23 @@ def _from_file(arguments: argparse.Namespace) -> None:
 
 def _surveyed(suggestion: Suggestion) -> str:
     """Say what a correlator file holds, and which keys of a config follow from it."""
-    from sdpipe.config.suggest import E0
-    from sdpipe.show import survey
+    from sdpipe.problem.suggest import E0
+    from sdpipe.show import survey_text
 
     threshold = E0(suggestion.config)[0]
-    said = survey.text(suggestion.survey, suggestion.used, threshold, suggestion.why)
-    return f"{said}\n\n{survey.keys(suggestion.config)}"
+    said = survey_text.text(suggestion.survey, suggestion.used, threshold, suggestion.why)
+    return f"{said}\n\n{survey_text.keys(suggestion.config)}"
 
 
 def _surveys(state: State) -> str:
     """Say what every correlator of a config is."""
     from sdpipe.correlators.survey import Survey
-    from sdpipe.show import survey
+    from sdpipe.show import survey_text
 
     config = state.config
     kernel, E0 = config.kernel_function, config.spectra.E0
     found = [(Survey.of(c, kernel), c) for c in state.inputs.correlators()]
-    return "\n\n".join(survey.text(s, c, E0[0], s.doubts(E0)) for s, c in found)
+    return "\n\n".join(survey_text.text(s, c, E0[0], s.doubts(E0)) for s, c in found)
 
 
 def _new(path: Path) -> None:
@@ -271,7 +271,7 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
 
     layout = state.layout
     layout.require()
-    layout.check_owner(state.config)
+    ownership.check_owner(layout, state.config)
     damaged = None
     if arguments.verify:
         layout.refuse_links()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from sdpipe.version import SCHEMA, __version__
 
 
 class UserError(Exception):
@@ -50,3 +53,12 @@ class DamageError(UserError):
 
 class RunError(Exception):
     """Work that failed for a reason outside the input, and says what is safe: exit status 1."""
+
+
+def another_schema(path: Path, found: Mapping[str, Any]) -> UserError:
+    """Say in one line that ``path`` is of another schema, and which sdpipe wrote it; ``found`` is what it says."""
+    return UserError(
+        f"{path}: written by sdpipe {found.get('sdpipe_version', 'of another version')} with schema "
+        f"{found.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or "
+        "another --run"
+    )

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sdpipe.infer.predict import Audience
     from sdpipe.learn.trained import Network
     from sdpipe.physics.smearing import Smearing
-    from sdpipe.show.compare import Plots
+    from sdpipe.show.side_by_side import Plots
 
 STREAM = "predict"
 """Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
@@ -134,7 +134,7 @@ class Run:
     @property
     def plot(self) -> Plots:
         """Figures on matplotlib axes: reconstruction, budget, methods, history, samples."""
-        from sdpipe.show.compare import Plots
+        from sdpipe.show.side_by_side import Plots
 
         return Plots(self)
 
@@ -182,10 +182,10 @@ class Run:
     def stability(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
         """Return HLT of one target against lambda, at energies of the run or at the two that are stored.
 
-        See :func:`sdpipe.infer.stability.stability`; ``method_central`` and ``method_error`` of HLT are beside it.
+        See :func:`sdpipe.estimators.stability.stability`; ``method_central`` and ``method_error`` of HLT are beside it.
         ``methods`` need not have hlt. Raises UserError where there is no budget of the target, and for other energies.
         """
-        from sdpipe.infer.stability import kept
+        from sdpipe.estimators.stability import kept
 
         rows = kept(self.config.energies.count) if E is None else self._rows(E)
         self._budget_of(target)
@@ -205,8 +205,8 @@ class Run:
         ``smearing`` is one of :mod:`sdpipe.physics.smearing`, ``Function(f, Tail(rate, power))`` with your own f(E,
         omega, sigma) among them; sigma and E are those of the run. Returns ``central``, ``error (method, sigma, E)``,
         ``samples (method, boot, sigma, E)`` and, with ``bounds`` for rho >= 0 at ``budget.level``, ``lower``, ``upper
-        (sigma, E)``. Samples of several smearings are of the same bootstrap: :func:`~sdpipe.infer.hlt.joint_covariance`
-        of two of them is the covariance of their noise, at all E and sigma. Networks know the smearing of their
+        (sigma, E)``. Samples of several smearings are of the same bootstrap: the covariance of their noise, at all E
+        and sigma, is :func:`~sdpipe.estimators.hlt.joint_covariance` of two of them. Networks know that of their
         training alone. Raises UserError where there is no prediction of the target, where the
         integrals of the smearing do not exist, and where it is not finite.
 
@@ -381,8 +381,8 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
     ('sigma', 'E')
     """
     from sdpipe.config.load import config_of
-    from sdpipe.config.suggest import suggest
     from sdpipe.pipeline import session
+    from sdpipe.problem.suggest import suggest
 
     kept = None
     if not isinstance(data, str | os.PathLike):

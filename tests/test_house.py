@@ -1,4 +1,4 @@
-"""The house stands: ten rooms, imports go down only, Dask in one room, the training core on PyTorch and NumPy only."""
+"""The house stands: twelve rooms, imports that go down only, Dask in one room, a training core of PyTorch and NumPy."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ ROOMS = (
     ("show", "figures, tables, the report, the console"),
     ("workers", "pools of workers, local and on Slurm: the only room that imports Dask"),
     ("infer", "prediction, budget, calibration, coverage, trust, integrals"),
+    ("problem", "what a config stands for: data files read once, the objects of the physics, a config for a file"),
+    ("config", "the YAML file"),
+    ("estimators", "every way from C(t) to rho"),
     ("learn", "networks and their training"),
     ("disk", "stores, receipts, layout, lock"),
-    ("config", "the YAML file and the problem that it builds"),
     ("correlators", "file formats, statistics, folding"),
     ("physics", "kernels, quadrature, spectral densities, noise"),
 )
@@ -39,17 +41,10 @@ def modules() -> dict[str, tuple[str, Path]]:
     return found
 
 
-def imports(path: Path, skip_types: bool = False) -> set[str]:
-    """Return every absolute module that a file imports, inside functions too."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    skipped = {
-        inner
-        for node in ast.walk(tree)
-        if skip_types and isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
+def imports(path: Path) -> set[str]:
+    """Return every absolute module that a file imports, inside functions and for types too."""
     found = set()
-    for node in (n for n in ast.walk(tree) if n not in skipped):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -59,7 +54,7 @@ def imports(path: Path, skip_types: bool = False) -> set[str]:
 
 def own(path: Path) -> set[str]:
     """Return the modules of sdpipe that a file imports."""
-    parts = [name.split(".")[1:] for name in imports(path, skip_types=True) if name.startswith("sdpipe.")]
+    parts = [name.split(".")[1:] for name in imports(path) if name.startswith("sdpipe.")]
     return {m for p in parts for m in (".".join(p[:n]) for n in (1, 2)) if m in modules()}
 
 

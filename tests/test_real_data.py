@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sdpipe
-from sdpipe.config.problem import Inputs
+from sdpipe.problem.inputs import Inputs
 
 if TYPE_CHECKING:
     from tests.fixtures import Outcome, SerialPool

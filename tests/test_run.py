@@ -16,8 +16,8 @@ import xarray as xr
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs
 from sdpipe.errors import UserError
+from sdpipe.problem.inputs import Inputs
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from sdpipe.config.section import Energy, Range, Section, ascending
 from sdpipe.physics import families, spectra
 from sdpipe.physics.prior import Mixture
-
-if TYPE_CHECKING:
-    from sdpipe.config.schema import Config
-from sdpipe.config.section import Energy, Range, Section, ascending
 
 Weight = Annotated[float, Field(ge=-1e12, le=1e12)]
 """Of a delta function or a continuum."""
@@ -87,6 +86,22 @@ class Chebyshev(Section):
 Mock = O3 | DeltaTanh | Peaks | Chebyshev
 
 
+@dataclass(frozen=True)
+class Ranges:
+    """What families take from the rest of a config, where their own keys leave it open; energies in GeV.
+
+    ``thresholds`` are those of the prior. ``masses`` go from 1.5 times the lowest threshold halfway to the highest
+    energy: a family with a peak, or a continuum that rises, has one at up to twice the mass. ``highest`` is the
+    highest energy, ``widths`` 0.2 to 0.7 of the smallest sigma. ``prior`` returns that of the run at a basis size Nb.
+    """
+
+    thresholds: tuple[float, float]
+    masses: tuple[float, float]
+    highest: float
+    widths: tuple[float, float]
+    prior: Callable[[int], Mixture]
+
+
 class MixtureFamily(Section):
     """Draws of the prior, all components in their shares."""
 
@@ -95,8 +110,8 @@ class MixtureFamily(Section):
     Nb: Annotated[int, Field(ge=2, le=4096)]
     """Size of the basis of its Chebyshev component."""
 
-    def build(self, config: Config) -> Mixture:
-        return config.spectra.prior(self.Nb)
+    def build(self, ranges: Ranges) -> Mixture:
+        return ranges.prior(self.Nb)
 
 
 class ChebyshevFamily(Section):
@@ -107,8 +122,8 @@ class ChebyshevFamily(Section):
     Nb: Annotated[int, Field(ge=2, le=4096)]
     """Size of its basis."""
 
-    def build(self, config: Config) -> spectra.ChebyshevPrior:
-        return config.spectra.chebyshev(self.Nb)
+    def build(self, ranges: Ranges) -> spectra.ChebyshevPrior:
+        return ranges.prior(self.Nb).prior
 
 
 class O3Family(Section):
@@ -119,8 +134,8 @@ class O3Family(Section):
     threshold: Range | None = None
     """Range of the threshold in GeV; null is `spectra.E0`."""
 
-    def build(self, config: Config) -> families.O3Family:
-        return families.O3Family(self.threshold or config.spectra.E0)
+    def build(self, ranges: Ranges) -> families.O3Family:
+        return families.O3Family(self.threshold or ranges.thresholds)
 
 
 class ResonanceFamily(Section):
@@ -133,9 +148,9 @@ class ResonanceFamily(Section):
     width: Range | None = None
     """Range of the width in GeV; null follows `smearing.sigma`."""
 
-    def build(self, config: Config) -> families.ResonanceFamily:
-        width = self.width or config.widths
-        return families.ResonanceFamily(self.mass or config.masses, width, config.spectra.E0)
+    def build(self, ranges: Ranges) -> families.ResonanceFamily:
+        width = self.width or ranges.widths
+        return families.ResonanceFamily(self.mass or ranges.masses, width, ranges.thresholds)
 
 
 class PeaksFamily(Section):
@@ -148,8 +163,8 @@ class PeaksFamily(Section):
     mass: Range | None = None
     """Range of their positions in GeV; null follows `spectra.E0` and `energies`."""
 
-    def build(self, config: Config) -> families.PeaksFamily:
-        return families.PeaksFamily(self.count, self.mass or (config.masses[0], config.energies.max))
+    def build(self, ranges: Ranges) -> families.PeaksFamily:
+        return families.PeaksFamily(self.count, self.mass or (ranges.masses[0], ranges.highest))
 
 
 class DeltaTanhFamily(Section):
@@ -160,8 +175,8 @@ class DeltaTanhFamily(Section):
     mass: Range | None = None
     """Range of the position of the delta function in GeV; null follows `spectra.E0` and `energies`."""
 
-    def build(self, config: Config) -> families.DeltaTanhFamily:
-        return families.DeltaTanhFamily(self.mass or config.masses)
+    def build(self, ranges: Ranges) -> families.DeltaTanhFamily:
+        return families.DeltaTanhFamily(self.mass or ranges.masses)
 
 
 class FiniteVolumeFamily(Section):
@@ -174,8 +189,8 @@ class FiniteVolumeFamily(Section):
     size: Annotated[tuple[BoxSize, BoxSize], AfterValidator(ascending)] = (4, 12)
     """Range of m L, the size of the box in units of 1/m."""
 
-    def build(self, config: Config) -> families.FiniteVolumeFamily:
-        return families.FiniteVolumeFamily(self.threshold or config.spectra.E0, self.size)
+    def build(self, ranges: Ranges) -> families.FiniteVolumeFamily:
+        return families.FiniteVolumeFamily(self.threshold or ranges.thresholds, self.size)
 
 
 class SignChangingFamily(Section):
@@ -188,9 +203,9 @@ class SignChangingFamily(Section):
     width: Range | None = None
     """Range of both widths in GeV; null follows `smearing.sigma`."""
 
-    def build(self, config: Config) -> families.SignChangingFamily:
-        width = self.width or config.widths
-        return families.SignChangingFamily(self.mass or config.masses, width, config.spectra.E0)
+    def build(self, ranges: Ranges) -> families.SignChangingFamily:
+        width = self.width or ranges.widths
+        return families.SignChangingFamily(self.mass or ranges.masses, width, ranges.thresholds)
 
 
 class FewStatesFamily(Section):
@@ -201,8 +216,8 @@ class FewStatesFamily(Section):
     mass: Range | None = None
     """Range of the positions of the delta functions in GeV; null follows `spectra.E0` and `energies`."""
 
-    def build(self, config: Config) -> families.FewStatesFamily:
-        return families.FewStatesFamily(self.mass or config.masses)
+    def build(self, ranges: Ranges) -> families.FewStatesFamily:
+        return families.FewStatesFamily(self.mass or ranges.masses)
 
 
 Family = Annotated[
@@ -217,5 +232,4 @@ Family = Annotated[
     | FewStatesFamily,
     Field(discriminator="kind"),
 ]
-"""Families of validation. ``build(config)`` returns what draws are made from and fills ranges that are left open:
-thresholds of the prior, :attr:`Config.masses` (peaks up to the highest energy), :attr:`Config.widths`."""
+"""Families of validation. ``build(ranges)`` returns what draws are made from; see :class:`Ranges`."""

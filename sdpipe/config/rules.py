@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from math import ceil
 from typing import get_args
 
 import numpy as np
@@ -14,13 +13,12 @@ from sdpipe.config.schema import Config, Method
 from sdpipe.config.shipped import shipped
 from sdpipe.config.sources import RangeNoise
 from sdpipe.errors import UserError
+from sdpipe.estimators.conformal import draws_needed
+from sdpipe.estimators.posterior import MOST_TIMES
 from sdpipe.physics.kernels import KernelName
 from sdpipe.physics.units import amount
 
 METHODS = get_args(Method)
-MOST_FOR_POSTERIOR = 256
-"""Time slices that a posterior can have: it holds a matrix of them for each of its components."""
-
 FEWEST_SLICES = 6
 """Time slices that the shipped audience needs."""
 
@@ -38,16 +36,6 @@ OWN = ("latt", "net", "resolution", "scale", "central", "published", "total", "c
 def faults(config: Config) -> list[Fault]:
     """Return every fault of a config that no section has by itself."""
     return list(chain.from_iterable(rule(config) for rule in RULES))
-
-
-def draws_needed(level: float) -> int:
-    """Return the fewest calibration draws n with ceil((n + 1) level) <= n.
-
-    >>> draws_needed(0.683), draws_needed(0.954), draws_needed(0.997)
-    (3, 21, 333)
-    """
-    n = ceil(level / (1 - level) - 1e-9)
-    return n if ceil((n + 1) * level - 1e-9) <= n else n + 1
 
 
 def _times(config: Config) -> Iterator[Fault]:
@@ -161,8 +149,8 @@ def _training(config: Config) -> Iterator[Fault]:
     ):
         if wanted and slices < 2:
             yield where, f"a posterior needs two times or more; lattice.times has {slices}"
-        if wanted and slices > MOST_FOR_POSTERIOR:
-            yield where, f"lattice.times has {slices} slices; allowed with a posterior: at most {MOST_FOR_POSTERIOR}"
+        if wanted and slices > MOST_TIMES:
+            yield where, f"lattice.times has {slices} slices; allowed with a posterior: at most {MOST_TIMES}"
 
 
 def _shipped(config: Config) -> Iterator[Fault]:
@@ -264,7 +252,7 @@ def _limits(config: Config, family: Family, key: str) -> tuple[tuple[float, str]
         return (0.0, "any positive width"), (round(energies.max - energies.min, 9), "energies.max - energies.min")
     low = min((energies.min, "energies.min"), (config.spectra.E0[0], "the lowest of spectra.E0"))
     if family.kind in ("delta_tanh", "sign_changing", "few_states"):
-        top = round(config.masses[1], 9)
+        top = round(config.ranges.masses[1], 9)
         return low, (top, "halfway from 1.5 spectra.E0 to energies.max: there is more at up to twice the mass")
     return low, (energies.max, "energies.max")
 

@@ -5,25 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PositiveInt, model_validator
 
-from sdpipe.config.densities import Family, Mock
+from sdpipe.config.densities import Family, Mock, Ranges
 from sdpipe.config.section import Energy, Level, Name, Section, distinct
 from sdpipe.config.smearings import Smearing
 from sdpipe.config.sources import Correlator, Noise, RangeNoise
-from sdpipe.errors import UserError
 from sdpipe.physics import spectra
 from sdpipe.physics.kernels import Kernel, KernelName, Observables
 from sdpipe.physics.prior import Mixture
-from sdpipe.version import __version__
-
-SCHEMA = 5
-"""Version of the layout of every store and network; a reader refuses any other."""
 
 MOST_SLICES = 2048
 """Time slices that the networks may see: their covariance is a matrix that must fit, and be inverted."""
@@ -318,19 +312,11 @@ class Config(Section):
         return given | {"auto": f"{name}-auto"}
 
     @property
-    def masses(self) -> tuple[float, float]:
-        """Masses of families that leave them open: 1.5 times the lowest threshold, to halfway to the highest energy.
-
-        Such a family has a peak, or a continuum that rises, at up to twice the mass.
-        """
-        low = 1.5 * self.spectra.E0[0]
-        return low, (low + self.energies.max) / 2
-
-    @property
-    def widths(self) -> tuple[float, float]:
-        """Widths of families that leave them open: 0.2 to 0.7 of the smallest sigma."""
-        sigma = min(self.smearing.sigma)
-        return 0.2 * sigma, 0.7 * sigma
+    def ranges(self) -> Ranges:
+        """What validation families take from the config."""
+        low, sigma = 1.5 * self.spectra.E0[0], min(self.smearing.sigma)
+        masses = low, (low + self.energies.max) / 2
+        return Ranges(self.spectra.E0, masses, self.energies.max, (0.2 * sigma, 0.7 * sigma), self.spectra.prior)
 
 
 def plain(config: BaseModel) -> dict[str, Any]:
@@ -351,12 +337,3 @@ def digest(*parts: Any) -> str:
     """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def another_schema(path: Path, found: Mapping[str, Any]) -> UserError:
-    """Say in one line that ``path`` is of another schema, and which sdpipe wrote it; ``found`` is what it says."""
-    return UserError(
-        f"{path}: written by sdpipe {found.get('sdpipe_version', 'of another version')} with schema "
-        f"{found.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or "
-        "another --run"
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import socket
 from collections.abc import Iterator
@@ -13,17 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sdpipe.config.load import load_config
-from sdpipe.config.schema import SCHEMA, Config, another_schema, plain, to_yaml
 from sdpipe.disk.files import OLD, PARTIAL, STATE, delete, links, put_back, sweep, write_text
-from sdpipe.disk.receipts import Receipt, Receipts, seal, sha256, unseal
+from sdpipe.disk.receipts import Receipts, seal, unseal
 from sdpipe.errors import DamageError, UserError
-from sdpipe.version import __version__
-
-FIXED = ("seed", "lattice", "kernel", "smearing", "energies", "spectra", "noise")
-"""Sections that a run directory keeps for life: its samples and networks are made from them."""
-
-FIXED_TRAINING = ("audience", "protocol", "inputs", "head", "epochs", "batch")
 
 CLAIM = ("claim", "config")
 """The receipt of the config that last claimed the directory."""
@@ -189,90 +180,11 @@ class Layout:
 
     def refuse_without_config(self) -> None:
         """Raise UserError where ``config.yaml`` is lost and its copy is not, with the command that goes on."""
-        if not self.config.exists() and self._copy.exists():
-            command = shlex.join(["sdpipe", "run", str(self._copy), "--run", str(self.root)])
-            raise UserError(f"{self.config}: missing; its copy is {self._copy}; run: {command}")
-
-    def claim(self, config: Config) -> None:
-        """Make the run directory, or check that it was made from this config, and save the resolved config.
-
-        Targets, bootstrap, budget, cluster and the number of replicas may change, and ensembles may be added:
-        what depends on them is made anew. Raises UserError where anything else differs.
-        """
-        self.check_owner(config)
-        text = to_yaml(config)
-        for file in (self._copy, self.config):
-            if not file.exists() or file.read_text(encoding="utf-8", errors="replace") != text:
-                write_text(file, text)
-        receipt = self._claimed()
-        if receipt is None or receipt.hashes != {self.relative(self._copy): sha256(self._copy)}:
-            self.receipts.write(*CLAIM, "", [self._copy], schema=SCHEMA, sdpipe_version=__version__)
+        if not self.config.exists() and self.config_copy.exists():
+            command = shlex.join(["sdpipe", "run", str(self.config_copy), "--run", str(self.root)])
+            raise UserError(f"{self.config}: missing; its copy is {self.config_copy}; run: {command}")
 
     @property
-    def _copy(self) -> Path:
+    def config_copy(self) -> Path:
         """The config that last claimed the directory; ``config.yaml`` is the same, but lies where people edit it."""
         return self.root / STATE / "config.yaml"
-
-    def _claimed(self) -> Receipt | None:
-        try:
-            return self.receipts.read(*CLAIM)
-        except DamageError:
-            return None
-
-    def owns(self, config: Config) -> bool:
-        """Return whether the directory was made, or last continued, with exactly this config."""
-        return self.config.exists() and self.config.read_text(encoding="utf-8", errors="replace") == to_yaml(config)
-
-    def check_owner(self, config: Config) -> None:
-        """Raise UserError, naming every key that differs, where the directory belongs to another config.
-
-        So does one of another schema, which this version can neither read nor may replace.
-        """
-        receipt = self._claimed()
-        self._check_schema(receipt)
-        copy_is_whole = self._copy.exists() and (
-            receipt is None or receipt.hashes.get(self.relative(self._copy)) == sha256(self._copy)
-        )
-        owner = self._copy if copy_is_whole else self.config
-        if not owner.exists():
-            if self.root.exists() and (not self.root.is_dir() or {p.name for p in self.root.iterdir()} - {STATE}):
-                raise UserError(f"{self.root}: not empty and not a run directory; choose another with --run")
-            return
-        if owner.read_text(encoding="utf-8", errors="replace") == to_yaml(config):
-            return
-        old, new = plain(load_config(owner)), plain(config)
-        for one in (old, new):
-            del one["lattice"]["first"]  # of data files, a new target's too; it counts in the hashes of these
-        changed = [key for name in FIXED for key in _differences(old[name], new[name], name)]
-        for key in FIXED_TRAINING:
-            changed += _differences(old["training"][key], new["training"][key], f"training.{key}")
-        for name in (n for n in old["ensembles"] if n in new["ensembles"]):
-            changed += _differences(old["ensembles"][name], new["ensembles"][name], f"ensembles.{name}")
-        if changed:
-            words = f"made from another config: {'; '.join(changed)}"
-            raise UserError(f"{self.root}: {words}; give this one another name (name=OTHER), or --run DIR")
-
-    def _check_schema(self, receipt: Receipt | None) -> None:
-        """Raise UserError where another version made this directory: by its claim or, without one, by its stores."""
-        if receipt is not None:
-            found = [(self.root, receipt.facts)]
-        else:
-            found = [(p, _attributes(p)) for p in (self.training, self.history, self.validation) if p.exists()]
-        for path, facts in found:
-            if isinstance(facts.get("schema"), int) and facts["schema"] != SCHEMA:
-                raise another_schema(path, facts)
-
-
-def _attributes(store: Path) -> dict[str, Any]:
-    """Return the attributes of a store, none where they cannot be read."""
-    try:
-        return dict(json.loads((store / "zarr.json").read_bytes())["attributes"])
-    except (OSError, ValueError, TypeError, KeyError):
-        return {}
-
-
-def _differences(old: Any, new: Any, key: str) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        names = [n for n in {**old, **new} if n != "path"]
-        return [d for n in names for d in _differences(old.get(n), new.get(n), f"{key}.{n}")]
-    return [] if old == new else [f"{key} was {old}, is {new}"]

@@ -24,11 +24,10 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from sdpipe.config.schema import SCHEMA, another_schema
 from sdpipe.disk.files import partial, replace
 from sdpipe.disk.receipts import Stamp, stamp
-from sdpipe.errors import DamageError, UserError
-from sdpipe.version import __version__
+from sdpipe.errors import DamageError, UserError, another_schema
+from sdpipe.version import SCHEMA, __version__
 
 CHUNK = re.compile(r"(?:^|/)c(?:/\d+)*$")
 

@@ -6,15 +6,12 @@ Arrays have samples first: central, truth and error (sample, ...), trailing axes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import erf, ndtri
 
-from sdpipe.config.rules import draws_needed
 from sdpipe.errors import UserError
 
 Array = NDArray[np.float64]
@@ -59,48 +56,6 @@ def nearest(scale: float, reference: Array) -> NDArray[np.intp]:
     """
     distance = np.abs(np.log(np.abs(reference) / abs(scale)))
     return np.argsort(distance, kind="stable")[: max(len(reference) // NEIGHBOURS, 1)]
-
-
-def conformal_factor(scores: Array, level: float) -> Array:
-    """Return q, the ceil((n + 1) level)-th smallest of n scores (n, ...), along the first axis.
-
-    A new score exchangeable with these is at most q with probability >= level, whatever their distribution:
-    split-conformal prediction, J. Lei et al., J. Am. Stat. Assoc. 113 (2018) 1094. Errors are never narrowed: where
-    they cover more than a normal error would, q is the :func:`gaussian_quantile` of the level.
-
-    Raises ValueError when there are fewer scores than :func:`draws_needed`.
-
-    >>> float(conformal_factor(np.arange(1.0, 100.0), 0.683)), float(conformal_factor(np.zeros(99), 0.954).round(2))
-    (69.0, 2.0)
-    """
-    n = len(scores)
-    if n < draws_needed(level):
-        raise ValueError(f"{n} draws cannot calibrate level {level}: {draws_needed(level)} are needed")
-    return np.maximum(np.sort(scores, axis=0)[ceil((n + 1) * level - 1e-9) - 1], gaussian_quantile(level))
-
-
-def conformal_rank(scores: Array, calibration: Array) -> Array:
-    """Return the level (n, ...) at which the calibrated error just covers each score: 1 where none does.
-
-    The smallest k / (m + 1) whose conformal factor from m calibration scores (m, ...) reaches the score, or the level
-    of a normal error that reaches it where that is smaller: the share of ranks <= level is the coverage at that level.
-
-    >>> conformal_rank(np.array([0.5, 2.5, 9.0]), np.array([1.0, 2.0, 3.0])).tolist()
-    [0.25, 0.75, 1.0]
-    """
-    flat, reference = scores.reshape(len(scores), -1), np.sort(calibration.reshape(len(calibration), -1), axis=0)
-    below = [np.searchsorted(reference[:, j], flat[:, j], side="left") for j in range(flat.shape[1])]
-    rank = ((np.stack(below, axis=1) + 1) / (len(reference) + 1)).reshape(scores.shape)
-    return np.minimum(rank, erf(scores / np.sqrt(2)))
-
-
-def gaussian_quantile(level: float) -> float:
-    """Return the number of standard deviations that hold ``level`` of a normal density, on both sides.
-
-    >>> round(gaussian_quantile(0.954), 3)
-    1.995
-    """
-    return float(ndtri((1 + level) / 2))
 
 
 def band(level: float, count: int) -> float:

@@ -14,17 +14,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdpipe.estimators.conformal import conformal_factor, conformal_rank, gaussian_quantile
 from sdpipe.infer.budget import signed_errors, spread, total_error
-from sdpipe.infer.calibration import (
-    Resolution,
-    beyond_noise,
-    conformal_factor,
-    conformal_rank,
-    correlation,
-    gaussian_quantile,
-    integral_error,
-    rules_of,
-)
+from sdpipe.infer.calibration import Resolution, beyond_noise, correlation, integral_error, rules_of
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, Reference
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import CubicSpline
 
 from sdpipe.errors import UserError
+from sdpipe.estimators.conformal import conformal_factor
 from sdpipe.infer.budget import error_budget
-from sdpipe.infer.calibration import calibrating, conformal_factor, correlation, integral_error
+from sdpipe.infer.calibration import calibrating, correlation, integral_error
 from sdpipe.physics import units as unit
 
 Weight = Callable[[NDArray[np.float64]], ArrayLike]

@@ -16,19 +16,19 @@ import torch
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from sdpipe.config.rules import MOST_FOR_POSTERIOR
 from sdpipe.errors import UserError
-from sdpipe.infer import stability, trust
-from sdpipe.infer.bounds import Bounds, Interval
+from sdpipe.estimators import stability
+from sdpipe.estimators.bounds import Bounds, Interval
+from sdpipe.estimators.hlt import BY_EVIDENCE, HLT, Choice
+from sdpipe.estimators.posterior import MOST_TIMES, Posterior, PriorMoments
+from sdpipe.infer import trust
 from sdpipe.infer.budget import squared
 from sdpipe.infer.calibration import Resolution
-from sdpipe.infer.hlt import BY_EVIDENCE, HLT, Choice
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 from sdpipe.learn.trained import Network
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
-from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.spectra import ChebyshevPrior
 
 Array = NDArray[np.float64]
@@ -88,7 +88,7 @@ def _forward(group: list[Network], inputs: NDArray) -> tuple[NDArray, NDArray | 
     def tensor(arrays: list[NDArray]) -> torch.Tensor:
         return torch.as_tensor(np.stack(arrays), dtype=torch.float32)
 
-    parameters, head = networks.stack([m.parameters for m in group]), group[0].head
+    parameters, head = architectures.stack([m.parameters for m in group]), group[0].head
     weight = tensor([m.weight for m in group])
     offset, scale = tensor([m.offset for m in group])[:, None], tensor([m.scale for m in group])[:, None]
     rows = max(1, PAIRS // len(group))
@@ -97,9 +97,9 @@ def _forward(group: list[Network], inputs: NDArray) -> tuple[NDArray, NDArray | 
         for low in range(0, len(inputs), rows):
             batch = inputs[low : low + rows]
             x = tensor([(batch - m.mean) @ m.matrix for m in group])
-            made = networks.forward(parameters, x)
+            made = architectures.forward(parameters, x)
             if head:
-                made, log_error = networks.split(made)
+                made, log_error = architectures.split(made)
                 errors.append(scale * torch.exp(log_error))
             values.append(torch.baddbmm(offset, x, weight) + scale * made)
     return torch.cat(values, dim=1).numpy(), torch.cat(errors, dim=1).numpy() if head else None
@@ -230,7 +230,7 @@ class Audience:
         """U and V (sigma, E, E): the posterior covariance of the linear estimator at noise scale s is U + s^2 V.
 
         U is what C(t) without noise does not resolve, V = A Cov_latt A^T; see
-        :class:`~sdpipe.learn.linear.LinearEstimator`.
+        :class:`~sdpipe.learn.moments.LinearEstimator`.
         """
         each, n = self.each_sigma, len(self.each_sigma[0].energies)
         noise = [m.linear_weight.T @ m.covariance @ m.linear_weight for m in each]
@@ -405,7 +405,7 @@ def reconstruct(
     attribute ``chi2`` says how far it is from the mean of the samples, and as attributes ``scale``, ``scale_rule``,
     ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``, ``source``, ``flags``; with bounds ``lower`` and
     ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; with HLT what
-    :func:`~sdpipe.infer.stability.stability` does. Raises UserError as that method does.
+    :func:`~sdpipe.estimators.stability.stability` does. Raises UserError as that method does.
     """
     mean = samples.mean(axis=0) if mean is None else mean
     factor = audience.amplitude(mean) if scale == "auto" else float(scale)
@@ -436,7 +436,7 @@ def reconstruct(
         made["method_covariance"] = (("method", "sigma", "E", "E2"), values, words)
     about = {"units": audience.kernel.units, "long_name": "bootstrap samples of C(t)"}
     made["correlator"] = (("boot", "t"), scaled / factor, about)
-    if 2 <= len(audience.noise.times) <= MOST_FOR_POSTERIOR:
+    if 2 <= len(audience.noise.times) <= MOST_TIMES:
         implied, chi2 = audience.implied(centre, own)
         words = {"long_name": "C(t) that the posterior mean of rho implies", "chi2": chi2}
         made["implied"] = ("t", implied / factor, {"units": audience.kernel.units, **words})

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from sdpipe.disk import store
 from sdpipe.learn.feeds import Chunk, TrainingSet
-from sdpipe.learn.linear import Inputs, InputTransform, LinearEstimator, Moments
+from sdpipe.learn.moments import Inputs, InputTransform, LinearEstimator, Moments
 from sdpipe.learn.training import Protocol
 from sdpipe.physics import rng
 from sdpipe.physics.noise import Noise
-from sdpipe.physics.posterior import Posterior
 from sdpipe.physics.samples import is_validation
 
 LARGEST_PULL = 30.0
@@ -88,7 +87,7 @@ def load(
     seed: int,
     ensemble: str,
     stream: bool = False,
-    posterior: Posterior | None = None,
+    posterior: Callable[[NDArray], NDArray] | None = None,
 ) -> Fitted:
     """Read the first ``Nrho`` samples at ``Nb`` and prepare them for :func:`sdpipe.learn.training.train`.
 
@@ -97,7 +96,7 @@ def load(
     Input transform and linear estimator see training samples only. Validation noise is one fixed draw for each sample,
     the same for every replica and sigma of the ensemble; with inputs ``posterior`` it is that of the first stored copy.
     With ``stream`` the samples stay on disk, to be read chunk by chunk: the same transforms and validation data. Where
-    a ``posterior`` is given, its loss is noted.
+    ``posterior`` is given, which returns its mean (n, sigma, E) for C (n, t), its loss is noted.
     """
     stored = store.read(path).sel(Nb=Nb).isel(sample=slice(Nrho))
     stored = stored if sigma_index is None else stored.isel(sigma=[sigma_index])
@@ -161,7 +160,7 @@ def load(
         noisy = noise.added(part.correlator, white_of[i][:, None])[:, 0]
         guesses = [linear(whitened(noisy)), moments.target_mean]
         if posterior is not None:
-            guesses.append(posterior(noisy).mean[:, sigma_index])  # networks on C(t) have one sigma
+            guesses.append(posterior(noisy)[:, sigma_index])  # networks on C(t) have one sigma
         return [float(np.sum(np.abs(guess - part.target))) for guess in guesses]
 
     linear_loss, mean_loss, *posterior_loss = np.sum([losses(i) for i in range(len(ranges))], axis=0) / (

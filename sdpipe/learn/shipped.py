@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_interp_spline
 
 from sdpipe.disk.files import write_bytes
-from sdpipe.disk.store import SCHEMA
 from sdpipe.errors import DamageError
-from sdpipe.learn.linear import InputTransform, LinearEstimator, Moments
+from sdpipe.learn.moments import InputTransform, LinearEstimator, Moments
 from sdpipe.learn.trained import Network
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.prior import Mixture
 from sdpipe.physics.samples import generate
+from sdpipe.version import SCHEMA
 
 Array = NDArray[np.float64]
 

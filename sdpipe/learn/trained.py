@@ -15,12 +15,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe.disk.files import write_bytes
-from sdpipe.disk.store import SCHEMA, another_schema
-from sdpipe.errors import DamageError
-from sdpipe.learn.networks import Parameters
+from sdpipe.errors import DamageError, another_schema
+from sdpipe.learn.architectures import Parameters
 from sdpipe.physics import smearing
 from sdpipe.physics.units import energy, within
-from sdpipe.version import __version__
+from sdpipe.version import SCHEMA, __version__
 
 Array = NDArray[np.float64]
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from sdpipe.disk.files import read_sealed, write_sealed
 from sdpipe.errors import DamageError
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
+from sdpipe.learn.architectures import Parameters
 from sdpipe.learn.feeds import VALIDATION_ROWS, Feed, Member, TrainingSet, stacked
-from sdpipe.learn.networks import Parameters
 from sdpipe.physics import rng
 
 CLIP = 5.0
@@ -129,7 +129,7 @@ class Stack:
     @classmethod
     def begin(cls, initial: list[Parameters], device: torch.device, dtype: torch.dtype) -> Stack:
         """Return the stack of networks with these initial weights."""
-        parameters = {k: v.to(device, dtype) for k, v in networks.stack(initial).items()}
+        parameters = {k: v.to(device, dtype) for k, v in architectures.stack(initial).items()}
         best = {k: v.clone() for k, v in parameters.items()}
         return cls(parameters, best, [Progress(row) for row in range(len(initial))])
 
@@ -198,11 +198,11 @@ class _Estimator:
 
     def losses(self, p: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and absolute error (member, pair, E) of x (member, pair, t) against y (member, pair, E)."""
-        linear, made = torch.baddbmm(self.offset, x, self.weight), networks.forward(p, x)
+        linear, made = torch.baddbmm(self.offset, x, self.weight), architectures.forward(p, x)
         if not self.head:
             error = (y - linear - self.scale * made).abs()
             return error, error
-        value, log_error = networks.split(made)
+        value, log_error = architectures.split(made)
         error = (y - linear - self.scale * value).abs()
         return error / self.scale * torch.exp(-log_error) + log_error, error
 
@@ -255,7 +255,7 @@ def train(
     if stack is None:
         seeds, shape = [rng.torch_seed(seed, "weights", *m.stream) for m in members], data[0].weight.shape
         sizes = shape[0], shape[1] * (2 if protocol.head else 1)
-        stack = Stack.begin([networks.initialise(network, *sizes, s) for s in seeds], device, dtype)
+        stack = Stack.begin([architectures.initialise(network, *sizes, s) for s in seeds], device, dtype)
     source = Feed(data, protocol.copies, protocol.fresh, seed, device, dtype)
     while stack.progress:
         living = [members[p.row] for p in stack.progress]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from sdpipe.config.problem import Inputs
-from sdpipe.config.schema import HLT, SCHEMA, digest, plain
+from sdpipe.config.schema import HLT, digest, plain
 from sdpipe.config.shipped import manifest
-from sdpipe.disk.layout import FIXED_TRAINING, Layout
+from sdpipe.disk.layout import Layout
 from sdpipe.errors import DamageError
+from sdpipe.pipeline.ownership import FIXED_TRAINING
+from sdpipe.problem.inputs import Inputs
+from sdpipe.version import SCHEMA
 
 VERSION = 3
 """Of how correlators are sized, predicted and judged: with another one predictions and validation are made anew."""

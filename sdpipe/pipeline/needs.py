@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpipe.config.problem import families
 from sdpipe.config.schema import Config
 from sdpipe.errors import UserError
 from sdpipe.pipeline.pieces import VALIDATION_BLOCK, every_network
+from sdpipe.problem.problem import families
 from sdpipe.workers import pools
 
 if TYPE_CHECKING:

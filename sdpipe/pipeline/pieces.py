@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdpipe.config.problem import families
 from sdpipe.config.schema import Config
 from sdpipe.disk.layout import Layout
 from sdpipe.physics.prior import BATCH
 from sdpipe.physics.spectra import RNG_BLOCK
 from sdpipe.pipeline.made_from import MadeFrom
+from sdpipe.problem.problem import families
 
 CHUNK_BYTES = 16 * 2**20
 BLOCK_SECONDS = 0.22

@@ -10,8 +10,7 @@ from sdpipe.disk.layout import Layout
 from sdpipe.infer import trust
 from sdpipe.infer.compare import compare
 from sdpipe.pipeline.pieces import Piece, every_network, finish
-from sdpipe.show import compare as compare_methods
-from sdpipe.show import correlator, figures, report, validation_figures
+from sdpipe.show import correlator_figure, figures, report, side_by_side, validation_figures
 
 SHOWN = 16
 """Hexadecimal digits of a hash that the report shows."""
@@ -32,10 +31,10 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     drawn = figures.draw_target(layout.figures, name, data.rho, made, config)
     title = figures.title_of(name, made.attrs["flags"])
     if "implied" in data:
-        figure = correlator.draw(data, config.observables.kernel, title)
+        figure = correlator_figure.draw(data, config.observables.kernel, title)
         drawn.append(figures.save(figure, layout.figures / f"{name}-correlator.png"))
     if "method" in made:
-        drawn.append(compare_methods.draw(layout.figures, name, compare(made, validation), title))
+        drawn.append(side_by_side.draw(layout.figures, name, compare(made, validation), title))
     finish(layout, piece, [*written, *drawn])
     return sorted(set(made.attrs["flags"]) - set(data.attrs["flags"]))
 

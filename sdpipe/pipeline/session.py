@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 from sdpipe.disk import files, lock
 from sdpipe.errors import ConfigError, DamageError, UserError
-from sdpipe.pipeline import needs, stages
+from sdpipe.pipeline import needs, ownership, stages
 from sdpipe.pipeline.state import State
 from sdpipe.show.console import log
 from sdpipe.workers import pools
@@ -28,9 +28,9 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
         try:
             watch = stack.enter_context(lock.held(layout.driver, layout.root, take_over, log.info)).check
             layout.sweep()
-            layout.claim(config)
+            ownership.claim(layout, config)
         except OSError as error:  # a finished run on a file system that cannot be written is still to be looked at
-            if not layout.owns(config) or any(stages.left(state, name) for name in names):
+            if not ownership.owns(layout, config) or any(stages.left(state, name) for name in names):
                 raise lock.failure(layout.root, error) from error
         try:
             with pools.Workers(config.cluster, layout.logs, layout.certificates, log.info, watch) as workers:
@@ -68,7 +68,7 @@ def check(state: State, names: list[str]) -> list[str]:
     done, there is no solver for bounds or GPU to train on, a stage does not fit into memory, or Slurm refuses a script.
     """
     state.layout.refuse_links()
-    state.layout.check_owner(state.config)
+    ownership.check_owner(state.layout, state.config)
     todo = [name for name in names if stages.left(state, name)]
     if todo:  # data files that nothing is left to be made of are not looked into
         state.inputs.check(targets=not {"generate", "train"} >= set(names))
@@ -85,7 +85,7 @@ def check(state: State, names: list[str]) -> list[str]:
 
 def _check_solver() -> None:
     """Raise ConfigError where the bounds that the config asks for have no solver here."""
-    from sdpipe.infer import bounds
+    from sdpipe.estimators import bounds
 
     try:
         bounds.solver()

@@ -17,15 +17,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from sdpipe.config.problem import Problem
 from sdpipe.config.schema import Config
 from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import RunError, UserError
-from sdpipe.pipeline import pieces
+from sdpipe.pipeline import ownership, pieces
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import Piece
 from sdpipe.pipeline.state import Found, Progress, State, survey_of
+from sdpipe.problem.problem import Problem
 from sdpipe.show import console
 from sdpipe.show.console import log
 from sdpipe.workers.pools import Workers, each_task
@@ -303,7 +303,7 @@ def _bytes(state: State, _left: list[Found]) -> list[str]:
 
 
 def _networks(state: State, left: list[Found]) -> list[str]:
-    from sdpipe.learn.networks import parameter_count
+    from sdpipe.learn.architectures import parameter_count
 
     config, missing = state.config, [f.piece.work for f in left if f.piece.work]
     lines = [f"  in {len(_stacks(state, missing))} tasks"] if missing else []
@@ -433,7 +433,7 @@ def require(state: State, name: str) -> None:
         if not layout.config.exists():
             remedy = f"run: sdpipe {stage.name} CONFIG --run {layout.root}"
         else:
-            same = "" if layout.owns(state.config) else " with the same config and overrides"
+            same = "" if ownership.owns(layout, state.config) else " with the same config and overrides"
             remedy = f"run: sdpipe {stage.name} {layout.root}{same}"
         if stage.name == "validate":
             remedy += "; or budget.calibration=none for the published budget"

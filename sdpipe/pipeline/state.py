@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdpipe.config.problem import Inputs
 from sdpipe.config.schema import Config
 from sdpipe.disk import files
 from sdpipe.disk.layout import CLAIM, Layout
@@ -16,6 +15,7 @@ from sdpipe.disk.receipts import Receipt
 from sdpipe.errors import DamageError
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import Piece
+from sdpipe.problem.inputs import Inputs
 
 Condition = Literal["done", "stale", "damaged", "missing"]
 

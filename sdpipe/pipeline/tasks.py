@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdpipe.config.problem import Problem, Target, families, prior_moments
-from sdpipe.config.rules import MOST_FOR_POSTERIOR
 from sdpipe.config.schema import Config, digest
 from sdpipe.config.shipped import PLACE, manifest
 from sdpipe.config.sources import RangeNoise
@@ -26,13 +24,13 @@ from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal
 from sdpipe.errors import RunError, UserError
+from sdpipe.estimators.hlt import Choice
+from sdpipe.estimators.posterior import MOST_TIMES, Estimate, Posterior
 from sdpipe.infer import coverage, trust
-from sdpipe.infer.hlt import Choice
 from sdpipe.infer.predict import Audience, reconstruct
 from sdpipe.learn import dataset, feeds, memory, shipped, trained, training
 from sdpipe.physics import rng
 from sdpipe.physics.covariances import SHARED
-from sdpipe.physics.posterior import Estimate, Posterior
 from sdpipe.physics.samples import generate, is_validation, noisy_copies
 from sdpipe.pipeline.pieces import (
     VALIDATION_BLOCK,
@@ -44,6 +42,8 @@ from sdpipe.pipeline.pieces import (
     every_network,
     finish,
 )
+from sdpipe.problem.inputs import Target
+from sdpipe.problem.problem import Problem, families, prior_moments
 from sdpipe.version import __version__
 
 Array = NDArray[np.float64]
@@ -298,7 +298,7 @@ def _fit(problem: Problem, layout: Layout, ensemble: str, sigma_index: int | Non
         config.seed,
         ensemble,
         stream,
-        problem.posterior if 2 <= len(config.lattice.slices) <= MOST_FOR_POSTERIOR else None,
+        (lambda C: problem.posterior(C).mean) if 2 <= len(config.lattice.slices) <= MOST_TIMES else None,
     )
 
 

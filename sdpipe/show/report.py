@@ -16,7 +16,6 @@ import xarray as xr
 from markupsafe import Markup
 
 from sdpipe.config.densities import ChebyshevFamily, MixtureFamily
-from sdpipe.config.problem import families
 from sdpipe.config.schema import Config, Smearing, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.infer.calibration import BAND
@@ -24,8 +23,8 @@ from sdpipe.infer.compare import compare
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, too_few
 from sdpipe.physics import units
 from sdpipe.physics.units import amount, equation
-from sdpipe.show import compare as compare_methods
-from sdpipe.show import correlator, figures, stability, tables, validation_figures
+from sdpipe.problem.problem import families
+from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, tables, validation_figures
 from sdpipe.show.page import Section, compose, parts, picture
 from sdpipe.version import __version__
 
@@ -286,11 +285,11 @@ def _target(source: Source, name: str) -> Section:
     blocks = [
         _target_facts(source, name),
         *(parts.text(flag, "flag") for flag in flags),
-        *correlator.blocks(source.predictions[name], source.config.observables.kernel, title),
+        *correlator_figure.blocks(source.predictions[name], source.config.observables.kernel, title),
         parts.gallery(shapes, Markup("{}: {}, central value, {}. Below: {}.").format(title, DENSITY, shown, lower)),
         parts.gallery(sources, CAPTIONS["sources"].format(title, resolution)),
-        *(compare_methods.blocks(compare(budget, source.validation), title) if "method" in budget else ()),
-        *stability.blocks(source.predictions[name], budget, title),
+        *(side_by_side.blocks(compare(budget, source.validation), title) if "method" in budget else ()),
+        *lambda_scan.blocks(source.predictions[name], budget, title),
         *(parts.gallery([move], CAPTIONS["asymptotics"].format(title)) for move in moves),
         *listed,
     ]
@@ -321,7 +320,7 @@ def _family(config: Config, name: str) -> str:
         return f"The prior at basis size Nb = {section.Nb}{use}."
     if isinstance(section, ChebyshevFamily):
         return f"The prior of arXiv:2307.00808 at basis size Nb = {section.Nb}."
-    ranges = asdict(section.build(config))
+    ranges = asdict(section.build(config.ranges))
     unit, plain = config.kernel_function.unit, ("count", "size")
     words = [f"{k} {_span(*v) if k in plain else amount(_span(*v), unit)}" for k, v in ranges.items()]
     return f"{type(section).__doc__} Here {', '.join(words)}."

@@ -188,7 +188,7 @@ def test_families_follow_the_prior_and_the_energies_where_they_are_left_open(tin
     open_ranges = {kind: {"kind": kind} for kind in kinds} | {"other": {"kind": "chebyshev", "Nb": 4}}
     config = load_config(tiny_config, [f"validation.families={open_ranges}"])
     low, middle = pytest.approx(0.3), pytest.approx(1.3)
-    built = {name: section.build(config) for name, section in config.validation.families.items()}
+    built = {name: section.build(config.ranges) for name, section in config.validation.families.items()}
     assert built["o3"] == families.O3Family((0.2, 1.3))
     assert (*built["resonance"].mass, *built["resonance"].width) == (low, middle, 0.2 * 0.44, 0.7 * 0.44)
     assert (built["peaks"].count, *built["peaks"].mass) == ((5, 50), low, 2.3)
@@ -200,6 +200,6 @@ def test_families_follow_the_prior_and_the_energies_where_they_are_left_open(tin
     assert built["other"] == config.spectra.chebyshev(4)
     ranges = "x: {kind: resonance, mass: [1, 2], width: [0.1, 0.2]}, y: {kind: finite_volume, size: [2, 3]}"
     given = load_config(tiny_config, [f"validation.families={{{ranges}}}"])
-    built = {name: section.build(given) for name, section in given.validation.families.items()}
+    built = {name: section.build(given.ranges) for name, section in given.validation.families.items()}
     assert built["x"] == families.ResonanceFamily((1, 2), (0.1, 0.2), (0.2, 1.3))
     assert built["y"] == families.FiniteVolumeFamily((0.2, 1.3), (2, 3))

@@ -7,9 +7,9 @@ import pytest
 import xarray as xr
 import zarr
 
-from sdpipe.config.schema import SCHEMA
 from sdpipe.disk import files, store
 from sdpipe.errors import DamageError, UserError
+from sdpipe.version import SCHEMA
 
 COORDS = {
     "Nb": ("Nb", [8, 16], {"long_name": "size of the basis"}),

@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdpipe.infer.calibration import (
-    Resolution,
-    band,
-    conformal_factor,
-    conformal_rank,
-    draws_needed,
-    gaussian_quantile,
-    nearest,
-    verdict,
-)
+from sdpipe.estimators.conformal import conformal_factor, conformal_rank, draws_needed, gaussian_quantile
+from sdpipe.infer.calibration import Resolution, band, nearest, verdict
 
 
 @given(st.floats(0.01, 0.999))

@@ -7,8 +7,9 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
+from sdpipe.estimators.conformal import gaussian_quantile
 from sdpipe.infer import coverage
-from sdpipe.infer.calibration import Resolution, gaussian_quantile
+from sdpipe.infer.calibration import Resolution
 from sdpipe.show import validation_figures
 from sdpipe.show.tables import accuracy_frame, coverage_frame, verdict_table
 from sdpipe.show.validation_figures import coverage_against_level

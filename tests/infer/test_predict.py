@@ -9,7 +9,7 @@ import torch
 from sdpipe.errors import UserError
 from sdpipe.infer import predict
 from sdpipe.infer.predict import Audience, reconstruct
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 from sdpipe.learn.trained import Network
 from tests.learn.test_trained import ENSEMBLES, REPLICAS, SIGMA, E, make_network
 
@@ -32,7 +32,7 @@ def by_hand(n: Network, correlators: np.ndarray) -> np.ndarray:
     """offset + x @ weight + scale * network(x) with x = (C - mean) @ matrix, in float64."""
     x = (correlators - n.mean) @ n.matrix
     p = {k: v.double()[None] for k, v in n.parameters.items()}
-    return n.offset + x @ n.weight + n.scale * networks.forward(p, torch.as_tensor(x)[None])[0].numpy()
+    return n.offset + x @ n.weight + n.scale * architectures.forward(p, torch.as_tensor(x)[None])[0].numpy()
 
 
 def test_every_network_gives_its_own_estimate(members, correlators):

@@ -16,17 +16,17 @@ import xarray as xr
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs
 from sdpipe.config.sources import CorrelatorNoise
 from sdpipe.correlators.statistics import bootstrap, covariance_of_mean
 from sdpipe.errors import UserError
 from sdpipe.infer import trust
 from sdpipe.infer.trust import IMPOSSIBLE, PriorOfData, Reference, chi2_p_value, judge
-from sdpipe.learn.linear import Moments
+from sdpipe.learn.moments import Moments
 from sdpipe.physics import samples
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise, synthetic
 from sdpipe.physics.spectra import ChebyshevPrior, o3, peaks
+from sdpipe.problem.inputs import Inputs
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome

@@ -2,7 +2,7 @@ import pytest
 
 from sdpipe.physics.samples import generate
 from sdpipe.physics.spectra import ChebyshevPrior
-from tests.learn.test_linear import GRID
+from tests.learn.test_moments import GRID
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from sdpipe.disk import store
 from sdpipe.learn import dataset
 from sdpipe.learn.training import PROTOCOLS
 from sdpipe.physics.samples import is_validation
-from tests.learn.test_linear import GRID, NOISE
+from tests.learn.test_moments import GRID, NOISE
 
 CORRELATOR, SMEARED, NOISY = ("Nb", "sample", "t"), ("Nb", "sample", "sigma", "E"), ("Nb", "sample", "copy", "t")
 VALIDATES = is_validation(np.arange(100))

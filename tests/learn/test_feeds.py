@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import mannwhitneyu
 
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 from sdpipe.learn.feeds import Chunk, Feed, Member, TrainingSet
 from tests.learn.replicas import DEFAULT, PUBLISHED, E, T, constant, make_data, members_of, run, same, set_of
 
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_replicas_differ_in_data_order_and_in_noise(monkeypatch):
     """Two replicas that start from the same weights: order matters in small batches, noise in a full one too."""
-    initialise = networks.initialise
+    initialise = architectures.initialise
     monkeypatch.setattr(
-        networks, "initialise", lambda name, inputs, outputs, _seed: initialise(name, inputs, outputs, 0)
+        architectures, "initialise", lambda name, inputs, outputs, _seed: initialise(name, inputs, outputs, 0)
     )
 
     def histories(batch, **changes):
@@ -38,14 +38,14 @@ def test_replicas_differ_in_data_order_and_in_noise(monkeypatch):
 
 def test_every_sample_comes_once_an_epoch_in_an_order_of_its_own(monkeypatch):
     """What the networks are shown while they train, for two members over three epochs, without noise."""
-    shown, forward = [], networks.forward
+    shown, forward = [], architectures.forward
 
     def spy(p, x):
         if torch.is_grad_enabled():
             shown.append(x.detach().numpy().copy())
         return forward(p, x)
 
-    monkeypatch.setattr(networks, "forward", spy)
+    monkeypatch.setattr(architectures, "forward", spy)
     data = make_data(noise=np.zeros((T, T)))
     run(data, members_of(2), replace(DEFAULT, epochs=3, batch=7))
     x = data.read(0).x
@@ -67,7 +67,7 @@ def test_every_pair_of_sample_and_noise_copy_counts_once_an_epoch():
     data = make_data(stored=stored, weight=np.zeros((T, E)), offset=np.zeros(E), scale=np.ones(E))
     protocol = replace(PUBLISHED, rate=constant(0.0), batch=7, epochs=3)
     outcome = run(data, members_of(1), protocol).outcomes[0]
-    net = networks.forward(
+    net = architectures.forward(
         {k: v[None] for k, v in outcome.parameters.items()}, torch.as_tensor(stored.reshape(1, -1, T))
     )
     expected = np.abs(net[0].detach().numpy().reshape(40, 3, E) - data.read(0).y[:, None]).mean()

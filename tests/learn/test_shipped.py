@@ -8,7 +8,7 @@ import torch
 
 from sdpipe.config.shipped import PLACE, manifest, shipped
 from sdpipe.errors import DamageError
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 from sdpipe.learn import shipped as audience
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
@@ -33,7 +33,7 @@ def kept() -> list[dict]:
 def outputs(network, features: np.ndarray) -> np.ndarray:
     x = torch.as_tensor((features - network.mean) @ network.matrix, dtype=torch.float32)
     parameters = {name: values[None].float() for name, values in network.parameters.items()}
-    made = networks.forward(parameters, x[None])[0].numpy()
+    made = architectures.forward(parameters, x[None])[0].numpy()
     return made.reshape(len(features), len(network.sigmas), len(network.energies))
 
 
@@ -52,7 +52,7 @@ def test_on_the_grid_networks_give_what_they_gave(kept: list[dict]) -> None:
     features = k["mean"].numpy() + np.random.default_rng(1).standard_normal((5, len(k["mean"]))) / np.diag(k["matrix"])
     every = audience.serve(k, lattice(tuple(k["sigmas"]), tuple(k["energies"])), "")
     x = torch.as_tensor((features - k["mean"].numpy()) @ k["matrix"].numpy(), dtype=torch.float32)
-    raw = networks.forward(networks.stack([{n: v.float() for n, v in k["parameters"].items()}]), x[None])[0]
+    raw = architectures.forward(architectures.stack([{n: v.float() for n, v in k["parameters"].items()}]), x[None])[0]
     np.testing.assert_allclose(outputs(every, features).reshape(5, -1), raw.numpy(), atol=1e-4)
 
 

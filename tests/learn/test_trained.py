@@ -8,7 +8,7 @@ import torch
 
 from sdpipe.disk.receipts import sha256
 from sdpipe.errors import UserError
-from sdpipe.learn import networks, trained
+from sdpipe.learn import architectures, trained
 from sdpipe.learn.trained import Network
 
 TIMES, E = [1, 2, 3, 4, 5, 6], [0.2, 0.7, 1.2, 1.7]
@@ -20,7 +20,7 @@ def make_network(ensemble="Nmax", sigma_index=0, replica=0, architecture="arcM")
     seed = 100 * list(ENSEMBLES).index(ensemble) + 10 * sigma_index + replica
     rng = np.random.default_rng(seed)
     t, e = len(TIMES), len(E)
-    drawn = networks.initialise(architecture, t, e, seed)
+    drawn = architectures.initialise(architecture, t, e, seed)
     root = rng.standard_normal((t, t))
     return Network(
         ensemble=ensemble,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp, mannwhitneyu
 
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 from sdpipe.learn.feeds import Member, TrainingSet
 from sdpipe.learn.training import PROTOCOLS, Outcome, Progress, one_cycle_rate, published_rate
 from tests.learn.replicas import DEFAULT, PUBLISHED, Trained, constant, make_data, members_of, run, same
@@ -52,7 +52,7 @@ def test_the_seed_decides():
 
 def validation_loss(data: TrainingSet, outcome: Outcome) -> float:
     x, y = torch.as_tensor(data.read(0).x_val), torch.as_tensor(data.read(0).y_val)
-    net = networks.forward({k: v[None] for k, v in outcome.parameters.items()}, x[None])[0].detach()
+    net = architectures.forward({k: v[None] for k, v in outcome.parameters.items()}, x[None])[0].detach()
     estimate = torch.as_tensor(data.offset) + x @ torch.as_tensor(data.weight) + torch.as_tensor(data.scale) * net
     return float((estimate - y).abs().mean())
 
@@ -274,7 +274,7 @@ def test_a_head_learns_how_far_off_the_estimate_is():
     protocol = replace(DEFAULT, batch=64, epochs=25, patience=25, head=True)
     (outcome,) = run(data, members_of(1), protocol).outcomes.values()
     p = {name: v[None] for name, v in outcome.parameters.items()}
-    _, log_error = networks.split(networks.forward(p, torch.as_tensor(x_val)[None]))
+    _, log_error = architectures.split(architectures.forward(p, torch.as_tensor(x_val)[None]))
     b = torch.exp(log_error)[0].numpy()
     assert np.median(b[x_val[:, 0] > 0.3]) == pytest.approx(0.4, rel=0.25)
     assert np.median(b[x_val[:, 0] < -0.3]) == pytest.approx(0.1, rel=0.35)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sdpipe.errors import UserError
+from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Kernel, Observables, gaussian
 from sdpipe.physics.noise import synthetic
-from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.prior import Levels, Mixture
 from sdpipe.physics.samples import generate
 from sdpipe.physics.smearing import Cauchy, Function, Gaussian, HalfNorm, Sigmoid, Sinh, Smearing, Tail, Tau

@@ -9,10 +9,10 @@ import pytest
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs
 from sdpipe.disk.layout import Layout
-from sdpipe.infer.hlt import Choice
+from sdpipe.estimators.hlt import Choice
 from sdpipe.pipeline.made_from import MadeFrom
+from sdpipe.problem.inputs import Inputs
 from tests.pipeline.test_smearings import SMALL
 
 

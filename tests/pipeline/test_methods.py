@@ -11,13 +11,13 @@ import pytest
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
-from sdpipe.infer.bounds import Bounds
-from sdpipe.infer.hlt import HLT, joint_covariance
+from sdpipe.estimators.bounds import Bounds
+from sdpipe.estimators.hlt import HLT, joint_covariance
 from sdpipe.physics.smearing import Cauchy, Function, Gaussian, HalfNorm, Tail
 from sdpipe.pipeline.made_from import MadeFrom
+from sdpipe.problem.inputs import Inputs
 from sdpipe.run import Run
 from tests.fixtures import TINY, Outcome
 

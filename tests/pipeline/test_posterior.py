@@ -10,7 +10,8 @@ import pytest
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs, families
+from sdpipe.problem.inputs import Inputs
+from sdpipe.problem.problem import families
 from sdpipe.run import Run
 from tests.fixtures import TINY, Outcome
 

@@ -11,9 +11,9 @@ import yaml
 
 import sdpipe
 import sdpipe.errors
-from sdpipe.config.suggest import suggest
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.spectra import delta_tanh
+from sdpipe.problem.suggest import suggest
 from tests.fixtures import TINY, Outcome
 
 Cli = Callable[..., Outcome]

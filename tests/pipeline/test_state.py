@@ -15,7 +15,6 @@ import torch
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.schema import SCHEMA
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal, unseal
@@ -24,6 +23,7 @@ from sdpipe.pipeline import pieces, tasks
 from sdpipe.pipeline.pieces import Piece
 from sdpipe.pipeline.stages import STAGE, STAGES
 from sdpipe.pipeline.state import State, verify
+from sdpipe.version import SCHEMA
 from tests.pipeline.test_pipeline import assert_same_network, load_network
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import sdpipe
-from sdpipe.config.problem import Inputs
+from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.learn import shipped
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.samples import generate
+from sdpipe.problem.inputs import Inputs
 from sdpipe.run import Run
 from tests.fixtures import TINY, Outcome
 

@@ -11,10 +11,10 @@ import xarray as xr
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import Inputs
 from sdpipe.disk.layout import Layout
 from sdpipe.pipeline.state import State
 from sdpipe.pipeline.tasks import load_audience
+from sdpipe.problem.inputs import Inputs
 from tests.fixtures import Finished, Outcome, SerialPool
 
 

@@ -18,10 +18,10 @@ import xarray as xr
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.problem import families
 from sdpipe.config.sources import Correlator, CorrelatorNoise
 from sdpipe.disk import store
 from sdpipe.pipeline.stages import STAGES
+from sdpipe.problem.problem import families
 from sdpipe.run import Run
 from sdpipe.show import figures, report, tables, validation_figures
 from sdpipe.show.report import Source, render

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sdpipe.errors import UserError
+from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise, synthetic
-from sdpipe.physics.posterior import Posterior, PriorMoments
 from sdpipe.physics.spectra import ChebyshevPrior, delta_tanh, o3, peaks
 
 TIMES = tuple(range(1, 17))

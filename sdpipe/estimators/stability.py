@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe.infer.hlt import HLT
+from sdpipe.estimators.hlt import HLT
 
 ENERGIES = 2
 """Energies that are kept of each target and width."""

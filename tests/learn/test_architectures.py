@@ -6,12 +6,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from sdpipe.learn import networks
+from sdpipe.learn import architectures
 
 MAPS = {"arcS": (16, 32), "arcM": (32, 64), "arcL": (64, 128)}
 
 
-def reference(name: str, p: networks.Parameters, inputs: int, outputs: int) -> torch.nn.Module:
+def reference(name: str, p: architectures.Parameters, inputs: int, outputs: int) -> torch.nn.Module:
     """The network of arXiv:2307.00808, Tab. 1, from ``torch.nn`` layers with the weights ``p``."""
     first, second = MAPS[name]
     length = math.ceil(math.ceil(inputs / 2) / 2)
@@ -39,10 +39,10 @@ def reference(name: str, p: networks.Parameters, inputs: int, outputs: int) -> t
     return net
 
 
-def with_biases(name: str, inputs: int, outputs: int, seed: int) -> networks.Parameters:
+def with_biases(name: str, inputs: int, outputs: int, seed: int) -> architectures.Parameters:
     """Initial parameters with random biases, so that none is left untested."""
     g = torch.Generator().manual_seed(seed)
-    p = networks.initialise(name, inputs, outputs, seed)
+    p = architectures.initialise(name, inputs, outputs, seed)
     return {k: v if k.endswith("weight") else 0.1 * torch.randn(v.shape, generator=g).double() for k, v in p.items()}
 
 
@@ -52,8 +52,8 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "count"), [("arcS", 79_503), ("arcM", 149_743), ("arcL", 299_439)])
 def test_parameter_counts_at_32_inputs_and_47_outputs(name, count):
-    assert networks.parameter_count(name, 32, 47) == count
-    drawn = networks.initialise(name, 32, 47, seed=1)
+    assert architectures.parameter_count(name, 32, 47) == count
+    drawn = architectures.initialise(name, 32, 47, seed=1)
     assert sum(v.numel() for v in drawn.values()) == count
     module = reference(name, drawn, 32, 47)
     assert sum(v.numel() for v in module.parameters()) == count
@@ -65,15 +65,17 @@ def test_forward_is_that_of_torch_layers_for_any_number_of_times_and_energies(na
     p = with_biases(name, inputs, outputs, seed=3)
     x = draw(7, inputs)
     expected = reference(name, p, inputs, outputs)(x[:, None, :])
-    torch.testing.assert_close(networks.forward(networks.stack([p]), x[None])[0], expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        architectures.forward(architectures.stack([p]), x[None])[0], expected, rtol=1e-12, atol=1e-13
+    )
 
 
 def test_gradients_are_those_of_torch_layers():
     p = with_biases("arcS", 9, 4, seed=5)
     x, net = draw(6, 9), reference("arcS", p, 9, 4)
     net(x[:, None]).abs().sum().backward()
-    stacked = {k: v.requires_grad_() for k, v in networks.stack([p]).items()}
-    networks.forward(stacked, x[None]).abs().sum().backward()
+    stacked = {k: v.requires_grad_() for k, v in architectures.stack([p]).items()}
+    architectures.forward(stacked, x[None]).abs().sum().backward()
     torch.testing.assert_close(stacked["output.weight"].grad[0], net[7].weight.grad.T, rtol=1e-11, atol=1e-12)
     first = stacked["conv1.weight"].grad[0].view(3, 1, -1).permute(2, 1, 0)
     torch.testing.assert_close(first, net[0].weight.grad, rtol=1e-11, atol=1e-12)
@@ -83,25 +85,25 @@ def test_gradients_are_those_of_torch_layers():
 def test_a_stack_equals_its_members_one_by_one(name):
     members = [with_biases(name, 12, 5, seed) for seed in range(4)]
     x = draw(4, 9, 12)
-    together = networks.forward(networks.stack(members), x)
+    together = architectures.forward(architectures.stack(members), x)
     assert together.shape == (4, 9, 5)
     for i, p in enumerate(members):
-        alone = networks.forward(networks.stack([p]), x[i : i + 1])[0]
+        alone = architectures.forward(architectures.stack([p]), x[i : i + 1])[0]
         torch.testing.assert_close(together[i], alone, rtol=1e-12, atol=1e-14)
     assert all(not torch.allclose(together[i], together[j]) for i, j in pairwise(range(4)))
 
 
 def test_members_share_no_gradient():
     members = [with_biases("arcS", 8, 3, seed) for seed in range(3)]
-    stacked = {k: v.requires_grad_() for k, v in networks.stack(members).items()}
-    networks.forward(stacked, draw(3, 5, 8))[1].sum().backward()
+    stacked = {k: v.requires_grad_() for k, v in architectures.stack(members).items()}
+    architectures.forward(stacked, draw(3, 5, 8))[1].sum().backward()
     for name, value in stacked.items():
         assert not value.grad[[0, 2]].any(), name
         assert value.grad[1].any(), name
 
 
 def test_initial_weights_are_normal_with_width_005_and_biases_zero():
-    drawn = networks.initialise("arcL", 32, 47, seed=7)
+    drawn = architectures.initialise("arcL", 32, 47, seed=7)
     for name, value in drawn.items():
         if name.endswith("bias"):
             assert not value.any(), name
@@ -114,8 +116,8 @@ def test_initial_weights_are_normal_with_width_005_and_biases_zero():
 
 def test_initial_weights_are_a_function_of_the_seed():
     torch.manual_seed(0)
-    first = networks.initialise("arcS", 8, 3, seed=1)
+    first = architectures.initialise("arcS", 8, 3, seed=1)
     torch.manual_seed(99)
-    again, other = networks.initialise("arcS", 8, 3, seed=1), networks.initialise("arcS", 8, 3, seed=2)
+    again, other = architectures.initialise("arcS", 8, 3, seed=1), architectures.initialise("arcS", 8, 3, seed=2)
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])

@@ -10,7 +10,7 @@ from scipy.optimize import nnls
 from scipy.stats import chi2
 
 from sdpipe.errors import UserError
-from sdpipe.infer.bounds import REPAIR, Bounds
+from sdpipe.estimators.bounds import REPAIR, Bounds
 from sdpipe.physics.families import (
     DeltaTanhFamily,
     FewStatesFamily,

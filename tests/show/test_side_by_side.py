@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from sdpipe.errors import UserError
 from sdpipe.infer.compare import compare
 from sdpipe.run import open_run
-from sdpipe.show.compare import WIDEST_PULL, estimates
+from sdpipe.show.side_by_side import WIDEST_PULL, estimates
 from tests.fixtures import Finished
 
 

@@ -47,6 +47,9 @@ LEAST_NOISE = 3e-3
 NEGLIGIBLE = 1e-6
 """Components of a smaller posterior weight are left out."""
 
+MOST_TIMES = 256
+"""Time slices that a posterior can have: it holds a matrix of them for each of its components."""
+
 BLOCK = 512
 """Correlators treated at once: bounds the memory."""
 

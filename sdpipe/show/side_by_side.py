@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from sdpipe.infer.compare import AGREE, NETWORKS
 from sdpipe.physics import units
 from sdpipe.physics.units import equation
-from sdpipe.show import figures, stability
+from sdpipe.show import figures, lambda_scan
 from sdpipe.show.figures import COLOURS, DENSITY, SHOWN_ENERGIES, WIDEST_PULL, fill
 from sdpipe.show.page import parts, picture
 
@@ -92,7 +92,7 @@ class Plots(figures.Plots):
     ) -> Axes:
         """Draw HLT against lambda at one energy, by default the lowest of those that ``predictions.zarr`` keeps."""
         found = self._compared.stability(target, E)
-        return figures.draw_at(stability.scan, stability.at(found, float(found.E_scan[0])), sigma, ax)
+        return figures.draw_at(lambda_scan.scan, lambda_scan.at(found, float(found.E_scan[0])), sigma, ax)
 
     def limit(self, target: str, E: float | Sequence[float] | None = None, ax: Axes | None = None) -> Axes:
         """Draw the limit sigma -> 0 at some energies, by default four of them."""

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sdpipe.infer.hlt import ALPHAS, HLT
-from sdpipe.infer.stability import kept, stability
-from tests.infer.test_hlt import data, grid_of
+from sdpipe.estimators.hlt import ALPHAS, HLT
+from sdpipe.estimators.stability import kept, stability
+from tests.estimators.test_hlt import data, grid_of
 
 
 def test_it_is_the_scan_of_each_alpha_and_marks_the_evidence() -> None:

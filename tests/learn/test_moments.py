@@ -7,8 +7,8 @@ s^2 Cov_latt to rounding, so that what holds for infinitely many random copies h
 import numpy as np
 import pytest
 
-from sdpipe.learn import linear
-from sdpipe.learn.linear import InputTransform, LinearEstimator, Moments
+from sdpipe.learn import moments
+from sdpipe.learn.moments import InputTransform, LinearEstimator, Moments
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
 from sdpipe.physics.samples import generate
@@ -44,7 +44,7 @@ def test_moments_are_those_of_the_samples(clean):
 
 def test_moments_do_not_depend_on_how_they_are_summed(clean, monkeypatch):
     at_once = moments_of(*clean)
-    monkeypatch.setattr(linear, "ROWS", 7)
+    monkeypatch.setattr(moments, "ROWS", 7)
     for name in ("mean", "covariance", "noise", "target_mean", "cross", "target_covariance"):
         assert getattr(moments_of(*clean), name) == pytest.approx(getattr(at_once, name), rel=1e-10, abs=1e-16)
 
@@ -53,7 +53,7 @@ def test_moments_of_single_precision_are_summed_in_double(clean):
     C, y = (np.tile(a.astype(np.float32) + np.float32(100), (20, 1)) for a in clean)
     m = moments_of(C, y)
     assert m.mean == pytest.approx(C.astype(float).mean(axis=0), rel=1e-12)
-    rounding = np.diag(linear.ROUNDING**2 * np.mean(C.astype(float) ** 2, axis=0))
+    rounding = np.diag(moments.ROUNDING**2 * np.mean(C.astype(float) ** 2, axis=0))
     assert m.covariance == pytest.approx(np.cov(C.T.astype(float), ddof=0) + rounding, rel=1e-9)
 
 

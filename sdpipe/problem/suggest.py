@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.config.load import overridden, validated
-from sdpipe.config.rules import FEWEST_SLICES, MOST_FOR_POSTERIOR
+from sdpipe.config.rules import FEWEST_SLICES
 from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey
 from sdpipe.errors import UserError
+from sdpipe.estimators.posterior import MOST_TIMES, Estimate, Posterior, PriorMoments
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, Noise
-from sdpipe.physics.posterior import Estimate, Posterior, PriorMoments
 from sdpipe.physics.spectra import ChebyshevPrior
 
 Array = NDArray[np.float64]
@@ -219,7 +219,7 @@ class _Data:
             read = "" if samples is None else " (it was read as {} configurations of {} times)".format(*samples.shape)
             raise UserError(f"{self.path}: {words}; needed: {FEWEST_SLICES} or more{read}")
         first, last = run
-        most, independent = MOST_FOR_POSTERIOR, survey.correlator.facts.get("independent")
+        most, independent = MOST_TIMES, survey.correlator.facts.get("independent")
         if independent and self.source.covariance == "full":
             most = max(FEWEST_SLICES, independent // 2)  # more than these samples do not determine
         last = min(last, first + most - 1)

@@ -9,7 +9,7 @@ import pytest
 from flint import arb, arb_mat, ctx
 
 from sdpipe.errors import UserError
-from sdpipe.infer.hlt import ALPHAS, BALANCE, HLT, PLATEAU, Choice, best_mu, joint_covariance
+from sdpipe.estimators.hlt import ALPHAS, BALANCE, HLT, PLATEAU, Choice, best_mu, joint_covariance
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
 from sdpipe.physics.smearing import Cauchy, Function, Sigmoid, Sinh, Tail, Tau

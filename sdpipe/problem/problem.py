@@ -1,0 +1,108 @@
+"""What tasks compute with, made of the config once per command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpipe.config import densities, sources
+from sdpipe.config.schema import Config
+from sdpipe.estimators.posterior import Posterior, PriorMoments
+from sdpipe.physics import rng, samples
+from sdpipe.physics.covariances import Covariances
+from sdpipe.physics.families import Family
+from sdpipe.physics.kernels import Observables
+from sdpipe.physics.noise import Noise
+from sdpipe.physics.prior import Mixture
+from sdpipe.physics.spectra import ChebyshevPrior
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a task computes with; small, and the same in every task of a command."""
+
+    config: Config
+    noise: Noise
+
+    @cached_property
+    def observables(self) -> Observables:
+        """C(t) and rho_sigma(E) on the grids of the run."""
+        return self.config.observables
+
+    def prior(self, Nb: int) -> Mixture:
+        """Return the prior at basis size ``Nb``, which training sets are drawn from."""
+        return self.config.spectra.prior(Nb)
+
+    @cached_property
+    def moments(self) -> list[PriorMoments]:
+        """What the closed-form posterior knows before the data on the lattice of the run, and on each further one."""
+        return [prior_moments(self.config, grid) for grid in self.config.lattices]
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """The closed-form posterior with the noise of the run."""
+        return Posterior.of(self.moments[0], self.noise)
+
+    @cached_property
+    def covariances(self) -> list[Covariances]:
+        """For each of these lattices, the covariances of its training copies, where they are drawn anew; else none."""
+        noise = self.config.noise
+        if not isinstance(noise, sources.RangeNoise):
+            return []
+        prior = self.config.spectra.chebyshev(max(self.config.spectra.Nb))
+        ranges = noise.relative, noise.growth, noise.tau
+        return [Covariances(*ranges, prior, grid.times_only, noise.floor) for grid in self.config.lattices]
+
+    def draw(self, family: str, start: int, stop: int, stream: str = "validation") -> tuple[Array, Array]:
+        """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
+        drawn: Mixture | ChebyshevPrior | Family = families(self.config)[family].build(self.config.ranges)
+        seed = self.config.seed
+        stream = stream if family in self.config.priors.values() else f"{stream} {family}"
+        if isinstance(drawn, Mixture | ChebyshevPrior):
+            made = samples.generate(drawn, self.observables, seed, start, stop, stream)
+            return made.correlator, made.smeared
+        spectra = [drawn.draw(rng.generator(seed, stream, family, i)) for i in range(start, stop)]
+        grid, end = self.observables, self.config.spectra.omega_max
+        return grid.split(np.stack([s.integrals(grid, end) for s in spectra]))
+
+
+def prior_moments(config: Config, grid: Observables | None = None) -> PriorMoments:
+    """Return what the closed-form posterior knows before the data, at the largest basis size.
+
+    ``grid`` are kernel, times, sigma and energies; by default those of the run.
+    """
+    prior = config.spectra.chebyshev(max(config.spectra.Nb))
+    return PriorMoments.of(prior, grid or config.observables, floor=config.noise.floor)
+
+
+def families(config: Config) -> dict[str, densities.Family]:
+    """Return every validation family of a run, first the prior of the central ensemble, once for each way of sizing.
+
+    Where the config names none, the others are the Chebyshev prior at every trained Nb and at twice the largest, then
+    every family off the prior.
+    """
+    central = config.ensembles[config.budget.central].Nb
+    prior = {name: densities.MixtureFamily(kind="mixture", Nb=central) for name in config.priors.values()}
+    if config.validation.families is not None:
+        return prior | config.validation.families
+    chebyshev = {"chebyshev": central} | {
+        f"chebyshev-Nb{Nb}": Nb for Nb in (*config.spectra.Nb, 2 * max(config.spectra.Nb)) if Nb != central
+    }
+    return (
+        prior
+        | {n: densities.ChebyshevFamily(kind="chebyshev", Nb=Nb) for n, Nb in chebyshev.items() if n not in prior}
+        | {
+            "o3": densities.O3Family(kind="o3"),
+            "resonance": densities.ResonanceFamily(kind="resonance"),
+            "peaks": densities.PeaksFamily(kind="peaks"),
+            "delta_tanh": densities.DeltaTanhFamily(kind="delta_tanh"),
+            "finite_volume": densities.FiniteVolumeFamily(kind="finite_volume"),
+            "sign_changing": densities.SignChangingFamily(kind="sign_changing"),
+            "few_states": densities.FewStatesFamily(kind="few_states"),
+        }
+    )
