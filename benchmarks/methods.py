@@ -37,7 +37,7 @@ def beside(directory: Path) -> Row:
     boots = noise.draw(C, BOOTS, np.random.default_rng(1))
 
     def ours() -> None:
-        HLT.of(grid, noise).by("plateau").bootstrap(boots)
+        HLT.for_noise(grid, noise).by("plateau").bootstrap(boots)
 
     took = turn_by_turn({"ours": ours}, rounds=5)["ours"] / ENERGIES
     what, E = "hlt per energy, 16 times x 800 bootstraps, one alpha, plateau", grid.energies[ENERGIES // 2]
@@ -66,23 +66,23 @@ def measure(directory: Path) -> list[Row]:
 
     def hlt() -> None:
         for alpha in ALPHAS:
-            method = HLT.of(grid, noise, 0.0, alpha)
+            method = HLT.for_noise(grid, noise, 0.0, alpha)
             method.bootstrap(boots)
             method.scan(central)
 
     def plateau() -> None:
-        first, *others = (HLT.of(grid, noise, 0.0, alpha) for alpha in ALPHAS)
+        first, *others = (HLT.for_noise(grid, noise, 0.0, alpha) for alpha in ALPHAS)
         first.by("plateau", others).bootstrap(boots)
 
     t = turn_by_turn(
         {
             "hlt": hlt,
             "plateau": plateau,
-            "posterior": lambda: Posterior.of(PriorMoments.of(ChebyshevPrior(128), grid), noise)(boots),
+            "posterior": lambda: Posterior.for_noise(PriorMoments.from_prior(ChebyshevPrior(128), grid), noise)(boots),
         },
         rounds=5,
     )
-    bounds = processor_seconds(lambda: Bounds.of(grid, noise, 0.15)(central))
+    bounds = processor_seconds(lambda: Bounds.for_noise(grid, noise, 0.15)(central))
     what = f"{ENERGIES} x {len(SIGMA)}"
     return [
         Row(

@@ -322,7 +322,9 @@ def _judged(place: Path, samples: Array) -> dict[str, Array]:
         function()
         found[f"{name} seconds"] = np.array(processor_seconds(function))
     began = time.process_time()
-    limits = [Bounds.of(audience.observables, audience.noise.of(mean), 0.0, level)(mean) for level in LEVELS]
+    limits = [
+        Bounds.for_noise(audience.observables, audience.noise.at_scale(mean), 0.0, level)(mean) for level in LEVELS
+    ]
     found["bounds seconds"] = np.array((time.process_time() - began) / len(LEVELS))
     found["bounds low"], found["bounds high"] = (
         np.stack([getattr(x, side)[0] for x in limits]) / scale for side in ("lower", "upper")

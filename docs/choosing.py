@@ -33,7 +33,7 @@ def error(noise: float, sigma: tuple[float, ...], energies: tuple[float, ...], l
     grid = Observables(KERNEL, tuple(range(1, last + 1)), sigma, energies)
     C, rho = grid.split(o3(THRESHOLD).integrals(grid))
     lattice = synthetic(grid.times, C, noise, 0.0, 4.0)
-    said = Posterior.of(PriorMoments.of(ChebyshevPrior(128), grid), lattice)(C)
+    said = Posterior.for_noise(PriorMoments.from_prior(ChebyshevPrior(128), grid), lattice)(C)
     return said.sd / np.abs(rho).max(axis=-1, keepdims=True)
 
 

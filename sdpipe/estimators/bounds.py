@@ -114,7 +114,7 @@ class Bounds:
     >>> from sdpipe.physics.spectra import o3
     >>> grid = Observables(Kernel("vector", 32), tuple(range(1, 17)), (0.44,), (0.5, 1.5))
     >>> C, truth = grid.split(o3(1.0).integrals(grid))
-    >>> at = Bounds.of(grid, synthetic(grid.times, C, r1=1e-3, delta=0, tau=4), E0=0.2)(C)
+    >>> at = Bounds.for_noise(grid, synthetic(grid.times, C, r1=1e-3, delta=0, tau=4), E0=0.2)(C)
     >>> bool((at.lower < truth).all() and (truth < at.upper).all()), at.words
     (True, '')
 
@@ -143,7 +143,7 @@ class Bounds:
     fine: Array
 
     @classmethod
-    def of(cls, observables: Observables, noise: Noise, E0: float = 0.0, level: float = 0.683) -> Bounds:
+    def for_noise(cls, observables: Observables, noise: Noise, E0: float = 0.0, level: float = 0.683) -> Bounds:
         """Return the programme for densities that are zero below E0 in GeV.
 
         Raises UserError without clarabel, where the noise has other times, and where no bound is finite: E0 is 0 and

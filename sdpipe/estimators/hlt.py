@@ -158,17 +158,17 @@ class Choice:
     alpha: float = 0.0
     E0: float | None = None
 
-    def of(self, observables: Observables, noise: Noise, threshold: float) -> HLT:
+    def build(self, observables: Observables, noise: Noise, threshold: float) -> HLT:
         """Return HLT by these choices, for densities that are zero below a threshold in GeV."""
         if self.rule == "plateau":
             return self.each(observables, noise, threshold)[0]
-        return HLT.of(observables, noise, self._start(observables, threshold), self.alpha).by(self.rule)
+        return HLT.for_noise(observables, noise, self._start(observables, threshold), self.alpha).by(self.rule)
 
     def each(self, observables: Observables, noise: Noise, threshold: float) -> list[HLT]:
         """Return HLT for ``alpha``, then for each of ``ALPHAS`` for which it exists."""
         E0 = self._start(observables, threshold)
         more = [alpha for alpha in ALPHAS if alpha != self.alpha and observables.norm_ends(alpha) is not None]
-        plain = [HLT.of(observables, noise, E0, alpha) for alpha in (self.alpha, *more)]
+        plain = [HLT.for_noise(observables, noise, E0, alpha) for alpha in (self.alpha, *more)]
         beside = [[other for other in plain if other is not one and self.rule == "plateau"] for one in plain]
         return [one.by(self.rule, others) for one, others in zip(plain, beside, strict=True)]
 
@@ -190,7 +190,7 @@ class HLT:
     >>> grid = Observables(Kernel("vector", 32), tuple(range(1, 17)), (0.44,), (0.5, 1.0, 1.5))
     >>> C, truth = grid.split(o3(1.0).integrals(grid))
     >>> noise = synthetic(grid.times, C, r1=1e-3, delta=0, tau=4)
-    >>> r = HLT.of(grid, noise)(C)
+    >>> r = HLT.for_noise(grid, noise)(C)
     >>> bool((abs(r.mean - truth) < 2 * r.error).all())
     True
 
@@ -242,7 +242,7 @@ class HLT:
     others: tuple[HLT, ...] = ()
 
     @classmethod
-    def of(cls, observables: Observables, noise: Noise, E0: float = 0.0, alpha: float = 0.0) -> HLT:
+    def for_noise(cls, observables: Observables, noise: Noise, E0: float = 0.0, alpha: float = 0.0) -> HLT:
         """Return the method for one threshold E0 in GeV and one weight e^(alpha a omega).
 
         Raises UserError where the noise has other times, where the integrals diverge (alpha too large for the times or
@@ -380,7 +380,7 @@ class HLT:
         return Reconstruction(**{k: v.reshape(*centre.shape[:-1], *v.shape[1:]) for k, v in parts.items()})
 
     def floored(self, C: Array) -> HLT:
-        """Return the same with the noise of one C (t,), the floor of the noise included: that of ``noise.of(C)``.
+        """Return the same with the noise of one C (t,), the floor of the noise included: that of ``noise.at_scale(C)``.
 
         With I + F = G G^T the covariance of z / s, and G^-1 S = Q S' P^T, it has S', the rotation times G^-T Q and the
         overlap times P, so that one factorisation of the kernel serves every correlator whose floor is not ``FAR``
@@ -390,7 +390,7 @@ class HLT:
             return self
         floor = (self.noise.floor * C / self.noise.scale(C))[:, None] * self.rotation
         if np.abs(floor).max() > FAR:
-            anew = HLT.of(self.observables, self.noise.of(C), self.E0, self.alpha)
+            anew = HLT.for_noise(self.observables, self.noise.at_scale(C), self.E0, self.alpha)
             return anew.by(self.rule, [other.floored(C) for other in self.others])
         G = np.linalg.qr(np.vstack([np.eye(len(self.singular)), floor]), mode="r").T
         S, Q, P = _graded(solve_triangular(G, np.diag(self.singular), lower=True))

@@ -102,7 +102,7 @@ class PriorMoments:
 
     @classmethod
     @lru_cache(maxsize=8)
-    def of(
+    def from_prior(
         cls,
         prior: ChebyshevPrior,
         observables: Observables,
@@ -136,7 +136,7 @@ class PriorMoments:
             raise UserError(f"a posterior needs two times or more; there are {len(observables.times)}", key="times")
         if prior.unit != 1:
             inside = [None if grid is None else grid.in_units(prior.unit) for grid in (observables, seen)]
-            made = cls.of(replace(prior, unit=1.0), inside[0], hierarchical, nodes, floor, inside[1])
+            made = cls.from_prior(replace(prior, unit=1.0), inside[0], hierarchical, nodes, floor, inside[1])
             larger = prior.unit**observables.kernel.power
             return replace(made, observables=observables, root=larger * made.root, rms=larger * made.rms)
         low, high = prior.E0
@@ -280,7 +280,7 @@ class Posterior:
     >>> grid = Observables(Kernel("vector", 32), tuple(range(1, 17)), (0.44, 0.63), (0.5, 1.0, 1.5))
     >>> C, truth = grid.split(delta_tanh().integrals(grid))
     >>> noise = synthetic(grid.times, C, r1=1e-3, delta=0, tau=4)
-    >>> estimate = Posterior.of(PriorMoments.of(ChebyshevPrior(64), grid), noise)(C)
+    >>> estimate = Posterior.for_noise(PriorMoments.from_prior(ChebyshevPrior(64), grid), noise)(C)
     >>> bool((abs(estimate.mean - truth) < 2 * estimate.sd).all())
     True
 
@@ -303,7 +303,7 @@ class Posterior:
     cross: Array
 
     @classmethod
-    def of(cls, priors: PriorMoments, noise: Noise) -> Posterior:
+    def for_noise(cls, priors: PriorMoments, noise: Noise) -> Posterior:
         """Return the posterior for one covariance.
 
         Raises UserError where the noise has other times than the moments.

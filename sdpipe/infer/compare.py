@@ -69,7 +69,7 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
 
 def _agreement(made: xr.Dataset) -> str:
     """Return which methods agree with the networks, and where each other one is farthest."""
-    said, agreeing, unit = [], [], units.of(made)
+    said, agreeing, unit = [], [], units.unit_of(made)
     for name in map(str, made.estimate.values[1:]):
         pull = np.abs(made.pull.sel(estimate=name, other=NETWORKS))
         far = pull.where(pull.notnull(), np.inf)

@@ -12,7 +12,7 @@ from sdpipe.correlators.record import optional
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import squared
 from sdpipe.infer.calibration import calibrating, correlation
-from sdpipe.physics.units import of
+from sdpipe.physics.units import unit_of
 
 
 def joint(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
@@ -48,7 +48,7 @@ def joint(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
         made[name].attrs = {"units": squared(units) if name == "covariance" else units, "long_name": long_name}
     made = made.assign_coords(sigma2=made.sigma.values, E2=made.E.values)
     for name in made.coords:
-        made[name].attrs["units"] = of(budget)
+        made[name].attrs["units"] = unit_of(budget)
     return made.assign_attrs(level=budget.attrs["level"], flags=budget.attrs["flags"])
 
 

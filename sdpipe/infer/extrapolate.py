@@ -12,7 +12,7 @@ from scipy.special import chdtrc
 
 from sdpipe.errors import UserError
 from sdpipe.infer.calibration import calibrating, correlation
-from sdpipe.physics.units import of
+from sdpipe.physics.units import unit_of
 
 Array = NDArray[np.float64]
 
@@ -135,7 +135,7 @@ def limits(budget: xr.Dataset, validation: xr.Dataset, rule: str, powers: tuple[
     made["covariance"] = (("sigma", "sigma2", "E"), np.moveaxis(covariance, 0, -1))
     made = made.assign_coords(power=list(powers), sigma2=budget.sigma.values).assign_attrs(freedom=fits[0].freedom)
     for name in ("sigma", "sigma2", "E"):
-        made[name].attrs["units"] = of(budget)
+        made[name].attrs["units"] = unit_of(budget)
     return made
 
 

@@ -104,7 +104,7 @@ def integral(
     result["propagated"] = np.sqrt(xr.dot(weight, covariance, other, dim=("E", "E2")))
     result["boot_values"] = each.sel(ensemble=central, drop=True).mean("replica")
     result["weight"] = weight
-    units = " ".join([*filter("1".__ne__, [rho.attrs.get("units", "1")]), f"{unit.of(rho)} [f]"])
+    units = " ".join([*filter("1".__ne__, [rho.attrs.get("units", "1")]), f"{unit.unit_of(rho)} [f]"])
     for name, meaning in MEANINGS.items():
         if name in result:
             result[name].attrs = {"units": "1" if name == "pull" else units, "long_name": meaning}
@@ -127,7 +127,7 @@ def calibrated(
     R = correlation(error / totals)
     q = conformal_factor(np.abs(error @ w) / integral_error(w, totals, R), level)
     made = q * integral_error(w, total.transpose("sigma", "E").values.astype(float), R)
-    words = {"units": f"{unit.of(total)} [f]", "long_name": f"total error scaled to coverage {level:g}"}
+    words = {"units": f"{unit.unit_of(total)} [f]", "long_name": f"total error scaled to coverage {level:g}"}
     return xr.DataArray(made, dims="sigma", coords={"sigma": total.sigma}, attrs=words)
 
 

@@ -162,15 +162,15 @@ class Audience:
         """Return the same for another smearing."""
         m = self.each_sigma[0]
         seen = replace(self.observables, sigma=tuple(m.seen_sigmas), energies=tuple(m.seen_energies))
-        moments = PriorMoments.of(
+        moments = PriorMoments.from_prior(
             ChebyshevPrior(**m.prior), observables, floor=m.floor, seen=None if seen == observables else seen
         )
-        return Posterior.of(moments, self.noise)
+        return Posterior.for_noise(moments, self.noise)
 
     @cached_property
     def hlt(self) -> HLT:
         """HLT with the noise of the training."""
-        return self.choice.of(self.observables, self.noise, self.threshold)
+        return self.choice.build(self.observables, self.noise, self.threshold)
 
     def stability(self, C: Array, rows: Sequence[int], factor: float = 1.0) -> xr.Dataset:
         """Return the scans of HLT of one C (t,), ``factor`` times too large, at some energies."""
@@ -178,7 +178,7 @@ class Audience:
 
     def bounds(self, C: Array, level: float, observables: Observables | None = None) -> Interval:
         """Return bounds for rho >= 0 of one C (t,), zero below the lowest threshold, with the noise of the training."""
-        return Bounds.of(observables or self.observables, self.noise.of(C), self.threshold, level)(C)
+        return Bounds.for_noise(observables or self.observables, self.noise.at_scale(C), self.threshold, level)(C)
 
     def smear(
         self, samples: Array, f: smearing.Smearing, factor: float = 1.0, level: float | None = None
@@ -191,7 +191,7 @@ class Audience:
         finite.
         """
         grid, C = replace(self.observables, smearing=f), samples.mean(axis=0)
-        of_posterior, of_hlt = self.posterior_of(grid), self.choice.of(grid, self.noise, self.threshold).floored(C)
+        of_posterior, of_hlt = self.posterior_of(grid), self.choice.build(grid, self.noise, self.threshold).floored(C)
         posterior, hlt = of_posterior(C, response=True), of_hlt(C)
         dims = ("method", "sigma", "E")
         values = {"central": np.stack([posterior.mean, hlt.mean]) / factor}
@@ -352,7 +352,7 @@ class Audience:
 
         It is that of the data with their own ``noise``; without it, with that of the training.
         """
-        implied, noise = self.posterior.implied(C), (noise or self.noise).of(C)
+        implied, noise = self.posterior.implied(C), (noise or self.noise).at_scale(C)
         return implied, float(np.sum(np.linalg.solve(noise.cholesky, C - implied) ** 2) / noise.scale(C) ** 2)
 
     def checks(self, C: Array, noise: Noise | None = None, count: int | None = None) -> dict[str, Array]:

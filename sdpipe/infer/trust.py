@@ -142,7 +142,7 @@ class Reference:
     spread: Array
 
     @classmethod
-    def of(cls, validation: xr.Dataset, rule: str) -> Reference:
+    def from_validation(cls, validation: xr.Dataset, rule: str) -> Reference:
         """Return the draws of ``validation.zarr`` that calibrate what was sized by this ``scale_rule``."""
         prior = calibrating(validation, rule)
         return cls(*(prior[k].values.astype(float) for k in ("noise_scale", "distance", "spread")))
@@ -304,7 +304,7 @@ def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float
     flags = list(predictions.attrs["flags"])
     if validation is None:
         return None, flags
-    reference = Reference.of(validation, predictions.attrs["scale_rule"])
+    reference = Reference.from_validation(validation, predictions.attrs["scale_rule"])
     scale, noise_scale, distance = (predictions.attrs[k] for k in ("scale", "noise_scale", "distance"))
     p_value = reference.p_value(noise_scale, distance, scale * float(spread(predictions.rho)))
     if p_value < SUSPICIOUS:

@@ -116,7 +116,7 @@ def load(
         for i, val in enumerate(validates):
             yield samples(i)[~val]
 
-    moments = Moments.of(lambda: ((part.correlator, part.target) for part in to_train_on()), noise)
+    moments = Moments.from_samples(lambda: ((part.correlator, part.target) for part in to_train_on()), noise)
     whitened = InputTransform.fit(moments, "whiten" if inputs == "posterior" else inputs)
     linear = LinearEstimator.fit(moments, whitened)
     reference = np.concatenate([np.abs(part.correlator[:, noise.reference]) for part in to_train_on()])

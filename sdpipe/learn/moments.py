@@ -4,7 +4,8 @@ Everything here is a function of first and second moments of the training sample
 
 >>> from sdpipe.physics.noise import synthetic
 >>> C = np.random.default_rng(1).standard_normal((500, 3))
->>> moments = Moments.of(lambda: [(C, 2 * C[:, :1])], synthetic((1, 2, 3), np.ones(3), r1=1e-3, delta=0.0, tau=1.0))
+>>> noise = synthetic((1, 2, 3), np.ones(3), r1=1e-3, delta=0.0, tau=1.0)
+>>> moments = Moments.from_samples(lambda: [(C, 2 * C[:, :1])], noise)
 >>> transform = InputTransform.fit(moments, "whiten")
 >>> np.allclose(LinearEstimator.fit(moments, transform)(transform(C)), 2 * C[:, :1], atol=1e-3)
 True
@@ -48,7 +49,7 @@ class Moments:
     target_covariance: Array
 
     @classmethod
-    def of(cls, parts: Callable[[], Iterable[tuple[NDArray, NDArray]]], noise: Noise) -> Moments:
+    def from_samples(cls, parts: Callable[[], Iterable[tuple[NDArray, NDArray]]], noise: Noise) -> Moments:
         """Return the moments in float64 of every C (sample, t) and y (sample, E) in ``parts()``, called twice."""
         n, mean, target_mean = 0, np.float64(0), np.float64(0)
         for c, y in _blocks(parts()):

@@ -96,7 +96,7 @@ class Lattice:
     def of(cls, observables: Observables, noise: Noise, prior: Mixture, seed: int) -> Lattice:
         """Return a lattice with the best linear estimator of draws of the prior."""
         made = generate(prior, observables, seed, 0, DRAWS, stream="lattice")
-        moments = Moments.of(lambda: [(made.correlator, made.smeared.reshape(DRAWS, -1))], noise)
+        moments = Moments.from_samples(lambda: [(made.correlator, made.smeared.reshape(DRAWS, -1))], noise)
         transform = InputTransform.fit(moments, "whiten")
         linear = LinearEstimator.fit(moments, transform)
         typical = float(np.median(np.abs(made.correlator[:, noise.reference])))

@@ -77,7 +77,7 @@ class Noise:
         """Return s = C(t_ref) / C_latt(t_ref), shape (...), for C (..., t)."""
         return C[..., self.reference] / self.mean[self.reference]
 
-    def of(self, C: Array) -> Noise:
+    def at_scale(self, C: Array) -> Noise:
         """Return the noise of one C (t,) without a floor: Cov_latt(t, t') + (floor C(t) / s)^2 delta_tt'."""
         if not self.floor:
             return self

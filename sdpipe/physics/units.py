@@ -18,7 +18,7 @@ def energy(spacing: float) -> str:
     return LATTICE if spacing == 1 else GEV
 
 
-def of(data: Any) -> str:
+def unit_of(data: Any) -> str:
     """Return that of the energies of a labelled dataset or array with a coordinate sigma; GeV where it does not say."""
     return data.sigma.attrs.get("units", GEV)
 

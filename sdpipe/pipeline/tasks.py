@@ -151,7 +151,7 @@ def _through_covariances(problem: Problem, block: Block) -> dict[str, Array]:
         for rows, number, noise in problem.covariances[i].of_samples(*where):
             z = rng.normals(rng.generator(config.seed, "noise copies", block.of, number), (SHARED, 1, noise.deviates))
             noisy = noise.added(on_lattice[i][rows], z[: rows.stop - rows.start])
-            said = _said(Posterior.of(problem.moments[i], noise)(noisy))
+            said = _said(Posterior.for_noise(problem.moments[i], noise)(noisy))
             parts.append({"covariance": np.full((len(noisy), 1), number), **said})
         made.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     return {name: np.concatenate([one[name] for one in made], axis=1) for name in made[0]}

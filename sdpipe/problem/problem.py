@@ -46,7 +46,7 @@ class Problem:
     @cached_property
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the run."""
-        return Posterior.of(self.moments[0], self.noise)
+        return Posterior.for_noise(self.moments[0], self.noise)
 
     @cached_property
     def covariances(self) -> list[Covariances]:
@@ -77,7 +77,7 @@ def prior_moments(config: Config, grid: Observables | None = None) -> PriorMomen
     ``grid`` are kernel, times, sigma and energies; by default those of the run.
     """
     prior = config.spectra.chebyshev(max(config.spectra.Nb))
-    return PriorMoments.of(prior, grid or config.observables, floor=config.noise.floor)
+    return PriorMoments.from_prior(prior, grid or config.observables, floor=config.noise.floor)
 
 
 def families(config: Config) -> dict[str, densities.Family]:

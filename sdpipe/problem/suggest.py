@@ -94,10 +94,10 @@ class _Data:
         self.source = Source(file, **self.section)
         self.symmetry = _symmetry(self.record)
         self._refuse_missing()
-        self.there = correlator.slices(self.record, self.of("lattice", "period"), self._first())
+        self.there = correlator.slices(self.record, self.given_key("lattice", "period"), self._first())
         self.kernel = self._kernel()
 
-    def of(self, section: str, key: str) -> Any:
+    def given_key(self, section: str, key: str) -> Any:
         """Return a key that is given, None where it is not."""
         return self.given.get(section, {}).get(key)
 
@@ -132,13 +132,17 @@ class _Data:
         size = (record.mean if record.samples is None else record.samples).shape[-1]
         if size < FEWEST_SLICES:
             raise UserError(f"{self.path}: {size} time slices; needed: {FEWEST_SLICES} or more")
-        if self.of("lattice", "period") is None and self.given.get("kernel") != "exponential" and not self.symmetry:
+        if (
+            self.given_key("lattice", "period") is None
+            and self.given.get("kernel") != "exponential"
+            and not self.symmetry
+        ):
             named = record.times is not None and record.times.size
             what = f"t = {record.times[0]:g}..{record.times[-1]:g}" if named else f"{size} time slices"
             last = int(record.times[-1]) if named else size - 1
             words = f"{what} are no whole period: say lattice.period=T, such as {2 * last},"
             how = "where C(t) is folded up to T/2, or kernel=exponential for T -> infinity"
-            first = "" if named or self.of("lattice", "first") is not None else FIRST
+            first = "" if named or self.given_key("lattice", "first") is not None else FIRST
             faults.append(f"{words} {how}{first}")
         if record.samples is None and record.errors is None and "error" not in {*self.section, *record.said}:
             words = "is its covariance that of the mean, or that of one configuration"
@@ -148,14 +152,14 @@ class _Data:
 
     def _first(self) -> int | None:
         """Return the time of the first slice; where nobody says it, 0 for a whole period of symmetric data."""
-        first = self.of("lattice", "first")
-        silent = first is None and self.record.times is None and self.of("lattice", "period") is None
+        first = self.given_key("lattice", "first")
+        silent = first is None and self.record.times is None and self.given_key("lattice", "period") is None
         return 0 if silent and self.symmetry else first
 
     def _kernel(self) -> Kernel:
         """Return the kernel, given or found out."""
-        name, period = self.given.get("kernel"), self.of("lattice", "period")
-        spacing, there = self.of("lattice", "spacing") or 1.0, self.there
+        name, period = self.given.get("kernel"), self.given_key("lattice", "period")
+        spacing, there = self.given_key("lattice", "spacing") or 1.0, self.there
         if period is None and name == "exponential":
             period = 2 * max(there[-1], 1)
         elif period is None and self.symmetry:
@@ -186,8 +190,8 @@ class _Data:
         survey = Survey.of(self.whole(), self.kernel)
         first, last = self._times(survey)
         seen = self.load(tuple(range(first, last + 1)))
-        unit = self.of("spectra", "unit") or self._unit(survey)
-        sigma = self.of("smearing", "sigma") or self._sigma(survey, seen, unit)
+        unit = self.given_key("spectra", "unit") or self._unit(survey)
+        sigma = self.given_key("smearing", "sigma") or self._sigma(survey, seen, unit)
         section = {"kind": "correlator", "path": str(self.source.path), **self.section}
         name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", self.source.dataset or self.path.stem).strip("-.") or "correlator"
         lattice = {"period": self.kernel.period, "times": [first, last], "spacing": self.kernel.spacing}
@@ -209,7 +213,7 @@ class _Data:
 
     def _times(self, survey: Survey) -> tuple[int, int]:
         """Return first and last time, given or those that are known well enough."""
-        if given := self.of("lattice", "times"):
+        if given := self.given_key("lattice", "times"):
             return tuple(given)
         run = survey.usable(LARGEST_ERROR)
         if run is None or run[1] - run[0] + 1 < FEWEST_SLICES:
@@ -269,7 +273,9 @@ class _Data:
         own = shipped()["spectra"]
         prior = ChebyshevPrior(max(own["Nb"]), tuple(own["E0"]), own["epsilon"], None, False, unit)
         noise = Noise(seen.times, seen.mean, seen.covariance, seen.where, floor=FLOOR)
-        return Posterior.of(PriorMoments.of(prior, Observables(self.kernel, seen.times, sigma, E)), noise)(seen.mean)
+        return Posterior.for_noise(
+            PriorMoments.from_prior(prior, Observables(self.kernel, seen.times, sigma, E)), noise
+        )(seen.mean)
 
 
 def _symmetry(record: Record) -> int:

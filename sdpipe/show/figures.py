@@ -63,7 +63,7 @@ SHOWN_SAMPLES = 6
 
 def energy(data: xr.Dataset) -> str:
     """Return the label of an axis of energies."""
-    return units.label("$E$", units.of(data))
+    return units.label("$E$", units.unit_of(data))
 
 
 Draw = Callable[[xr.Dataset, Axes], Axes]
@@ -223,7 +223,7 @@ def asymptotics(rho: xr.DataArray, budget: xr.Dataset, config: Config, title: st
             source = next((x for x, name in config.budget.references.items() if name in names), None)
             for i, colour in coloured(shown):
                 points, bars = (a.sel(ensemble=names).isel(E=i).values for a in (value, error))
-                label = units.equation("E", float(rho.E[i]), units.of(rho), 3)
+                label = units.equation("E", float(rho.E[i]), units.unit_of(rho), 3)
                 ax.errorbar(at, points, bars, fmt="o-", ms=4, lw=1, color=colour, label=label)
                 if source:
                     best, width = float(quoted.central[i]), float(quoted.error.sel(source=source)[i])
@@ -231,7 +231,7 @@ def asymptotics(rho: xr.DataArray, budget: xr.Dataset, config: Config, title: st
             ax.set_xticks(at, [str(getattr(config.ensembles[n], key)) for n in names])
             ax.set(xlabel=SIZES[key], ylabel=DENSITY)
             words = f", band: systematic {source}" if source else ""
-            ax.set_title(f"{units.equation('σ', sigma, units.of(rho))}{words}", fontsize=9, loc="left")
+            ax.set_title(f"{units.equation('σ', sigma, units.unit_of(rho))}{words}", fontsize=9, loc="left")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
         drawn.append(figure)
@@ -259,7 +259,9 @@ def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     )  # fmt: skip
     for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
         draw(data.sel(sigma=sigma), ax)
-        ax.set_title(f"{short(title)}  {units.equation('σ', sigma, units.of(data))}".strip(), fontsize=10, loc="left")
+        ax.set_title(
+            f"{short(title)}  {units.equation('σ', sigma, units.unit_of(data))}".strip(), fontsize=10, loc="left"
+        )
     place_labels(figure)
     return figure
 
@@ -356,5 +358,5 @@ def draw_at(draw: Draw, data: xr.Dataset, sigma: float | None, ax: Axes | None) 
     if ax is None:
         _, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     draw(data.isel(sigma=match[0]).load(), ax)
-    ax.legend(title=units.equation(r"$\sigma$", there[match[0]], units.of(data)))
+    ax.legend(title=units.equation(r"$\sigma$", there[match[0]], units.unit_of(data)))
     return ax

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdpipe.physics.units import equation, of
+from sdpipe.physics.units import equation, unit_of
 from sdpipe.show import figures
 from sdpipe.show.figures import COLOURS, DENSITY
 from sdpipe.show.page import parts, picture
@@ -54,7 +54,7 @@ def _size(found: xr.Dataset) -> float:
 @mpl.rc_context(figures.STYLE)
 def figure(found: xr.Dataset, title: str) -> Figure:
     """Return a figure of one sigma with a panel for each energy."""
-    count, unit = found.sizes["E_scan"], of(found)
+    count, unit = found.sizes["E_scan"], unit_of(found)
     made = Figure(figsize=(figures.WIDTH * 0.8 * count, figures.HEIGHT), layout="constrained")
     for ax, E in zip(np.atleast_1d(made.subplots(1, count)), found.E_scan.values, strict=True):
         scan(at(found, float(E)), ax)
@@ -78,7 +78,7 @@ def blocks(predictions: xr.Dataset, budget: xr.Dataset, title: str) -> list[Mark
     pictures = [
         picture(
             figure(found.sel(sigma=sigma), title),
-            f"Stability of HLT of {title} at {equation('σ', sigma, of(found))} against λ′, at two energies",
+            f"Stability of HLT of {title} at {equation('σ', sigma, unit_of(found))} against λ′, at two energies",
         )
         for sigma in found.sigma.values
     ]

@@ -261,7 +261,7 @@ def _target(source: Source, name: str) -> Section:
     lower = "the same less the central value, in units of the total error"
     lower += ", and the calibrated error (dotted)" if "calibrated" in budget else ""
     shown = ", ".join(bands)
-    shapes, sources, listed, unit = [], [], [], units.of(budget)
+    shapes, sources, listed, unit = [], [], [], units.unit_of(budget)
     for sigma in budget.sigma.values:
         one, panel, at = (
             budget.sel(sigma=sigma),
@@ -302,7 +302,7 @@ def _training(history: xr.Dataset) -> Section:
     for sigma in history.sigma.values:
         one = history.sel(sigma=[sigma])
         best = float((one.val_loss.min("epoch").mean("replica") / one.linear_loss).min())
-        at = equation("σ", sigma, units.of(history))
+        at = equation("σ", sigma, units.unit_of(history))
         words = f"Validation error of every network at {at} against the epoch, with the baselines"
         words += f"; the best ensemble ends at {best:.3g} of its linear baseline" if np.isfinite(best) else ""
         pictures.append(picture(figures.panels(figures.histories, one), words))
@@ -335,7 +335,7 @@ def _validation(config: Config, found: xr.Dataset) -> Section:
         f"widths mean half widths at level {level:.1%}."
     )
     sigmas = [
-        (f" at {equation('σ', sigma, units.of(found))}", found.sel(sigma=[sigma])) for sigma in found.sigma.values
+        (f" at {equation('σ', sigma, units.unit_of(found))}", found.sel(sigma=[sigma])) for sigma in found.sigma.values
     ]
     panels = [
         picture(validation_figures.columns(panels, one), panels.says.format(level=level) + at)

@@ -108,7 +108,7 @@ class Plots(figures.Plots):
 
 def limit(found: xr.Dataset, ax: Axes) -> Axes:
     """Draw what ``run.extrapolate`` returns: rho_sigma(E) against sigma^2 at each energy, the fit, and its limit."""
-    unit = units.of(found)
+    unit = units.unit_of(found)
     fine = np.linspace(0, float(found.sigma.max()) * 1.05, 60)
     for i, colour in figures.coloured(range(min(found.sizes["E"], len(COLOURS)))):
         one = found.isel(E=i)
@@ -130,7 +130,7 @@ def draw(directory: Path, name: str, compared: xr.Dataset, title: str) -> Path:
 
 def blocks(compared: xr.Dataset, title: str) -> list[Markup]:
     """Return the paragraph and the figure of one target for the report."""
-    unit = units.of(compared)
+    unit = units.unit_of(compared)
     pictures = [
         picture(
             figures.panels(estimates, compared.sel(sigma=[sigma]), title),

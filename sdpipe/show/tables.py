@@ -107,7 +107,7 @@ def answer_frame(budget: xr.Dataset, count: int | None = None) -> pd.DataFrame:
     rows = range(budget.sizes["E"])
     if count is not None and count < len(rows):
         rows = np.linspace(0, len(rows) - 1, count).round().astype(int).tolist()
-    unit = units.of(budget)
+    unit = units.unit_of(budget)
     columns = {label("E", unit): [f"{budget.E.values[i]:.4f}" for i in rows]}
     for sigma in budget.sigma.values:
         one = budget.sel(sigma=sigma)
@@ -125,14 +125,14 @@ def as_csv(budget: xr.Dataset) -> str:
         columns |= {f"{name}": one.method_central, f"{name} error": one.get("method_calibrated", one.method_error)}
     columns |= {name: budget[name] for name in ("lower", "upper", "truth", "pull") if name in budget}
     frame = xr.Dataset(columns).to_dataframe(dim_order=["sigma", "E"])[list(columns)]
-    unit = units.of(budget)
+    unit = units.unit_of(budget)
     return frame.to_csv(index_label=[label("sigma", unit), label("E", unit)])
 
 
 def as_latex(budget: xr.Dataset) -> str:
     """Return the answer of a budget as a LaTeX tabular, for the package booktabs."""
     frame = answer_frame(budget).map(_in_math)
-    unit = units.of(budget)
+    unit = units.unit_of(budget)
     frame.columns = [label("$E$", unit), *(equation(r"$\sigma$", s, unit) for s in budget.sigma.values)]
     return frame.to_latex(index=False, escape=False)
 
@@ -176,7 +176,7 @@ def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
     def error(array: xr.DataArray) -> list[str]:
         return list(map(two_digits, array.values))
 
-    columns = {label("E", units.of(budget)): [f"{E:.4f}" for E in budget.E.values], "central": value("central")}
+    columns = {label("E", units.unit_of(budget)): [f"{E:.4f}" for E in budget.E.values], "central": value("central")}
     columns |= {str(source): error(budget.error.sel(source=source)) for source in budget.source.values}
     columns |= {name: error(budget[name]) for name in ("total", "calibrated") if name in budget}
     for name in budget.method.values if "method" in budget else ():
@@ -196,7 +196,7 @@ def budget_table(name: str, budget: xr.Dataset) -> str:
     parts = []
     for sigma in budget.sigma.values:
         one = budget.sel(sigma=sigma)
-        parts.append(f"{name}, {equation('sigma', sigma, units.of(budget))}\n{table(budget_frame(one)[::every])}")
+        parts.append(f"{name}, {equation('sigma', sigma, units.unit_of(budget))}\n{table(budget_frame(one)[::every])}")
         if "pull" in budget:
             pull = np.abs(one.pull.values)
             parts[-1] += (
@@ -259,7 +259,7 @@ def verdict_table(validation: xr.Dataset) -> str:
     whole = coverage_frame(validation, level)
     columns: dict[str, list[str]] = {"family": list(dict.fromkeys(whole["family"]))}
     for sigma, rows in whole.groupby("sigma", sort=False):
-        at = equation("sigma", float(sigma), units.of(validation))
+        at = equation("sigma", float(sigma), units.unit_of(validation))
         columns[at] = list(rows["calibrated %"] + " %, " + rows["calibrated is"])
     meaning = {"too wide": "covers more than it promises", "too narrow": "covers less than it promises"}
     notes = [f"{name}: the error {words}" for name, words in meaning.items() if name in set(whole["calibrated is"])]
@@ -279,7 +279,7 @@ def training_frame(history: xr.Dataset) -> pd.DataFrame:
             epochs = history.val_loss.sel(at).notnull().sum("epoch").values
             span = f"{epochs.min()}" if epochs.min() == epochs.max() else f"{epochs.min()}-{epochs.max()}"
             rows.append([str(ensemble), f"{sigma:g}", f"{loss:.5f}", f"{bars[0]:.5f}", *ratios, span])
-    sigma = label("sigma", units.of(history))
+    sigma = label("sigma", units.unit_of(history))
     header = ["ensemble", sigma, "val MAE", "linear MAE", "/ linear", "/ posterior", "epochs"]
     return pd.DataFrame(rows, columns=header)
 

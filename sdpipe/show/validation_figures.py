@@ -194,7 +194,7 @@ def columns(panels: Panels, validation: xr.Dataset) -> Figure:
             panels.draw(part.sel(sigma=sigma), ax)
             ax.label_outer()
     for ax, sigma in zip(axes[0], sigmas, strict=True):
-        ax.set_title(units.equation("σ", sigma, units.of(validation)), fontsize=10, loc="left")
+        ax.set_title(units.equation("σ", sigma, units.unit_of(validation)), fontsize=10, loc="left")
     figures.place_labels(figure)
     return figure
 

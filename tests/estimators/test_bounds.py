@@ -51,7 +51,7 @@ def test_they_cover_every_family(r1: float) -> None:
     certified = []
     for seed, family in enumerate([*FAMILIES.values()] * 2):
         noise, C, rho = data(grid, family.draw(generator), r1, seed)
-        at = Bounds.of(grid, noise, E0)(C)
+        at = Bounds.for_noise(grid, noise, E0)(C)
         assert not at.excluded
         c = at.certified
         assert (at.lower[c] <= rho[c]).all(), family
@@ -66,7 +66,7 @@ def test_any_combination_above_f_is_an_upper_bound_and_none_is_below_a_density_t
     """The gap of duality: densities on a fine comb that fit the data reach almost as far as the bounds."""
     grid = grid_of((1.16,))
     noise, C, _ = data(grid, o3(1.0), 1e-3)
-    at = Bounds.of(grid, noise, E0)(C)
+    at = Bounds.for_noise(grid, noise, E0)(C)
     comb = np.geomspace(E0, 12, 1500)
     b, G = grid.split(grid.columns(comb))
     L, r2 = noise.cholesky, chi2.ppf(0.683, len(grid.times))
@@ -86,7 +86,7 @@ def test_they_narrow_with_the_errors_and_widen_with_the_level() -> None:
     grid, width = grid_of(), {}
     for r1, level in ((1e-3, 0.683), (1e-3, 0.954), (1e-4, 0.683)):
         noise, C, rho = data(grid, o3(0.8), r1)
-        at = Bounds.of(grid, noise, E0, level)(C)
+        at = Bounds.for_noise(grid, noise, E0, level)(C)
         assert at.chi2_max == pytest.approx(chi2.ppf(level, 16))
         assert ((at.lower < rho) & (rho < at.upper)).all()
         assert at.words == ""
@@ -98,7 +98,7 @@ def test_they_narrow_with_the_errors_and_widen_with_the_level() -> None:
 def test_they_scale_with_the_correlator() -> None:
     grid = grid_of((1.16,))
     noise, C, _ = data(grid, delta_tanh(), 1e-3)
-    one, other = Bounds.of(grid, noise, E0)(C), Bounds.of(grid, noise, E0)(16 * C)
+    one, other = Bounds.for_noise(grid, noise, E0)(C), Bounds.for_noise(grid, noise, E0)(16 * C)
     assert np.array_equal(16 * one.upper, other.upper)
     assert np.array_equal(16 * one.lower, other.lower)
     assert one.chi2_min == other.chi2_min
@@ -109,7 +109,7 @@ def test_units_do_not_matter(unit: float) -> None:
     grid = grid_of((1.16,))
     noise, C, _ = data(grid, delta_tanh(), 1e-3)
     other = Noise(noise.times, unit * noise.mean, unit**2 * noise.covariance, "scaled")
-    one, scaled = Bounds.of(grid, noise, E0)(C), Bounds.of(grid, other, E0)(unit * C)
+    one, scaled = Bounds.for_noise(grid, noise, E0)(C), Bounds.for_noise(grid, other, E0)(unit * C)
     assert scaled.certified.all()
     assert scaled.upper == pytest.approx(unit * one.upper, rel=1e-3)
     assert scaled.lower == pytest.approx(unit * one.lower, rel=1e-3)
@@ -118,7 +118,7 @@ def test_units_do_not_matter(unit: float) -> None:
 def test_a_density_that_is_negative_somewhere_is_told_in_words() -> None:
     grid = grid_of()
     noise, C, _ = data(grid, peaks((1.0, -0.8, 1.0), (0.6, 0.9, 1.5)), 1e-4)
-    at = Bounds.of(grid, noise, E0)(C)
+    at = Bounds.for_noise(grid, noise, E0)(C)
     assert at.excluded
     assert at.chi2_min > at.chi2_max
     assert not at.certified.any()
@@ -129,7 +129,7 @@ def test_a_density_that_is_negative_somewhere_is_told_in_words() -> None:
 def test_the_smallest_chi2_is_that_of_nonnegative_least_squares() -> None:
     grid = grid_of((1.16,))
     noise, C, _ = data(grid, peaks((0.5, 0.4), (0.5, 1.1)), 1e-2)
-    bounds = Bounds.of(grid, noise, E0)
+    bounds = Bounds.for_noise(grid, noise, E0)
     comb = np.geomspace(E0, 40, 4000)
     rows = bounds.rotation.T @ grid.kernel(np.array(grid.times)[:, None], comb)
     unit = np.linalg.norm(rows, axis=0)
@@ -150,7 +150,7 @@ def test_any_kernel_and_smearing(kernel, smearing, sigma) -> None:
     grid = grid_of((0.8, 1.5), (sigma,), kernel, smearing=smearing)
     for spectrum in (o3(0.6), peaks((0.4, 0.6), (0.5, 1.2))):
         noise, C, rho = data(grid, spectrum, 1e-3)
-        at = Bounds.of(grid, noise, E0)(C)
+        at = Bounds.for_noise(grid, noise, E0)(C)
         assert at.certified.all()
         assert ((at.lower <= rho) & (rho <= at.upper)).all()
 
@@ -159,17 +159,17 @@ def test_faults_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = grid_of()
     noise, C, _ = data(grid, o3(1.0), 1e-3)
     with pytest.raises(UserError, match="above 0"):
-        Bounds.of(grid, noise)
+        Bounds.for_noise(grid, noise)
     with pytest.raises(UserError, match="between 0 and 1"):
-        Bounds.of(grid, noise, E0, 1.0)
+        Bounds.for_noise(grid, noise, E0, 1.0)
     with pytest.raises(UserError, match="falls more slowly than C"):
-        Bounds.of(grid_of(smearing=Cauchy("im")), noise, E0)
+        Bounds.for_noise(grid_of(smearing=Cauchy("im")), noise, E0)
     with pytest.raises(UserError, match="falls more slowly than C"):
-        Bounds.of(grid_of(sigma=(1.0,), smearing=Sigmoid()), noise, E0)
+        Bounds.for_noise(grid_of(sigma=(1.0,), smearing=Sigmoid()), noise, E0)
     other = Observables(grid.kernel, (1, 2, 3), (0.44,), (1.0,))
     with pytest.raises(UserError, match="times"):
-        Bounds.of(other, noise, E0)
-    bounds = Bounds.of(grid, noise, E0)
+        Bounds.for_noise(other, noise, E0)
+    bounds = Bounds.for_noise(grid, noise, E0)
     with pytest.raises(UserError, match="take"):
         bounds(C[:3])
     with pytest.raises(UserError, match="not finite"):
@@ -178,4 +178,4 @@ def test_faults_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         bounds(np.where(np.arange(16) == 0, 0, C))
     monkeypatch.setitem(sys.modules, "clarabel", None)
     with pytest.raises(UserError, match=r"pip install 'sdpipe\[bounds\]'"):
-        Bounds.of(grid, noise, E0)
+        Bounds.for_noise(grid, noise, E0)

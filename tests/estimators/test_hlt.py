@@ -112,7 +112,7 @@ def _600_bits():
 def test_it_is_the_solution_with_600_bits(kernel, period, r1, alpha, E0) -> None:
     grid = grid_of(kernel, period, energies=(0.5, 1.6))
     noise, C, _ = data(grid, r1)
-    hlt = HLT.of(grid, noise, E0, alpha)
+    hlt = HLT.for_noise(grid, noise, E0, alpha)
     for mu in (hlt(C).mu, 1e-3 * hlt(C).mu, hlt.unit * 1e-2):
         rho, error, misfit = exact(hlt, C, mu[0])
         assert np.abs(hlt.samples(C, mu)[0] - rho).max() < 1e-3 * error.min()
@@ -124,7 +124,7 @@ def test_it_is_the_solution_with_600_bits(kernel, period, r1, alpha, E0) -> None
 def test_bootstrap_samples_are_the_same_combination_of_each() -> None:
     grid = grid_of(sigma=(0.44, 0.63))
     noise, C, _ = data(grid)
-    hlt, boots = HLT.of(grid, noise), noise.draw(C, 400, np.random.default_rng(2))
+    hlt, boots = HLT.for_noise(grid, noise), noise.draw(C, 400, np.random.default_rng(2))
     r = hlt.bootstrap(boots)
     assert r.samples.shape == (400, 2, 3)
     assert r.samples.mean(axis=0) == pytest.approx(r.mean, rel=1e-9)
@@ -139,7 +139,10 @@ def test_bootstrap_samples_are_the_same_combination_of_each() -> None:
 def test_samples_around_each_of_several_centres_have_its_lambda() -> None:
     grid = grid_of(sigma=(0.44, 0.63))
     noise, C, _ = data(grid)
-    hlt, centres = HLT.of(grid, noise), noise.draw(C, 3, np.random.default_rng(5)) * np.array([1, -2, 30])[:, None]
+    hlt, centres = (
+        HLT.for_noise(grid, noise),
+        noise.draw(C, 3, np.random.default_rng(5)) * np.array([1, -2, 30])[:, None],
+    )
     boots = noise.draw(centres, 20, np.random.default_rng(6))
     r = hlt.around(centres, boots)
     assert r.samples.shape == (3, 20, 2, 3)
@@ -155,19 +158,25 @@ def test_a_floor_of_the_noise_enters_as_in_the_covariance_of_one_correlator() ->
     light = grid.split(peaks((0.8, 0.5), (0.4, 0.9)).integrals(grid))[0]  # far above C_latt at late times
     floored = replace(noise, floor=1e-5)
     for one in (C, -2 * light):
-        expected, found = HLT.of(grid, floored.of(one), 0.2), HLT.of(grid, floored, 0.2).floored(one)
+        expected, found = (
+            HLT.for_noise(grid, floored.at_scale(one), 0.2),
+            HLT.for_noise(grid, floored, 0.2).floored(one),
+        )
         assert found.singular == pytest.approx(expected.singular, rel=1e-9)
         assert found(one).mean == pytest.approx(expected(one).mean, rel=1e-9, abs=1e-9)
         assert found(one).error == pytest.approx(expected(one).error, rel=1e-7)
         assert found.covariance(one) == pytest.approx(expected.covariance(one), rel=1e-6, abs=1e-12)
-    assert found.singular[-1] < 0.2 * HLT.of(grid, noise, 0.2).singular[-1]
+    assert found.singular[-1] < 0.2 * HLT.for_noise(grid, noise, 0.2).singular[-1]
 
 
 def test_a_floor_far_above_the_noise_is_no_fault() -> None:
     grid = grid_of()
     heavy, light = (grid.split(peaks((1.0,), (E,)).integrals(grid))[0] for E in (4.0, 0.5))
     noise = replace(synthetic(grid.times, heavy, 1e-4, 0.0, 0.01), floor=1e-6)
-    expected, found = HLT.of(grid, noise.of(light), 0.2)(light), HLT.of(grid, noise, 0.2).floored(light)(light)
+    expected, found = (
+        HLT.for_noise(grid, noise.at_scale(light), 0.2)(light),
+        HLT.for_noise(grid, noise, 0.2).floored(light)(light),
+    )
     assert found.mean == pytest.approx(expected.mean, rel=1e-6)
     assert found.error == pytest.approx(expected.error, rel=1e-6)
 
@@ -179,7 +188,7 @@ def test_evidence_covers_and_is_as_accurate_as_it_says() -> None:
     spectra = [delta_tanh(mass=m) for m in generator.uniform(0.4, 0.9, 12)] + [o3(x) for x in (0.6, 1.0, 1.3)]
     spectra += [peaks(tuple(generator.uniform(0.1, 0.6, 5)), tuple(generator.uniform(0.4, 2.4, 5))) for _ in range(12)]
     C, rho = grid.split(np.stack([s.integrals(grid) for s in spectra]))
-    r = HLT.of(grid, noise)(noise.draw(C, 1, generator)[:, 0])
+    r = HLT.for_noise(grid, noise)(noise.draw(C, 1, generator)[:, 0])
     assert r.mean.shape == rho.shape
     assert np.mean(np.abs(r.mean - rho) < r.error) > 0.68
     assert np.abs(r.mean - rho).mean() < 0.03
@@ -189,7 +198,7 @@ def test_evidence_covers_and_is_as_accurate_as_it_says() -> None:
 def test_evidence_is_at_its_maximum_and_scales_with_the_correlator() -> None:
     grid = grid_of()
     noise, C, _ = data(grid)
-    hlt = HLT.of(grid, noise)
+    hlt = HLT.for_noise(grid, noise)
     z, mu = C @ hlt.rotation, hlt(C).mu[0, 0]
 
     def loss(m: float) -> float:
@@ -206,7 +215,7 @@ def test_evidence_is_at_its_maximum_and_scales_with_the_correlator() -> None:
 def test_evidence_has_a_covariance_between_energies_and_widths() -> None:
     grid = grid_of(sigma=(0.44, 0.63))
     noise, C, _ = data(grid)
-    hlt = HLT.of(grid, noise, 0.2)
+    hlt = HLT.for_noise(grid, noise, 0.2)
     both = np.stack([C, noise.draw(C, 1, np.random.default_rng(4))[0]])
     covariance, r = hlt.covariance(both), hlt(both)
     assert covariance.shape == (2, 2, 3, 2, 3)
@@ -219,7 +228,7 @@ def test_evidence_has_a_covariance_between_energies_and_widths() -> None:
 def test_by_the_rules_of_the_literature_the_covariance_is_that_of_both_errors(rule) -> None:
     grid = grid_of(sigma=(0.44, 0.63))
     noise, C, _ = data(grid)
-    hlt = Choice(rule).of(grid, noise, 0.2)
+    hlt = Choice(rule).build(grid, noise, 0.2)
     both = noise.draw(C, 2, np.random.default_rng(4))
     covariance, r = hlt.covariance(both), hlt(both)
     assert np.einsum("nsese->nse", covariance) == pytest.approx(r.error**2)
@@ -234,11 +243,14 @@ def test_what_is_chosen_is_the_result_with_these_choices() -> None:
     grid = grid_of()
     noise, C, _ = data(grid)
     for choice, expected in (
-        (Choice(), HLT.of(grid, noise, 0.2)),
-        (Choice("balance", 1.0, 0.4), HLT.of(grid, noise, 0.4, 1.0).by("balance")),
-        (Choice("plateau"), HLT.of(grid, noise, 0.2).by("plateau", [HLT.of(grid, noise, 0.2, a) for a in ALPHAS[1:]])),
+        (Choice(), HLT.for_noise(grid, noise, 0.2)),
+        (Choice("balance", 1.0, 0.4), HLT.for_noise(grid, noise, 0.4, 1.0).by("balance")),
+        (
+            Choice("plateau"),
+            HLT.for_noise(grid, noise, 0.2).by("plateau", [HLT.for_noise(grid, noise, 0.2, a) for a in ALPHAS[1:]]),
+        ),
     ):
-        found, wanted = choice.of(grid, noise, 0.2)(C), expected(C)
+        found, wanted = choice.build(grid, noise, 0.2)(C), expected(C)
         assert found.mean == pytest.approx(wanted.mean)
         assert found.error == pytest.approx(wanted.error)
     wide = Choice("plateau").each(grid_of(smearing=Cauchy("im")), noise, 0.2)
@@ -249,7 +261,7 @@ def test_what_is_chosen_is_the_result_with_these_choices() -> None:
 def test_a_stability_plot_goes_from_prior_to_noise(alpha) -> None:
     grid = grid_of()
     noise, C, rho = data(grid)
-    at = HLT.of(grid, noise, 0.2, alpha).scan(C)
+    at = HLT.for_noise(grid, noise, 0.2, alpha).scan(C)
     assert at.mean.shape == at.error.shape == at.misfit.shape == at.noise.shape == at.mu.shape
     assert (np.diff(at.misfit) <= 1e-12).all()
     assert (np.diff(at.error) >= 0).all()
@@ -260,7 +272,7 @@ def test_a_stability_plot_goes_from_prior_to_noise(alpha) -> None:
 def test_a_plateau_is_the_first_of_six_in_a_row_and_agrees_between_alphas() -> None:
     grid = grid_of()
     noise, C, rho = data(grid)
-    hlts = [HLT.of(grid, noise, 0.2, alpha) for alpha in (0.0, 1.0, 1.99)]
+    hlts = [HLT.for_noise(grid, noise, 0.2, alpha) for alpha in (0.0, 1.0, 1.99)]
     r = hlts[0].by("plateau", hlts[1:])(C)
     at = hlts[0].scan(C)
     assert r.found.all()
@@ -275,7 +287,7 @@ def test_a_plateau_is_the_first_of_six_in_a_row_and_agrees_between_alphas() -> N
 def test_balance_is_where_the_misfit_is_ten_times_the_noise() -> None:
     grid = grid_of()
     noise, C, _ = data(grid)
-    hlt = HLT.of(grid, noise, 0.2).by("balance")
+    hlt = HLT.for_noise(grid, noise, 0.2).by("balance")
     r = hlt(C)
     assert r.found.all()
     B = np.linalg.norm(hlt.filters(r.mu), axis=-1) ** 2 * hlt.unit / hlt.norm
@@ -290,7 +302,7 @@ def test_any_smearing_is_one_of_its_functions() -> None:
         spectrum = peaks((0.8, 0.5), (0.7, 1.5))
         C, rho = grid.split(spectrum.integrals(grid))
         noise = synthetic(grid.times, C, 1e-4, 0.0, 4.0)
-        r = HLT.of(grid, noise, 0.3)(C)
+        r = HLT.for_noise(grid, noise, 0.3)(C)
         assert (np.abs(r.mean - rho) < 3 * r.error).all(), smearing
 
 
@@ -299,7 +311,7 @@ def test_spacing_and_energies_enter_as_their_product() -> None:
     noise, C, _ = data(grid)
     fine = Observables(Kernel("periodic", 32, 0.5), grid.times, (0.88,), tuple(2 * E for E in grid.energies))
     coarse = Observables(Kernel("periodic", 32), grid.times, grid.sigma, grid.energies)
-    one, other = HLT.of(coarse, noise, 0.2, 0.5)(C), HLT.of(fine, noise, 0.4, 0.5)(C)
+    one, other = HLT.for_noise(coarse, noise, 0.2, 0.5)(C), HLT.for_noise(fine, noise, 0.4, 0.5)(C)
     assert other.mean == pytest.approx(one.mean / 2, rel=1e-7)
     assert other.error == pytest.approx(one.error / 2, rel=1e-7)
 
@@ -309,7 +321,7 @@ def test_the_thermal_kernel_reaches_down_to_zero() -> None:
     spectrum = Spectrum(continuum=lambda w: 1 / (1 + w**2), threshold=0.0)
     C, rho = grid.split(spectrum.integrals(grid))
     noise = synthetic(grid.times, C, 1e-4, 0.0, 4.0)
-    r = HLT.of(grid, noise)(noise.draw(C, 1, np.random.default_rng(1))[0])
+    r = HLT.for_noise(grid, noise)(noise.draw(C, 1, np.random.default_rng(1))[0])
     assert (np.abs(r.mean - rho) < 2 * r.error).all()
     assert (r.error < 0.3 * rho).all()
 
@@ -319,20 +331,20 @@ def test_faults_are_named() -> None:
     noise, C, _ = data(grid)
     for wrong in (2.0, 3.0):
         with pytest.raises(UserError, match="must be below 2"):
-            HLT.of(grid, noise, 0.0, wrong)
+            HLT.for_noise(grid, noise, 0.0, wrong)
     with pytest.raises(UserError, match=r"E0 is 0\.6;"):
-        HLT.of(grid, noise, 0.6)
+        HLT.for_noise(grid, noise, 0.6)
     with pytest.raises(UserError, match="falls too slowly"):
-        HLT.of(grid_of(smearing=Cauchy("im")), noise, 0.0, 1.0)
+        HLT.for_noise(grid_of(smearing=Cauchy("im")), noise, 0.0, 1.0)
     with pytest.raises(UserError, match="falls too slowly"):
-        HLT.of(grid_of(sigma=(1.2,), smearing=Sigmoid()), noise, 0.0, 1.99)
+        HLT.for_noise(grid_of(sigma=(1.2,), smearing=Sigmoid()), noise, 0.0, 1.99)
     with pytest.raises(UserError, match="diverges at omega = 0"):
-        HLT.of(grid_of(smearing=Tau()), noise, 0.0)
+        HLT.for_noise(grid_of(smearing=Tau()), noise, 0.0)
     with pytest.raises(UserError, match="gives nan at omega"):
-        HLT.of(grid_of(smearing=Function(lambda _E, omega, _s: 0 * omega + np.nan, Tail(1.0))), noise)
+        HLT.for_noise(grid_of(smearing=Function(lambda _E, omega, _s: 0 * omega + np.nan, Tail(1.0))), noise)
     with pytest.raises(UserError, match="times"):
-        HLT.of(grid_of(period=16), noise)
-    hlt = HLT.of(grid, noise)
+        HLT.for_noise(grid_of(period=16), noise)
+    hlt = HLT.for_noise(grid, noise)
     with pytest.raises(UserError, match="takes"):
         hlt(C[:3])
     with pytest.raises(UserError, match="not finite"):

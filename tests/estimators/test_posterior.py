@@ -23,7 +23,7 @@ def noise_on(grid: Observables, r1: float = 1e-3, tau: float = 4.0) -> Noise:
 
 @pytest.fixture(scope="module")
 def hierarchical() -> Posterior:
-    return Posterior.of(PriorMoments.of(PRIOR, GRID), noise_on(GRID))
+    return Posterior.for_noise(PriorMoments.from_prior(PRIOR, GRID), noise_on(GRID))
 
 
 def noisy_draws(grid: Observables, noise: Noise, integrals: np.ndarray, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -40,7 +40,7 @@ def gaussian_draws(prior: ChebyshevPrior, grid: Observables, count: int, generat
 def test_mean_and_sd_are_those_of_a_million_weighted_draws() -> None:
     grid = Observables(Kernel("vector", 12), (1, 2, 3, 4), (0.4, 0.6), (0.4, 0.8, 1.4))
     prior, noise = ChebyshevPrior(8), noise_on(grid, r1=0.05, tau=2.0)
-    posterior = Posterior.of(PriorMoments.of(prior, grid, hierarchical=False), noise)
+    posterior = Posterior.for_noise(PriorMoments.from_prior(prior, grid, hierarchical=False), noise)
     generator, count = np.random.default_rng(5), 1_000_000
     C, rho = grid.split(gaussian_draws(prior, grid, count + 1, generator))
     data = noise.draw(C[:1], 1, generator)[0, 0]
@@ -65,7 +65,7 @@ def test_mean_and_sd_are_those_of_a_million_weighted_draws() -> None:
 
 def test_it_covers_the_prior_and_beats_the_best_linear_estimator() -> None:
     noise = noise_on(GRID)
-    posterior = Posterior.of(PriorMoments.of(PRIOR, GRID, hierarchical=False), noise)
+    posterior = Posterior.for_noise(PriorMoments.from_prior(PRIOR, GRID, hierarchical=False), noise)
     quadrature = PRIOR.quadrature(GRID)
     train = noisy_draws(GRID, noise, quadrature(*PRIOR.draw(1, "linear", 0, 20_000)))
     C, rho = noisy_draws(GRID, noise, quadrature(*PRIOR.draw(1, "fresh", 0, 3_000)), 2)
@@ -106,14 +106,14 @@ def test_the_size_of_a_correlator_scales_its_posterior_to_rounding(hierarchical,
 
 def test_a_known_amplitude_makes_it_depend_on_the_size() -> None:
     noise = noise_on(GRID)
-    posterior = Posterior.of(PriorMoments.of(PRIOR, GRID, hierarchical=False), noise)
+    posterior = Posterior.for_noise(PriorMoments.from_prior(PRIOR, GRID, hierarchical=False), noise)
     C, _ = GRID.split(o3(0.7).integrals(GRID))
     assert (posterior(100 * C).sd < 50 * posterior(C).sd).any()
 
 
 def test_covariance_is_positive_with_the_variance_on_its_diagonal() -> None:
     grid = Observables(Kernel("vector", 32), TIMES, (0.44, 0.63), (0.2, 0.6, 1.0, 1.6, 2.4))
-    posterior = Posterior.of(PriorMoments.of(PRIOR, grid), noise_on(grid))
+    posterior = Posterior.for_noise(PriorMoments.from_prior(PRIOR, grid), noise_on(grid))
     spectra = (o3(0.7), delta_tanh(), peaks((0.4, 0.9), (0.6, 1.3)))
     C, _ = noisy_draws(grid, posterior.noise, np.stack([s.integrals(grid) for s in spectra]))
     covariance, sd = posterior.covariance(C), posterior(C).sd
@@ -135,9 +135,9 @@ def test_its_variance_is_that_of_its_errors_for_any_kernel_period_and_times(name
     grid, prior = Observables(Kernel(name, period, spacing), times, (0.5,), (0.5, 1.0, 1.5)), ChebyshevPrior(32)
     noise, generator = noise_on(grid, tau=2.0), np.random.default_rng(8)
     C, rho = noisy_draws(grid, noise, gaussian_draws(prior, grid, 3_000, generator))
-    known = Posterior.of(PriorMoments.of(prior, grid, hierarchical=False), noise)(C)
+    known = Posterior.for_noise(PriorMoments.from_prior(prior, grid, hierarchical=False), noise)(C)
     assert np.mean(((known.mean - rho) / known.sd) ** 2) == pytest.approx(1, abs=0.1)
-    unknown = Posterior.of(PriorMoments.of(prior, grid), noise)(C)
+    unknown = Posterior.for_noise(PriorMoments.from_prior(prior, grid), noise)(C)
     assert np.mean(np.abs(unknown.mean - rho) < unknown.sd) > 0.65
 
 
@@ -146,7 +146,7 @@ def test_levels_cover_spectra_that_a_smooth_prior_does_not(hierarchical) -> None
     masses = [np.sort(generator.uniform(0.3, 2.5, 8)) for _ in range(200)]
     spectra = [peaks(tuple(generator.uniform(0.1, 1, 8)), tuple(m)) for m in masses]
     C, rho = noisy_draws(GRID, hierarchical.noise, np.stack([s.integrals(GRID) for s in spectra]))
-    smooth = Posterior.of(PriorMoments.of(PRIOR, GRID, hierarchical=False), hierarchical.noise)(C)
+    smooth = Posterior.for_noise(PriorMoments.from_prior(PRIOR, GRID, hierarchical=False), hierarchical.noise)(C)
     estimate = hierarchical(C)
     assert np.mean(np.abs(smooth.mean - rho) < smooth.sd) < 0.4
     assert np.mean(np.abs(estimate.mean - rho) < estimate.sd) > 0.6
@@ -159,9 +159,9 @@ def test_without_noise_few_modes_are_known() -> None:
     prior = ChebyshevPrior(4, E0=(0.7, 0.7 + 1e-6))
     grid = Observables(Kernel("vector", 16), tuple(range(1, 9)), (0.4,), (0.5, 1.0, 1.5))
     C, rho = grid.split(prior.quadrature(grid)(np.array([[0, 0.6, -0.3, 0.2]]), np.array([0.7])))
-    moments = PriorMoments.of(prior, grid, hierarchical=False, floor=1e-9)
-    sd = [Posterior.of(moments, noise_on(grid, r1))(C).sd for r1 in (1e-2, 1e-4, 1e-6)]
-    exact = Posterior.of(moments, noise_on(grid, 1e-6))(C)
+    moments = PriorMoments.from_prior(prior, grid, hierarchical=False, floor=1e-9)
+    sd = [Posterior.for_noise(moments, noise_on(grid, r1))(C).sd for r1 in (1e-2, 1e-4, 1e-6)]
+    exact = Posterior.for_noise(moments, noise_on(grid, 1e-6))(C)
     assert (sd[0] > 10 * sd[1]).all()
     assert (sd[1] > 10 * sd[2]).all()
     assert exact.mean == pytest.approx(rho, rel=1e-3)
@@ -169,7 +169,7 @@ def test_without_noise_few_modes_are_known() -> None:
 
 def test_data_that_say_nothing_leave_the_prior() -> None:
     noise = noise_on(GRID, r1=1e7)
-    posterior = Posterior.of(PriorMoments.of(PRIOR, GRID, hierarchical=False), noise)
+    posterior = Posterior.for_noise(PriorMoments.from_prior(PRIOR, GRID, hierarchical=False), noise)
     C, rho = GRID.split(PRIOR.quadrature(GRID)(*PRIOR.draw(1, "prior", 0, 20_000)))
     estimate = posterior(C[0])
     assert np.abs(estimate.mean).max() < 1e-3
@@ -217,7 +217,7 @@ def test_data_are_not_taken_for_better_than_their_rounding() -> None:
     data = noise.draw(C, 1, generator)[:, 0] * (1 + 1e-5 * generator.standard_normal(C.shape))
     covered = {}
     for floor in (0.0, 1e-5):
-        estimate = Posterior.of(PriorMoments.of(PRIOR, GRID, floor=floor), noise)(data)
+        estimate = Posterior.for_noise(PriorMoments.from_prior(PRIOR, GRID, floor=floor), noise)(data)
         covered[floor] = np.mean(np.abs(estimate.mean - rho) < 2 * estimate.sd)
     assert covered[1e-5] > 0.93
     assert covered[0.0] < covered[1e-5] - 0.1
@@ -236,7 +236,9 @@ def test_one_correlator_has_the_posterior_that_it_has_among_others(hierarchical)
 
 def test_a_wide_smearing_has_fewer_modes() -> None:
     grid = Observables(Kernel("vector", 32), TIMES, (5.0,), ENERGIES)
-    estimate = Posterior.of(PriorMoments.of(PRIOR, grid), noise_on(grid))(o3(0.7).integrals(grid)[: len(TIMES)])
+    estimate = Posterior.for_noise(PriorMoments.from_prior(PRIOR, grid), noise_on(grid))(
+        o3(0.7).integrals(grid)[: len(TIMES)]
+    )
     assert np.isfinite(estimate.features).all()
     assert estimate.features.size < 45
 
@@ -244,11 +246,13 @@ def test_a_wide_smearing_has_fewer_modes() -> None:
 def test_faults_are_named() -> None:
     one = Observables(Kernel("vector", 32), (1,), (0.44,), (0.5, 1.0))
     with pytest.raises(UserError, match="two times or more"):
-        PriorMoments.of(PRIOR, one)
-    moments = PriorMoments.of(ChebyshevPrior(16), Observables(Kernel("vector", 32), (1, 2), (0.44,), (0.5, 1.0)))
+        PriorMoments.from_prior(PRIOR, one)
+    moments = PriorMoments.from_prior(
+        ChebyshevPrior(16), Observables(Kernel("vector", 32), (1, 2), (0.44,), (0.5, 1.0))
+    )
     with pytest.raises(UserError, match="times"):
-        Posterior.of(moments, noise_on(GRID))
-    posterior = Posterior.of(moments, noise_on(moments.observables))
+        Posterior.for_noise(moments, noise_on(GRID))
+    posterior = Posterior.for_noise(moments, noise_on(moments.observables))
     for bad in (np.array([1.0, np.nan]), np.array([np.inf, 1.0])):
         with pytest.raises(UserError, match="not finite"):
             posterior(bad)
@@ -266,7 +270,9 @@ def test_a_prior_in_other_units_gives_the_same_answer_for_data_in_these(name: st
     C = one.split(delta_tanh().integrals(one))[0]
     scaled = unit**one.kernel.power * C
     said = [
-        Posterior.of(PriorMoments.of(ChebyshevPrior(16, unit=u), grid), synthetic(times, mean, 1e-3, 0, 4))(mean)
+        Posterior.for_noise(
+            PriorMoments.from_prior(ChebyshevPrior(16, unit=u), grid), synthetic(times, mean, 1e-3, 0, 4)
+        )(mean)
         for u, grid, mean in ((1.0, one, C), (unit, other, scaled))
     ]
     np.testing.assert_allclose(said[1].mean, said[0].mean, rtol=1e-7)
@@ -280,7 +286,7 @@ def test_features_are_about_the_grid_that_networks_see() -> None:
     seen = Observables(Kernel("vector", 24), times, (0.3, 0.6), tuple(np.linspace(0, 3, 16)))
     C = asked.split(delta_tanh().integrals(asked))[0]
     noise, prior = synthetic(times, C, 1e-3, 0, 4), ChebyshevPrior(16)
-    both = Posterior.of(PriorMoments.of(prior, asked, seen=seen), noise)(C)
-    alone = [Posterior.of(PriorMoments.of(prior, grid), noise)(C) for grid in (asked, seen)]
+    both = Posterior.for_noise(PriorMoments.from_prior(prior, asked, seen=seen), noise)(C)
+    alone = [Posterior.for_noise(PriorMoments.from_prior(prior, grid), noise)(C) for grid in (asked, seen)]
     np.testing.assert_allclose(both.mean, alone[0].mean, rtol=1e-9)
     np.testing.assert_allclose(both.features, alone[1].features, rtol=1e-6, atol=1e-6)

@@ -16,11 +16,11 @@ def test_it_is_the_scan_of_each_alpha_and_marks_the_evidence() -> None:
     grid = grid_of(sigma=(0.44, 0.63))
     noise, C, rho = data(grid)
     floored = replace(noise, floor=1e-5)
-    hlts = [HLT.of(grid, floored, 0.2, alpha) for alpha in ALPHAS]
+    hlts = [HLT.for_noise(grid, floored, 0.2, alpha) for alpha in ALPHAS]
     found = stability(hlts, 3 * C, [0, 2], factor=3.0)
     assert list(found.E_scan.values) == [grid.energies[0], grid.energies[2]]
     for alpha in ALPHAS:
-        expected = HLT.of(grid, floored.of(C), 0.2, alpha).scan(C)
+        expected = HLT.for_noise(grid, floored.at_scale(C), 0.2, alpha).scan(C)
         one = found.sel(alpha=alpha)
         np.testing.assert_allclose(one.scan_mean, expected.mean[:, [0, 2]], rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(one.scan_error, expected.error[:, [0, 2]], rtol=1e-6)

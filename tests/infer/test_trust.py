@@ -61,7 +61,7 @@ def drawn(noise: Noise, observables: Observables, count: int, stream: str) -> np
 @pytest.fixture(scope="module")
 def prior(noise: Noise) -> PriorOfData:
     made = samples.generate(PRIOR, grid(), 1, 0, 8192)
-    moments = Moments.of(lambda: [(made.correlator, made.smeared[:, 0])], noise)
+    moments = Moments.from_samples(lambda: [(made.correlator, made.smeared[:, 0])], noise)
     return PriorOfData(moments.mean, moments.covariance, noise)
 
 
@@ -139,7 +139,7 @@ def test_real_data_etas_is_not_flagged_and_ds_is() -> None:
     data = {name: sdpipe.read_correlator(DATA, name, period=64, times=(1, 32)) for name in ("etas", "Ds")}
     noise = Noise(times, data["etas"]["mean"].values, data["etas"].covariance.values, "etas")
     made = samples.generate(PRIOR, observables, 1, 0, 8192)
-    moments = Moments.of(lambda: [(made.correlator, made.smeared[:, 0])], noise)
+    moments = Moments.from_samples(lambda: [(made.correlator, made.smeared[:, 0])], noise)
     prior = PriorOfData(moments.mean, moments.covariance, noise)
     noisy = noise.draw(made.correlator[:2000], 1, np.random.default_rng(2))[:, 0]
     reference = Reference(noise.scale(noisy), prior.distance(noisy), np.ones(2000))

@@ -19,7 +19,7 @@ NOISE = synthetic(GRID.times, 0.3 * np.exp(-0.7 * np.arange(6)), r1=2e-3, delta=
 
 
 def moments_of(C, y, noise=NOISE):
-    return Moments.of(lambda: [(C, y)], noise)
+    return Moments.from_samples(lambda: [(C, y)], noise)
 
 
 def every_noise(C):

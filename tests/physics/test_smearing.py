@@ -98,7 +98,7 @@ def test_the_posterior_takes_any(name: str) -> None:
     grid = Observables(Kernel("vector", 24), tuple(range(1, 13)), (0.4,), (0.8, 1.4), smearing)
     C, rho = grid.split(np.stack([s.integrals(grid) for s in (o3(0.6), peaks((0.4, 0.8), (0.5, 1.2)))]))
     noise = synthetic(grid.times, C[0], 1e-3, 0.0, 4.0)
-    estimate = Posterior.of(PriorMoments.of(prior, grid), noise)(C)
+    estimate = Posterior.for_noise(PriorMoments.from_prior(prior, grid), noise)(C)
     assert (np.abs(estimate.mean - rho) < 3 * estimate.sd).all()
 
 

@@ -25,7 +25,7 @@ def test_a_run_by_a_rule_of_the_literature(cli, tiny_config: Path, rule: str, al
     run = sdpipe.open_run(root)
     found, budget, problem = run.predictions["peaks"].load(), run.budget["peaks"].load(), Inputs(run.config).problem
     C = found.correlator.mean("boot").values
-    hlt = Choice(rule, alpha, 0.3).of(problem.observables, problem.noise.of(C), 0.2)(C)
+    hlt = Choice(rule, alpha, 0.3).build(problem.observables, problem.noise.at_scale(C), 0.2)(C)
     np.testing.assert_allclose(budget.method_central[0], hlt.mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.method_error[0], hlt.error, rtol=1e-4)
     widths = np.sqrt(np.diagonal(found.method_covariance[0].values, axis1=1, axis2=2))

@@ -42,7 +42,7 @@ def run(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory)
 def test_hlt_is_an_estimate_with_bootstrap_samples_error_and_covariance(run: Run) -> None:
     found, problem = run.predictions["peaks"].load(), Inputs(run.config).problem
     C = found.correlator.mean("boot").values
-    hlt = HLT.of(problem.observables, problem.noise.of(C), 0.2)
+    hlt = HLT.for_noise(problem.observables, problem.noise.at_scale(C), 0.2)
     expected = hlt.bootstrap(found.correlator.values)
     rho, own = found.rho.sel(ensemble="hlt", replica=1).transpose("boot", "sigma", "E"), {"method": "hlt"}
     np.testing.assert_allclose(rho, expected.samples, rtol=1e-4, atol=1e-6)
@@ -72,7 +72,7 @@ def test_bounds_hold_the_truth_and_are_no_pseudo_ensemble(run: Run) -> None:
         assert budget.attrs["chi2_min"] < 8
         if name == "peaks":
             C = found.correlator.mean("boot").values
-            bounds = Bounds.of(problem.observables, problem.noise.of(C), 0.2, 0.683)
+            bounds = Bounds.for_noise(problem.observables, problem.noise.at_scale(C), 0.2, 0.683)
             np.testing.assert_allclose(found.upper, bounds(C).upper, rtol=1e-6)
 
 

@@ -45,7 +45,7 @@ def test_each_copy_has_the_posterior_of_its_own_lattice_and_covariance(run: Run)
         clean = generate(prior, grid, config.seed, 64, 128).correlator
         (noise,) = problem.covariances[k].draw(config.seed, 2 + k, 3 + k)
         noisy = noise.draw(clean, 1, np.random.default_rng(1))[:, 0]
-        said = Posterior.of(PriorMoments.of(config.spectra.chebyshev(16), grid), noise)(noisy)
+        said = Posterior.for_noise(PriorMoments.from_prior(config.spectra.chebyshev(16), grid), noise)(noisy)
         # Other noise, and so another mean: as far from the stored one as two draws are from each other.
         pull = (part.posterior_mean[:, k] - said.mean) / np.hypot(part.posterior_sd[:, k], said.sd)
         assert 0.05 < float(np.sqrt((pull**2).mean())) < 1.5
