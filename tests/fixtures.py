@@ -98,12 +98,13 @@ class Outcome:
 class SerialPool:
     """Takes tasks one by one in this process; ``done`` and ``messages`` hold what went through it.
 
-    ``memory`` is what a worker has, in bytes; ``backwards`` reverses their order; ``fail_after`` raises
-    KeyboardInterrupt after so many tasks.
+    Networks are put into stacks for so many ``workers``, of whom each has ``memory`` bytes; ``backwards`` reverses the
+    order of tasks; ``fail_after`` raises KeyboardInterrupt after so many of them.
     """
 
     threads: int = 1
     sharers: int = 1
+    workers: int = 1
     memory: int = 10**10
     backwards: bool = False
     fail_after: int | None = None
@@ -228,6 +229,7 @@ def serial(monkeypatch: pytest.MonkeyPatch) -> Iterator[SerialPool]:
         yield pool
 
     monkeypatch.setattr(pools.Workers, "pool", in_this_process)
+    monkeypatch.setattr(pools, "trainers", lambda *_: pool.workers)
     monkeypatch.setattr(running, "report", pool.report)
     monkeypatch.setattr(running, "memory", lambda: pool.memory)
     threads = torch.get_num_threads()

@@ -194,9 +194,6 @@ class Training(Section):
     """Samples in a batch; null is the protocol's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
-    stack: Literal["auto", "replicas", "architecture"] = "auto"
-    """Networks that train side by side in one task: replicas of one ensemble and sigma, or all of one architecture and
-    Nrho; auto takes all where one GPU trains everything."""
 
 
 class Cluster(Section):

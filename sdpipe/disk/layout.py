@@ -95,6 +95,11 @@ class Layout:
         """Weights of what is being trained, a file for each stack."""
         return self.root / STATE / "unfinished"
 
+    @property
+    def stacks(self) -> Path:
+        """Which networks train side by side, while they do."""
+        return self.unfinished / "stacks.json"
+
     @cached_property
     def receipts(self) -> Receipts:
         return Receipts(self.root)

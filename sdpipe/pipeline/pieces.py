@@ -1,8 +1,8 @@
-"""How work is cut: the pieces of every stage, and stacks of networks."""
+"""How work is cut: the pieces of every stage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -165,68 +165,3 @@ def every_network(config: Config) -> list[NetworkId]:
     sigmas = [None] if config.joint else range(len(config.smearing.sigma))
     replicas = range(config.training.replicas)
     return [NetworkId(*choice) for choice in product(config.ensembles, sigmas, replicas)]
-
-
-COST = {"arcS": 1, "arcM": 2, "arcL": 4, "mlpS": 1, "mlpM": 2, "mlpL": 5}
-"""Time that a network takes, relative to the smallest."""
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Networks of one architecture and training-set size that train side by side; those of ``wanted`` are kept.
-
-    ``identities`` say what the networks of each ensemble are made from.
-    """
-
-    name: str
-    networks: tuple[NetworkId, ...]
-    wanted: tuple[NetworkId, ...]
-    identities: Mapping[str, str]
-
-
-def stack_name(config: Config, networks: tuple[NetworkId, ...]) -> str:
-    """Return the name of a stack on the dashboard.
-
-    It is train-Nmax-0.44-r0-4, or train-Nmax-0.44-r0-to-Nref_b-0.63-r4 where it goes over ensembles and sigma.
-    """
-    first, last = networks[0], networks[-1]
-    if first == last:
-        return first.label(config)
-    whither = str(last.replica) if first[:2] == last[:2] else last.label(config).replace("train", "to", 1)
-    return f"{first.label(config)}-{whither}"
-
-
-def stacks(
-    made: MadeFrom, missing: list[NetworkId], together: Mapping[NetworkId, tuple[str, ...]], wide: bool
-) -> list[Stack]:
-    """Return the stacks that train the networks ``missing``, the costly ones first.
-
-    Side by side are the replicas of one ensemble and sigma or, with ``wide``, all networks of one architecture and
-    training-set size. ``together`` says with which others, by the stems of their files, each network that is there was
-    trained: one of them that is missing is trained again in that stack, since its last bits depend on it.
-    """
-    config = made.config
-
-    def alike(network: NetworkId) -> tuple[str, int]:
-        ensemble = config.ensembles[network.ensemble]
-        return ensemble.network, ensemble.Nrho
-
-    def cost(stack: Stack) -> int:
-        architecture, Nrho = alike(stack.networks[0])
-        return len(stack.networks) * Nrho * COST[architecture]
-
-    by_stem = {network.stem: network for network in every_network(config)}
-    stack_of: dict[NetworkId, tuple[NetworkId, ...]] = {}
-    for stems in set(together.values()):
-        stack = tuple(by_stem[stem] for stem in stems if stem in by_stem)
-        if len(stack) == len(stems) and len(set(map(alike, stack))) == 1:
-            stack_of |= dict.fromkeys(stack, stack)
-    wanted: dict[tuple[Any, ...], list[NetworkId]] = {}
-    for network in missing:
-        wanted.setdefault(stack_of.get(network, alike(network) if wide else network[:2]), []).append(network)
-    todo = []
-    for networks in wanted.values():
-        stack = stack_of.get(networks[0], tuple(networks))
-        identities = {name: made.networks[name] for name in {n.ensemble for n in stack}}
-        todo.append(Stack(stack_name(config, stack), stack, tuple(networks), identities))
-    return sorted(todo, key=lambda stack: -cost(stack))

@@ -21,14 +21,16 @@ from sdpipe.config.schema import Config
 from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import RunError, UserError
-from sdpipe.pipeline import ownership, pieces
+from sdpipe.pipeline import ownership, pieces, stacks
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import Piece
+from sdpipe.pipeline.stacks import StackPlan
 from sdpipe.pipeline.state import Found, Progress, State, survey_of
 from sdpipe.problem.problem import Problem
 from sdpipe.show import console
 from sdpipe.show.console import log
-from sdpipe.workers.pools import Workers, each_task
+from sdpipe.workers import pools
+from sdpipe.workers.pools import Workers
 from sdpipe.workers.serial import Task
 
 
@@ -100,7 +102,8 @@ def generate(run: Command, left: list[Found]) -> None:
         made = ", ".join(f"{count} blocks are by {versions}" for versions, count in others.items())
         now = _versions(tasks.VERSIONS)
         log.warning(f"generate: {made}, the others by {now}; last bits may differ between them")
-    size = each_task(len(blocks), pieces.BLOCK_SECONDS, run.workers.most("cpu")) if blocks else 1
+    workers = pools.most_workers(run.config, "cpu", run.layout.logs)
+    size = pools.each_task(len(blocks), pieces.BLOCK_SECONDS, workers)
     together = {blocks[i].name: blocks[i : i + size] for i in range(0, len(blocks), size)}
     todo = {name: (run.problem, run.layout.root, some) for name, some in together.items()}
     for name, made, progress in _map(run, "generate", tasks.generate_blocks, todo, total, len(blocks)):
@@ -133,8 +136,9 @@ def train(run: Command, left: list[Found]) -> None:
         tasks.serve_shipped(run.problem, run.layout, [found.piece for found in left if found.piece.work])
         tasks.write_history(run.config, run.layout, run.state.made.audience)
         return
-    stacks, diverged, devices = _stacks(run.state, missing), dict[str, str](), set[str]()
-    labels = {s.name: [n.label(run.config).removeprefix("train-") for n in s.networks] for s in stacks}
+    plan_of = {plan.name: plan for plan in _stacks(run.state, missing)}
+    stacks.note(run.layout, plan_of.values())
+    diverged, devices = dict[str, str](), set[str]()
 
     def show(progress: Any, message: dict[str, Any]) -> None:
         if "note" in message:
@@ -148,18 +152,17 @@ def train(run: Command, left: list[Found]) -> None:
             note = ", ".join(f"{k} {v:.5f}" for k, v in {"val": message["val_loss"], **bars}.items() if isfinite(v))
             progress.row(message["task"].removeprefix("train-"), message["epoch"], message["epochs"], note)
 
-    todo = {s.name: (run.problem, run.layout.root, s) for s in stacks}
-    share = attrgetter("threads", "sharers")
-    for name, result, progress in _map(run, "train", tasks.train_stack, todo, show=show, share=share):
+    todo = {name: (run.problem, run.layout.root, plan) for name, plan in plan_of.items()}
+    total, share = len(pieces.every_network(run.config)), attrgetter("threads", "sharers")
+    for name, result, progress in _map(run, "train", tasks.train_stack, todo, total, len(missing), show, share):
         diverged |= result["diverged"]
-        for label in labels[name]:
-            progress.drop(label)
-        progress.advance(name)
+        for network in plan_of[name].networks:
+            progress.drop(network.label(run.config).removeprefix("train-"))
+        progress.advance(name, len(plan_of[name].wanted))
     if diverged:
         lost = "; ".join(f"{name} {why}" for name, why in sorted(diverged.items()))
         raise RunError(f"training diverged: {lost}; all other networks are safe in {run.layout.networks}")
-    for leftover in run.layout.unfinished.glob("*.pt"):
-        leftover.unlink()
+    files.delete(run.layout.unfinished)
     tasks.write_history(run.config, run.layout, run.state.made.audience)
 
 
@@ -283,12 +286,8 @@ def _prepare_groups(run: Command, left: list[Found], path: Path) -> None:
         files.remove(path / name)
 
 
-def _stacks(state: State, missing: list[pieces.NetworkId]) -> list[pieces.Stack]:
-    from sdpipe.workers.pools import wide_stacks
-
-    found = [state.look(piece) for piece in pieces.of_audience(state.made) if piece.work]
-    together = {f.piece.work: tuple(f.receipt.facts["together"]) for f in found if f.condition == "done" and f.receipt}
-    return pieces.stacks(state.made, missing, together, wide_stacks(state.config))
+def _stacks(state: State, missing: list[pieces.NetworkId]) -> list[StackPlan]:
+    return stacks.plan(state.made, state.layout, missing, pools.trainers(state.config, state.layout.logs))
 
 
 # --- what a dry run adds ---------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def verify(layout: Layout, pieces: Iterable[Piece], forget: bool) -> list[Damage
 
 
 def _unfinished(layout: Layout) -> Iterable[DamageError]:
-    for path in sorted(layout.unfinished.glob("*.pt")):
+    for path in sorted(layout.unfinished.glob("[!.]*")):
         try:
             files.read_sealed(path)
         except DamageError as error:

@@ -37,11 +37,11 @@ from sdpipe.pipeline.pieces import (
     Block,
     NetworkId,
     Piece,
-    Stack,
     chunk_samples,
     every_network,
     finish,
 )
+from sdpipe.pipeline.stacks import StackPlan
 from sdpipe.problem.inputs import Target
 from sdpipe.problem.problem import Problem, families, prior_moments
 from sdpipe.version import __version__
@@ -181,7 +181,7 @@ def _need(config: Config, samples: int) -> memory.Need:
     return memory.need(samples, len(config.lattice.slices), outputs, copies or protocol.copies, protocol.batch)
 
 
-def train_stack(problem: Problem, root: Path, stack: Stack, threads: int, sharers: int) -> dict[str, Any]:
+def train_stack(problem: Problem, root: Path, stack: StackPlan, threads: int, sharers: int) -> dict[str, Any]:
     """Train one stack and write a checkpoint for each network as it stops.
 
     A stack that does not fit the memory of its device, which ``sharers`` workers use, trains in parts, one after
@@ -216,14 +216,14 @@ def train_stack(problem: Problem, root: Path, stack: Stack, threads: int, sharer
             f"training {max(part.stop - part.start for part in parts)} at a time"
         )
     diverged: dict[str, str] = {}
-    for part in parts:
+    for part in (part for part in parts if set(stack.networks[part]) & set(stack.wanted)):
         diverged |= _train_part(problem, layout, stack, part, stream, device)
     (layout.running / f"{stack.name}.json").unlink(missing_ok=True)
     return {"diverged": diverged}
 
 
 def _train_part(
-    problem: Problem, layout: Layout, stack: Stack, part: slice, stream: bool, device: torch.device
+    problem: Problem, layout: Layout, stack: StackPlan, part: slice, stream: bool, device: torch.device
 ) -> dict[str, str]:
     """Train networks side by side; return why those that diverged did, by name."""
     from sdpipe.workers import pool
@@ -234,11 +234,13 @@ def _train_part(
     members = [feeds.Member(sets.index((n.ensemble, n.sigma_index)), n.stream) for n in networks]
     names = [n.label(config) for n in networks]
     diverged: dict[str, str] = {}
+    wanted = {network for network in networks if network in stack.wanted}
 
     def finished(i: int, outcome: training.Outcome) -> None:
         network, taught, best = networks[i], fitted[members[i].data], min(outcome.val_loss)
-        if network not in stack.wanted:
+        if network not in wanted:
             return
+        wanted.remove(network)
         why = None
         if outcome.diverged is not None:
             why = f"at epoch {outcome.diverged}"
@@ -251,7 +253,7 @@ def _train_part(
         path = layout.networks / f"{network.stem}.pt"
         trained.save(path, _network(problem, network, taught, outcome, piece.made_from))
         losses = {n: getattr(taught, n) for n in ("linear_loss", "posterior_loss")} | {"val_loss": best}
-        finish(layout, piece, [path], **losses, together=[n.stem for n in networks])
+        finish(layout, piece, [path], **losses)
 
     def on_epoch(epoch: int, losses: list[tuple[int, float]]) -> None:
         rows = [
@@ -270,18 +272,19 @@ def _train_part(
             pool.report(**row)
 
     identity = digest(dict(stack.identities), networks, stream)
-    training.train(
-        config.ensembles[networks[0].ensemble].network,
-        [f.data for f in fitted],
-        members,
-        protocol,
-        config.seed,
-        finished,
-        state=layout.unfinished / f"{identity}.pt",
-        identity=identity,
-        on_epoch=on_epoch,
-        device=device,
-    )
+    while wanted:  # again, from the beginning, where one was done and lost before the others in its stack were done
+        training.train(
+            config.ensembles[networks[0].ensemble].network,
+            [f.data for f in fitted],
+            members,
+            protocol,
+            config.seed,
+            finished,
+            state=layout.unfinished / f"{identity}.pt",
+            identity=identity,
+            on_epoch=on_epoch,
+            device=device,
+        )
     return diverged
 
 
@@ -358,7 +361,7 @@ def serve_shipped(problem: Problem, layout: Layout, wanted: Sequence[Piece]) -> 
         path, network = layout.networks / f"{piece.name}.pt", kept[piece.work.ensemble, piece.work.replica]
         trained.save(path, shipped.serve(network, lattice, piece.made_from))
         losses = {name: network[name] for name in ("linear_loss", "posterior_loss")}
-        finish(layout, piece, [path], **losses, val_loss=min(network["val_loss"]), together=[piece.name])
+        finish(layout, piece, [path], **losses, val_loss=min(network["val_loss"]))
 
 
 def load_networks(config: Config, layout: Layout) -> list[trained.Network]:

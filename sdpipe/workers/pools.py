@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 OWN = ("local", "serial")
 """Pools of this machine; any other is a section of jobqueue.yaml."""
 
+PER_CORE = 2
+"""Parts of a training for each core of this machine: costs are estimates, and whoever is done first takes the next."""
+
 DRIVER = 5.2e-3
 """Seconds that the driver takes for one task, whatever is in it (docs/performance.md)."""
 
@@ -37,6 +40,29 @@ def each_task(pieces: int, seconds: float, workers: int) -> int:
     (1, 24, 1)
     """
     return max(1, min(ceil(DRIVER * workers / seconds), pieces // workers))
+
+
+def most_workers(config: Config, kind: Kind, logs: Path) -> int:
+    """Return how many workers a pool may have."""
+    name = getattr(config.cluster, kind)
+    if name in OWN:
+        return cores()
+    from sdpipe.workers.jobqueue import read_section
+
+    return config.cluster.jobs * read_section(name, kind, logs).processes
+
+
+def trainers(config: Config, logs: Path) -> int:
+    """Return how many equal parts training is cut into, so that no worker is idle.
+
+    One where a GPU of this machine trains everything: it takes hardly longer for a step of many networks than for that
+    of a few. Else one for each worker. A core of this machine counts as ``PER_CORE``.
+    """
+    if config.cluster.gpu not in OWN:
+        return most_workers(config, "gpu", logs)
+    from sdpipe.learn.training import device_for
+
+    return 1 if device_for(config.training.device).type == "cuda" else PER_CORE * cores()
 
 
 class Workers(ExitStack):
@@ -58,15 +84,6 @@ class Workers(ExitStack):
         super().__init__()
         self._cluster, self._logs, self._tls, self._say, self._watch = cluster, logs, tls, say, watch
         self._count = 0
-
-    def most(self, kind: Kind) -> int:
-        """Return how many workers a pool may have."""
-        name = getattr(self._cluster, kind)
-        if name in OWN:
-            return cores()
-        from sdpipe.workers.jobqueue import read_section
-
-        return self._cluster.jobs * read_section(name, kind, self._logs).processes
 
     @contextmanager
     def pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool | Serial]:
@@ -146,20 +163,3 @@ def check_device(config: Config) -> None:
         if not torch.cuda.is_available():
             fault = f"no CUDA GPU on this machine ({socket.gethostname()}); allowed here: auto, cpu"
             raise ConfigError((("training", "device"), fault))
-
-
-def wide_stacks(config: Config) -> bool:
-    """Return whether all networks of one architecture and training-set size train as one stack.
-
-    Left to itself: where one GPU trains them all. Several workers are kept busy by smaller stacks.
-    """
-    stack, device = config.training.stack, config.training.device
-    if stack != "auto":
-        return stack == "architecture"
-    if device == "cpu":
-        return False
-    if config.cluster.gpu != "local":
-        return config.cluster.jobs == 1
-    from sdpipe.learn.training import device_for
-
-    return device_for(device).type == "cuda"

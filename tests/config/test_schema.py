@@ -51,7 +51,7 @@ def test_the_defaults_are_those_of_the_contract(tiny_config: Path) -> None:
     assert (config.spectra.E0, config.spectra.epsilon, config.spectra.omega_max) == ((0.2, 1.3), 1e-7, None)
     assert (config.spectra.mixture, config.spectra.positive) == ({"chebyshev": 1}, False)
     training = "audience: own, replicas: 5, protocol: default, inputs: whiten, head: none, epochs: null"
-    training += ", batch: null, device: auto, stack: auto"
+    training += ", batch: null, device: auto"
     assert config.training.model_dump() == yaml.safe_load(f"{{{training}}}")
     assert (config.cluster.cpu, config.cluster.gpu) == ("local", "local")
     assert (config.methods, config.noise.floor) == (["linear", "posterior"], 1e-6)

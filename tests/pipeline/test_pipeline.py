@@ -62,6 +62,14 @@ def assert_same_network(a: trained.Network, b: trained.Network) -> None:
     assert all(torch.equal(a.parameters[k], b.parameters[k]) for k in a.parameters)
 
 
+def assert_like_network(a: trained.Network, b: trained.Network) -> None:
+    """Fail where two networks differ by more than rounding makes of who trained beside them."""
+    assert (a.ensemble, a.sigma, a.replica, a.config_hash) == (b.ensemble, b.sigma, b.replica, b.config_hash)
+    assert a.linear_loss == b.linear_loss
+    assert a.val_loss == pytest.approx(b.val_loss, rel=1e-3)
+    assert a.train_loss == pytest.approx(b.train_loss, rel=1e-3)
+
+
 # --- generate ------------------------------------------------------------------------------------------------
 
 
@@ -267,7 +275,7 @@ LONG = [
 ]
 """Overrides of the tiny config for one stack that trains long enough to be killed."""
 
-WIDE = [*LONG, "smearing.sigma=[0.44, 0.63]", "training.stack=architecture"]
+WIDE = [*LONG, "smearing.sigma=[0.44, 0.63]"]
 """The same for one stack over both sigma."""
 
 
@@ -281,7 +289,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> An
     return value
 
 
-@pytest.mark.parametrize("overrides", [LONG, WIDE], ids=["replicas", "architecture"])
+@pytest.mark.parametrize("overrides", [LONG, WIDE], ids=["one sigma", "two"])
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(
     cli: Cli,
     serial: SerialPool,
@@ -393,9 +401,7 @@ def test_an_added_target_leaves_the_others_alone(cli: Cli, serial: SerialPool, f
 def test_added_replicas_train_alone_and_enter_the_history(cli: Cli, serial: SerialPool, finished_copy: Path) -> None:
     before = chunks(finished_copy / "networks")
     assert cli("train", finished_copy, "training.replicas=3").status == 0
-    assert sorted(serial.done) == sorted(
-        f"train-{e}-{s}-r2" for e in ("Nmax", "Nref_b", "Nref_rho") for s in ("0.44", "0.63")
-    )
+    assert serial.done == ["train-Nmax-0.44-r2+3", "train-Nref_rho-0.44-r2+1"]
     after = chunks(finished_copy / "networks")
     assert len(after) == 18
     assert all(after[name] == before[name] for name in before)
@@ -469,7 +475,7 @@ def test_a_changed_noise_file_trains_anew_and_says_so(
         file["x"][:] = configurations[:, ::-1]
     outcome = cli("train", run)
     assert outcome.status == 0
-    assert serial.done == ["train-Nmax-0.44-r0-1"]
+    assert serial.done == ["train-Nmax-0.44-r0+1"]
     assert "train: the inputs of Nmax-sigma0-replica000, Nmax-sigma0-replica001 have changed" in outcome.err
     second = networks(run)
     assert all(first[n].config_hash != second[n].config_hash for n in first)

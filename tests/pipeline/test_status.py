@@ -169,7 +169,7 @@ def test_networks_in_training_are_shown(cli: Cli, look, finished_copy: Path) -> 
     row = {"task": "train-Nmax-0.44-r0", "epoch": 3, "epochs": 20, "val_loss": 0.0123, "linear_loss": 0.014}
     running = finished_copy / ".sdpipe" / "running"
     running.mkdir(exist_ok=True)
-    (running / "train-Nmax-0.44-r0-1.json").write_text(seal([row]))
+    (running / "train-Nmax-0.44-r0+1.json").write_text(seal([row]))
     assert [{k: r[k] for k in row} for r in look(finished_copy)["training"]] == [row]
     assert "Nmax-0.44-r0   3/20  0.01230     0.01400" in cli("status", finished_copy).out
 

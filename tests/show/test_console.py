@@ -100,7 +100,7 @@ def test_bars_show_every_network_until_it_ends(monkeypatch: pytest.MonkeyPatch) 
         shown.row("Nref_rho-0.44-r1", 4, 20, "val 0.03000, linear 0.02000")
         shown.drop("Nref_rho-0.44-r0")
         shown.row("Nref_rho-0.44-r0", 5, 20, "a message that was late")
-        shown.advance("train-Nref_rho-0.44-r0-1")
+        shown.advance("train-Nref_rho-0.44-r0+1")
     assert "warning: above the bars\r\n" in written[0]
     last = written[0][written[0].rindex("\rtrain ") :]
     assert re.search(r"Nref_rho-0\.44-r1 .* 4/20 -:--:-- val 0\.03000, linear 0\.02000", last)
@@ -115,4 +115,4 @@ def test_generate_and_train_draw_bars(
         for stage in ("generate", "train"):
             assert cli(stage, tiny_config, "--run", tmp_path / "run", "training.epochs=1").status == 0
     assert re.search(r"generate +━.* 6/6 .* [\d,]+ samples/s", written[0])
-    assert re.search(r"train +━.* 6/6 .* train-N", written[0])
+    assert re.search(r"train +━.* 12/12 .* train-N", written[0])

@@ -19,8 +19,13 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
+from sdpipe.config.load import load_config
+from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import sha256
 from sdpipe.learn.trained import load
+from sdpipe.pipeline import stacks
+from sdpipe.pipeline.pieces import every_network
+from sdpipe.pipeline.state import State
 from tests.slurm.conftest import Bench, Slurm, chunks, config_text, wait_for
 
 pytestmark = pytest.mark.slurm
@@ -260,20 +265,21 @@ def _scheduler(logs: Path) -> str:
     return re.search(r"Registered to:\s+(tls://\S+)", text).group(1)
 
 
-STACK = "training.stack=architecture"
-"""The same networks side by side on every pool, so that their sums are rounded alike."""
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was trained on this machine, and beside it, as ``generated``, one that is to be trained."""
+    """A run that was trained on this machine, and beside it, as ``generated``, one that is to be trained.
+
+    Both hold the same note of which networks train side by side, so that their sums are rounded alike.
+    """
     directory = tmp_path_factory.mktemp("trained")
     (directory / "config.yaml").write_text(config_text())
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for stage in ("generate", "train"):
-        arguments = [stage, "config.yaml", EPOCHS, STACK, "cluster.cpu=local", "cluster.gpu=local", "--run", "a"]
+        arguments = [stage, "config.yaml", EPOCHS, "cluster.cpu=local", "cluster.gpu=local", "--run", "a"]
         subprocess.run([sys.executable, "-m", "sdpipe", *arguments], cwd=directory, check=True, env=environment)
         if stage == "generate":
+            state = State(load_config(directory / "a"), Layout(directory / "a"))
+            stacks.note(state.layout, stacks.plan(state.made, state.layout, every_network(state.config), workers=1))
             shutil.copytree(directory / "a", directory / "generated")
     return directory / "a"
 
@@ -295,7 +301,7 @@ def test_training_goes_on_after_a_fault_and_ends_with_the_same_networks(
     life = bench.directory / "life"  # of a job that starts now
     life.write_text(str(LIFE))
     bench.write(jobs=1, edit=leaving if "leaves" in fault else lambda text: text)
-    run, train = bench.directory / "a", ("train", "config.yaml", EPOCHS, STACK, "--run", "a")
+    run, train = bench.directory / "a", ("train", "config.yaml", EPOCHS, "--run", "a")
     shutil.copytree(trained.with_name("generated"), run)
     process = bench.start(*train)
     wait_for(lambda: bool(list((run / ".sdpipe/unfinished").glob("*.pt"))), "an unfinished stack on disk")

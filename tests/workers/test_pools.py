@@ -1,4 +1,4 @@
-"""Pools of this machine: who shares them, what they listen on, what they say; which networks train side by side."""
+"""Pools of this machine: who shares them, what they listen on, what they say; how many parts training is cut into."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdpipe.config.schema import Cluster
 from sdpipe.errors import RunError
 from sdpipe.workers import pool as running
 from sdpipe.workers import pools
-from sdpipe.workers.pools import Workers, wide_stacks
+from sdpipe.workers.pools import Workers, trainers
 from sdpipe.workers.serial import Task
 
 
@@ -237,20 +237,29 @@ def test_a_slurm_pool_is_reached_from_other_machines_over_tls_only(
     assert len(set(addresses.values())) >= 3, "driver, nanny and workers"
 
 
+SLURM_POOL = "jobqueue: {slurm-gpu: {cores: 4, processes: 2, memory: 4GB}}"
+
+
 @pytest.mark.parametrize(
     ("overrides", "gpu", "expected"),
     [
-        ([], False, False),
-        ([], True, True),
-        (["training.device=cpu"], True, False),
-        (["training.stack=replicas"], True, False),
-        (["training.stack=architecture"], False, True),
-        (["cluster.gpu=slurm-gpu", "cluster.jobs=1"], False, True),
-        (["cluster.gpu=slurm-gpu", "cluster.jobs=8"], False, False),
+        ([], False, 6),
+        ([], True, 1),
+        (["training.device=cpu"], True, 6),
+        (["cluster.gpu=slurm-gpu", "cluster.jobs=1"], False, 2),
+        (["cluster.gpu=slurm-gpu", "cluster.jobs=8"], True, 16),
     ],
 )
-def test_left_to_itself_a_stack_is_wide_where_one_gpu_trains_everything(
-    overrides: list[str], gpu: bool, expected: bool, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+def test_training_is_cut_for_the_workers_of_its_pool_and_not_at_all_for_one_gpu(
+    overrides: list[str],
+    gpu: bool,
+    expected: int,
+    tiny_config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    (tmp_path / "jobqueue.yaml").write_text(SLURM_POOL)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert wide_stacks(load_config(tiny_config, overrides)) == expected
+    monkeypatch.setattr(pools, "cores", lambda: 3)
+    assert trainers(load_config(tiny_config, overrides), tmp_path) == expected
