@@ -20,11 +20,12 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import Config, digest, plain
 from sdpipe.correlators.correlator import Correlator, Source, read_correlator
 from sdpipe.correlators.objects import holds_errors, of_python
-from sdpipe.correlators.record import Snapshot
+from sdpipe.correlators.record import Snapshot, first_line
 from sdpipe.correlators.statistics import covariance_of_bootstrap
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
+from sdpipe.physics.noise import check_size
 from sdpipe.pipeline import stages
 from sdpipe.pipeline.state import State
 
@@ -495,9 +496,6 @@ def _reconstructed(
         raise UserError(f"scale: {scale!r} is not allowed; allowed: 'auto', or a finite number other than 0")
     run = run if isinstance(run, Run) else open_run(run)
     values, known, keys = _data(run, samples)
-    times, reference = run.config.lattice.slices, run._audience.noise.reference
-    if not np.isfinite(values).all() or known["mean"][reference] == 0:
-        raise UserError(f"samples must be finite, and their mean at t = {times[reference]} other than zero")
     remedy = trust.remedy(str(run.layout.root), "mine", keys, run.config.training.audience == "own")
     remedy += f" lattice.first={known.pop('first')}" if "first" in known else ""
     remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
@@ -531,6 +529,7 @@ def _data(
             )
         c = Correlator.from_xarray(samples)
         _check_times(run, c.times)
+        check_size(c.mean, c.times, "samples")
         known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
         known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
         return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.of(c.facts).keys()
@@ -553,12 +552,21 @@ def _values(run: Run, samples: xr.DataArray | NDArray) -> NDArray[np.float64]:
         samples = samples.transpose("boot", "t")
         if "t" in samples.coords:
             _check_times(run, tuple(samples.t.values.tolist()))
-    times, values = run.config.lattice.slices, np.asarray(samples)
+    times = run.config.lattice.slices
+    try:
+        values = np.asarray(samples)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"samples: {type(samples).__name__} is not an array ({first_line(error)})") from None
     if values.dtype.kind not in "fiu":
         raise UserError(f"samples must be real numbers, not {values.dtype}")
-    if values.ndim != 2 or values.shape[1] != len(times):
+    if values.ndim != 2 or values.shape[1] != len(times) or not len(values):
         raise UserError(f"samples of shape {values.shape}; needed (boot, {len(times)}), t = {times[0]}..{times[-1]}")
-    return values.astype(float)
+    values = values.astype(float)
+    if not np.isfinite(values).all():
+        raise UserError("samples must be finite")
+    check_size(np.abs(values).max(axis=0), times, "samples")
+    check_size(values.mean(axis=0), times, "the mean of samples")
+    return values
 
 
 def _check_times(run: Run, times: tuple[int, ...]) -> None:

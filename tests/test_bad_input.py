@@ -220,6 +220,31 @@ def test_a_file_of_nothing_but_a_link_is_refused_as_a_link(cli: Cli, tiny_config
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("factor", "more", "key", "words"),
+    [
+        (1e-120, "", "path", "C(t = 1) = 6.06e-121; allowed: 1e-100 to 1e+100 in size"),
+        (1e120, "", "path", "C(t = 1) = 6.06e+119; allowed: 1e-100 to 1e+100 in size"),
+        (1e20, ", scale: 1e20", "scale", "C times scale: C(t = 1) = 6.06e+39; allowed: 1e-30 to 1e+30 in size"),
+    ],
+)
+def test_a_correlator_too_small_or_large_to_compute_with_is_refused_before_any_work(
+    cli: Cli,
+    tiny_config: Path,
+    write_hdf5: Write,
+    configurations: np.ndarray,
+    factor: float,
+    more: str,
+    key: str,
+    words: str,
+) -> None:
+    path = write_hdf5("data.h5", {"x": configurations * factor})
+    fault = refused(cli, tiny_config, f"targets.mine={{kind: correlator, path: {path}{more}}}")
+    assert fault.startswith(f"error: command line: targets.mine.{key}: ")
+    assert fault.endswith(words)
+
+
+@pytest.mark.filterwarnings("error")
 def test_values_whose_squares_overflow_are_refused_without_a_warning(
     cli: Cli, tiny_config: Path, write_hdf5: Write, configurations: np.ndarray
 ) -> None:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import sdpipe
@@ -275,8 +276,48 @@ def test_predict_refuses_other_times_and_values_that_are_not_finite(run: sdpipe.
         sdpipe.predict(run, samples.rename(boot="cfg"))
     with pytest.raises(UserError, match="finite"):
         sdpipe.predict(run, samples.where(samples.t != 3))
-    with pytest.raises(UserError, match="zero"):
+    with pytest.raises(UserError, match=r"C\(t = 1\) = 0; allowed: 1e-100 to 1e\+100"):
         sdpipe.predict(run, 0 * samples)
+    with pytest.raises(UserError, match=r"samples of shape \(0, 8\); needed \(boot, 8\)"):
+        sdpipe.judge(run, samples.values[:0])
+    with pytest.raises(UserError, match="samples: list is not an array"):
+        sdpipe.judge(run, [[1.0, 0.5], [1.0]])
+    with pytest.raises(UserError, match=r"samples: Tensor is not an array \(Can't call numpy\(\) on Tensor"):
+        sdpipe.judge(run, torch.as_tensor(samples.values).requires_grad_())
+
+
+@pytest.mark.parametrize("power", [-98, -42, -38, -29, 29, 38, 42, 98])
+def test_a_budget_is_linear_in_the_normalisation_where_32_bits_end(run: sdpipe.run.Run, power: int) -> None:
+    samples, factor = run.predictions["o3"].correlator.values, 10.0**power
+    one, scaled = sdpipe.judge(run, samples), sdpipe.judge(run, factor * samples)
+    largest = np.abs(one).max("E")
+    for name in ("central", "method_central", "method_error"):
+        np.testing.assert_allclose(scaled[name] / factor / largest[name], one[name] / largest[name], atol=1e-6)
+    for name in ("total", "calibrated"):  # of differences between numbers of 32 bits
+        np.testing.assert_allclose(scaled[name] / factor, one[name], rtol=1e-4)
+    np.testing.assert_allclose(
+        scaled.covariance / factor**2 / largest.total.values[:, None, None] ** 2,
+        one.covariance / largest.total.values[:, None, None] ** 2,
+        atol=1e-3,
+    )
+    assert scaled.attrs["flags"] == one.attrs["flags"]
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-160, 1e-101, 1e101, 1e160, 1e300])
+@pytest.mark.parametrize("scale", ["auto", 1.0])
+def test_a_size_that_cannot_be_computed_with_is_refused_before_any_network_is_read(
+    run: sdpipe.run.Run, tmp_path: Path, factor: float, scale: float | str
+) -> None:
+    shutil.copy(run.layout.config, tmp_path)
+    samples = 100 * run.predictions["o3"].correlator.values
+    with pytest.raises(UserError, match=r"samples: C\(t = 1\) = .*; allowed: 1e-100 to 1e\+100 in size"):
+        sdpipe.judge(tmp_path, factor * samples, scale=scale)
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300, -1e40, 1e-40])
+def test_a_scale_that_32_bits_do_not_hold_is_refused(run: sdpipe.run.Run, scale: float) -> None:
+    with pytest.raises(UserError, match=r"samples times the scale .*: C\(t = 1\) = .*; allowed: 1e-30 to 1e\+30"):
+        sdpipe.judge(run, run.predictions["o3"].correlator, scale=scale)
 
 
 @pytest.mark.parametrize("scale", [0, np.inf, "none", None])

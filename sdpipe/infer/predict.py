@@ -28,13 +28,23 @@ from sdpipe.learn import architectures
 from sdpipe.learn.trained import Network
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.noise import Noise
+from sdpipe.physics.noise import SINGLE, Noise, check_size
 from sdpipe.physics.spectra import ChebyshevPrior
 
 Array = NDArray[np.float64]
 
 PAIRS = 8192
 """Pairs (network, input) in one forward pass: bounds the memory."""
+
+
+def precision(unit: ArrayLike) -> type[np.floating]:
+    """Return the type that holds values of order 1 when they are divided by each ``unit``: 32 bits where these do.
+
+    >>> precision([1.0, -1e20]).__name__, precision([1.0, 1e40]).__name__
+    ('float32', 'float64')
+    """
+    sizes = np.abs(unit)
+    return np.float32 if SINGLE[0] <= np.min(sizes) and np.max(sizes) <= SINGLE[1] else np.float64
 
 
 def estimates(members: Sequence[Network], inputs: NDArray) -> xr.Dataset:
@@ -302,7 +312,7 @@ class Audience:
             each = [np.broadcast_to(v[:, None, None], (len(v), 1, *of_networks.shape[2:])) for v in of_methods.values()]
             values = np.concatenate([of_networks, *each], axis=1, dtype=np.float32)
             values = values.reshape(*values.shape[:3], *C.shape[:-1], values.shape[-1])
-            return xr.DataArray(values / unit.astype(np.float32), dims=dims, coords=coords)
+            return xr.DataArray(values / unit.astype(precision(unit)), dims=dims, coords=coords)
 
         between = ("sample",)[: C.ndim - 2]
         dims = ("sigma", "ensemble", "replica", *between, "boot", "E")
@@ -405,10 +415,15 @@ def reconstruct(
     attribute ``chi2`` says how far it is from the mean of the samples, and as attributes ``scale``, ``scale_rule``,
     ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``, ``source``, ``flags``; with bounds ``lower`` and
     ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; with HLT what
-    :func:`~sdpipe.estimators.stability.stability` does. Raises UserError as that method does.
+    :func:`~sdpipe.estimators.stability.stability` does. Raises UserError as that method does, and where C at t_ref, or
+    what the networks would see of it, is too small or too large to compute with.
     """
     mean = samples.mean(axis=0) if mean is None else mean
+    check_size(mean, audience.noise.times, "samples")
     factor = audience.amplitude(mean) if scale == "auto" else float(scale)
+    with np.errstate(over="ignore"):
+        seen = np.abs(samples).max(axis=0) * factor
+    check_size(seen, audience.noise.times, f"samples times the scale {factor:g}", SINGLE)
     scaled, flags, own = samples * factor, list(flags), None
     if covariance is not None:
         noise = audience.noise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -16,6 +17,30 @@ Treatment = Literal["full", "shrink", "diagonal"]
 
 FLOOR = 1e-6
 """Relative error of every C(t) beside its noise, unless said otherwise: no data are taken for better than that."""
+
+SIZES = (1e-100, 1e100)
+"""Allowed sizes of C(t_ref): squares of its errors then neither overflow nor lose digits."""
+
+SINGLE = (1e-30, 1e30)
+"""Allowed sizes of what networks see of it: they compute in 32 bits."""
+
+
+def check_size(C: Array, times: Sequence[int], source: str, allowed: tuple[float, float] = SIZES) -> None:
+    """Raise UserError where C (t,) at t_ref is smaller or larger in size than ``allowed``, or any value is larger.
+
+    >>> check_size(np.array([1e-30, 1e-40]), (1, 2), "example")
+    """
+    low, high = allowed
+    i = reference(times)
+    if not abs(C[i]) < low:
+        i = int(np.argmax(np.abs(C)))
+    if not low <= abs(C[i]) <= high:
+        raise UserError(f"{source}: C(t = {times[i]}) = {C[i]:.3g}; allowed: {low:g} to {high:g} in size")
+
+
+def reference(times: Sequence[int]) -> int:
+    """Return the index of t_ref: t = 1, or the first slice where 1 is not among them."""
+    return times.index(1) if 1 in times else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +67,7 @@ class Noise:
     ------
     UserError
         When the covariance has the wrong shape, is not symmetric or not positive definite, or when
-        C_latt(t_ref) is zero.
+        C_latt(t_ref) is zero or of a size outside of SIZES.
     """
 
     times: tuple[int, ...]
@@ -61,11 +86,12 @@ class Noise:
         check_covariance(self.covariance, self.times, self.source)
         if self.mean[self.reference] == 0:
             raise UserError(f"{self.source}: C_latt is zero at t_ref = {self.times[self.reference]}")
+        check_size(self.mean, self.times, self.source)
 
     @property
     def reference(self) -> int:
-        """Index of t_ref: t = 1, or the first slice where 1 is not among them."""
-        return self.times.index(1) if 1 in self.times else 0
+        """Index of t_ref, see :func:`reference`."""
+        return reference(self.times)
 
     @cached_property
     def cholesky(self) -> Array:

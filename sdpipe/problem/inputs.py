@@ -199,11 +199,15 @@ class Inputs:
         for name, section in self.config.targets.items() if targets else ():
             try:
                 if isinstance(section, sources.Correlator):
-                    self._correlator(section, "targets", name)
+                    c = self._correlator(section, "targets", name)
+                    if section.scale != "auto":
+                        noise.check_size(section.scale * c.mean, c.times, "C times scale", noise.SINGLE)
                 elif not isinstance(section, densities.Chebyshev):  # draws of the prior are all of one size
                     self._integrals(section.spectrum(), "targets", name)
             except ConfigError as error:
                 faults += error.places
+            except UserError as error:
+                faults.append((("targets", name, "scale"), str(error)))
         if faults:
             raise ConfigError(*faults)
 
