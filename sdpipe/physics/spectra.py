@@ -51,7 +51,7 @@ class ChebyshevPrior:
 
     Everything here is in units of ``unit`` GeV: E0, omega_max and the variable x = 1 - 2 exp(-omega). Where integrals
     over observables in GeV are asked for, these are brought to that unit (:func:`~sdpipe.physics.samples.generate`,
-    :class:`~sdpipe.estimators.posterior.PriorMoments`).
+    :class:`~sdpipe.estimators.prior_moments.PriorMoments`).
     """
 
     Nb: int
