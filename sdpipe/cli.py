@@ -286,6 +286,8 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
         parts = [tables.status_text(survey, training)]
         if damaged == []:
             parts.append("verified: every file of what is done is as it was written")
+        if arguments.level > 0 and (others := [layout.relative(path) for path in layout.foreign()]):
+            parts.append(f"not of sdpipe, left alone: {', '.join(others)}")
         print("\n\n".join([*parts, *([f"next: {following}"] if following else [])]))
     if damaged:
         raise UserError(*(f"{error.file}: {error.what}" for error in damaged), f"run: sdpipe run {layout.root}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -22,7 +23,17 @@ PARTIAL = ".partial"
 OLD = ".replaced"
 """Ending of a store while another takes its place."""
 
+LEFTOVER = re.compile(
+    r"\.?(?P<name>.+)\.[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}" + f"({re.escape(PARTIAL)}|{re.escape(OLD)})"
+)
+"""Names of what sdpipe, or Zarr for it, was writing or replacing: with a random UUID, so that no other file has one."""
+
 DIGEST = hashlib.sha256().digest_size
+
+
+def _aside(name: str, ending: str) -> str:
+    """Return a name of its own for what is unfinished or replaced, which :data:`LEFTOVER` matches."""
+    return f".{name}.{uuid.uuid4().hex}{ending}"
 
 
 @contextmanager
@@ -32,7 +43,7 @@ def partial(path: Path) -> Iterator[Path]:
     It lies beside the outermost store, where nobody takes it for a group.
     """
     beside = next(p for p in path.parents if p.suffix != ".zarr")
-    unfinished = beside / f".{path.name}.{uuid.uuid4().hex}{PARTIAL}"
+    unfinished = beside / _aside(path.name, PARTIAL)
     try:
         yield unfinished
     except BaseException:
@@ -73,35 +84,31 @@ def remove(path: Path) -> None:
 
 def replace(unfinished: Path, path: Path) -> None:
     """Rename a whole store into place. A kill halfway leaves the old one aside, which :func:`sweep` puts back."""
-    aside = path.with_name(path.name + OLD)
+    aside = path.with_name(_aside(path.name, OLD))
     if path.exists():
-        remove(aside)
         path.rename(aside)
     unfinished.rename(path)
     remove(aside)
 
 
-def put_back(aside: Path) -> None:
-    """Undo a replacement that was killed halfway, or finish one that was killed at its end."""
-    path = aside.with_name(aside.name.removesuffix(OLD))
-    if path.exists():
-        delete(aside)
-    else:
-        aside.rename(path)
-
-
 def set_aside(path: Path) -> None:
     """Give a damaged file, or a directory in its place, a name that :func:`sweep` removes."""
     if path.exists():
-        path.replace(path.with_name(path.name + PARTIAL))
+        path.replace(path.with_name(_aside(path.name, PARTIAL)))
 
 
-def sweep(directory: Path) -> None:
-    """Remove what killed processes left in ``directory`` and below, and put back what was being replaced."""
-    for aside in list(directory.rglob("*" + OLD)):
-        put_back(aside)
-    for rubbish in list(directory.rglob("*" + PARTIAL)):
-        delete(rubbish)
+def sweep(directory: Path, deep: bool = True) -> None:
+    """Remove what killed processes left in a directory or, ``deep``, below it too; put back what was being replaced.
+
+    What has another name than :data:`LEFTOVER` stays.
+    """
+    found = [p for p in (directory.rglob("*") if deep else directory.glob("*")) if LEFTOVER.fullmatch(p.name)]
+    for path in sorted(found, key=lambda p: p.suffix == PARTIAL):  # replaced stores first, which may hold the others
+        place = path.with_name(LEFTOVER.fullmatch(path.name)["name"])
+        if path.suffix == OLD and not place.exists():
+            path.rename(place)
+        else:
+            delete(path)
 
 
 def below(place: Path) -> Iterator[os.stat_result]:

@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sdpipe.disk.files import OLD, PARTIAL, STATE, delete, links, put_back, sweep, write_text
-from sdpipe.disk.receipts import Receipts, seal, unseal
+from sdpipe.disk.files import LEFTOVER, OLD, PARTIAL, STATE, delete, links, sweep, write_text
+from sdpipe.disk.receipts import Receipt, Receipts, seal, unseal
 from sdpipe.errors import DamageError, UserError
 
 CLAIM = ("claim", "config")
@@ -126,14 +126,39 @@ class Layout:
                 "elsewhere is written or deleted; put the files themselves there"
             )
 
+    @property
+    def stores(self) -> tuple[Path, ...]:
+        """All that sdpipe writes as Zarr; whatever else ends in .zarr is somebody's own."""
+        return self.training, self.history, self.predictions, self.budget, self.validation, self.draws
+
     def sweep(self) -> None:
-        """Remove what killed drivers and workers left behind. Call it as the one driver."""
-        for aside in list(self.root.glob(f"*.zarr{OLD}")):
-            put_back(aside)
-        for rubbish in [*self.root.glob(f"*{PARTIAL}"), self.running, self.certificates]:
-            delete(rubbish)
-        for place in (self.networks, self.figures, self.root / STATE, *self.root.glob("*.zarr")):
+        """Remove what killed drivers and workers left behind, by the names that only they give. Call it as the driver.
+
+        Whatever else lies in the run directory stays, see :meth:`foreign`.
+        """
+        for place in (self.root, self.networks, self.figures):
+            sweep(place, deep=False)
+        for place in (self.root / STATE, *self.stores):
             sweep(place)
+        for rubbish in (self.running, self.certificates):
+            delete(rubbish)
+
+    def foreign(self) -> list[Path]:
+        """Return what lies in the run directory and is none of sdpipe's: it is neither read nor removed."""
+        own = {self.config, self.networks, self.figures, self.report, self.logs, self.root / STATE, *self.stores}
+        found = [path for path in self.root.glob("*") if path not in own]
+        noted = {name for receipt in self._whole_receipts() for name in receipt.files}
+        found += [
+            p for place in (self.networks, self.figures) for p in place.glob("*") if self.relative(p) not in noted
+        ]
+        found += [p for store in self.stores for p in store.rglob("*") if p.suffix in (PARTIAL, OLD)]
+        return sorted(path for path in found if not LEFTOVER.fullmatch(path.name))
+
+    def _whole_receipts(self) -> Iterator[Receipt]:
+        for piece in self.receipts.all():
+            with suppress(DamageError):
+                if receipt := self.receipts.read(*piece):
+                    yield receipt
 
     def note_sitting(self, stage: str, begun: datetime, seconds: float) -> None:
         """Note how long a stage worked; one that was interrupted has several sittings."""

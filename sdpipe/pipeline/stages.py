@@ -271,7 +271,10 @@ def _prepare_store(run: Command, left: list[Found], path: Path, template: Callab
 
 
 def _prepare_groups(run: Command, left: list[Found], path: Path) -> None:
-    """Make the store of one group per target where it is not done, and take out of it what is no longer a target."""
+    """Make the store of one group per target where it is not done, and take out of it what is no longer a target.
+
+    A group without a receipt is not this run's, and stays.
+    """
     from sdpipe.disk import store
 
     for found in left:
@@ -280,10 +283,11 @@ def _prepare_groups(run: Command, left: list[Found], path: Path) -> None:
             written = store.create_groups(path, store.attributes(piece.made_from, run.config.seed))
             pieces.finish(run.layout, piece, written)
     stage = left[0].piece.stage
-    for name in sorted({p.name for p in path.iterdir() if p.is_dir()} - run.config.targets.keys()):
+    made = {name for by, name in run.layout.receipts.all() if by == stage and name != "@store"}
+    for name in sorted(made - run.config.targets.keys()):
         log.info(f"{stage}: {name} is no longer a target; removing it from {path.name}")
-        run.layout.receipts.forget(stage, name)
         files.remove(path / name)
+        run.layout.receipts.forget(stage, name)
 
 
 def _stacks(state: State, missing: list[pieces.NetworkId]) -> list[StackPlan]:

@@ -17,6 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from sdpipe.config.schema import Config, Ensemble, NetworkName
+from sdpipe.disk.files import partial
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import central_value, lattice_error, network_error
 from sdpipe.physics import units
@@ -270,9 +271,9 @@ def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG in one step and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png", dpi=150)
-    return partial.replace(path)
+    with partial(path) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=150)
+        return unfinished.replace(path)
 
 
 def title_of(name: str, flags: Sequence[str]) -> str:

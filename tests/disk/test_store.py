@@ -1,6 +1,7 @@
 """Zarr stores: all or nothing, whole chunks, checksums."""
 
 import json
+import uuid
 
 import numpy as np
 import pytest
@@ -75,8 +76,9 @@ def test_an_array_may_have_further_attributes_and_be_of_integers(tmp_path):
 
 
 def test_what_an_interruption_left_does_not_stand_in_the_way(tmp_path):
-    (tmp_path / ".a.zarr.0.partial").mkdir()
-    (tmp_path / ".a.zarr.0.partial" / "zarr.json").write_text("{")
+    rubbish = tmp_path / f".a.zarr.{uuid.uuid4().hex}.partial"
+    rubbish.mkdir()
+    (rubbish / "zarr.json").write_text("{")
     TEMPLATE.create(tmp_path / "a.zarr", store.attributes("abc", 7))
     assert store.read(tmp_path / "a.zarr").sizes == {"Nb": 2, "sample": 10, "t": 3}
     files.sweep(tmp_path)

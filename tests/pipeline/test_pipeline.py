@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_what_a_worker_was_writing_that_died_is_gone_at_the_end(
 
     def dies(*arguments: Any) -> Iterator[tuple[str, Any]]:
         for result in map_all(*arguments):
-            left.append(root / "training.zarr" / f"{result[0]}.partial")
+            left.append(root / "training.zarr" / f"{result[0]}.{uuid.uuid4().hex}.partial")  # as Zarr does
             left[-1].write_text("half of a chunk")
             yield result
 
