@@ -1,26 +1,31 @@
-"""jobqueue.yaml and the jobs it describes: read and checked, shown to Slurm, submitted."""
+"""jobqueue.yaml and the jobs it describes: read and checked, shown to Slurm, submitted.
+
+The keys of a section, and what they have where nothing is said, are dask-jobqueue's own, and ``sbatch --test-only``
+checks what they ask of Slurm. Here is checked what would be found out on a node only, or told in more than a line.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import dask
 import psutil
 from dask.utils import parse_bytes
 from distributed import Status
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sdpipe.config.load import Origin, faults_of, read_yaml
+from sdpipe.config.load import Origin, read_yaml
+from sdpipe.config.rules import Fault
 from sdpipe.errors import ConfigError, UserError
 from sdpipe.workers.pool import SETTINGS, Kind
 
@@ -38,122 +43,106 @@ ANSWER = 30.0
 LEAST_MEMORY = 100_000_000
 """Bytes without which no worker starts."""
 
+KEYS = sorted(dask.config.get("jobqueue.slurm").keys() - {"extra", "env-extra", "job-extra"})
+"""Keys of a section, but for old names of three of them."""
 
-def seconds_of(walltime: str) -> int | None:
-    """Return a time limit of Slurm in seconds, or None where it is none.
+SCHEDULER_KEYS = ("contact_address", "host", "interface", "port")
+"""Where the scheduler listens. Its other options are not the user's: they could take TLS from it."""
+
+Rule = tuple[Callable[[Any], Any], str]
+"""What a value must fulfil, where an error means no; and in words what is allowed."""
+
+
+def seconds_of(walltime: str) -> int:
+    """Return a time limit of Slurm in seconds, 0 where it is none.
 
     >>> [seconds_of(text) for text in ("01:30:00", "2-00:00:00", "30", "1:30", "soon")]
-    [5400, 172800, 1800, 90, None]
+    [5400, 172800, 1800, 90, 0]
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", walltime.strip(), re.ASCII)
     if not match:
-        return None
-    days, (first, *rest) = int(match[1] or 0), [int(number) for number in match.groups()[1:] if number is not None]
-    units = (3600, 60, 1) if match[1] or len(rest) == 2 else (60, 1)
-    return 86400 * days + sum(n * unit for n, unit in zip((first, *rest), units, strict=False))
+        return 0
+    days = int(match[1] or 0)
+    numbers = [int(number) for number in match.groups()[1:] if number is not None]
+    units = (3600, 60, 1) if match[1] or len(numbers) == 3 else (60, 1)
+    return 86400 * days + sum(n * unit for n, unit in zip(numbers, units, strict=False))
 
 
-def _walltime(given: Any) -> Any:
-    if not isinstance(given, str) or (seconds_of(given) or 0) < 60:
-        raise ValueError(f'{given!r} is no time limit; allowed: a minute and more in quotes, such as "01:00:00"')
-    return given
+def _is_text(given: Any) -> bool:
+    return type(given) in (str, int, float) and re.sub(r"[\n\t]", "", str(given)).isprintable()
 
 
-def _memory(given: str) -> str:
+def _runs(program: str) -> bool:
+    """Return whether a program is there, as far as that can be seen before variables have their values."""
+    return "$" in program or shutil.which(program) is not None
+
+
+def _takes_files(place: str) -> bool:
+    """Return whether a directory is there or can be made, and be written: permissions alone do not tell."""
+    closest = next(p for p in (Path(place), *Path(place).absolute().parents) if p.exists())
+    tempfile.TemporaryDirectory(dir=closest).cleanup()
+    return _is_text(place)
+
+
+def _integer(least: int, most: int) -> Rule:
+    return lambda given: type(given) is int and least <= given <= most, f"an integer from {least} to {most}"
+
+
+def _rules(prologue: bool) -> dict[str, Rule]:
+    """Return the rule of every key, by the type of its default or its own; a prologue may say what a bare name is."""
+    interfaces, defaults = psutil.net_if_addrs(), dask.config.get("jobqueue.slurm")
+    text = _is_text, "a string"
+    texts = lambda given: isinstance(given, list) and all(map(_is_text, given)), 'a list of strings, such as ["--x"]'
+    return {
+        **{key: texts if isinstance(defaults[key], list) else text for key in KEYS},
+        **dict.fromkeys(SCHEDULER_KEYS, text),
+        **dict.fromkeys(("cores", "processes", "job-cpu", "death-timeout"), _integer(1, 1_000_000)),
+        "port": _integer(0, 65535),
+        "memory": (lambda given: parse_bytes(given) >= LEAST_MEMORY, "100MB and more, such as 8GB"),
+        "walltime": (lambda given: seconds_of(given) >= 60, 'a minute and more, in quotes, such as "01:00:00"'),
+        "name": (lambda given: re.fullmatch(r"[\w.+-]{1,80}", given), "up to 80 letters, digits, and _ . + -"),
+        "interface": (interfaces.__contains__, f"a network interface of this machine: {', '.join(interfaces)}"),
+        "shebang": (lambda given: given[:3] == "#!/" and _runs(given[2:].split()[0]), "#! and the path of a program"),
+        "python": (
+            lambda given: _runs(shlex.split(given)[0]) or (prologue and "/" not in given),
+            "a program on this machine and on the nodes, or null for the Python that runs sdpipe",
+        ),
+        "log-directory": (_takes_files, "a directory that can be made and written on this machine"),
+        "local-directory": (lambda given: _is_text(given) and not Path(given).is_file(), "a directory on the nodes"),
+        "scheduler-options": (lambda given: isinstance(given, dict), f"the keys {', '.join(SCHEDULER_KEYS)}"),
+    }
+
+
+def _fulfils(rule: Rule, given: Any) -> bool:
     try:
-        size = parse_bytes(given)
-    except (ValueError, OverflowError):
-        raise ValueError(f"{given!r} is no size; allowed: a number and its unit, such as 8GB") from None
-    if size < LEAST_MEMORY:
-        raise ValueError(f"{given!r} are {size} bytes; allowed: 100MB and more, such as 8GB")
-    return given
+        return bool(rule[0](given))
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
+        return False
 
 
-def _interface(given: str) -> str:
-    there = psutil.net_if_addrs()
-    if given not in there:
-        raise ValueError(f"{given!r} is no network interface of this machine; allowed here: {', '.join(there)}")
-    return given
-
-
-Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-Interface = Annotated[str, AfterValidator(_interface)]
-
-
-class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
-
-
-class SchedulerOptions(_Keys):
-    """Where the scheduler listens."""
-
-    host: str | None = None
-    interface: Interface | None = None
-    port: Annotated[int, Field(strict=True, ge=0, lt=65536)] = 0
-    contact_address: str | None = None
-
-
-class Job(_Keys):
-    """What one job of a pool asks for and runs: the keys of dask-jobqueue, spelled with hyphens."""
-
-    model_config = ConfigDict(alias_generator=lambda name: name.replace("_", "-"))
-
-    cores: Count
-    memory: Annotated[str, AfterValidator(_memory)]
-    processes: Count | None = None
-    walltime: Annotated[str, BeforeValidator(_walltime)] | None = None
-    name: Annotated[str, Field(pattern=r"^[\w.+-]+$", max_length=80)] = "dask-worker"
-    queue: str | None = None
-    account: str | None = None
-    interface: Interface | None = None
-    death_timeout: Count = 60
-    python: str | None = None
-    local_directory: str | None = None
-    shared_temp_directory: str | None = None
-    log_directory: str | None = None
-    worker_command: str = "distributed.cli.dask_worker"
-    worker_extra_args: list[str] = []
-    shebang: str = "#!/usr/bin/env bash"
-    job_cpu: Count | None = None
-    job_mem: str | None = None
-    job_script_prologue: list[str] = []
-    job_extra_directives: list[str] = []
-    job_directives_skip: list[str] = []
-    scheduler_options: SchedulerOptions = SchedulerOptions()
-
-    @model_validator(mode="after")
-    def _fits(self) -> Job:
-        if (self.processes or 1) > self.cores:
-            raise ValueError(f"processes: {self.processes} must not be above cores ({self.cores})")
-        return self
-
-
-class _File(BaseModel):
-    """jobqueue.yaml: its sections, and any key of Dask's configuration."""
-
-    model_config = ConfigDict(extra="allow")
-
-    jobqueue: dict[str, dict[str, Any]] = {}
-
-    @model_validator(mode="after")
-    def _known(self) -> _File:
-        for key, value in self.model_extra.items():
-            try:
-                holds_keys = isinstance(dask.config.get(key), dict)
-            except KeyError:
-                raise ValueError(f"{key}: unknown key; allowed: jobqueue, and keys of Dask's configuration") from None
-            if holds_keys != isinstance(value, dict):
-                raise ValueError(f"{key}: must hold {'keys' if holds_keys else 'a value, no keys'}")
-        return self
+def _faults(job: dict[str, Any]) -> Iterator[Fault]:
+    """Yield what is wrong with the keys of a section."""
+    rules, options = _rules(bool(job.get("job-script-prologue"))), job["scheduler-options"]
+    of_job = [((key,), given, KEYS) for key, given in job.items()]
+    of_scheduler = options.items() if isinstance(options, dict) else ()
+    inner = [(("scheduler-options", key), given, SCHEDULER_KEYS) for key, given in of_scheduler]
+    for keys, given, known in [*of_job, *inner]:
+        if keys[-1] not in known:
+            yield keys, f"unknown key; allowed: {', '.join(known)}"
+        elif not _fulfils(rules[keys[-1]], given):
+            yield keys, f"{str(given)[:60]!r} is not allowed; allowed: {rules[keys[-1]][1]}"
 
 
 @dataclass(frozen=True)
-class Section:
-    """One section of jobqueue.yaml for one kind of pool, and the keys of Dask's configuration beside it."""
+class PoolSection:
+    """One section of jobqueue.yaml for one kind of pool, and the keys of Dask's configuration beside it.
+
+    ``job`` holds the keys that have a value, spelled with hyphens as dask-jobqueue does.
+    """
 
     name: str
     kind: Kind
-    job: Job
+    job: dict[str, Any]
     logs: Path
     dask: dict[str, Any]
 
@@ -164,22 +153,27 @@ class Section:
     @property
     def processes(self) -> int:
         """Workers in one job."""
-        return self.job.processes or (1 if self.gpu else self.job.cores)
+        return self.job.get("processes") or (1 if self.gpu else self.job["cores"])
 
     @property
     def threads(self) -> int:
         """Processors of one worker."""
-        return self.job.cores // self.processes
+        return self.job["cores"] // self.processes
+
+    @property
+    def memory(self) -> int:
+        """Bytes of one worker."""
+        return parse_bytes(self.job["memory"]) // self.processes
 
     def log(self, job_id: str) -> Path:
         """Return the file that holds what a job wrote to stderr."""
-        return self.logs / f"{self.job.name}-{job_id}.err"
+        return self.logs / f"{self.job['name']}-{job_id}.err"
 
     def _arguments(self) -> list[str]:
         """Return the arguments of a worker, which leaves before the walltime ends its job, not all at one time."""
-        arguments = [*self.job.worker_extra_args]
-        if self.job.walltime and "--lifetime" not in arguments:
-            seconds = seconds_of(self.job.walltime)
+        arguments = [*self.job["worker-extra-args"]]
+        if "walltime" in self.job and "--lifetime" not in arguments:
+            seconds = seconds_of(self.job["walltime"])
             margin = min(300, seconds // 5)
             arguments += ["--lifetime", f"{seconds - 3 * margin // 2}s", "--lifetime-stagger", f"{margin // 2}s"]
         if self.gpu and "--resources" not in arguments:
@@ -191,23 +185,20 @@ class Section:
         """Let Dask and dask-jobqueue work with these settings."""
         exports = [f"export DASK_{k.upper().replace('-', '_').replace('.', '__')}={v}" for k, v in SETTINGS.items()]
         settings = {
-            **self.job.model_dump(by_alias=True),
+            **dict.fromkeys(dask.config.get("jobqueue.slurm")),
+            **self.job,
             "processes": self.processes,
             "worker-extra-args": self._arguments(),
-            "job-extra-directives": [*self.job.job_extra_directives, "--no-requeue"],
-            "job-script-prologue": [*self.job.job_script_prologue, *exports],
+            "job-extra-directives": [*self.job["job-extra-directives"], "--no-requeue"],
+            "job-script-prologue": [*self.job["job-script-prologue"], *exports],
             "log-directory": str(self.logs),
-            "scheduler-options": {
-                **self.job.scheduler_options.model_dump(exclude_defaults=True),
-                "dashboard_address": "127.0.0.1:0",
-            },
+            "scheduler-options": {**self.job["scheduler-options"], "dashboard_address": "127.0.0.1:0"},
         }
-        everything = {**dict.fromkeys(dask.config.get("jobqueue.slurm")), **settings}
-        with dask.config.set({**SETTINGS, **self.dask, f"jobqueue.{self.name}": everything}):
+        with dask.config.set({**SETTINGS, **self.dask, f"jobqueue.{self.name}": settings}):
             yield
 
 
-def read_section(name: str, kind: Kind, logs: Path) -> Section:
+def read_section(name: str, kind: Kind, logs: Path) -> PoolSection:
     """Return the section ``name`` of ./jobqueue.yaml, over Dask's own configuration, over dask-jobqueue's defaults.
 
     The output of jobs goes to ``logs`` unless the section says otherwise.
@@ -215,34 +206,51 @@ def read_section(name: str, kind: Kind, logs: Path) -> Section:
     Raises UserError with file and line of everything in the section that cannot be used, and ConfigError where there is
     no such section.
     """
+    sections, others, origin = _read_file()
+    known = dask.config.get("jobqueue")
+    if name not in {**known, **sections}:
+        mine = sorted({*sections, *(n for n in known if n.startswith("slurm"))})
+        where = FILE if origin.node else f"{FILE.absolute()}: this file is not there"
+        raise ConfigError(
+            (("cluster", kind), f"there is no section {name!r} in {where}; allowed: local, {', '.join(mine)}")
+        )
+    given = {**known["slurm"], **known.get(name, {}), **sections.get(name, {})}
+    spelled = {key.replace("_", "-"): value for key, value in given.items()}
+    job = {key: known["slurm"].get(key) if value is None else value for key, value in spelled.items()}
+    job = {key: value for key, value in job.items() if value is not None}
+    faults = [((key,), "this key is missing") for key in ("cores", "memory") if key not in job] + list(_faults(job))
+    if not faults and job.get("processes", 1) > job["cores"]:
+        faults = [(("processes",), f"{job['processes']} must not be above cores ({job['cores']})")]
+    if faults and name in sections:
+        raise UserError(*origin.describe((("jobqueue", name, *keys), words) for keys, words in faults))
+    if faults:
+        raise UserError(*(f"Dask's configuration: jobqueue.{name}.{'.'.join(k)}: {words}" for k, words in faults))
+    return PoolSection(name, kind, job, Path(job.get("log-directory", logs)), others)
+
+
+def _read_file() -> tuple[dict[str, dict[str, Any]], dict[str, Any], Origin]:
+    """Return the sections of jobqueue.yaml, the keys of Dask's configuration beside them, and where each comes from."""
     try:
         raw, node = read_yaml(FILE, "jobqueue")
     except FileNotFoundError:
         raw, node = {}, None
     except OSError as error:
         raise UserError(f"{FILE}: cannot be read: {error.strerror}") from None
-    origin = Origin(FILE, node, [])
-    try:
-        file = _File.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(*origin.describe(faults_of(error, raw))) from None
-    known = dask.config.get("jobqueue")
-    if name not in {**known, **file.jobqueue}:
-        mine = sorted({*file.jobqueue, *(n for n in known if n.startswith("slurm"))})
-        where = FILE if node else f"{FILE.absolute()}: this file is not there"
-        raise ConfigError(
-            (("cluster", kind), f"there is no section {name!r} in {where}; allowed: local, {', '.join(mine)}")
-        )
-    chosen = {**known["slurm"], **known.get(name, {}), **file.jobqueue.get(name, {})}
-    chosen = {key.replace("_", "-"): value for key, value in chosen.items() if value is not None}
-    try:
-        job = Job.model_validate(chosen)
-    except ValidationError as error:
-        faults = [(("jobqueue", name, *keys), words) for keys, words in faults_of(error, chosen)]
-        if name in file.jobqueue:
-            raise UserError(*origin.describe(faults)) from None
-        raise UserError(*(f"Dask's configuration: {'.'.join(map(str, k))}: {words}" for k, words in faults)) from None
-    return Section(name, kind, job, Path(job.log_directory or logs), file.model_extra)
+    faults, origin = [], Origin(FILE, node, [])
+    for key, value in raw.items():
+        try:
+            holds_keys = isinstance(dask.config.get(key), dict)
+        except KeyError:
+            faults.append(((key,), "unknown key; allowed: jobqueue, and keys of Dask's configuration"))
+            continue
+        if holds_keys != isinstance(value, dict):
+            faults.append(((key,), f"must hold {'keys' if holds_keys else 'a value, no keys'}"))
+    sections = raw.pop("jobqueue", {})
+    if not faults:
+        faults = [(("jobqueue", n), "must hold keys") for n, keys in sections.items() if not isinstance(keys, dict)]
+    if faults:
+        raise UserError(*origin.describe(faults))
+    return sections, raw, origin
 
 
 class SlurmError(RuntimeError):
@@ -263,14 +271,14 @@ def command(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def job_script(section: Section) -> str:
+def job_script(section: PoolSection) -> str:
     """Return the script of a job of this pool, but for the address of the scheduler."""
     with section.configured(), tempfile.TemporaryDirectory() as scratch:
         job = SLURMJob("tls://SCHEDULER:PORT", name=section.name, config_name=section.name, log_directory=scratch)
         return job.job_script().replace(scratch, str(section.logs))
 
 
-def preflight(section: Section) -> str:
+def preflight(section: PoolSection) -> str:
     """Let Slurm check the job script without submitting it; return it, or raise ConfigError with Slurm's own words."""
     key = ("cluster", section.kind)
     if shutil.which("sbatch") is None:

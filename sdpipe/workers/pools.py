@@ -147,12 +147,9 @@ def memory(config: Config, kind: Kind | None, logs: Path) -> int:
         from sdpipe.workers.pool import MEMORY_LIMIT
 
         return MEMORY_LIMIT // cores() if kind and name == "local" else MEMORY_LIMIT
-    from dask.utils import parse_bytes
-
     from sdpipe.workers.jobqueue import read_section
 
-    section = read_section(name, kind, logs)
-    return parse_bytes(section.job.memory) // section.processes
+    return read_section(name, kind, logs).memory
 
 
 def check_device(config: Config) -> None:

@@ -16,7 +16,7 @@ from distributed import Client, Status
 from distributed.security import Security
 
 from sdpipe.errors import RunError
-from sdpipe.workers.jobqueue import Section, SlurmError, SubmittedJob, command
+from sdpipe.workers.jobqueue import PoolSection, SlurmError, SubmittedJob, command
 from sdpipe.workers.pool import TEND_EVERY, Pool, announce, recorded
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SlurmPool(Pool):
     """
 
     cluster: SLURMCluster
-    section: Section
+    section: PoolSection
     say: Callable[[str], None]
     _connected: set[str] = field(default_factory=set)
     _failures: int = 0
@@ -141,7 +141,7 @@ def certificates(directory: Path) -> Security:
 
 @contextmanager
 def slurm_pool(
-    section: Section,
+    section: PoolSection,
     tasks: int,
     jobs: int,
     tls: Path,

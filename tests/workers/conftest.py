@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sdpipe.workers import pool, slurm
-from sdpipe.workers.jobqueue import Section, read_section
+from sdpipe.workers.jobqueue import PoolSection, read_section
 
 COMMANDS = {
     "sbatch": """\
@@ -66,11 +66,11 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake
 
 
 @pytest.fixture
-def section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Section]:
+def section(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., PoolSection]:
     """Return a function that writes jobqueue.yaml and reads one section of it."""
     monkeypatch.chdir(tmp_path)
 
-    def read(text: str | bytes | None, name: str = "mine", kind: pool.Kind = "cpu") -> Section:
+    def read(text: str | bytes | None, name: str = "mine", kind: pool.Kind = "cpu") -> PoolSection:
         if text is not None:
             (tmp_path / "jobqueue.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
         return read_section(name, kind, tmp_path / "logs")
