@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdpipe.config.load import Origin, load_config, read_config
-from sdpipe.config.schema import Config, plain, to_yaml
+from sdpipe.config.schema import Cluster, Config, plain, to_yaml
 from sdpipe.correlators import formats
 from sdpipe.correlators.record import Record
 from sdpipe.disk.layout import Layout
@@ -154,7 +154,7 @@ def _refused_before_work(config: Config, origin: Origin, root: Path) -> Sequence
     """Return what a dry run finds wrong with a config that loads, but for sections of jobqueue.yaml; nothing raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        state = State(config, Layout(root))
+        state = State(config.model_copy(update={"cluster": Cluster()}), Layout(root))
         try:
             state.inputs.check(targets=True)
         except ConfigError as error:

@@ -27,6 +27,9 @@ CORES, MEGABYTES = 4, 16000
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 SEARCH = os.environ["PATH"] + os.pathsep + "/usr/sbin"
 
+HANGING = 900.0
+"""Seconds after which something hangs: several times what the slowest machine took for any of it."""
+
 CONFIG = """
 ClusterName=sdpipe-test
 SlurmctldHost={host}(127.0.0.1)
@@ -60,12 +63,12 @@ PartitionName=gpu Nodes=gpu1 MaxTime=60 State=UP
 """
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = HANGING) -> None:
     """Poll until ``condition`` holds; fail with ``what`` where it does not in time."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            pytest.fail(f"not within {seconds} s: {what}")
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.1)
 
 
@@ -80,7 +83,9 @@ class Slurm:
 
     def command(self, *arguments: str) -> str:
         """Run a Slurm command and return what it prints."""
-        done = subprocess.run(arguments, env=self.environment, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(
+            arguments, env=self.environment, capture_output=True, text=True, check=True, timeout=HANGING
+        )
         return done.stdout
 
     def jobs(self, state: str | None = None) -> list[str]:
@@ -208,7 +213,7 @@ def _stop(slurm: Slurm) -> None:
     jobs = subprocess.run(["squeue", "-h", "-o", "%A"], env=slurm.environment, capture_output=True, text=True).stdout
     if jobs.split():
         subprocess.run(["scancel", *jobs.split()], env=slurm.environment, check=False)
-        wait_for(lambda: not slurm.jobs(), "cancelled jobs gone", 20)
+        wait_for(lambda: not slurm.jobs(), "cancelled jobs gone", 60)
     processes = []
     for name in ("slurmd-*.pid", "slurmctld.pid", "munged.pid"):
         for file in slurm.directory.glob(name):
@@ -305,21 +310,21 @@ class Bench:
         for process in self.started:
             if process.poll() is None:
                 process.terminate()
-                process.communicate(timeout=60)
+                process.communicate(timeout=HANGING)
 
-    def run(self, *arguments: str, timeout: float = 180) -> tuple[int, str, str]:
+    def run(self, *arguments: str, timeout: float = HANGING) -> tuple[int, str, str]:
         """Run ``sdpipe`` to its end; return exit status, stdout and stderr."""
         process = self.start(*arguments)
         return self.finish(process, timeout)
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = 180) -> tuple[int, str, str]:
+    def finish(self, process: subprocess.Popen[str], timeout: float = HANGING) -> tuple[int, str, str]:
         """Wait for a started ``sdpipe``; end it where it does not end by itself."""
         try:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGTERM)
-            out, err = process.communicate(timeout=60)
-            pytest.fail(f"sdpipe did not end within {timeout} s:\n{err}")
+            out, err = process.communicate(timeout=HANGING)
+            pytest.fail(f"sdpipe did not end within {timeout:.0f} s:\n{err}")
         return process.returncode, out, err
 
     def done_blocks(self, run: str) -> int:

@@ -26,7 +26,7 @@ from sdpipe.learn.trained import load
 from sdpipe.pipeline import stacks
 from sdpipe.pipeline.pieces import every_network
 from sdpipe.pipeline.state import State
-from tests.slurm.conftest import Bench, Slurm, chunks, config_text, wait_for
+from tests.slurm.conftest import HANGING, Bench, Slurm, chunks, config_text, wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -43,7 +43,7 @@ def long_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("local")
     (directory / "config.yaml").write_text(config_text(LONG))
     arguments = ["generate", "config.yaml", "cluster.cpu=local", "--run", "a"]
-    subprocess.run([sys.executable, "-m", "sdpipe", *arguments], cwd=directory, check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "sdpipe", *arguments], cwd=directory, check=True, timeout=HANGING)
     return directory / "a"
 
 
@@ -97,7 +97,7 @@ def test_generate_survives_cancelled_jobs_and_a_crashed_node(
         slurm.restore_node(node)
     assert code == 0, err
     assert chunks(bench.directory / "a") == long_chunks
-    wait_for(slurm.idle, "the crashed node back", 90)
+    wait_for(slurm.idle, "the crashed node back")
 
 
 def test_a_hung_worker_is_dropped_and_replaced(bench: Bench, slurm: Slurm, long_chunks: dict[str, str]) -> None:
@@ -128,7 +128,7 @@ def test_work_goes_on_after_slurmctld_was_away(
         slurm.command("slurmctld")
     begun, done = time.monotonic(), bench.done_blocks("a")
     assert said.startswith("slurm-cpu: ")
-    wait_for(lambda: bench.done_blocks("a") > done, "work after slurmctld came back", 120)
+    wait_for(lambda: bench.done_blocks("a") > done, "work after slurmctld came back")
     record_property("seconds from slurmctld to work", time.monotonic() - begun)
     code, _, err = bench.finish(process)
     assert code == 0, err
@@ -176,7 +176,7 @@ def test_a_driver_that_ends_leaves_no_job_and_the_next_run_goes_on(
     os.kill(process.pid, how)
     code, _, err = bench.finish(process)
     assert code == (-9 if how == signal.SIGKILL else 130), err
-    wait_for(lambda: not slurm.jobs(), "an empty queue", 40)
+    wait_for(lambda: not slurm.jobs(), "an empty queue")
     kept = bench.done_blocks("a")
     receipts = {f: f.stat().st_mtime_ns for f in (bench.directory / "a/.sdpipe/receipts/generate").glob("*.json")}
     code, _, err = bench.run("generate", "config.yaml", "--run", "a")
@@ -188,7 +188,7 @@ def test_a_driver_that_ends_leaves_no_job_and_the_next_run_goes_on(
 
 def test_a_job_that_slurm_refuses_is_a_fault_in_its_own_words_and_nothing_is_written(bench: Bench) -> None:
     bench.write(edit=lambda text: text.replace("queue: cpu", "queue: nowhere"))
-    code, _, err = bench.run("generate", "config.yaml", "--run", "a", timeout=30)
+    code, _, err = bench.run("generate", "config.yaml", "--run", "a")
     assert code == 2
     assert "invalid partition" in err.lower()
     assert err.startswith("error: config.yaml:18: cluster.cpu: jobqueue.yaml: slurm-cpu: Slurm refuses the job: ")
@@ -202,7 +202,7 @@ def test_a_job_that_slurm_refuses_is_a_fault_in_its_own_words_and_nothing_is_wri
 )
 def test_resources_that_no_node_has_are_refused(bench: Bench, directive: str, words: str) -> None:
     bench.write(edit=lambda text: text.replace('["--gres=gpu:1"]', f'["--gres=gpu:1", "{directive}"]'))
-    code, _, err = bench.run("run", "config.yaml", "--run", "a", timeout=30)
+    code, _, err = bench.run("run", "config.yaml", "--run", "a")
     assert code == 2, err
     assert err.startswith("error: config.yaml:18: cluster.gpu: jobqueue.yaml: slurm-gpu: Slurm refuses the job: ")
     assert words in err.lower() or "not available" in err
@@ -215,7 +215,7 @@ def test_a_failing_prologue_gives_up_with_the_end_of_the_log(bench: Bench) -> No
         return text.replace("death-timeout: 15", f"death-timeout: 15\n    {line}", 1)
 
     bench.write(jobs=1, edit=fail)
-    code, _, err = bench.run("generate", "config.yaml", "--run", "a", timeout=30)
+    code, _, err = bench.run("generate", "config.yaml", "--run", "a")
     assert code == 1
     assert "module cuda not found" in err
     assert "Traceback" not in err
@@ -315,22 +315,22 @@ def test_training_goes_on_after_a_fault_and_ends_with_the_same_networks(
     elif fault == "node down":
         node = slurm.command("squeue", "-h", "-t", "R", "-o", "%N").split()[0]
         slurm.crash_node(node)
-        wait_for(lambda: "down" in slurm.command("sinfo", "-h", "-n", node, "-o", "%T"), "Slurm to notice", 60)
+        wait_for(lambda: "down" in slurm.command("sinfo", "-h", "-n", node, "-o", "%T"), "Slurm to notice")
         slurm.restore_node(node)
     elif fault == "walltime":
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
         slurm.command("scontrol", "update", f"JobId={job}", f"EndTime={now}")
-        wait_for(lambda: "JobState=TIMEOUT" in slurm.command("scontrol", "show", "job", job), "the end of its time", 90)
+        wait_for(lambda: "JobState=TIMEOUT" in slurm.command("scontrol", "show", "job", job), "the end of its time")
     elif fault == "worker leaves before the walltime":
         life.write_text("3600")
-        wait_for(lambda: slurm.age(job) > 2 * LIFE, "the end of a life", 90)
+        wait_for(lambda: slurm.age(job) > 2 * LIFE, "the end of a life")
         slurm.signal_job(job, signal.SIGCONT)
         wait_for(lambda: job not in slurm.jobs(), "the worker to leave")
     else:
         os.kill(process.pid, signal.SIGKILL)
         slurm.command("scancel", job)
         assert bench.finish(process)[0] == -signal.SIGKILL
-        wait_for(lambda: not slurm.jobs(), "an empty queue", 60)
+        wait_for(lambda: not slurm.jobs(), "an empty queue")
         process = bench.start(*train)
     code, _, err = bench.finish(process)
     assert code == 0, err
@@ -339,7 +339,7 @@ def test_training_goes_on_after_a_fault_and_ends_with_the_same_networks(
     assert len(there) == 4
     assert here == there
     xr.testing.assert_equal(*(xr.open_zarr(r / "history.zarr", consolidated=False).load() for r in (trained, run)))
-    wait_for(slurm.idle, "every node back", 90)
+    wait_for(slurm.idle, "every node back")
 
 
 def _learned(path: Path) -> tuple[object, ...]:
