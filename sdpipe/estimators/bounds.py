@@ -28,7 +28,7 @@ from scipy.sparse import csc_matrix
 from scipy.special import chdtri
 
 from sdpipe.errors import UserError
-from sdpipe.physics.kernels import Observables
+from sdpipe.physics.kernels import Observables, to_digits
 from sdpipe.physics.noise import Noise
 
 Array = NDArray[np.float64]
@@ -166,7 +166,7 @@ class Bounds:
                 f"smearing {o.smearing.name} falls more slowly than C(t) at its earliest time: no bound is finite; "
                 "allowed: a smaller sigma, or a smearing that falls faster"
             )
-        omega, fine = _grid(o, E0, STEP * min(o.sigma)), _grid(o, E0, STEP / FINER * min(o.sigma))
+        omega, fine = _grid(o, E0, STEP), _grid(o, E0, STEP / FINER)
         L = noise.cholesky
         b, width = o.kernel(np.array(o.times), omega[:-1, None]), np.gradient(omega[:-1])
         typical = float(np.median(np.abs(noise.mean) / (width @ b)))
@@ -176,7 +176,7 @@ class Bounds:
         )
         if info:
             raise RuntimeError(f"dgejsv: info = {info}")
-        S = S * (work[0] / work[1])
+        S = S * (work[0] / work[1]) / np.sqrt(o.kernel.spacing)
         kept = max(1, int(np.sum(S * typical > KEPT)))
         return cls(
             o,
@@ -431,24 +431,29 @@ def _maxima(gap: Array) -> NDArray[np.intp]:
     return np.flatnonzero((gap >= padded[:-2]) & (gap >= padded[2:]))
 
 
-def _grid(o: Observables, E0: float, step: float) -> Array:
-    """Return energies from E0 up, ``step`` apart where the smearing lives, then growing; the last is infinite."""
-    a, t = o.kernel.spacing, np.sort(np.array(o.times, float))
+def _grid(observables: Observables, E0: float, step: float) -> Array:
+    """Return energies from E0 up, ``step`` sigma apart where the smearing lives, then growing; the last is infinite.
+
+    They are found in lattice units, so that the same data in other units have the same constraints.
+    """
+    o, spacing = observables.in_lattice_units, observables.kernel.spacing
+    E0 = E0 if spacing == 1 else to_digits(spacing * E0)
+    step = step * min(o.sigma)
+    t = np.sort(np.array(o.times, float))
     if o.kernel.parity:
         t = np.sort(np.minimum(t, o.kernel.period - t))
     apart = float(np.diff(np.unique(t))[:1].sum()) or 1.0
-    slowest = a * t[0]
     far = max(
-        min(n, 60 / (tail.rate - slowest)) if np.isfinite(tail.rate) else n
+        min(n, 60 / (tail.rate - t[0])) if np.isfinite(tail.rate) else n
         for s in o.sigma
         for tail in [o.smearing.tail(s)]
         for n in [tail.length(s)]
     )
     top = max(o.energies) + max(far, 8 * max(o.sigma))
-    end = max(top, E0 + 45 / (a * apart))
+    end = max(top, E0 + 45 / apart)
     points, width = [np.arange(max(E0, 1e-9), top, step)], step
     tail_points = [float(points[0][-1])]
     while tail_points[-1] < end:
-        width = min(width * 1.15, max(step, 0.25 / a))
+        width = min(width * 1.15, max(step, 0.25))
         tail_points.append(tail_points[-1] + width)
-    return np.concatenate([points[0], tail_points[1:], [np.inf]])
+    return np.concatenate([points[0], tail_points[1:], [np.inf]]) / spacing

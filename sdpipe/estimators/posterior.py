@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_triangular
 
 from sdpipe.errors import UserError
 from sdpipe.estimators.prior_moments import PriorMoments
@@ -21,6 +23,9 @@ Array = NDArray[np.float64]
 AMPLITUDES = 2.0 ** np.arange(-4, 10)
 """Amplitudes alpha, in units of the one that gives correlators of the prior the size of C_latt."""
 
+SCALED_AMPLITUDES = 2.0 ** np.arange(-2, 8)
+"""The same where the unit is integrated over: a component then has |L^-1 C| on average what C_latt has."""
+
 LEAST_NOISE = 3e-3
 """No correlator has a noise scale s below this share of the one that its size would give it."""
 
@@ -29,6 +34,10 @@ NEGLIGIBLE = 1e-6
 
 MOST_TIMES = 256
 """Time slices that a posterior can have: it holds a matrix of them for each of its components."""
+
+FAINT = 0.05
+"""Directions in which components at the largest amplitude have less variance than this share of the noise, on average,
+are left out where it is only asked which of them have a weight."""
 
 BLOCK = 512
 """Correlators treated at once: bounds the memory."""
@@ -44,6 +53,10 @@ class Estimate:
         Posterior mean and standard deviation of rho_sigma(E), shape (..., sigma, E).
     kinds
         Posterior probability of each kind of spectral density, shape (..., kind).
+    log_evidence
+        Logarithm of the probability density of L^-1 C / s, but for its factor (2 pi)^(-t/2), shape (...).
+    unit, threshold
+        exp<log u> and exp<log E0> in GeV, u the unit of energy: the scales that the data have. Shape (...).
     features
         What a network sees of it, shape (..., feature), the same for C and c C with any c > 0 where alpha is
         integrated over. With the size g of C, m and v the mean and standard deviation of the modes of rho_sigma(E),
@@ -52,8 +65,10 @@ class Estimate:
             kinds                                                    (kind)
             <log alpha>, <E0>, sd(E0), log(g/(s g_latt)), (log evidence + n_t/2) / 20   (1 each).
 
-        g_latt is the size of C_latt. In what noise they were made, and how many times n_t there are, is nowhere in them
-        but through the posterior itself.
+        Where the unit is integrated over, log E0 in units of ``unit`` for E0, and log(a ``unit``), sd(log u) at the end
+        (1 each), so that they are the same for the same data in other units of energy. g_latt is the size of C_latt. In
+        what noise they were made, and how many times n_t there are, is nowhere in them but through the posterior
+        itself.
     response
         A with mean = C A: once the weights of the components are fixed at those of C, the mean is linear in C. Shape
         (..., t, column), the columns are rho_sigma(E), sigma by sigma, and then its modes; None where not asked for.
@@ -63,6 +78,9 @@ class Estimate:
     sd: Array
     kinds: Array
     features: Array
+    log_evidence: Array
+    unit: Array
+    threshold: Array
     response: Array | None = None
 
 
@@ -78,7 +96,8 @@ class Posterior:
 
     and mean and covariance of the mixture with weights w: within components and between them. Where alpha is
     integrated over, a takes the same values for every correlator, so that predictions for c C are c times those for C:
-    exactly where c is a power of 2, to rounding otherwise.
+    exactly where c is a power of 2, to rounding otherwise. Where the unit of energy is, too, they are the same for the
+    same data in another unit.
 
     >>> from sdpipe.physics.kernels import Kernel, Observables
     >>> from sdpipe.physics.noise import synthetic
@@ -94,19 +113,10 @@ class Posterior:
     ----------
     priors, noise
         Moments of the components; the noise.
-    rotation
-        L^-T U, shape (k, t, t).
-    singular
-        S, shape (k, t).
-    cross
-        V^T X, shape (k, t, column).
     """
 
     priors: PriorMoments
     noise: Noise
-    rotation: Array
-    singular: Array
-    cross: Array
 
     @classmethod
     def for_noise(cls, priors: PriorMoments, noise: Noise) -> Posterior:
@@ -116,9 +126,28 @@ class Posterior:
         """
         if noise.times != priors.observables.times:
             raise UserError(f"{noise.source}: times {noise.times}; the posterior has {priors.observables.times}")
-        L = noise.cholesky
-        U, S, Vt = np.linalg.svd(np.linalg.solve(L, priors.root.transpose(0, 2, 1)))
-        return cls(priors, noise, np.linalg.solve(L.T, U), S, Vt @ priors.cross)
+        return cls(priors, noise)
+
+    @cached_property
+    def _decomposed(self) -> tuple[Array, Array, Array]:
+        L = self.noise.cholesky
+        U, S, Vt = np.linalg.svd(np.linalg.solve(L, self.priors.root.transpose(0, 2, 1)))
+        return np.linalg.solve(L.T, U), S, Vt @ self.priors.cross
+
+    @property
+    def rotation(self) -> Array:
+        """L^-T U, shape (k, t, t)."""
+        return self._decomposed[0]
+
+    @property
+    def singular(self) -> Array:
+        """S, shape (k, t)."""
+        return self._decomposed[1]
+
+    @property
+    def cross(self) -> Array:
+        """V^T X, shape (k, t, column)."""
+        return self._decomposed[2]
 
     def __call__(self, C: ArrayLike, response: bool = False) -> Estimate:
         """Return what the posterior says of C (..., t), with or without its response.
@@ -126,8 +155,8 @@ class Posterior:
         Raises UserError where C has another number of times, is zero at all of them, or is not finite.
         """
         flat, shape = self._flattened(C)
-        parts = [self._estimate(flat[low : low + BLOCK], response) for low in range(0, max(len(flat), 1), BLOCK)]
-        return Estimate(*(np.concatenate(a).reshape(*shape, *a[0].shape[1:]) for a in zip(*parts, strict=True)))
+        parts = [near._estimate(block, response) for block, near in self._blocks(flat)]
+        return Estimate(*(np.concatenate(a).reshape((*shape, *a[0].shape[1:])) for a in zip(*parts, strict=True)))
 
     def bootstrap(self, C: ArrayLike, estimate: Estimate, samples: ArrayLike) -> tuple[Array, Array]:
         """Return mean (..., boot, sigma, E) and features (..., boot, feature) of bootstrap ``samples`` (..., boot, t).
@@ -136,7 +165,7 @@ class Posterior:
         with them standard deviations and all features but the modes, are those of C for every sample: noise on noise
         would make a sample look like less likely data than C is.
         """
-        columns, size = self.cross.shape[-1] - self.priors.modes, self.priors.size
+        columns, size = self.priors.cross.shape[-1] - self.priors.modes, self.priors.size
         both = np.asarray(samples, float) @ estimate.response
         modes = self.priors.modes * np.arange(1, 4)
         features = np.repeat(estimate.features[..., None, :], both.shape[-2], axis=-2)
@@ -164,7 +193,7 @@ class Posterior:
         Its diagonal is the square of the standard deviation. Raises UserError as a call does.
         """
         flat, shape = self._flattened(C)
-        parts = [self._covariance(flat[low : low + BLOCK]) for low in range(0, max(len(flat), 1), BLOCK)]
+        parts = [near._covariance(block) for block, near in self._blocks(flat)]
         return np.concatenate(parts).reshape(*shape, *parts[0].shape[1:])
 
     def implied(self, C: ArrayLike) -> Array:
@@ -178,8 +207,55 @@ class Posterior:
         does.
         """
         flat, shape = self._flattened(C)
-        parts = [self._implied(flat[low : low + BLOCK]) for low in range(0, max(len(flat), 1), BLOCK)]
+        parts = [near._implied(block) for block, near in self._blocks(flat)]
         return np.concatenate(parts).reshape(*shape, -1)
+
+    def chi2(self, C: ArrayLike) -> Array:
+        """Return chi^2 (...) of C (..., t) about :meth:`implied`: how well the posterior fits, at n_t times.
+
+        The covariance is that of C, s^2 Cov_latt + (floor C)^2. Raises UserError as a call does.
+        """
+        flat, shape = self._flattened(C)
+        s, implied = self._noise_scale(flat), self.implied(flat)
+        floor = (self.priors.floor * flat / s[:, None])[:, :, None] * np.eye(flat.shape[1])
+        left = (flat - implied) / s[:, None]
+        chi2 = np.einsum("nt,nt->n", left, np.linalg.solve(self.noise.covariance + floor**2, left[..., None])[..., 0])
+        return chi2.reshape(shape)
+
+    def _blocks(self, C: Array) -> Iterator[tuple[Array, Posterior]]:
+        """Yield blocks of correlators (n, t), each with the posterior that holds the components with a weight there."""
+        for low in range(0, max(len(C), 1), BLOCK):
+            block = C[low : low + BLOCK]
+            yield block, self._near(block) if self.priors.scaled and len(block) else self
+
+    def _near(self, C: Array) -> Posterior:
+        """Return the posterior with those components alone that have a weight for one of C (n, t) or another."""
+        rotation, singular, size = self._screen
+        s = self._noise_scale(C)
+        a2 = (SCALED_AMPLITUDES[:, None] * size[:, None, None]) ** 2
+        w, _ = _weights(self.priors.weight, singular, C / s[:, None] @ rotation, a2, NEGLIGIBLE / 100)
+        return Posterior(self.priors.take(np.flatnonzero(w.any(axis=(1, 2)))), self.noise)
+
+    @cached_property
+    def _screen(self) -> tuple[Array, Array, Array]:
+        """A rotation (k, t, r), S (k, r), and the amplitudes (k,) of components that are of the size of C_latt.
+
+        Directions are those r that any component has a signal in: eigenvectors of the sum of all their moments. What
+        is lost in squares is below the rounding that ``floor`` stands for.
+        """
+        inverse = solve_triangular(self.noise.cholesky, np.eye(len(self.noise.times)), lower=True)
+        whitened = inverse @ self.priors.root.transpose(0, 2, 1)
+        size = self._own_size(np.sqrt(np.sum(whitened**2, axis=(1, 2))))
+        signal = (SCALED_AMPLITUDES[-1] * size[:, None, None] * whitened).transpose(1, 0, 2).reshape(len(inverse), -1)
+        eigenvalues, directions = np.linalg.eigh(signal @ signal.T / len(whitened))
+        shown = directions[:, eigenvalues > FAINT]
+        moments = shown.T @ whitened
+        eigenvalues, vectors = np.linalg.eigh(moments @ moments.transpose(0, 2, 1))
+        return (inverse.T @ shown) @ vectors, np.sqrt(np.maximum(eigenvalues, 0)), size
+
+    def _own_size(self, extent: Array) -> Array:
+        """Return the amplitudes of components of |L^-1 R^T| = ``extent`` that are of the size of C_latt."""
+        return np.linalg.norm(solve_triangular(self.noise.cholesky, self.noise.mean, lower=True)) / extent
 
     def _flattened(self, C: ArrayLike) -> tuple[Array, tuple[int, ...]]:
         C, n = np.asarray(C, float), len(self.noise.times)
@@ -200,25 +276,22 @@ class Posterior:
         """Return the weights of every component and amplitude for C (n, t)."""
         s = self._noise_scale(C)
         d = C / s[:, None] @ self.rotation
-        a2 = (AMPLITUDES[:, None] * self.priors.size(self.noise.mean) if self.priors.sized else 1 / s[None]) ** 2
-        variance = 1 + a2[:, :, None] * self.singular[:, None, None] ** 2  # (k, alpha, n or 1, t)
-        if self.priors.sized:
-            chi2 = (1 / variance[:, :, 0]) @ (d**2).transpose(0, 2, 1)
+        if self.priors.scaled:
+            own = self._own_size(np.linalg.norm(self.singular, axis=1))
+            a2 = (SCALED_AMPLITUDES[:, None] * own[:, None, None]) ** 2
+        elif self.priors.sized:
+            a2 = (AMPLITUDES[:, None] * self.priors.size(self.noise.mean))[None] ** 2
         else:
-            chi2 = np.sum(d[:, None] ** 2 / variance, axis=-1)
-        log_w = np.log(self.priors.weight / len(a2))[:, None, None] - (np.log(variance).sum(axis=-1) + chi2) / 2
-        top = log_w.max(axis=(0, 1))
-        w = np.exp(log_w - top)
-        log_evidence = top + np.log(w.sum(axis=(0, 1)))
-        w[w < NEGLIGIBLE * w.sum(axis=(0, 1))] = 0
+            a2 = (1 / s[None, None]) ** 2
+        w, log_evidence = _weights(self.priors.weight, self.singular, d, a2, NEGLIGIBLE)
         w /= w.sum(axis=(0, 1))
-        return _Weighted(s, d, np.broadcast_to(a2, w.shape[1:]), w, log_evidence)
+        return _Weighted(s, d, np.broadcast_to(a2, w.shape), w, log_evidence)
 
     def _gaussians(self, at: _Weighted) -> Iterator[tuple[int, _Gaussians]]:
         """Yield, for each component k, the Gaussian posteriors in units of s at the amplitudes that have a weight."""
         for k, w in enumerate(at.w):
             row, alpha = np.nonzero(w.T)
-            a2 = at.a2[alpha, row][:, None]
+            a2 = at.a2[k][alpha, row][:, None]
             damped = a2 / (1 + a2 * self.singular[k] ** 2)
             mean = damped * self.singular[k] * at.d[k, row] @ self.cross[k]
             yield k, _Gaussians(row, w[alpha, row][:, None], a2, damped, mean)
@@ -233,10 +306,19 @@ class Posterior:
             within = g.damped @ self.cross[k] ** 2 + g.a2 * self.priors.rest_variance[k]
             g.add_to(variance, within + (g.mean - mean[g.row]) ** 2)
         mean, sd = at.s[:, None] * mean, at.s[:, None] * np.sqrt(variance)
-        kinds = at.w.sum(axis=1).T @ (self.priors.kind[:, None] == np.unique(self.priors.kind))
+        kinds = at.w.sum(axis=1).T @ (self.priors.kind[:, None] == np.arange(self.priors.kinds))
         columns, shape = len(o.sigma) * len(o.energies), (len(C), len(o.sigma), len(o.energies))
         features = self._features(at, self.priors.size(C), mean[:, columns:], sd[:, columns:], kinds)
-        made = mean[:, :columns].reshape(shape), sd[:, :columns].reshape(shape), kinds, features
+        component = at.w.sum(axis=1).T
+        scales = [np.exp(component @ np.log(x)) for x in (self.priors.unit, self.priors.unit * self.priors.E0)]
+        made = (
+            mean[:, :columns].reshape(shape),
+            sd[:, :columns].reshape(shape),
+            kinds,
+            features,
+            at.log_evidence,
+            *scales,
+        )
         return (*made, self._response(gaussians, len(C))) if response else made
 
     def _response(self, gaussians: list[tuple[int, _Gaussians]], count: int) -> Array:
@@ -251,14 +333,20 @@ class Posterior:
 
     def _features(self, at: _Weighted, size: Array, mean: Array, sd: Array, kinds: Array) -> Array:
         """Return the features (n, feature) from the size (n,), and mean and standard deviation of the modes."""
-        m, v, component = mean / size[:, None], sd / size[:, None], at.w.sum(axis=1).T
-        E0 = component @ self.priors.E0
+        m, v, component, priors = mean / size[:, None], sd / size[:, None], at.w.sum(axis=1).T, self.priors
+        alphas = SCALED_AMPLITUDES if priors.scaled else AMPLITUDES if priors.sized else [1.0]
+        if priors.scaled:
+            unit, spread = _mean_and_sd(component, np.log(priors.observables.kernel.spacing * priors.unit))
+            E0, width = _mean_and_sd(component, np.log(priors.observables.kernel.spacing * priors.unit * priors.E0))
+            scales, more = [E0 - unit, width], [unit, spread]
+        else:
+            scales, more = [*_mean_and_sd(component, priors.E0)], []
         numbers = [
-            at.w.sum(axis=0).T @ np.log(AMPLITUDES if self.priors.sized else [1.0]),
-            E0,
-            np.sqrt(np.sum(component * (self.priors.E0 - E0[:, None]) ** 2, axis=1)),
-            np.log(size / (at.s * self.priors.size(self.noise.mean))),
+            at.w.sum(axis=0).T @ np.log(alphas),
+            *scales,
+            np.log(size / (at.s * priors.size(self.noise.mean))),
             (at.log_evidence + len(self.noise.times) / 2) / 20,
+            *more,
         ]
         modes, ratios = _of_modes(m, v)
         return np.hstack([modes, np.log(v), ratios, kinds, np.stack(numbers, axis=1)])
@@ -290,6 +378,30 @@ class Posterior:
 def _of_modes(m: Array, v: Array) -> tuple[Array, Array]:
     """Return the features of modes with mean m and standard deviation v, relative to the size of C."""
     return np.arcsinh(m), np.clip(m / v, -30, 30) / 10
+
+
+def _weights(prior: Array, singular: Array, d: Array, a2: Array, negligible: float) -> tuple[Array, Array]:
+    """Return the weights (k, alpha, n) of components, in units of the largest, and the log evidence (n,).
+
+    ``prior`` (k,), S (k, t), d (k, n, t), a^2 (k or 1, alpha, n or 1). Those ``negligible`` beside their sum are zero.
+    """
+    variance = 1 + a2[..., None] * singular[:, None, None] ** 2
+    if a2.shape[2] == 1:
+        chi2 = (1 / variance[:, :, 0]) @ (d**2).transpose(0, 2, 1)
+    else:
+        chi2 = np.sum(d[:, None] ** 2 / variance, axis=-1)
+    log_w = np.log(prior / a2.shape[1])[:, None, None] - (np.log(variance).sum(axis=-1) + chi2) / 2
+    top = log_w.max(axis=(0, 1))
+    w = np.exp(log_w - top)
+    log_evidence = top + np.log(w.sum(axis=(0, 1)))
+    w[w < negligible * w.sum(axis=(0, 1))] = 0
+    return w, log_evidence
+
+
+def _mean_and_sd(weight: Array, x: Array) -> tuple[Array, Array]:
+    """Return mean and standard deviation (n,) of x (k,) with weights (n, k)."""
+    mean = weight @ x
+    return mean, np.sqrt(np.sum(weight * (x - mean[:, None]) ** 2, axis=1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,26 @@
 """Second moments of C(t) and rho_sigma(E) over Gaussian priors: what the closed-form posterior knows before the data.
 
-Once a threshold E0 and an amplitude alpha are fixed, each kind of spectral density is Gaussian. With independent z of
-mean 0 and variance 1, and energies in GeV,
+Once a unit of energy u, a threshold E0 and an amplitude alpha are fixed, each kind of spectral density is Gaussian.
+With independent z of mean 0 and variance 1, and energies in units of u,
 
     Chebyshev   rho = theta(omega - E0) alpha sum_{n=1}^{Nb-1} z_n n^(-1-epsilon) [T_n(x(omega)) - T_n(x(E0))] / sqrt 3
     levels      rho = theta(omega - E0) alpha [z_0 + z(omega)],  <z(omega) z(omega')> = omega^(-q) delta(omega - omega')
 
 The first has the moments of :class:`~sdpipe.physics.spectra.ChebyshevPrior`. The second is a flat continuum under
 independent levels, which the more resemble isolated states at low energies the larger q is. E0 is uniform as in that
-prior, at Gauss-Legendre nodes, and q is 2, 4 or 6.
+prior, at Gauss-Legendre nodes.
+
+The unit is that of the prior (:meth:`PriorMoments.from_prior`), or one more thing that nobody knows
+(:meth:`PriorMoments.over_scales`): log u is uniform over what times and spacing of the lattice can speak of. The
+transform has the symmetry omega -> omega/u, t -> u t; then the posterior has it, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import MappingProxyType
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -24,13 +29,31 @@ from numpy.typing import NDArray
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import FLOOR
-from sdpipe.physics.quadrature import ThresholdQuadrature, nodes_and_weights
-from sdpipe.physics.spectra import ChebyshevPrior
+from sdpipe.physics.quadrature import ThresholdQuadrature, cutoff, first_edges, nodes_and_weights, refine
+from sdpipe.physics.spectra import ChebyshevPrior, chebyshev_basis
 
 Array = NDArray[np.float64]
 
 LEVELS = (2, 4, 6)
-"""The exponents q of levels."""
+"""The exponents q of levels where the unit is known; all kinds are equally likely."""
+
+SCALED_LEVELS: Mapping[int, float] = MappingProxyType({0: 0.05, 4: 1.0, 10: 1.0})
+"""q of levels where the unit is not known, and how likely each is beside a Chebyshev series.
+
+q = 0, levels as strong at all energies, holds densities that are cut off, and makes errors wide wherever it has weight.
+"""
+
+SCALED = ChebyshevPrior(32)
+"""Thresholds and series where the unit is not known."""
+
+THRESHOLDS = 8
+"""Thresholds at each unit where it is not known: those of neighbouring units lie between them."""
+
+STEP = 2**0.75
+"""Ratio of neighbouring units."""
+
+SCALES = (1.0, 6.7)
+"""The lowest unit is at or below the first over the longest time, the highest is the second over the shortest."""
 
 MODES = 12
 """Most principal components of rho_sigma(E) that the features are about."""
@@ -58,16 +81,19 @@ class PriorMoments:
         How many modes there are.
     sized
         Whether alpha is integrated over in units of the correlator's own size, or is 1.
-    kind, E0, weight
-        Kind of each component, 0 for Chebyshev, then those of ``LEVELS``; threshold; prior probability; shape (k,).
+    scaled
+        Whether the unit is integrated over; alpha is then in units of what each component needs for that size.
+    kind, unit, E0, weight
+        Kind of each component, 0 for Chebyshev, then levels; u in GeV; threshold in units of u; prior probability;
+        shape (k,).
     root, cross
         R (k, t, t) and X (k, t, column); the columns are rho_sigma(E), sigma by sigma, and then modes: the first
-        ``MODES`` principal components of rho_sigma(E) over the Chebyshev prior, fewer where sigma is large, of
-        variance 1 there.
+        ``MODES`` principal components of rho_sigma(E) over the Chebyshev prior at all units, fewer where sigma is
+        large, of variance 1 there.
     rest, rest_variance
         The blocks of Y at one sigma, shape (k, sigma, E, E), and the diagonal of Y, shape (k, column).
     rms
-        Root mean square of C(t) over the Chebyshev prior, shape (t,).
+        Root mean square of C(t) over the Chebyshev prior at all units, shape (t,).
     floor
         Relative error of C(t).
     """
@@ -75,7 +101,9 @@ class PriorMoments:
     observables: Observables
     modes: int
     sized: bool
+    scaled: bool
     kind: NDArray[np.intp]
+    unit: Array
     E0: Array
     weight: Array
     root: Array
@@ -117,38 +145,35 @@ class PriorMoments:
 
         Raises UserError for fewer than two times.
         """
-        if len(observables.times) < 2:
-            raise UserError(f"a posterior needs two times or more; there are {len(observables.times)}", key="times")
+        _refuse_one_time(observables)
         if prior.unit != 1:
             inside = [None if grid is None else grid.in_units(prior.unit) for grid in (observables, seen)]
             made = cls.from_prior(replace(prior, unit=1.0), inside[0], hierarchical, nodes, floor, inside[1])
             larger = prior.unit**observables.kernel.power
-            return replace(made, observables=observables, root=larger * made.root, rms=larger * made.rms)
-        low, high = prior.E0
-        x, w = legendre.leggauss(nodes)
-        E0 = low + (high - low) * (x + 1) / 2
+            unit = prior.unit * made.unit
+            return replace(made, observables=observables, unit=unit, root=larger * made.root, rms=larger * made.rms)
+        E0, w = _thresholds(prior, nodes)
         grids = [observables, *([] if seen is None else [seen])]
         quadratures = [prior.quadrature(grid) for grid in grids]
         n, count = len(observables.times), observables.count
         series = _once(n, [_chebyshev(prior, quadrature, E0) for quadrature in quadratures])
         pooled = (np.sqrt(w / 2)[:, None, None] * series).reshape(-1, series.shape[-1])
         shown = slice(n if seen is None else count, None)
-        eigenvalues, vectors = np.linalg.eigh(pooled[:, shown].T @ pooled[:, shown])
-        resolved = np.flatnonzero(eigenvalues > RESOLVED * eigenvalues[-1])[: -MODES - 1 : -1]
-        vectors = vectors[:, resolved]  # of either sign: let the largest component be positive
-        vectors = vectors * np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0))
-        modes = vectors / np.sqrt(eigenvalues[resolved])
+        modes = _modes(pooled[:, shown].T @ pooled[:, shown])
         factors = list(series)
         edges = np.unique(np.concatenate([quadrature.edges for quadrature in quadratures]))
-        for q in LEVELS if hierarchical else ():
-            factors += _levels(q, lambda omega: _once(n, [grid.columns(omega) for grid in grids]), edges, E0)
+        exponents = LEVELS if hierarchical else ()
+        for levels in _levels(exponents, lambda omega: _once(n, [g.columns(omega) for g in grids]), edges, E0):
+            factors += [np.vstack(parts) for parts in levels]
         reduced = [_reduce(F[:, :count], F[:, shown] @ modes, observables, floor) for F in factors]
         kinds = len(factors) // nodes
         return cls(
             observables,
             modes.shape[1],
             hierarchical,
+            False,
             np.repeat(np.arange(kinds), nodes),
+            np.ones(kinds * nodes),
             np.tile(E0, kinds),
             np.tile(w / 2, kinds) / kinds,
             *(np.stack(arrays) for arrays in zip(*reduced, strict=True)),
@@ -156,14 +181,122 @@ class PriorMoments:
             floor,
         )
 
+    @classmethod
+    @lru_cache(maxsize=4)
+    def over_scales(
+        cls,
+        observables: Observables,
+        prior: ChebyshevPrior = SCALED,
+        thresholds: int = THRESHOLDS,
+        floor: float = FLOOR,
+        seen: Observables | None = None,
+    ) -> PriorMoments:
+        """Return the moments with the unit of energy integrated over; those of the last calls are kept.
+
+        Units are geometric and equally likely, from below 1/(a t) at the longest time t to a few times that at the
+        shortest (``SCALES``). All is computed in lattice units: the same data in GeV, in MeV and in lattice units have
+        the same posterior.
+
+        Parameters
+        ----------
+        observables, floor, seen
+            As for :meth:`from_prior`.
+        prior
+            Its Nb and epsilon, and its E0 in each unit; its unit does not matter.
+        thresholds
+            Number of thresholds at each unit.
+
+        Raises UserError for fewer than two times, and for a prior that ends at an omega_max.
+
+        >>> from sdpipe.physics.kernels import Kernel
+        >>> grid = Observables(Kernel("periodic", 32, spacing=0.4), tuple(range(1, 17)), (0.3,), (0.5, 1.0))
+        >>> np.unique(PriorMoments.over_scales(grid).unit).round(2).tolist()
+        [0.16, 0.26, 0.44, 0.74, 1.24, 2.09, 3.52, 5.92, 9.96, 16.75]
+        """
+        _refuse_one_time(observables)
+        if prior.omega_max is not None:
+            raise UserError(f"a prior that ends at omega_max = {prior.omega_max:g} has a unit of energy; allowed: none")
+        n, count, a = len(observables.times), observables.count, observables.kernel.spacing
+        grids = [grid.in_lattice_units for grid in (observables, seen) if grid is not None]
+        shown = slice(n if seen is None else count, None)
+        units = _ladder(grids[0])
+        E0, w = _thresholds(prior, thresholds)
+        series = [_once(n, [_stretched(prior, grid, u, E0) for grid in grids]) for u in units]
+        pooled = sum(np.einsum("k,knc,knd->cd", w / 2, F, F, optimize=True) for F in series) / len(units)
+        modes = _modes(pooled[shown, shown])
+        factors = [F for at_unit in series for F in at_unit]
+        factors += _scaled_levels(tuple(SCALED_LEVELS), grids, units, E0)
+        reduced = [_reduce(F[:, :count], F[:, shown] @ modes, observables, floor) for F in factors]
+        root, *rest = (np.stack(arrays) for arrays in zip(*reduced, strict=True))
+        share = np.array([1.0, *SCALED_LEVELS.values()])[:, None, None]
+        parts = np.arange(len(share))[:, None, None], units[:, None] / a, E0, share / share.sum() * w / 2 / len(units)
+        smaller = a**-observables.kernel.power
+        return cls(
+            observables,
+            modes.shape[1],
+            True,
+            True,
+            *(part.ravel() for part in np.broadcast_arrays(*parts)),
+            smaller * root,
+            *rest,
+            smaller * np.sqrt(np.diag(pooled)[:n]),
+            floor,
+        )
+
     @property
     def features(self) -> int:
-        """How many features an :class:`Estimate` has."""
-        return 3 * self.modes + int(self.kind.max()) + 1 + 5
+        """How many features an :class:`~sdpipe.estimators.posterior.Estimate` has."""
+        return 3 * self.modes + self.kinds + (7 if self.scaled else 5)
+
+    @property
+    def kinds(self) -> int:
+        """How many kinds of spectral densities there are."""
+        return 1 + len(SCALED_LEVELS) if self.scaled else int(self.kind.max()) + 1
+
+    def take(self, components: NDArray) -> PriorMoments:
+        """Return some of the components."""
+        names = ("kind", "unit", "E0", "weight", "root", "cross", "rest", "rest_variance")
+        return replace(self, **{name: getattr(self, name)[components] for name in names})
 
     def size(self, C: Array) -> Array:
         """Return the size (...) of C (..., t), its root mean square over t in units of ``rms``."""
         return np.sqrt(np.mean((C / self.rms) ** 2, axis=-1))
+
+
+def _refuse_one_time(observables: Observables) -> None:
+    if len(observables.times) < 2:
+        raise UserError(f"a posterior needs two times or more; there are {len(observables.times)}", key="times")
+
+
+def _thresholds(prior: ChebyshevPrior, nodes: int) -> tuple[Array, Array]:
+    """Return thresholds of a prior and their weights, whose sum is 2."""
+    low, high = prior.E0
+    x, w = legendre.leggauss(nodes)
+    return low + (high - low) * (x + 1) / 2, w
+
+
+def _ladder(observables: Observables) -> Array:
+    """Return the units, ascending, for observables in lattice units."""
+    lowest = SCALES[0] / observables.fastest_decay
+    highest = SCALES[1] / observables.kernel.slowest_decay(observables.times)
+    count = int(np.ceil(np.log(highest / lowest) / np.log(STEP)))
+    return highest * STEP ** -np.arange(count, -1, -1.0)
+
+
+def _modes(moments: Array) -> Array:
+    """Return what projects on the principal components of rho_sigma(E) (column, mode), each of variance 1."""
+    eigenvalues, vectors = np.linalg.eigh(moments)
+    resolved = np.flatnonzero(eigenvalues > RESOLVED * eigenvalues[-1])[: -MODES - 1 : -1]
+    vectors = vectors[:, resolved]  # of either sign: let the largest component be positive
+    vectors = vectors * np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0))
+    return vectors / np.sqrt(eigenvalues[resolved])
+
+
+def _stretched(prior: ChebyshevPrior, observables: Observables, unit: float, E0: Array) -> Array:
+    """Return the integrals (E0, n, column) of the terms of the series in another unit than that of the observables."""
+    basis, low, high = chebyshev_basis(prior.Nb), unit * prior.E0[0], unit * prior.E0[1]
+    quadrature = ThresholdQuadrature(lambda omega: basis(omega / unit), observables, (low, high))
+    return _chebyshev(prior, quadrature, unit * E0)
 
 
 def _chebyshev(prior: ChebyshevPrior, quadrature: ThresholdQuadrature, E0: Array) -> Array:
@@ -179,24 +312,51 @@ def _once(times: int, parts: list[Array]) -> Array:
     return np.concatenate([parts[0], *(part[..., times:] for part in parts[1:])], axis=-1)
 
 
-def _levels(q: int, columns: Callable[[Array], Array], edges: Array, E0: Array) -> list[Array]:
-    """Return for each E0, ascending, rows (row, column) with the moments of levels and continuum above it.
+def _levels(
+    exponents: Sequence[int], columns: Callable[[Array], Array], edges: Array, E0: Array
+) -> list[list[tuple[Array, Array]]]:
+    """Return for each q and E0, ascending, rows F (row, column) of levels above it and k (column,) of the continuum.
 
-    F^T F = int d omega omega^(-q) K K^T + k k^T,    k = int d omega K,
+        F^T F = int d omega omega^(-q) K K^T,    k = int d omega K,
 
     K the ``columns``, by a quadrature on panels between ``edges``, from the highest E0 down.
     """
     edges = np.union1d(edges, E0)
     cuts = [*np.searchsorted(edges, E0), len(edges) - 1]
     count = columns(E0[:1]).shape[1]
-    rows, flat, factors = np.empty((0, count)), np.zeros(count), []
+    rows, flat = [np.empty((0, count))] * len(exponents), np.zeros(count)
+    factors: list[list[tuple[Array, Array]]] = [[] for _ in exponents]
     for first, last in zip(cuts[-2::-1], cuts[:0:-1], strict=True):
         omega, w = (a.ravel() for a in nodes_and_weights(edges[first : last + 1]))
         K = columns(omega)
         flat = flat + w @ K
-        rows = np.linalg.qr(np.vstack([rows, np.sqrt(w * omega**-q)[:, None] * K]), mode="r")
-        factors.append(np.vstack([rows, flat]))
-    return factors[::-1]
+        for i, q in enumerate(exponents):
+            rows[i] = np.linalg.qr(np.vstack([rows[i], np.sqrt(w * omega**-q)[:, None] * K]), mode="r")
+            factors[i].insert(0, (rows[i], flat))
+    return factors
+
+
+def _scaled_levels(exponents: Sequence[int], grids: list[Observables], units: Array, E0: Array) -> list[Array]:
+    """Return for each q, unit and E0 rows (row, column) with the moments of levels and continuum above it.
+
+    omega^(-q) delta(omega - omega') in units of u is u^(q+1) times what it is in those of the ``grids``. Units differ
+    by this factor and by their thresholds alone, so that one pass over all thresholds serves them.
+    """
+    thresholds, factor = np.outer(units, E0).ravel(), np.repeat(units, len(E0))
+    order = np.argsort(thresholds)
+    ends = thresholds[order[0]], max(cutoff(grid, thresholds[order[-1]]) for grid in grids)
+    edges = np.unique(np.concatenate([first_edges(grid, *ends) for grid in grids]))
+
+    def columns(omega: Array) -> Array:
+        return _once(len(grids[0].times), [grid.columns(omega) for grid in grids])
+
+    edges = refine(columns, edges, tolerance=1e-11, floor=1e-40)
+    place = np.argsort(order)
+    return [
+        np.vstack([factor[i] ** ((q + 1) / 2) * rows, flat])
+        for q, levels in zip(exponents, _levels(exponents, columns, edges, thresholds[order]), strict=True)
+        for i, (rows, flat) in enumerate(levels[k] for k in place)
+    ]
 
 
 def _reduce(F: Array, modes: Array, observables: Observables, floor: float) -> tuple[Array, Array, Array, Array]:

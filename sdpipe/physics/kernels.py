@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
 from sdpipe.physics import units
-from sdpipe.physics.smearing import GAUSSIAN, UNDERFLOW, Smearing, Tail
+from sdpipe.physics.smearing import GAUSSIAN, UNDERFLOW, Rescaled, Smearing, Tail
 from sdpipe.physics.smearing import gaussian as gaussian
 
 KernelName = Literal["vector", "periodic", "periodic-odd", "exponential", "thermal"]
@@ -163,6 +163,24 @@ class Observables:
         sigma, energies = (tuple(x / unit for x in values) for values in (self.sigma, self.energies))
         return Observables(kernel, self.times, sigma, energies, self.smearing)
 
+    @property
+    def in_lattice_units(self) -> Observables:
+        """The same observables with 1/a for the unit of energy: equal for data in GeV, in MeV and in lattice units.
+
+        a sigma and a E are rounded to 12 digits, so that no rounding of a tells these data apart. The integrals
+        of rho with a smearing stay what they are; C(t) is a^power times as large, with the ``power`` of the kernel.
+
+        >>> grids = [Observables(Kernel("vector", 8, 0.5 / c), (1, 2), (0.3 * c,), (0.7 * c,)) for c in (1.0, 1000.0)]
+        >>> grids[0].in_lattice_units == grids[1].in_lattice_units
+        True
+        """
+        a = self.kernel.spacing
+        if a == 1:
+            return self
+        smearing = self.smearing if self.smearing.scaleless else Rescaled(self.smearing, 1 / a)
+        sigma, energies = (tuple(to_digits(a * x) for x in values) for values in (self.sigma, self.energies))
+        return Observables(Kernel(self.kernel.name, self.kernel.period), self.times, sigma, energies, smearing)
+
     def columns(self, omega: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the integration kernels, shape (omega, n_t + n_sigma n_E)."""
         b = self.kernel(np.array(self.times), omega[:, None])
@@ -174,3 +192,12 @@ class Observables:
         n = len(self.times)
         shape = (*integrals.shape[:-1], len(self.sigma), len(self.energies))
         return integrals[..., :n], integrals[..., n:].reshape(shape)
+
+
+def to_digits(x: float) -> float:
+    """Return x to 12 digits.
+
+    >>> to_digits(0.1 + 0.2)
+    0.3
+    """
+    return float(f"{x:.12g}")

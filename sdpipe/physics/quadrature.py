@@ -112,7 +112,7 @@ def cutoff(observables: Observables, threshold: float) -> float:
     return float(max(threshold + tail_of_kernel, max(observables.energies) + tail.length(widest)))
 
 
-def _first_edges(observables: Observables, *bounds: float) -> Array:
+def first_edges(observables: Observables, *bounds: float) -> Array:
     """Return edges so close, where the smearing lives, that no Gaussian falls between the nodes of a panel."""
     low, high = min(bounds), max(bounds)
     width = 4 * min(observables.sigma)
@@ -129,7 +129,7 @@ def integrate(
     ``rho`` maps energies (n,) to values (n,); ``breaks`` are energies where it is not smooth. The variable is
     v = sqrt(omega - low), in which the square roots of a two-particle threshold at ``low`` are smooth.
     """
-    edges = np.sqrt(_first_edges(observables, low, high, *(b for b in breaks if low < b < high)) - low)
+    edges = np.sqrt(first_edges(observables, low, high, *(b for b in breaks if low < b < high)) - low)
 
     def f(v: Array) -> Array:
         omega = low + v**2
@@ -182,7 +182,7 @@ class ThresholdQuadrature:
 
         self.E0 = E0
         steps = max(1, int(np.ceil((high - low) * observables.fastest_decay / LARGEST_FALL)))
-        bounds = _first_edges(observables, *np.linspace(low, high, steps + 1), end)
+        bounds = first_edges(observables, *np.linspace(low, high, steps + 1), end)
         self.edges = refine(hardest, bounds, tolerance, floor=1e-40)
         nodes, weights = nodes_and_weights(self.edges)
         kernels = observables.columns(nodes.ravel()).reshape(*nodes.shape, -1)

@@ -293,6 +293,39 @@ class Function(Smearing):
         return self.falls
 
 
+@dataclass(frozen=True)
+class Rescaled(Smearing):
+    """``smearing`` as a function of energies in units of ``unit`` GeV, f'(omega, E) = unit f(unit omega, unit E).
+
+    Its integrals over omega are those of f.
+    """
+
+    name: ClassVar[str] = "rescaled"
+    scaleless: ClassVar[bool] = False
+    smearing: Smearing
+    unit: float
+
+    @property
+    def pole(self) -> bool:  # type: ignore[override]
+        """Whether f diverges at omega = 0."""
+        return self.smearing.pole
+
+    @property
+    def units(self) -> str:  # type: ignore[override]
+        """Units of rho_sigma(E) for a dimensionless rho."""
+        return self.smearing.units
+
+    def __call__(self, E: ArrayLike, omega: ArrayLike, sigma: ArrayLike) -> Array:
+        """Return unit f(unit omega, unit E)."""
+        E, omega, sigma = (self.unit * np.asarray(x, float) for x in (E, omega, sigma))
+        return self.unit * self.smearing(E, omega, sigma)
+
+    def tail(self, sigma: float) -> Tail:
+        """Return the tail of f."""
+        tail = self.smearing.tail(self.unit * sigma)
+        return Tail(self.unit * tail.rate, tail.power)
+
+
 OWN: dict[str, Smearing] = {}
 """Name -> smearing of your own, which a config may then name; what it does must not change under the same name."""
 
