@@ -21,6 +21,7 @@ from scipy.optimize import approx_fprime, least_squares
 import sdpipe
 from sdpipe.physics.kernels import gaussian
 from sdpipe.show import figures
+from sdpipe.show.picture import save
 
 STATES = 3
 START = np.log([0.05, 0.1, 0.2, 0.4, 0.5, 0.6])
@@ -88,7 +89,7 @@ def main() -> None:
         return ax
 
     with mpl.rc_context(figures.STYLE):
-        figures.save(figures.panels(draw, budget, arguments.target), Path(arguments.figure))
+        save(figures.panels(draw, budget, arguments.target), Path(arguments.figure))
 
 
 if __name__ == "__main__":

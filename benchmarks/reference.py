@@ -32,6 +32,7 @@ from sdpipe.disk.layout import Layout
 from sdpipe.infer.budget import total_error
 from sdpipe.run import Run
 from sdpipe.show import figures
+from sdpipe.show.picture import save
 
 NOISE = "noise={kind: synthetic, r1: 1.0e-3, delta: 0.0, tau: 4.0, model: {kind: o3, threshold: 1.0}}"
 NETWORKS = {
@@ -99,7 +100,7 @@ def draw(runs: dict[str, Run], directory: Path) -> None:
                 of(run.budget[target].isel(sigma=0).load(), ax)
                 ax.set_title(f"{label}: {target}", fontsize=10, loc="left")
         figure.tight_layout()
-        figures.save(figure, directory / f"{name}.png")
+        save(figure, directory / f"{name}.png")
 
 
 def losses(runs: dict[str, Run]) -> pd.DataFrame:

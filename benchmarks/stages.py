@@ -32,7 +32,7 @@ PARTS = {
     "generate": (("samples.py", "generate"), ("posterior.py", "__call__"), ("store.py", "write_block")),
     "validate": (("predict.py", "estimates"), ("posterior.py", "__call__"), ("budget.py", "signed_errors")),
     "analyze": (("figure.py", "savefig"), ("store.py", "load"), ("store.py", "write_dataset")),
-    "report": (("figure.py", "savefig"), ("figures.py", "panels")),
+    "report": (("results.py", "pictures_of_run"), ("page.py", "compose")),
 }
 """File and name of functions none of which calls another one of them."""
 

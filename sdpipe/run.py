@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sdpipe.infer.predict import Audience
     from sdpipe.learn.trained import Network
     from sdpipe.physics.smearing import Smearing
-    from sdpipe.show.side_by_side import Plots
+    from sdpipe.show.plots import Plots
 
 STREAM = "predict"
 """Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
@@ -135,7 +135,7 @@ class Run:
     @property
     def plot(self) -> Plots:
         """Figures on matplotlib axes: reconstruction, budget, methods, history, samples."""
-        from sdpipe.show.side_by_side import Plots
+        from sdpipe.show.plots import Plots
 
         return Plots(self)
 

@@ -107,8 +107,8 @@ class Layout:
     def relative(self, path: Path) -> str:
         """Return a path of this run as tables spell it.
 
-        >>> Layout(Path("runs/a")).relative(Path("runs/a/figures/o3.png"))
-        'figures/o3.png'
+        >>> Layout(Path("runs/a")).relative(Path("runs/a/figures/o3.svg"))
+        'figures/o3.svg'
         """
         return path.relative_to(self.root).as_posix()
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from sdpipe.config.schema import Config
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.infer import trust
-from sdpipe.infer.compare import compare
 from sdpipe.pipeline.pieces import Piece, every_network, finish
-from sdpipe.show import correlator_figure, figures, report, side_by_side, validation_figures
+from sdpipe.show import plots, report, validation_figures
+from sdpipe.show.picture import embedded, write
 
 SHOWN = 16
 """Hexadecimal digits of a hash that the report shows."""
@@ -18,7 +20,8 @@ SHOWN = 16
 
 def draw_validation(layout: Layout, piece: Piece) -> None:
     """Draw the figures of ``validation.zarr``."""
-    finish(layout, piece, validation_figures.draw_all(layout.figures, store.load(layout.validation)))
+    pictures = validation_figures.pictures(store.load(layout.validation))
+    finish(layout, piece, [write(picture, layout.figures) for picture in pictures])
 
 
 def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
@@ -28,15 +31,22 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     validation = store.load(layout.validation) if budget.calibration == "conformal" else None
     made = trust.assess(data, budget.central, budget.references, validation, budget.level)
     written = store.write_dataset(layout.budget / name, made, store.attributes(piece.made_from, config.seed))
-    drawn = figures.draw_target(layout.figures, name, data.rho, made, config)
-    title = figures.title_of(name, made.attrs["flags"])
-    if "implied" in data:
-        figure = correlator_figure.draw(data, config.observables.kernel, title)
-        drawn.append(figures.save(figure, layout.figures / f"{name}-correlator.png"))
-    if "method" in made:
-        drawn.append(side_by_side.draw(layout.figures, name, compare(made, validation), title))
-    finish(layout, piece, [*written, *drawn])
+    pictures = plots.target_pictures(name, data, made, validation, config)
+    finish(layout, piece, [*written, *(write(picture, layout.figures) for picture in pictures)])
     return sorted(set(made.attrs["flags"]) - set(data.attrs["flags"]))
+
+
+def pictures_of_run(config: Config, layout: Layout) -> dict[str, Markup]:
+    """Return the pictures that the receipts of a run list, by name, as parts of a page.
+
+    Those alone: what an earlier config drew may lie beside them. Raises DamageError where one is not what was drawn.
+    """
+    pieces = [("train", "history"), ("validate", "@figures"), *(("analyze", name) for name in config.targets)]
+    for error in layout.receipts.damage(pieces):
+        raise error
+    receipts = [receipt for piece in pieces if (receipt := layout.receipts.read(*piece))]
+    drawn = [layout.root / name for receipt in receipts for name in receipt.files if name.endswith(".svg")]
+    return {path.stem: embedded(path.read_text(encoding="utf-8")) for path in drawn}
 
 
 def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[str, Path, str]]) -> None:
@@ -52,9 +62,10 @@ def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[
             (sha256,) = receipt.hashes.values()
             networks.append([network.stem, receipt.made_from, sha256[:SHOWN], *losses])
     page = report.render(
-        report.Source(
+        report.ReportData(
             config=config,
             root=layout.root,
+            pictures=pictures_of_run(config, layout),
             budgets={name: store.load(layout.budget / name) for name in names},
             predictions={name: store.read(layout.predictions / name) for name in names},
             history=store.load(layout.history),

@@ -394,11 +394,12 @@ def audience_of(config: Config, networks: list[trained.Network]) -> Audience:
 
 def write_history(config: Config, layout: Layout, made_from: str) -> None:
     """Write the training histories of all networks, and their figure."""
-    from sdpipe.show import figures
+    from sdpipe.show import figures, picture
 
     made = trained.histories(load_networks(config, layout))
     written = store.write_dataset(layout.history, made, store.attributes(made_from, config.seed))
-    finish(layout, Piece("train", "history", made_from), [*written, *figures.draw_history(layout.figures, made)])
+    drawn = [picture.write(one, layout.figures) for one in figures.history_pictures(made)]
+    finish(layout, Piece("train", "history", made_from), [*written, *drawn])
 
 
 # --- predict ---------------------------------------------------------------------------------------------------------

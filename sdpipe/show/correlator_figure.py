@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,8 +16,7 @@ from sdpipe.correlators.survey import effective_mass
 from sdpipe.physics.kernels import Kernel
 from sdpipe.physics.units import label
 from sdpipe.show import figures
-from sdpipe.show.figures import COLOURS
-from sdpipe.show.page import parts, picture
+from sdpipe.show.picture import COLOURS, STYLE, Picture
 
 FAR = 3.0
 """Standard deviations of C(t) from which on data are not what the reconstruction implies."""
@@ -55,7 +55,7 @@ def words(prediction: xr.Dataset) -> str:
     )
 
 
-@mpl.rc_context(figures.STYLE)
+@mpl.rc_context(STYLE)
 def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
     """Draw C(t), the pulls, and the effective mass, for a group of ``predictions.zarr`` with ``implied``."""
     width, height, m = figures.WIDTH * 0.85, 1.6 * figures.HEIGHT, figures.MARGINS
@@ -98,14 +98,14 @@ def _both(ax: Axes, t: NDArray, data: NDArray, error: NDArray, implied: NDArray)
     ax.errorbar(t, data, error, fmt="o", ms=4, lw=1, color=COLOURS[6], mfc="white", label="data")
 
 
-def blocks(prediction: xr.Dataset, kernel: Kernel, title: str) -> list[Markup]:
-    """Return the sentence and the figure of one target for the report, none where there is no posterior."""
-    if "implied" not in prediction:
-        return []
-    here = prediction[["correlator", "implied"]].load()
+def pictures(name: str, prediction: xr.Dataset, kernel: Kernel, title: str) -> Iterator[Picture]:
+    """Draw the correlator of one target; nothing where there is no posterior."""
+    if "implied" in prediction:
+        alt = f"C(t) of {title} with what the reconstruction implies, pulls and effective mass against t"
+        yield Picture(f"{name}-correlator", draw(prediction[["correlator", "implied"]].load(), kernel, title), alt)
+
+
+def caption(prediction: xr.Dataset, title: str) -> str:
+    """Return what the picture of the correlator shows."""
     exact = "; samples of a mock target scatter around its exact C(t)" if "truth" in prediction else ""
-    alt = f"C(t) of {title} with what the reconstruction implies, pulls and effective mass against t"
-    return [
-        parts.text(words(here)),
-        parts.gallery([picture(draw(here, kernel, title), alt)], CAPTION.format(title, exact)),
-    ]
+    return CAPTION.format(title, exact)

@@ -1,11 +1,10 @@
-"""Pictures from labelled data: reconstruction, budget by source, asymptotics, training; and ``run.plot``."""
+"""Pictures of targets and of the training: reconstruction, budget by source, asymptotics, histories."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
-from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -15,30 +14,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 from matplotlib.transforms import ScaledTranslation
 from mpl_toolkits.axes_grid1 import make_axes_locatable
+from numpy.typing import NDArray
 
 from sdpipe.config.schema import Config, Ensemble, NetworkName
-from sdpipe.disk.files import partial
-from sdpipe.errors import UserError
 from sdpipe.infer.budget import central_value, lattice_error, network_error
 from sdpipe.physics import units
+from sdpipe.show.picture import COLOURS, STYLE, Picture
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
-
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.prop_cycle": mpl.cycler(color=COLOURS),
-    "legend.frameon": False,
-    "axes.titley": 1.0,
-    "axes.formatter.limits": (-3, 4),
-    "svg.fonttype": "path",
-    "svg.hashsalt": "sdpipe",
-}
 WIDTH, HEIGHT = 6.4, 4.0
 MARGINS = {"left": 0.9, "right": 0.15, "bottom": 0.55, "top": 0.35}
 """Inches around the axes of a panel. A layout engine would draw every figure three times to find them."""
+PANEL, BESIDE = 0.85 * WIDTH, MARGINS["left"] + MARGINS["right"]
+"""Inches: width of a panel, and what of that is beside its axes."""
 
 DENSITY = r"$\hat\rho_\sigma(E)$"
 SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "scale"}
@@ -248,32 +235,47 @@ def place_labels(figure: Figure) -> None:
         ax.xaxis.set_label_coords(0.5, 0, ax.transAxes + down)
 
 
+def grid(
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    gaps: tuple[float, float],
+    margins: Mapping[str, float] = MARGINS,
+    **shared: bool,
+) -> tuple[Figure, NDArray[Any]]:
+    """Return a figure with axes (row, column), each of one size, with fixed gaps and margins, all in inches.
+
+    ``size`` is width and height of the axes, ``gaps`` what is between two columns, and between two rows; ``shared``
+    says whether axes share x and y.
+    """
+    (rows, columns), (wide, high) = shape, size
+    width = columns * wide + (columns - 1) * gaps[0] + margins["left"] + margins["right"]
+    height = rows * high + (rows - 1) * gaps[1] + margins["bottom"] + margins["top"]
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(rows, columns, squeeze=False, **shared)
+    figure.subplots_adjust(
+        left=margins["left"] / width, right=1 - margins["right"] / width, wspace=gaps[0] / wide,
+        bottom=margins["bottom"] / height, top=1 - margins["top"] / height, hspace=gaps[1] / high,
+    )  # fmt: skip
+    return figure, axes
+
+
+def row(count: int) -> tuple[Figure, NDArray[Any]]:
+    """Return a figure with so many panels side by side."""
+    figure, axes = grid((1, count), (PANEL - BESIDE, HEIGHT - MARGINS["bottom"] - MARGINS["top"]), (BESIDE, 0.0))
+    return figure, axes[0]
+
+
 @mpl.rc_context(STYLE)
 def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     """Return a figure with one panel for each sigma."""
-    sigmas, one = data.sigma.values, WIDTH * 0.85
-    width, between = one * len(sigmas), MARGINS["left"] + MARGINS["right"]
-    figure = Figure(figsize=(width, HEIGHT))
-    figure.subplots_adjust(
-        left=MARGINS["left"] / width, right=1 - MARGINS["right"] / width, wspace=between / (one - between),
-        bottom=MARGINS["bottom"] / HEIGHT, top=1 - MARGINS["top"] / HEIGHT,
-    )  # fmt: skip
-    for ax, sigma in zip(np.atleast_1d(figure.subplots(1, len(sigmas))), sigmas, strict=True):
+    sigmas = data.sigma.values
+    figure, axes = row(len(sigmas))
+    for ax, sigma in zip(axes, sigmas, strict=True):
         draw(data.sel(sigma=sigma), ax)
-        ax.set_title(
-            f"{short(title)}  {units.equation('σ', sigma, units.unit_of(data))}".strip(), fontsize=10, loc="left"
-        )
+        words = [short(title), units.equation("σ", sigma, units.unit_of(data))]
+        ax.set_title(", ".join(filter(None, words)), fontsize=10, loc="left")
     place_labels(figure)
     return figure
-
-
-@mpl.rc_context(STYLE)
-def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG in one step and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with partial(path) as unfinished:
-        figure.savefig(unfinished, format="png", dpi=150)
-        return unfinished.replace(path)
 
 
 def title_of(name: str, flags: Sequence[str]) -> str:
@@ -285,79 +287,45 @@ def title_of(name: str, flags: Sequence[str]) -> str:
     return f"{name} (flagged)" if flags else name
 
 
-def draw_target(directory: Path, name: str, rho: xr.DataArray, budget: xr.Dataset, config: Config) -> list[Path]:
-    """Draw reconstruction, budget and asymptotics of one target; return the files."""
-    title = title_of(name, budget.attrs["flags"])
-    drawn = {"reconstruction": panels(reconstruction, budget, title), "budget": panels(by_source, budget, title)}
-    drawn |= {f"asymptotics-sigma{i}": figure for i, figure in enumerate(asymptotics(rho, budget, config, title))}
-    return [save(figure, directory / f"{name}-{what}.png") for what, figure in drawn.items()]
+def bands(budget: xr.Dataset) -> str:
+    """Return in words what a reconstruction shows beside the central value."""
+    words = "total and statistical error (light and dark band)"
+    return f"{words}, truth (dashed)" if "truth" in budget else words
 
 
-def draw_history(directory: Path, history: xr.Dataset) -> list[Path]:
-    """Draw the training histories; return the file."""
-    return [save(panels(histories, history), directory / "history.png")]
+def quoted(budget: xr.Dataset) -> str:
+    """Return the name of the error to quote: the calibrated one where there is one."""
+    return "calibrated" if "calibrated" in budget else "total"
 
 
-class Stores(Protocol):
-    """What :class:`Plots` takes from a run."""
-
-    training: xr.Dataset
-    history: xr.Dataset
-    budget: Mapping[str, xr.Dataset]
-
-
-class Plots:
-    """Every method draws at one ``sigma`` (the first of the run where it is not given) and returns the axes.
-
-    It draws on ``ax``, or on a new figure; a title says so where the target is flagged. Raises UserError, naming those
-    there, for a target or a sigma that the run does not have.
-
-    >>> ax = sdpipe.open_run("runs/quickstart").plot.budget("o3", sigma=0.63)
-    >>> ax.get_lines()[-1].get_label()
-    'total'
-    """
-
-    def __init__(self, run: Stores) -> None:
-        self._run = run
-
-    def reconstruction(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
-        """Draw rho_sigma(E) with its statistical and total band, and the truth where it is known."""
-        return self._draw_target(reconstruction, target, sigma, ax)
-
-    def budget(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
-        """Draw each source of error, and the total, against E."""
-        return self._draw_target(by_source, target, sigma, ax)
-
-    def history(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the validation loss of every network against the epoch, and the baselines."""
-        return draw_at(histories, self._run.history, sigma, ax)
-
-    def samples(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the first few smeared densities of the training set at each basis size."""
-        return draw_at(samples, self._run.training.isel(sample=slice(SHOWN_SAMPLES)), sigma, ax)
-
-    def _draw_target(self, draw: Draw, target: str, sigma: float | None, ax: Axes | None) -> Axes:
-        there = self._run.budget
-        if target not in there:
-            raise UserError(f"there is no budget of {target}; those there: {', '.join(there) or 'none'}")
-        ax = draw_at(draw, there[target], sigma, ax)
-        if flags := there[target].attrs["flags"]:
-            ax.set_title(title_of(target, flags), fontsize=10, loc="left")
-        return ax
+def target_pictures(name: str, rho: xr.DataArray, budget: xr.Dataset, config: Config) -> Iterator[Picture]:
+    """Draw reconstruction, budget and asymptotics of one target, one of each for each sigma."""
+    title, unit = title_of(name, budget.attrs["flags"]), units.unit_of(budget)
+    for i, sigma in enumerate(budget.sigma.values):
+        panel, one = budget.isel(sigma=[i]), budget.isel(sigma=i)
+        place = f"of {title} at {units.equation('σ', sigma, unit)}"
+        top = one.isel(E=int(np.abs(one.central).argmax("E")))
+        words = (
+            f"Reconstructed density {place}: central value, {bands(budget)}; its largest value is {top.central:.3g} ± "
+            f"{top[quoted(one)]:.2g} ({quoted(one)}) at {units.equation('E', float(top.E), unit, 3)}"
+        )
+        yield Picture(f"{name}-reconstruction-sigma{i}", panels(reconstruction, panel, title), words)
+        largest = one.error.max("E")
+        words = ", ".join(f"{source} {float(largest.sel(source=source)):.2g}" for source in one.source.values)
+        words = f"Errors {place} by source against E; the largest of each: {words}"
+        yield Picture(f"{name}-budget-sigma{i}", panels(by_source, panel, title), words)
+    for i, figure in enumerate(asymptotics(rho, budget, config, title)):
+        sigma = units.equation("σ", float(budget.sigma[i]), unit)
+        words = f"Reconstructed density of {title} against the sizes of the audience at {sigma}"
+        yield Picture(f"{name}-asymptotics-sigma{i}", figure, words)
 
 
-@mpl.rc_context(STYLE)
-def draw_at(draw: Draw, data: xr.Dataset, sigma: float | None, ax: Axes | None) -> Axes:
-    """Draw at one sigma on ``ax``, or on a new figure, as :class:`Plots` says."""
-    from matplotlib import pyplot as plt
-
-    there = data.sigma.values
-    wanted = np.asarray(there[0] if sigma is None else sigma)
-    match = np.flatnonzero(np.isclose(there, wanted, rtol=1e-6)) if wanted.dtype.kind in "iuf" else np.array([])
-    if not match.size:
-        raise UserError(f"the run has no sigma = {sigma}; those there: {', '.join(f'{s:g}' for s in there)}")
-    if ax is None:
-        _, ax = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
-    draw(data.isel(sigma=match[0]).load(), ax)
-    ax.legend(title=units.equation(r"$\sigma$", there[match[0]], units.unit_of(data)))
-    return ax
+def history_pictures(history: xr.Dataset) -> Iterator[Picture]:
+    """Draw the training histories, a picture for each sigma."""
+    for i, sigma in enumerate(history.sigma.values):
+        one, unit = history.isel(sigma=[i]), units.unit_of(history)
+        best = float((one.val_loss.min("epoch").mean("replica") / one.linear_loss).min())
+        words = f"Validation error of every network at {units.equation('σ', sigma, unit)} against the epoch, "
+        words += "with the baselines"
+        words += f"; the best ensemble ends at {best:.3g} of its linear baseline" if np.isfinite(best) else ""
+        yield Picture(f"history-sigma{i}", panels(histories, one), words)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
@@ -11,15 +13,14 @@ from matplotlib.figure import Figure
 
 from sdpipe.physics.units import equation, unit_of
 from sdpipe.show import figures
-from sdpipe.show.figures import COLOURS, DENSITY
-from sdpipe.show.page import parts, picture
+from sdpipe.show.figures import DENSITY
+from sdpipe.show.picture import COLOURS, STYLE, Picture
 
 CAPTION = Markup(
     "{}: HLT against λ′ = λ/(1 − λ) for several α, with its statistical error. From the right, where the smearing is "
     "not reached, to the left, where noise wins: a result to trust is on a plateau that is the same for every α. "
     "Dotted: λ′ by {} for the first α, which is quoted; grey: its result with its error."
 )
-
 
 BELOW = 1e-4
 """The picture begins at this multiple of the lambda' that is chosen."""
@@ -51,16 +52,17 @@ def _size(found: xr.Dataset) -> float:
     return 6 * float(one.scan_error[i])
 
 
-@mpl.rc_context(figures.STYLE)
-def figure(found: xr.Dataset, title: str) -> Figure:
+@mpl.rc_context(STYLE)
+def figure(scans: xr.Dataset, title: str) -> Figure:
     """Return a figure of one sigma with a panel for each energy."""
-    count, unit = found.sizes["E_scan"], unit_of(found)
-    made = Figure(figsize=(figures.WIDTH * 0.8 * count, figures.HEIGHT), layout="constrained")
-    for ax, E in zip(np.atleast_1d(made.subplots(1, count)), found.E_scan.values, strict=True):
-        scan(at(found, float(E)), ax)
-        words = ", ".join([equation("σ", float(found.sigma), unit), equation("E", E, unit, 3)])
-        ax.set_title(f"{title}  {words}", fontsize=10, loc="left")
-    return made
+    unit = unit_of(scans)
+    figure, axes = figures.row(scans.sizes["E_scan"])
+    for ax, E in zip(axes, scans.E_scan.values, strict=True):
+        scan(at(scans, float(E)), ax)
+        words = [figures.short(title), equation("σ", float(scans.sigma), unit), equation("E", E, unit, 3)]
+        ax.set_title(", ".join(words), fontsize=10, loc="left")
+    figures.place_labels(figure)
+    return figure
 
 
 def at(found: xr.Dataset, E: float) -> xr.Dataset:
@@ -68,18 +70,17 @@ def at(found: xr.Dataset, E: float) -> xr.Dataset:
     return found.sel(E_scan=E, E=E)
 
 
-def blocks(predictions: xr.Dataset, budget: xr.Dataset, title: str) -> list[Markup]:
-    """Return the stability plots of one target for the report, none where HLT is not among the methods."""
+def pictures(name: str, predictions: xr.Dataset, budget: xr.Dataset, title: str) -> Iterator[Picture]:
+    """Draw the stability plots of one target, one for each sigma; none where HLT is not among the methods."""
     if "scan_mean" not in predictions:
-        return []
-    names = ("scan_mean", "scan_error", "scan_misfit", "scan_noise", "scan_chosen")
-    rule = predictions.scan_chosen.attrs["long_name"].rpartition(" ")[2]
-    found = predictions[list(names)].load().assign(budget[["method_central", "method_error"]])
-    pictures = [
-        picture(
-            figure(found.sel(sigma=sigma), title),
-            f"Stability of HLT of {title} at {equation('σ', sigma, unit_of(found))} against λ′, at two energies",
-        )
-        for sigma in found.sigma.values
-    ]
-    return [parts.gallery(pictures, CAPTION.format(title, rule))]
+        return
+    names = ["scan_mean", "scan_error", "scan_misfit", "scan_noise", "scan_chosen"]
+    scans = predictions[names].load().assign(budget[["method_central", "method_error"]])
+    for i, sigma in enumerate(scans.sigma.values):
+        words = f"Stability of HLT of {title} at {equation('σ', sigma, unit_of(scans))} against λ′, at two energies"
+        yield Picture(f"{name}-stability-sigma{i}", figure(scans.isel(sigma=i), title), words)
+
+
+def caption(predictions: xr.Dataset, title: str) -> Markup:
+    """Return what the stability plots of one target show."""
+    return CAPTION.format(title, predictions.scan_chosen.attrs["long_name"].rpartition(" ")[2])

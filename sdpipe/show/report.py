@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from markupsafe import Markup
 from sdpipe.config.densities import ChebyshevFamily, MixtureFamily
 from sdpipe.config.schema import Config, Smearing, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
+from sdpipe.errors import DamageError
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, too_few
@@ -25,7 +26,7 @@ from sdpipe.physics import units
 from sdpipe.physics.units import amount, equation
 from sdpipe.problem.problem import families
 from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, tables, validation_figures
-from sdpipe.show.page import Section, compose, parts, picture
+from sdpipe.show.page import PageSection, compose, parts
 from sdpipe.version import __version__
 
 PACKAGES = ("numpy", "scipy", "torch", "xarray", "zarr", "dask", "distributed", "matplotlib")
@@ -95,17 +96,19 @@ TERMS = (
 
 
 @dataclass(frozen=True)
-class Source:
+class ReportData:
     """What the page is made from.
 
-    ``budgets`` and ``predictions`` are datasets by target, those of predictions may be lazy; ``validation`` is None
-    where nothing was validated. A sitting has ``stage``, ``begun``, ``seconds`` and ``host``; ``data`` are pairs of
-    what a file is for and what it is; a row of ``stores`` has store, created, inputs, seed, sdpipe and numpy, a row of
-    ``networks`` network, inputs, sha256, validation MAE and linear MAE, all as text.
+    ``pictures`` are those of ``figures/`` as they lie there, by name; ``budgets`` and ``predictions`` are datasets by
+    target, those of predictions may be lazy; ``validation`` is None where nothing was validated. A sitting has
+    ``stage``, ``begun``, ``seconds`` and ``host``; ``data`` are pairs of what a file is for and what it is; a row of
+    ``stores`` has store, created, inputs, seed, sdpipe and numpy, a row of ``networks`` network, inputs, sha256,
+    validation MAE and linear MAE, all as text.
     """
 
     config: Config
     root: Path
+    pictures: Mapping[str, Markup]
     budgets: Mapping[str, xr.Dataset]
     predictions: Mapping[str, xr.Dataset]
     history: xr.Dataset
@@ -140,7 +143,7 @@ def _prior(s: Spectra, unit: str) -> str:
     )
 
 
-def _question(c: Config) -> Section:
+def _question(c: Config) -> PageSection:
     """What was asked: problem, prior, noise, audience."""
     unit = c.kernel_function.unit
     ensembles = [[name, f"{e.Nb}", f"{e.Nrho}", e.network] for name, e in c.ensembles.items()]
@@ -162,7 +165,7 @@ def _question(c: Config) -> Section:
         ("Targets", f"{', '.join(c.targets)}; {c.bootstrap} bootstrap samples each"),
     ]
     blocks = [parts.facts(rows), parts.table("Broad audience", audience), parts.text(words, "note")]
-    return Section("question", "What was asked", blocks)
+    return PageSection("question", "What was asked", blocks)
 
 
 def _smearing(s: Smearing) -> str:
@@ -170,23 +173,18 @@ def _smearing(s: Smearing) -> str:
     return ", ".join([s.kind, *(f"{name} {value}" for name, value in s.parameters.items())])
 
 
-def _quoted(budget: xr.Dataset) -> str:
-    """Return the name of the error to quote."""
-    return "calibrated" if "calibrated" in budget else "total"
-
-
-def _summary(source: Source) -> Section:
+def _summary(data: ReportData) -> PageSection:
     """One row for each target and sigma, every flag, and what cannot be flagged."""
-    flags, rows, unit = _narrow(source), [], source.config.kernel_function.unit
-    for name, budget in source.budgets.items():
+    flags, rows, unit = _narrow(data), [], data.config.kernel_function.unit
+    for name, budget in data.budgets.items():
         flags += [parts.text(f"{name}: {flag}", "flag") for flag in budget.attrs["flags"]]
         for sigma in budget.sigma.values:
-            one, quoted = budget.sel(sigma=sigma), _quoted(budget)
+            one, quoted = budget.sel(sigma=sigma), figures.quoted(budget)
             largest = str(one.source.values[int(one.error.mean("E").argmax("source"))])
             ratio = f"{float(one[quoted].mean() / np.abs(one.central).max()):.2%}"
             within = np.abs(one.central - one.truth) <= one[quoted] if "truth" in one else None
             inside = "unknown" if within is None else f"{float(within.mean()):.0%}"
-            count, kind = str(len(budget.attrs["flags"])), source.config.targets[name].kind
+            count, kind = str(len(budget.attrs["flags"])), data.config.targets[name].kind
             rows.append([name, count, f"{sigma:g}", quoted, ratio, inside, largest, kind])
     header = [
         "target",
@@ -199,21 +197,21 @@ def _summary(source: Source) -> Section:
         "kind",
     ]
     table = parts.table("Results", pd.DataFrame(rows, columns=header))
-    unable = _unable(source)
+    unable = _unable(data)
     none = "No flags, but not everything could be flagged:" if unable else "No flags."
     said = [*(flags or [parts.text(none, "note")]), *(parts.text(words, "note") for words in unable)]
-    return Section("summary", "Summary", [*said, table])
+    return PageSection("summary", "Summary", [*said, table])
 
 
-def _narrow(source: Source) -> list[Markup]:
+def _narrow(data: ReportData) -> list[Markup]:
     """Return each family whose truth the calibrated error covers less often than it says."""
-    if (validation := source.validation) is None:
+    if (validation := data.validation) is None:
         return []
     level = float(validation.attrs["quoted"])
     frame = tables.coverage_frame(validation, level)
     words = "validation: the calibrated error is too narrow for {} at {}: it covers {} % of the truth, not {:.1f}"
     narrow = frame[frame["calibrated is"] == "too narrow"]
-    sigma = [equation("σ", float(s), source.config.kernel_function.unit) for s in narrow["sigma"]]
+    sigma = [equation("σ", float(s), data.config.kernel_function.unit) for s in narrow["sigma"]]
     rows = zip(narrow["family"], sigma, narrow["calibrated %"], strict=True)
     return [parts.text(words.format(*row, 100 * level), "flag") for row in rows]
 
@@ -223,91 +221,116 @@ def _treatment(prediction: xr.Dataset) -> str:
     return prediction.correlator.attrs.get("covariance", "full")
 
 
-def _unable(source: Source) -> list[str]:
+def _unable(data: ReportData) -> list[str]:
     """Return what could not be flagged, whatever the data."""
-    few = too_few(source.validation.sizes["sample"]) if source.validation is not None else ""
-    validated = all("p_value" in budget.attrs for budget in source.budgets.values())
+    few = too_few(data.validation.sizes["sample"]) if data.validation is not None else ""
+    validated = all("p_value" in budget.attrs for budget in data.budgets.values())
     said = [few] if few else []
     said += [] if validated else ["Nothing tells whether a target is out of distribution: there is no validation."]
-    weak = [f"{name} ({_treatment(p)})" for name, p in source.predictions.items() if _treatment(p) != "full"]
+    weak = [f"{name} ({_treatment(p)})" for name, p in data.predictions.items() if _treatment(p) != "full"]
     said += [f"Covariances that weaken the back-check: {', '.join(weak)}."] if weak else []
     return said
 
 
-def _target_facts(source: Source, name: str) -> Markup:
+def _target_facts(data: ReportData, name: str) -> Markup:
     """What a target is, how its correlator was read and scaled, and what tests it."""
-    budget, read = source.budgets[name], source.predictions[name].correlator.attrs
+    budget, read = data.budgets[name], data.predictions[name].correlator.attrs
     a, known = budget.attrs, "the truth is known" if "truth" in budget else "no truth is known"
-    rows = [("Kind", f"{source.config.targets[name].kind}; {known}")]
+    rows = [("Kind", f"{data.config.targets[name].kind}; {known}")]
     if "resampling" in read:
         rows.append(("Correlator", describe(read)))
     rows.append(("scale", f"{a['scale']:.4g}"))
     if "calibrated" in budget:
         rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.3g}")]
     beyond = f"χ²/dof = {a['chi2']:.1f}/{a['dof']}" if a["dof"] else "all of the data within reach of the kernel"
-    treatment = _treatment(source.predictions[name])
+    treatment = _treatment(data.predictions[name])
     p_value = f"{a['back_check']:.3g}; "
     if treatment != "full":
         p_value = f"no p-value, since covariance {treatment} hides what the full one would show; "
     return parts.facts([*rows, ("back_check", p_value + beyond)])
 
 
-def _target(source: Source, name: str) -> Section:
+def _pictures(data: ReportData, names: Iterable[str]) -> list[Markup]:
+    """Return pictures by name; raise DamageError where one is not there."""
+    for name in names:
+        if name not in data.pictures:
+            raise DamageError(data.root / "figures" / f"{name}.svg", "lost")
+    return [data.pictures[name] for name in names]
+
+
+def _of_each_sigma(stem: str, sigmas: int) -> list[str]:
+    """Return the names of the pictures of one kind.
+
+    >>> _of_each_sigma("o3-budget", 2)
+    ['o3-budget-sigma0', 'o3-budget-sigma1']
+    """
+    return [f"{stem}-sigma{i}" for i in range(sigmas)]
+
+
+def _target(data: ReportData, name: str) -> PageSection:
     """The reconstruction of a target with its error budget."""
-    budget, flags = source.budgets[name], source.budgets[name].attrs["flags"]
-    title = figures.title_of(name, flags)
-    bands = ["total and statistical error (light and dark band)"]
-    bands += ["truth (dashed)"] if "truth" in budget else []
+    budget = data.budgets[name]
+    title = figures.title_of(name, budget.attrs["flags"])
+    flags = [parts.text(flag, "flag") for flag in budget.attrs["flags"]]
+    pictures, tables = _target_pictures(data, name, title), _budget_tables(budget, title)
+    return PageSection(f"target-{name}", name, [_target_facts(data, name), *flags, *pictures, *tables])
+
+
+def _target_pictures(data: ReportData, name: str, title: str) -> list[Markup]:
+    """Return the pictures of one target with their captions, and what the correlator and the methods say."""
+    budget, prediction = data.budgets[name], data.predictions[name]
+
+    def gallery(what: str, caption: str | Markup) -> Markup:
+        names = _of_each_sigma(f"{name}-{what}", budget.sizes["sigma"])
+        return parts.gallery(_pictures(data, names), caption)
+
+    blocks = []
+    if "implied" in prediction:
+        correlator = _pictures(data, [f"{name}-correlator"])
+        blocks.append(parts.text(correlator_figure.words(prediction)))
+        blocks.append(parts.gallery(correlator, correlator_figure.caption(prediction, title)))
+    blocks.append(gallery("reconstruction", _reconstruction_caption(budget, title)))
+    blocks.append(gallery("budget", _source_caption(budget, title)))
+    if "method" in budget:
+        blocks.append(parts.text(compare(budget, data.validation).attrs["says"]))
+        blocks.append(gallery("methods", side_by_side.CAPTION.format(title)))
+    if "scan_mean" in prediction:
+        blocks.append(gallery("stability", lambda_scan.caption(prediction, title)))
+    if figures.series(data.config.ensembles, data.config.budget.central):
+        blocks.append(gallery("asymptotics", CAPTIONS["asymptotics"].format(title)))
+    return blocks
+
+
+def _reconstruction_caption(budget: xr.Dataset, title: str) -> Markup:
     lower = "the same less the central value, in units of the total error"
     lower += ", and the calibrated error (dotted)" if "calibrated" in budget else ""
-    shown = ", ".join(bands)
-    shapes, sources, listed, unit = [], [], [], units.unit_of(budget)
-    for sigma in budget.sigma.values:
-        one, panel, at = (
-            budget.sel(sigma=sigma),
-            budget.sel(sigma=[sigma]),
-            f"of {title} at {equation('σ', sigma, unit)}",
-        )
-        top = one.isel(E=int(np.abs(one.central).argmax("E")))
-        words = f"Reconstructed density {at}: central value, {shown}; its largest value is {top.central:.3g} ± "
-        words += f"{top[_quoted(one)]:.2g} ({_quoted(one)}) at {equation('E', float(top.E), unit, 3)}"
-        shapes.append(picture(figures.panels(figures.reconstruction, panel, title), words))
-        errors = ", ".join(f"{x} {float(one.error.sel(source=x).max()):.2g}" for x in one.source.values)
-        words = f"Errors {at} by source against E; the largest of each: {errors}"
-        sources.append(picture(figures.panels(figures.by_source, panel, title), words))
-        listed.append(parts.table(f"Error budget {at}", tables.budget_frame(one), folded=True))
-    limits = figures.asymptotics(source.predictions[name].rho, budget, source.config, title)
-    words = f"Reconstructed density of {title} against the sizes of the audience at"
-    pairs = zip(limits, budget.sigma.values, strict=False)
-    moves = [picture(figure, f"{words} {equation('σ', sigma, unit)}") for figure, sigma in pairs]
+    caption = Markup("{}: {}, central value, {}. Below: {}.")
+    return caption.format(title, DENSITY, figures.bands(budget), lower)
+
+
+def _source_caption(budget: xr.Dataset, title: str) -> str:
     meanings = {"resolution": "resolution, what the data cannot resolve; ", "scale": "scale, what the networks say; "}
-    resolution = "".join(words for name, words in meanings.items() if name in budget.source)
-    blocks = [
-        _target_facts(source, name),
-        *(parts.text(flag, "flag") for flag in flags),
-        *correlator_figure.blocks(source.predictions[name], source.config.observables.kernel, title),
-        parts.gallery(shapes, Markup("{}: {}, central value, {}. Below: {}.").format(title, DENSITY, shown, lower)),
-        parts.gallery(sources, CAPTIONS["sources"].format(title, resolution)),
-        *(side_by_side.blocks(compare(budget, source.validation), title) if "method" in budget else ()),
-        *lambda_scan.blocks(source.predictions[name], budget, title),
-        *(parts.gallery([move], CAPTIONS["asymptotics"].format(title)) for move in moves),
-        *listed,
+    own = "".join(words for name, words in meanings.items() if name in budget.source)
+    return CAPTIONS["sources"].format(title, own)
+
+
+def _budget_tables(budget: xr.Dataset, title: str) -> list[Markup]:
+    """Return the budget of one target as a table for each sigma."""
+    return [
+        parts.table(
+            f"Error budget of {title} at {equation('σ', sigma, units.unit_of(budget))}",
+            tables.budget_frame(budget.sel(sigma=sigma)),
+            folded=True,
+        )
+        for sigma in budget.sigma.values
     ]
-    return Section(f"target-{name}", name, blocks)
 
 
-def _training(history: xr.Dataset) -> Section:
+def _training(data: ReportData) -> PageSection:
     """Training histories against the baselines."""
-    pictures = []
-    for sigma in history.sigma.values:
-        one = history.sel(sigma=[sigma])
-        best = float((one.val_loss.min("epoch").mean("replica") / one.linear_loss).min())
-        at = equation("σ", sigma, units.unit_of(history))
-        words = f"Validation error of every network at {at} against the epoch, with the baselines"
-        words += f"; the best ensemble ends at {best:.3g} of its linear baseline" if np.isfinite(best) else ""
-        pictures.append(picture(figures.panels(figures.histories, one), words))
-    table = parts.table("Networks and their baselines", tables.training_frame(history))
-    return Section("training", "Training", [parts.gallery(pictures, CAPTIONS["histories"]), table])
+    pictures = _pictures(data, _of_each_sigma("history", data.history.sizes["sigma"]))
+    table = parts.table("Networks and their baselines", tables.training_frame(data.history))
+    return PageSection("training", "Training", [parts.gallery(pictures, CAPTIONS["histories"]), table])
 
 
 def _family(config: Config, name: str) -> str:
@@ -326,86 +349,76 @@ def _family(config: Config, name: str) -> str:
     return f"{type(section).__doc__} Here {', '.join(words)}."
 
 
-def _validation(config: Config, found: xr.Dataset) -> Section:
+def _validation(data: ReportData, validation: xr.Dataset) -> PageSection:
     """How often the truth is inside the error."""
-    level, calibrate = found.attrs["quoted"], int((~found.tested.isel(family=0)).sum())
+    level, sigmas = validation.attrs["quoted"], validation.sizes["sigma"]
+    calibrate = int((~validation.tested.isel(family=0)).sum())
     lead = (
-        f"{found.sizes['sample']} draws with known truth in each family, predicted as if they were data. {calibrate} "
-        "of the prior calibrate; all others test. Coverages are percentages of draws and energies within each error, "
-        f"widths mean half widths at level {level:.1%}."
+        f"{validation.sizes['sample']} draws with known truth in each family, predicted as if they were data. "
+        f"{calibrate} of the prior calibrate; all others test. Coverages are percentages of draws and energies within "
+        f"each error, widths mean half widths at level {level:.1%}."
     )
-    sigmas = [
-        (f" at {equation('σ', sigma, units.unit_of(found))}", found.sel(sigma=[sigma])) for sigma in found.sigma.values
-    ]
-    panels = [
-        picture(validation_figures.columns(panels, one), panels.says.format(level=level) + at)
-        for panels in validation_figures.PANELS.values()
-        for at, one in sigmas
-    ]
-    cases = [
-        picture(validation_figures.cases(found, float(one.sigma[0])), f"Best and worst draw of each family{at}")
-        for at, one in sigmas
-    ]
-    accuracy = f"Mean absolute errors, and mean half widths at {level:.1%}"
+    panels = [name for kind in validation_figures.PANELS for name in _of_each_sigma(f"validation-{kind}", sigmas)]
+    cases = _of_each_sigma("validation-cases", sigmas)
     blocks = [
         parts.text(lead, "note"),
-        parts.facts([(name, _family(config, name)) for name in map(str, found.family.values)]),
+        parts.facts([(name, _family(data.config, name)) for name in map(str, validation.family.values)]),
         *(
-            parts.table(f"Coverage at {tested:.1%}", tables.coverage_frame(found, tested), folded=tested != level)
-            for tested in found.level.values
+            parts.table(f"Coverage at {tested:.1%}", tables.coverage_frame(validation, tested), folded=tested != level)
+            for tested in validation.level.values
         ),
-        parts.table(accuracy, tables.accuracy_frame(found)),
-        parts.gallery(panels, CAPTIONS["validation"]),
-        parts.gallery(cases, CAPTIONS["cases"].format(level)),
+        parts.table(f"Mean absolute errors, and mean half widths at {level:.1%}", tables.accuracy_frame(validation)),
+        parts.gallery(_pictures(data, panels), CAPTIONS["validation"]),
+        parts.gallery(_pictures(data, cases), CAPTIONS["cases"].format(level)),
     ]
-    return Section("validation", "Validation", blocks)
+    return PageSection("validation", "Validation", blocks)
 
 
-def _provenance(source: Source) -> Section:
+def _provenance(data: ReportData) -> PageSection:
     """Versions, seed, data files, timings, stores and networks."""
     packages = {"sdpipe": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
     facts = [
-        ("Seed", str(source.config.seed)),
+        ("Seed", str(data.config.seed)),
         ("Written with", ", ".join(f"{name} {number}" for name, number in packages.items())),
-        *((f"Data of {what}", words) for what, words in source.data),
+        *((f"Data of {what}", words) for what, words in data.data),
     ]
-    sittings = pd.DataFrame(source.sittings, columns=["stage", "seconds", "begun", "host"])
+    sittings = pd.DataFrame(data.sittings, columns=["stage", "seconds", "begun", "host"])
     rows = [
         [stage, f"{of.seconds.sum():.1f}", str(len(of)), of.begun.iloc[-1], of.host.iloc[-1]]
         for stage, of in sittings.groupby("stage", sort=False)
     ]
     timings = pd.DataFrame(rows, columns=["stage", "seconds", "sittings", "last begun", "host"])
-    stores = pd.DataFrame(source.stores, columns=["store", "created", "inputs", "seed", "sdpipe", "numpy"])
-    networks = pd.DataFrame(source.networks, columns=["network", "inputs", "sha256", "val MAE", "linear MAE"])
+    stores = pd.DataFrame(data.stores, columns=["store", "created", "inputs", "seed", "sdpipe", "numpy"])
+    networks = pd.DataFrame(data.networks, columns=["network", "inputs", "sha256", "val MAE", "linear MAE"])
     blocks = [
         parts.facts(facts),
         parts.table("Time taken", timings),
         parts.table("Stores", stores, folded=True),
         parts.table("Networks", networks, folded=True),
     ]
-    return Section("provenance", "Provenance", blocks)
+    return PageSection("provenance", "Provenance", blocks)
 
 
-def _recipe(source: Source) -> Section:
+def _recipe(data: ReportData) -> PageSection:
     """The command that makes the run again, and the config that it needs."""
-    command = f"python -m sdpipe run config.yaml --run {shlex.quote(source.root.name)}"
-    blocks = [parts.text(REPRODUCE), parts.code(to_yaml(source.config), "config.yaml"), parts.code(command)]
-    return Section("reproduce", "How to reproduce", blocks)
+    command = f"python -m sdpipe run config.yaml --run {shlex.quote(data.root.name)}"
+    blocks = [parts.text(REPRODUCE), parts.code(to_yaml(data.config), "config.yaml"), parts.code(command)]
+    return PageSection("reproduce", "How to reproduce", blocks)
 
 
-def _sections(source: Source) -> Iterator[Section]:
+def _sections(data: ReportData) -> Iterator[PageSection]:
     """Make the page from top to bottom."""
-    yield _question(source.config)
-    yield _summary(source)
-    yield from (_target(source, name) for name in source.budgets)
-    yield _training(source.history)
-    if source.validation is not None:
-        yield _validation(source.config, source.validation)
-    yield Section("terms", "Terms", [parts.facts(TERMS)])
-    yield _provenance(source)
-    yield _recipe(source)
+    yield _question(data.config)
+    yield _summary(data)
+    yield from (_target(data, name) for name in data.budgets)
+    yield _training(data)
+    if data.validation is not None:
+        yield _validation(data, data.validation)
+    yield PageSection("terms", "Terms", [parts.facts(TERMS)])
+    yield _provenance(data)
+    yield _recipe(data)
 
 
-def render(source: Source) -> str:
+def render(data: ReportData) -> str:
     """Return the page of a run whose budgets are done."""
-    return compose(source.config.name, LEAD, list(_sections(source)))
+    return compose(data.config.name, LEAD, list(_sections(data)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterator
 
 import numpy as np
 import xarray as xr
@@ -14,9 +12,9 @@ from matplotlib.axes import Axes
 from sdpipe.infer.compare import AGREE, NETWORKS
 from sdpipe.physics import units
 from sdpipe.physics.units import equation
-from sdpipe.show import figures, lambda_scan
-from sdpipe.show.figures import COLOURS, DENSITY, SHOWN_ENERGIES, WIDEST_PULL, fill
-from sdpipe.show.page import parts, picture
+from sdpipe.show import figures
+from sdpipe.show.figures import DENSITY, WIDEST_PULL, fill
+from sdpipe.show.picture import COLOURS, Picture
 
 POINTS = {"linear": ("o", COLOURS[1]), "posterior": ("s", COLOURS[2]), "hlt": ("D", COLOURS[3])}
 """Marker and colour of each method."""
@@ -29,19 +27,6 @@ CAPTION = Markup(
     "calibrated where that is known); grey, bounds for ρ ≥ 0 at all energies at once; dashed, truth. Below: difference "
     "from the networks over both errors in quadrature."
 )
-
-
-class Stores(figures.Stores, Protocol):
-    """What :class:`Plots` takes from a run."""
-
-    def compare(self, target: str) -> xr.Dataset:
-        """Return every estimate of one target side by side."""
-
-    def extrapolate(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
-        """Return the limit sigma -> 0."""
-
-    def stability(self, target: str, E: float | None = None) -> xr.Dataset:
-        """Return HLT against lambda."""
 
 
 def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
@@ -76,36 +61,6 @@ def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
-class Plots(figures.Plots):
-    """Those of :class:`sdpipe.show.figures.Plots`, and the methods side by side."""
-
-    def __init__(self, run: Stores) -> None:
-        super().__init__(run)
-        self._compared = run
-
-    def methods(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the networks and every method with their errors, and the pulls in axes below."""
-        return figures.draw_at(estimates, self._compared.compare(target), sigma, ax)
-
-    def stability(
-        self, target: str, sigma: float | None = None, E: float | None = None, ax: Axes | None = None
-    ) -> Axes:
-        """Draw HLT against lambda at one energy, by default the lowest of those that ``predictions.zarr`` keeps."""
-        found = self._compared.stability(target, E)
-        return figures.draw_at(lambda_scan.scan, lambda_scan.at(found, float(found.E_scan[0])), sigma, ax)
-
-    def limit(self, target: str, E: float | Sequence[float] | None = None, ax: Axes | None = None) -> Axes:
-        """Draw the limit sigma -> 0 at some energies, by default four of them."""
-        found = self._compared.extrapolate(target, E)
-        if E is None:
-            found = found.isel(E=slice(None, None, -(-found.sizes["E"] // SHOWN_ENERGIES)))
-        if ax is None:
-            from matplotlib import pyplot as plt
-
-            _, ax = plt.subplots(figsize=(figures.WIDTH, figures.HEIGHT), layout="constrained")
-        return limit(found, ax)
-
-
 def limit(found: xr.Dataset, ax: Axes) -> Axes:
     """Draw what ``run.extrapolate`` returns: rho_sigma(E) against sigma^2 at each energy, the fit, and its limit."""
     unit = units.unit_of(found)
@@ -123,19 +78,9 @@ def limit(found: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
-def draw(directory: Path, name: str, compared: xr.Dataset, title: str) -> Path:
-    """Draw all estimates of one target, a panel for each sigma; return the file."""
-    return figures.save(figures.panels(estimates, compared, title), directory / f"{name}-methods.png")
-
-
-def blocks(compared: xr.Dataset, title: str) -> list[Markup]:
-    """Return the paragraph and the figure of one target for the report."""
-    unit = units.unit_of(compared)
-    pictures = [
-        picture(
-            figures.panels(estimates, compared.sel(sigma=[sigma]), title),
-            f"Estimates of {title} at {equation('σ', sigma, unit)} by networks and each method, and their pulls",
-        )
-        for sigma in compared.sigma.values
-    ]
-    return [parts.text(compared.attrs["says"]), parts.gallery(pictures, CAPTION.format(title))]
+def pictures(name: str, compared: xr.Dataset, title: str) -> Iterator[Picture]:
+    """Draw all estimates of one target, a picture for each sigma."""
+    for i, sigma in enumerate(compared.sigma.values):
+        place = f"{title} at {equation('σ', sigma, units.unit_of(compared))}"
+        words = f"Estimates of {place} by networks and each method, and their pulls"
+        yield Picture(f"{name}-methods-sigma{i}", figures.panels(estimates, compared.isel(sigma=[i]), title), words)

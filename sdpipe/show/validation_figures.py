@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -15,7 +14,8 @@ from matplotlib.figure import Figure
 from sdpipe.infer.calibration import band, rules_of
 from sdpipe.physics import units
 from sdpipe.show import figures
-from sdpipe.show.figures import COLOURS, DENSITY, LINES, MARGINS, WIDTH
+from sdpipe.show.figures import DENSITY, LINES, MARGINS, PANEL
+from sdpipe.show.picture import COLOURS, STYLE, Picture
 
 WIDEST_PULL = 5.0
 
@@ -23,6 +23,8 @@ MOST = 4
 """Most families, or errors, in one panel."""
 ROW, BETWEEN, BESIDE = 1.8, 0.15, 1.85
 """Inches: height of a panel, what is between two, and what a legend beside one takes."""
+CASE, CASE_GAPS = (2.4, 1.75), (0.6, 0.4)
+"""Inches: width and height of the axes of one draw, and what is between two, either way."""
 NAMES = 0.9
 """Inches below the last panel where its labels are slanted names of families."""
 ERRORS = ("published", "total", "calibrated", "linear", "posterior", "hlt")
@@ -152,7 +154,7 @@ def _by_error(validation: xr.Dataset) -> list[xr.Dataset]:
 
 
 class Panels(NamedTuple):
-    """What draws a panel at one sigma, what splits a validation into those of a column, and what they show."""
+    """What draws a panel at one sigma, what splits a validation into those of a column, and what they show in words."""
 
     draw: figures.Draw
     split: Callable[[xr.Dataset], list[xr.Dataset]]
@@ -177,18 +179,14 @@ PANELS = {
 """Name of the file, after ``validation-``, and a column of panels for each sigma."""
 
 
-@mpl.rc_context(figures.STYLE)
+@mpl.rc_context(STYLE)
 def columns(panels: Panels, validation: xr.Dataset) -> Figure:
     """Return a figure with a column of panels for each sigma, all on the same axes."""
-    parts, sigmas, one = panels.split(validation), validation.sigma.values, WIDTH * 0.85
-    width, top = one * len(sigmas), MARGINS["top"]
-    height = top + ROW * len(parts) + BETWEEN * (len(parts) - 1) + panels.bottom
-    figure, inside = Figure(figsize=(width, height)), one - MARGINS["left"] - BESIDE
-    axes = figure.subplots(len(parts), len(sigmas), squeeze=False, sharex=True, sharey=True)
-    figure.subplots_adjust(
-        left=MARGINS["left"] / width, right=1 - BESIDE / width, wspace=(one - inside) / inside,
-        bottom=panels.bottom / height, top=1 - top / height, hspace=BETWEEN / ROW,
-    )  # fmt: skip
+    parts, sigmas = panels.split(validation), validation.sigma.values
+    margins = MARGINS | {"right": BESIDE, "bottom": panels.bottom}
+    beside = MARGINS["left"] + BESIDE
+    size, gaps = (PANEL - beside, ROW), (beside, BETWEEN)
+    figure, axes = figures.grid((len(parts), len(sigmas)), size, gaps, margins, sharex=True, sharey=True)
     for row, part in zip(axes, parts, strict=True):
         for ax, sigma in zip(row, sigmas, strict=True):
             panels.draw(part.sel(sigma=sigma), ax)
@@ -199,41 +197,52 @@ def columns(panels: Panels, validation: xr.Dataset) -> Figure:
     return figure
 
 
-@mpl.rc_context(figures.STYLE)
+@mpl.rc_context(STYLE)
 def cases(validation: xr.Dataset, sigma: float) -> Figure:
     """Draw, for each family, the tested draws with the smallest and the largest rms pull at one sigma.
 
     Beside the networks is the posterior or, where there is none, the linear estimator.
     """
     names = list(map(str, validation.family.values))
-    figure = Figure(figsize=(figures.WIDTH, 2.4 * len(names) + 0.3), layout="constrained")
-    axes = figure.subplots(len(names), 2, sharex=True, squeeze=False)
-    factors = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values
-    rules, methods = rules_of(validation), set(validation.method.values) if "method" in validation else set()
-    drawn = next((name for name in reversed(figures.METHOD_LINES) if name in methods), None)
-    for i, (row, name) in enumerate(zip(axes, names, strict=True)):
+    methods = set(validation.method.values) if "method" in validation else set()
+    method = next((name for name in reversed(figures.METHOD_LINES) if name in methods), None)
+    factors, rules = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values, rules_of(validation)
+    figure, axes = figures.grid((len(names), 2), CASE, CASE_GAPS, MARGINS | {"top": 0.65}, sharex=True)
+    for row, name, rule in zip(axes, names, rules, strict=True):
         one = validation.sel(family=name, sigma=sigma).isel(sample=validation.tested.sel(family=name).values)
         order = np.argsort((one.pull**2).mean("E").values)
-        for ax, index, what in zip(row, (order[0], order[-1]), ("best", "worst"), strict=True):
+        for ax, index, which in zip(row, (order[0], order[-1]), ("best", "worst"), strict=True):
             draw = one.isel(sample=index)
-            error = draw.total.values * factors[rules[i]]
-            figures.fill(ax, draw.E, draw.central, error, COLOURS[5], 0.5, label="calibrated error")
-            ax.plot(draw.E, draw.central, color=COLOURS[0], label="central value")
-            if drawn:
-                colour, style = figures.METHOD_LINES[drawn]
-                beside = draw.method_central.sel({"method": drawn})
-                ax.plot(draw.E, beside, color=colour, lw=1, ls=style, label=drawn)
-            ax.plot(draw.E, draw.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
-            ax.set_title(f"{name}: {what}" + (", flagged" if bool(draw.flagged) else ""), fontsize=9, loc="left")
+            _case(draw, draw.total.values * factors[rule], method, ax)
+            flagged = ", flagged" if bool(draw.flagged) else ""
+            ax.set_title(f"{_name(name)}: {which}{flagged}", fontsize=9, loc="left")
         row[0].set_ylabel(DENSITY)
     for ax in axes[-1]:
         ax.set_xlabel(figures.energy(validation))
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=8)
+    figures.place_labels(figure)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper left", ncols=4, fontsize=8)
     return figure
 
 
-def draw_all(directory: Path, validation: xr.Dataset) -> list[Path]:
-    """Draw every picture of the validation; return the files."""
-    drawn = {name: columns(panels, validation) for name, panels in PANELS.items()}
-    drawn |= {f"cases-sigma{i}": cases(validation, float(s)) for i, s in enumerate(validation.sigma.values)}
-    return [figures.save(figure, directory / f"validation-{name}.png") for name, figure in drawn.items()]
+def _case(draw: xr.Dataset, error: np.ndarray, method: str | None, ax: Axes) -> None:
+    """Draw what is known of one draw: its truth, the networks with their calibrated error, and the method."""
+    figures.fill(ax, draw.E, draw.central, error, COLOURS[5], 0.5, label="calibrated error")
+    ax.plot(draw.E, draw.central, color=COLOURS[0], label="central value")
+    if method:
+        colour, style = figures.METHOD_LINES[method]
+        central = draw.method_central.sel({"method": method})
+        ax.plot(draw.E, central, color=colour, lw=1, ls=style, label=method)
+    ax.plot(draw.E, draw.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
+    figures.beside(ax)
+
+
+def pictures(validation: xr.Dataset) -> Iterator[Picture]:
+    """Draw the validation: each column of PANELS, and the cases, at each sigma."""
+    level = float(validation.attrs["quoted"])
+    for i, sigma in enumerate(validation.sigma.values):
+        place = f" at {units.equation('σ', sigma, units.unit_of(validation))}"
+        for name, shown in PANELS.items():
+            figure = columns(shown, validation.isel(sigma=[i]))
+            yield Picture(f"validation-{name}-sigma{i}", figure, shown.says.format(level=level) + place)
+        words = f"Best and worst draw of each family{place}"
+        yield Picture(f"validation-cases-sigma{i}", cases(validation, float(sigma)), words)

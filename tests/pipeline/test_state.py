@@ -122,8 +122,8 @@ def test_a_flipped_bit_in_any_file_with_a_receipt_is_found_and_named(finished_co
         ("predictions.zarr/peaks/ensemble/c/0", "lost", "predict-peaks", False),
         ("budget.zarr/zarr.json", "lost", None, False),
         ("budget.zarr/prior/covariance/c/0/0/0", "cut short", None, False),
-        ("figures/o3-reconstruction.png", "flipped", None, True),
-        ("figures/validation-width.png", "lost", None, False),
+        ("figures/o3-reconstruction-sigma0.svg", "flipped", None, True),
+        ("figures/validation-width-sigma1.svg", "lost", None, False),
         ("report.html", "flipped", None, True),
         (".sdpipe/draws.zarr/central/c/2/0/0/0", "flipped", "validate-o3-0000", False),
         (".sdpipe/draws.zarr/spread/c/0/0", "lost", "validate-chebyshev-0000", False),
@@ -193,7 +193,7 @@ def test_several_directories_in_place_of_files_of_one_piece_give_way(
     cli: Cli, finished_copy: Path, more: list[str]
 ) -> None:
     places = [finished_copy / "predictions.zarr/o3" / name for name in ("rho/c/0/0/0/0/0", "zarr.json")]
-    places += [finished_copy / "figures" / f"o3-{what}.png" for what in ("reconstruction", "budget")]
+    places += [finished_copy / "figures" / f"o3-{what}-sigma0.svg" for what in ("reconstruction", "budget")]
     for place in places:
         place.unlink()
         place.mkdir()
@@ -334,7 +334,7 @@ def test_damaged_timings_are_named_and_left_out_of_the_report(cli: Cli, finished
 
 def test_what_the_config_no_longer_wants_is_no_damage(cli: Cli, finished_copy: Path) -> None:
     assert cli("run", finished_copy, "targets={prior: {kind: chebyshev, Nb: 16}}").status == 0
-    (finished_copy / "figures/o3-budget.png").unlink()
+    (finished_copy / "figures/o3-budget-sigma0.svg").unlink()
     assert cli("status", finished_copy, "--verify").status == 0
 
 

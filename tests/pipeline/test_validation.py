@@ -268,7 +268,7 @@ def test_every_standard_family_tests_networks_that_were_taught_with_the_mixture(
 def test_lost_figures_are_drawn_anew_and_keep_no_analysis_waiting(
     finished_copy: Path, cli: Callable[..., Outcome]
 ) -> None:
-    drawn = sorted((finished_copy / "figures").glob("validation*.png"))
+    drawn = sorted((finished_copy / "figures").glob("validation*.svg"))
     for path in drawn:
         path.unlink()
     assert cli("predict", finished_copy, "targets.o3.threshold=0.9").status == 0

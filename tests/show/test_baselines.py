@@ -8,13 +8,17 @@ keeps those of a run of ``tests.fixtures.TINY`` anew, for whoever means to chang
 from __future__ import annotations
 
 import sys
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from matplotlib import image
 from numpy.typing import NDArray
 
+import sdpipe
+from sdpipe.show import figures, picture, plots, validation_figures
 from tests.fixtures import Finished
 
 HERE = Path(__file__).parent / "baselines"
@@ -22,6 +26,7 @@ FIGURES = (
     *("o3-reconstruction", "o3-budget", "o3-methods", "o3-correlator", "history"),
     *("validation-pulls", "validation-coverage", "validation-coverage-energy", "validation-width"),
 )
+"""Those of every sigma are beside each other in one baseline."""
 BLOCK = 8
 """Pixels of a figure, either way, that make one of its coarse image."""
 FAR, FEW = 0.08, 0.005
@@ -29,9 +34,27 @@ FAR, FEW = 0.08, 0.005
 rounding moved, may."""
 
 
-def coarse(path: Path) -> NDArray[np.float64]:
-    """Return the mean grey, 0 to 1, of each block of pixels of an image."""
-    grey = image.imread(path)[..., :3].mean(axis=-1)
+@pytest.fixture(scope="module")
+def drawn(finished: Finished, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of the finished run as PNG."""
+    return draw(finished.root, tmp_path_factory.mktemp("drawn"))
+
+
+def draw(path: Path, directory: Path) -> Path:
+    """Draw the pictures of o3, of the training and of the validation of a run in a directory, and return it."""
+    run = sdpipe.open_run(path)
+    validation, o3 = run.validation.load(), (run.predictions["o3"], run.budget["o3"].load())
+    pictures = [figures.history_pictures(run.history.load()), validation_figures.pictures(validation)]
+    pictures.append(plots.target_pictures("o3", *o3, validation, run.config))
+    for one in chain.from_iterable(pictures):
+        picture.save(one.figure, directory / f"{one.name}.png")
+    return directory
+
+
+def coarse(directory: Path, name: str) -> NDArray[np.float64]:
+    """Return the mean grey, 0 to 1, of each block of pixels of one figure, all sigma side by side."""
+    files = sorted(directory.glob(f"{name}-sigma*.png")) or [directory / f"{name}.png"]
+    grey = np.hstack([image.imread(file)[..., :3].mean(axis=-1) for file in files])
     rows, columns = (n // BLOCK for n in grey.shape)
     return grey[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3))
 
@@ -42,8 +65,8 @@ def differing(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_looks_as_it_did(finished: Finished, name: str) -> None:
-    now, then = coarse(finished.root / "figures" / f"{name}.png"), image.imread(HERE / f"{name}.png")
+def test_a_figure_looks_as_it_did(drawn: Path, name: str) -> None:
+    now, then = coarse(drawn, name), image.imread(HERE / f"{name}.png")
     then = then if then.ndim == 2 else then[..., 0]
     assert now.shape == then.shape
     assert differing(now, then) <= FEW
@@ -53,6 +76,7 @@ def test_a_figure_looks_as_it_did(finished: Finished, name: str) -> None:
 
 if __name__ == "__main__":
     HERE.mkdir(exist_ok=True)
-    for stem in FIGURES:
-        kept = coarse(Path(sys.argv[1]) / "figures" / f"{stem}.png")
-        image.imsave(HERE / f"{stem}.png", kept, cmap="gray", vmin=0, vmax=1)
+    with TemporaryDirectory() as place:
+        pictures = draw(Path(sys.argv[1]), Path(place))
+        for stem in FIGURES:
+            image.imsave(HERE / f"{stem}.png", coarse(pictures, stem), cmap="gray", vmin=0, vmax=1)

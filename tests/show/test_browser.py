@@ -129,7 +129,9 @@ def test_it_fits_a_phone(report: Chrome) -> None:
 def long_page(browser: Chrome, finished: Finished, tmp_path: Path) -> Iterator[Chrome]:
     """The report of twelve targets with long names, one of them flagged, at one sigma and without a validation."""
     import sdpipe
-    from sdpipe.show.report import Source, render
+    from sdpipe.show import figures, plots
+    from sdpipe.show.picture import as_svg, embedded
+    from sdpipe.show.report import ReportData, render
 
     run = sdpipe.open_run(finished.root)
     names = [f"a_target_with_a_name_as_long_as_that_of_an_ensemble_and_its_channel_{i:02}" for i in range(12)]
@@ -139,7 +141,12 @@ def long_page(browser: Chrome, finished: Finished, tmp_path: Path) -> Iterator[C
     budgets[names[0]] = budget.assign_attrs(flags=["noise: it is unlike that of the training " + "w" * 120])
     config = run.config.model_copy(update={"targets": dict.fromkeys(names, run.config.targets["o3"])})
     history, nothing = run.history.load().isel(sigma=[0]), [[], [], [], []]
-    page = render(Source(config, finished.root, budgets, dict.fromkeys(names, prediction), history, None, *nothing))
+    drawn = list(figures.history_pictures(history))
+    for name in names:
+        drawn += plots.target_pictures(name, prediction, budgets[name], None, config)
+    pictures = {one.name: embedded(as_svg(one)) for one in drawn}
+    predictions = dict.fromkeys(names, prediction)
+    page = render(ReportData(config, finished.root, pictures, budgets, predictions, history, None, *nothing))
     path = tmp_path / "page.html"
     path.write_text(page, encoding="utf-8")
     browser.get(path.as_uri())
@@ -209,14 +216,14 @@ def test_on_paper_no_table_is_cut(report: Chrome) -> None:
 def test_on_paper_a_table_of_many_sources_is_not_cut(report: Chrome, tmp_path: Path) -> None:
     import pandas as pd
 
-    from sdpipe.show.page import Section, compose, parts
+    from sdpipe.show.page import PageSection, compose, parts
 
     header = ["a E", "central", *"bnr", "latt", "net", "resolution", "total", "calibrated"]
     header += ["linear", "± linear", "posterior", "± posterior", "truth", "pull"]
     rows = [["0.1057", "-0.012345", *["0.00012"] * 8, *["-0.012345", "0.00012"] * 2, "-0.012345", "-12.34"]] * 3
     wide = parts.table("wide", pd.DataFrame(rows, columns=header), folded=True)
     path = tmp_path / "page.html"
-    path.write_text(compose("wide", "", [Section("one", "one", [wide])]))
+    path.write_text(compose("wide", "", [PageSection("one", "one", [wide])]))
     report.get(path.as_uri())
     assert widest(report) <= PAGE[0]
     heights = ask(report, "[...document.querySelectorAll('td')].map(d => d.getBoundingClientRect().height)")
@@ -226,14 +233,14 @@ def test_on_paper_a_table_of_many_sources_is_not_cut(report: Chrome, tmp_path: P
 def test_hostile_words_stay_words(browser: Chrome, tmp_path: Path) -> None:
     import pandas as pd
 
-    from sdpipe.show.page import Section, compose, parts
+    from sdpipe.show.page import PageSection, compose, parts
 
     hostile = "<script>document.title='x'</script><img src=x onerror=\"document.title='y'\">'\"" + "w" * 300
     frame = pd.DataFrame({hostile: [hostile]})
     blocks = [parts.text(hostile, "flag"), parts.facts([(hostile, hostile)]), parts.gallery([], hostile)]
     blocks += [parts.table(hostile, frame), parts.table(hostile, frame, folded=True), parts.code(hostile, hostile)]
     path = tmp_path / "page.html"
-    path.write_text(compose(hostile, hostile, [Section("one", hostile, blocks)]), encoding="utf-8")
+    path.write_text(compose(hostile, hostile, [PageSection("one", hostile, blocks)]), encoding="utf-8")
     browser.get(path.as_uri())
     assert browser.get_log("browser") == []
     assert browser.title == hostile

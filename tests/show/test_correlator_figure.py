@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from sdpipe.physics.kernels import Kernel, gaussian
-from sdpipe.show import correlator
+from sdpipe.show import correlator_figure
 
 KERNEL = Kernel("periodic", 32)
 T = np.arange(1, 16)
@@ -26,21 +26,21 @@ def prediction(pull: np.ndarray, sign: float = 1.0, treatment: str = "full") -> 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_pulls_are_in_errors_of_the_data(sign: float) -> None:
     pull = np.linspace(-2, 2, T.size)
-    np.testing.assert_allclose(correlator.pulls(prediction(pull, sign)), sign * pull, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(correlator_figure.pulls(prediction(pull, sign)), sign * pull, rtol=1e-9, atol=1e-9)
 
 
 def test_the_sentence_says_whether_data_are_what_is_implied_and_where_they_are_not() -> None:
     near, far = np.full(T.size, 0.5), np.where(T == 7, 4.2, 0.5)
-    assert correlator.words(prediction(near)).startswith("The posterior mean implies the C(t) of the data")
-    said = correlator.words(prediction(far))
+    assert correlator_figure.words(prediction(near)).startswith("The posterior mean implies the C(t) of the data")
+    said = correlator_figure.words(prediction(far))
     assert said.startswith("The data are not what is reconstructed: they differ by at most 4.2 errors, at t = 7")
     assert f"χ² = {far @ far:.3g} at 15 times." in said
-    assert "covariance (shrink) that makes it small" in correlator.words(prediction(near, treatment="shrink"))
+    assert "covariance (shrink) that makes it small" in correlator_figure.words(prediction(near, treatment="shrink"))
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_figure_shows_data_pulls_and_a_plateau_at_the_mass(sign: float) -> None:
-    figure = correlator.draw(prediction(np.zeros(T.size), sign), KERNEL, "one state")
+    figure = correlator_figure.draw(prediction(np.zeros(T.size), sign), KERNEL, "one state")
     top, middle, bottom = figure.axes
     np.testing.assert_allclose(top.lines[0].get_ydata(), KERNEL(T, 0.5))
     np.testing.assert_allclose(middle.lines[-1].get_ydata(), 0, atol=1e-9)
@@ -53,7 +53,7 @@ def test_the_figure_shows_data_pulls_and_a_plateau_at_the_mass(sign: float) -> N
 def test_a_correlator_that_changes_sign_is_drawn() -> None:
     data = prediction(np.zeros(T.size))
     data["correlator"] = data.correlator * np.sign(7.5 - data.t)
-    figure = correlator.draw(data, KERNEL, "changes sign")
+    figure = correlator_figure.draw(data, KERNEL, "changes sign")
     figure.draw_without_rendering()
     assert figure.axes[0].get_yscale() == "symlog"
 

@@ -1,10 +1,11 @@
-"""Figures are images of the right things; ``run.plot`` draws them on axes at the sigma that is asked for."""
+"""Figures are pictures of the right things; ``run.plot`` draws them on axes at the sigma that is asked for."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from sdpipe.config.load import load_config
 from sdpipe.config.schema import Config, Ensemble
 from sdpipe.errors import UserError
 from sdpipe.run import Run
-from sdpipe.show import figures
+from sdpipe.show import figures, picture
 from tests.fixtures import REPOSITORY
 
 if TYPE_CHECKING:
@@ -42,27 +43,56 @@ def legend(ax: Axes) -> list[str]:
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
-def test_figures_are_png_images_of_a_sensible_size(run: Run) -> None:
-    expected = {
-        f"{target}-{kind}"
-        for target in run.config.targets
-        for kind in ("reconstruction", "budget", "methods", "correlator")
-    }
-    expected |= {f"validation-{kind}" for kind in ("pulls", "coverage", "coverage-energy", "width")}
-    expected |= {f"validation-cases-sigma{i}" for i in range(len(run.config.smearing.sigma))}
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_figures_are_one_svg_for_each_picture_with_words_and_text_as_text(run: Run) -> None:
+    kinds = [f"{name}-{kind}" for name in run.config.targets for kind in ("reconstruction", "budget", "methods")]
+    kinds += [f"validation-{kind}" for kind in ("pulls", "coverage", "coverage-energy", "width", "cases")]
+    expected = {f"{kind}-sigma{i}" for kind in (*kinds, "history") for i in range(len(run.config.smearing.sigma))}
+    expected |= {f"{name}-correlator" for name in run.config.targets}
     files = list(run.layout.figures.iterdir())
-    assert {path.name for path in files} == {f"{stem}.png" for stem in expected | {"history"}}
-    for path in files:
-        data = path.read_bytes()
-        assert data.startswith(b"\x89PNG\r\n\x1a\n")
-        width, height = struct.unpack(">II", data[16:24])
-        assert 800 < width < 5000, path.name
-        assert 400 < height < 2000, path.name
-        assert len(data) < 500_000
-    pixels = image.imread(run.layout.figures / "o3-reconstruction.png")[..., :3]
+    assert {path.name for path in files} == {f"{stem}.svg" for stem in expected}
+    roots = {path.stem: ElementTree.parse(path).getroot() for path in files}
+    for stem, root in roots.items():
+        width, height = (float(root.get(side).removesuffix("pt")) for side in ("width", "height"))
+        assert 300 < width < 500, stem
+        assert 150 < height < 800, stem
+        assert sum(1 for text in root.iter(f"{SVG}text") if "".join(text.itertext()).strip()) > 5, stem
+    words = [root.get("aria-label") for root in roots.values()]
+    assert len(set(words)) == len(words)
+    ids = [element.get("id") for root in roots.values() for element in root.iter() if element.get("id")]
+    assert len(set(ids)) == len(ids) > 1000, "pictures on one page share no id"
+
+
+def test_a_picture_is_written_and_escaped_the_same_each_time(tmp_path: Path) -> None:
+    def drawn() -> str:
+        figure = Figure()
+        figure.subplots().set(title="a < b", ylabel=figures.DENSITY)
+        return picture.write(picture.Picture("one", figure, 'a < b & "c"'), tmp_path).read_text(encoding="utf-8")
+
+    svg = drawn()
+    assert svg == drawn()
+    root = ElementTree.fromstring(svg)
+    assert root.get("aria-label") == 'a < b & "c"'
+    assert "a < b" in ["".join(text.itertext()).strip() for text in root.iter(f"{SVG}text")]
+    fonts = [style for text in root.iter() if "font-family" in (style := text.get("style", ""))]
+    assert fonts
+    assert all("Verdana" in style and "sans-serif" in style for style in fonts)
+    assert str(picture.embedded(svg)).startswith("<svg ")
+
+
+def test_pictures_come_as_png_and_pdf_too(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Run, "budget", {"o3": run.budget["o3"]})
+    files = run.plot.save(tmp_path / "new" / "png")
+    drawn = [path.stem for path in run.layout.figures.iterdir() if path.stem.startswith(("history", "val", "o3"))]
+    assert sorted(path.name for path in files) == sorted(f"{stem}.png" for stem in drawn)
+    pixels = image.imread(tmp_path / "new" / "png" / "o3-reconstruction-sigma0.png")[..., :3]
     for colour in (figures.CENTRAL, "#ffffff"):
         wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(pixels - wanted).max(axis=-1) < 0.01).sum() > 100, colour
+    with pytest.raises(UserError, match="format: 'gif' is not allowed; allowed: png, pdf"):
+        run.plot.save(tmp_path, "gif")
 
 
 def both(budget: xr.Dataset) -> list[Axes]:
@@ -154,7 +184,7 @@ def test_panels_are_one_for_each_sigma(budget: xr.Dataset) -> None:
     for some in (budget, budget.isel(sigma=[1])):
         figure = figures.panels(figures.reconstruction, some, "o3")
         titles = [title for ax in figure.axes if (title := ax.get_title(loc="left"))]
-        assert titles == [f"o3  a σ = {s:g}" for s in some.sigma.values]
+        assert titles == [f"o3, a σ = {s:g}" for s in some.sigma.values]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +196,7 @@ def test_axes_and_titles_are_in_the_unit_of_the_run(budget: xr.Dataset, unit: st
         budget[name].attrs["units"] = unit
     figure = figures.panels(figures.reconstruction, budget.isel(sigma=[0]), "o3")
     assert figure.axes[-1].get_xlabel() == axis
-    assert figure.axes[0].get_title(loc="left") == f"o3  {title}"
+    assert figure.axes[0].get_title(loc="left") == f"o3, {title}"
 
 
 # --- asymptotics ---------------------------------------------------------------------------------------------

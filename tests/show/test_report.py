@@ -20,11 +20,14 @@ import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.config.sources import Correlator, CorrelatorNoise
 from sdpipe.disk import store
+from sdpipe.errors import DamageError
+from sdpipe.pipeline import results
 from sdpipe.pipeline.stages import STAGES
 from sdpipe.problem.problem import families
 from sdpipe.run import Run
 from sdpipe.show import figures, report, tables, validation_figures
-from sdpipe.show.report import Source, render
+from sdpipe.show.picture import as_svg, embedded
+from sdpipe.show.report import ReportData, render
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished
@@ -95,11 +98,12 @@ def page(finished: Finished) -> Page:
 
 
 @pytest.fixture
-def source(run: Run) -> Source:
+def data(run: Run) -> ReportData:
     """What the page of one target without validation is made from."""
-    return Source(
+    return ReportData(
         config=run.config.model_copy(update={"targets": {"o3": run.config.targets["o3"]}}),
         root=run.layout.root,
+        pictures=results.pictures_of_run(run.config, run.layout),
         budgets={"o3": run.budget["o3"].load()},
         predictions={"o3": run.predictions["o3"]},
         history=run.history.load(),
@@ -155,18 +159,18 @@ def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
     )
 
 
-def test_what_a_source_says_is_on_the_page_and_sittings_are_added_up(source: Source) -> None:
+def test_what_a_source_says_is_on_the_page_and_sittings_are_added_up(data: ReportData) -> None:
     read = {"resampling": "configurations", "configurations": 225, "samples": 45, "bin": 5, "dropped": 0}
     read |= {"tau_int": 0.71, "tau_int_error": 0.16, "covariance": "full"}
-    o3 = source.predictions["o3"]
+    o3 = data.predictions["o3"]
     o3 = o3.assign(correlator=o3.correlator.assign_attrs(read))
-    page = Page(render(replace(source, predictions={"o3": o3})))
+    page = Page(render(replace(data, predictions={"o3": o3})))
     assert page.text.count("Correlator 225 configurations in bins of 5, tau_int 0.71 +- 0.16; covariance full") == 1
     assert "Data of noise noise.h5, sha256 0123" in page.text
     assert "train 3.5 2 day 2 here" in page.text
-    assert all(" ".join(row) in page.text for row in (*source.stores, *source.networks))
+    assert all(" ".join(row) in page.text for row in (*data.stores, *data.networks))
     assert "validation" not in page.ids
-    render(replace(source, sittings=[], stores=[], networks=[]))
+    render(replace(data, sittings=[], stores=[], networks=[]))
 
 
 def test_the_report_says_what_noise_and_families_are_in_numbers(page: Page, run: Run) -> None:
@@ -205,45 +209,43 @@ def test_the_report_says_where_the_run_comes_from(page: Page, run: Run) -> None:
         assert hashlib.sha256(network.read_bytes()).hexdigest()[:16] in page.text
 
 
-def test_flags_of_a_target_stand_at_the_top_beside_it_and_in_every_title(
-    source: Source, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn, picture = [], report.picture
-    monkeypatch.setattr(report, "picture", lambda figure, alt: drawn.append((figure, alt)) or picture(figure, alt))
+def test_flags_of_a_target_stand_at_the_top_beside_it_and_in_every_title(data: ReportData) -> None:
     for flags, title in (([], "o3"), (["off the prior", "a <b>"], "o3 (flagged)")):
-        drawn.clear()
-        page = Page(render(replace(source, budgets={"o3": source.budgets["o3"].assign_attrs(flags=flags)})))
+        budget = data.budgets["o3"].assign_attrs(flags=flags)
+        page = Page(render(replace(data, budgets={"o3": budget})))
         assert all(page.pieces.count(f"o3: {flag}") == page.pieces.count(flag) == 1 for flag in flags)
         assert page.source.count('class="flag"') == 2 * len(flags)
         assert ("No flags." in page.text) == (not flags)
-        at = [f"a σ = {s:g}" for s in source.config.smearing.sigma]
-        titles = [figure.axes[0].get_title(loc="left") for figure, alt in drawn if f" of {title} at a σ" in alt]
-        assert titles == [f"{title}  {s}" for s in at for _ in range(2)]
+        at = [f"a σ = {s:g}" for s in data.config.smearing.sigma]
+        pictures = list(figures.target_pictures("o3", data.predictions["o3"].rho, budget, data.config))
+        titles = [one.figure.axes[0].get_title(loc="left") for one in pictures]
+        assert titles == [f"{title}, {s}" for s in at for _ in range(2)]
+        assert all(f" of {title} at a σ" in one.words for one in pictures)
         assert [text for text in page.pieces if text.startswith("Error budget of")] == [
             f"Error budget of {title} at {s}" for s in at
         ]
         assert len([text for text in page.pieces if text.startswith(f"{title}: ")]) == 4
 
 
-def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(source: Source, run: Run) -> None:
+def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(data: ReportData, run: Run) -> None:
     few = run.validation.load()
-    text = Page(render(replace(source, validation=few))).text
+    text = Page(render(replace(data, validation=few))).text
     assert "No flags." not in text
     assert "120 draws per family are too few to flag what is out of distribution: no p-value is below" in text
-    published = source.budgets["o3"].copy()
+    published = data.budgets["o3"].copy()
     del published.attrs["p_value"]
-    text = Page(render(replace(source, budgets={"o3": published.drop_vars("calibrated")}))).text
+    text = Page(render(replace(data, budgets={"o3": published.drop_vars("calibrated")}))).text
     assert "Nothing tells whether a target is out of distribution: there is no validation." in text
     ample = few.isel(sample=np.arange(1600) % few.sizes["sample"])
     level = float(few.attrs["quoted"])
     held = xr.where(few.coverage_of.budget == "calibrated", few.coverage_of.level, few.coverage_of)
     ample["coverage_of"] = held.transpose(*few.coverage_of.dims)
-    page = Page(render(replace(source, validation=ample)))
+    page = Page(render(replace(data, validation=ample)))
     assert "No flags." in page.text
     assert page.source.count('class="flag"') == 0
     bad = {"budget": "calibrated", "family": "o3", "sigma": 0.63, "level": level}
     ample["coverage_of"].loc[bad] = 0.41
-    page = Page(render(replace(source, validation=ample)))
+    page = Page(render(replace(data, validation=ample)))
     assert "No flags." not in page.text
     says = (
         "validation: the calibrated error is too narrow for o3 at a σ = 0.63: it covers 41.0 % of the truth, not 68.3"
@@ -252,32 +254,47 @@ def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(
 
 
 @pytest.mark.parametrize("treatment", ["shrink", "diagonal"])
-def test_a_covariance_that_weakens_the_back_check_has_no_p_value(source: Source, treatment: str) -> None:
-    o3 = source.predictions["o3"]
-    assert f"back_check {source.budgets['o3'].attrs['back_check']:.3g}; " in Page(render(source)).text
+def test_a_covariance_that_weakens_the_back_check_has_no_p_value(data: ReportData, treatment: str) -> None:
+    o3 = data.predictions["o3"]
+    assert f"back_check {data.budgets['o3'].attrs['back_check']:.3g}; " in Page(render(data)).text
     weak = o3.assign(correlator=o3.correlator.assign_attrs(covariance=treatment))
-    text = Page(render(replace(source, predictions={"o3": weak}))).text
+    text = Page(render(replace(data, predictions={"o3": weak}))).text
     assert f"back_check no p-value, since covariance {treatment} hides what the full one would show; " in text
     assert f"Covariances that weaken the back-check: o3 ({treatment})." in text
     assert f"covariance ({treatment}) that makes it small" in text
 
 
-def test_a_series_of_ensembles_is_in_the_report(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_series_of_ensembles_is_in_the_report(data: ReportData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "series", lambda *_: {"Nb": ["Nref_b", "Nmax"]})
-    assert [w for w in Page(render(source)).words if "sizes of the audience" in w] == [
+    drawn = figures.target_pictures("o3", data.predictions["o3"].rho, data.budgets["o3"], data.config)
+    pictures = data.pictures | {one.name: embedded(as_svg(one)) for one in drawn}
+    assert [w for w in Page(render(replace(data, pictures=pictures))).words if "sizes of the audience" in w] == [
         f"Reconstructed density of o3 against the sizes of the audience at a σ = {s:g}"
-        for s in source.config.smearing.sigma
+        for s in data.config.smearing.sigma
     ]
+
+
+def test_a_picture_that_is_not_there_is_named(data: ReportData) -> None:
+    for name in ("o3-budget-sigma1", "o3-correlator", "history-sigma0"):
+        others = {stem: svg for stem, svg in data.pictures.items() if stem != name}
+        with pytest.raises(DamageError, match=rf"figures/{name}\.svg: lost"):
+            render(replace(data, pictures=others))
+
+
+def test_the_pictures_of_the_page_are_the_files(page: Page, run: Run) -> None:
+    files = sorted(run.layout.figures.glob("*.svg"))
+    assert len(files) == page.tags["svg"]
+    assert all(path.read_text(encoding="utf-8").partition("<svg ")[2] in page.source for path in files)
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;{{ 7*7 }}" + "x" * 500
 
 
-def test_the_report_escapes_what_users_type_and_is_the_same_each_time(source: Source) -> None:
-    data = {"kind": "correlator", "path": Path("/data") / HOSTILE, "dataset": HOSTILE}
-    new = {"name": HOSTILE, "noise": CorrelatorNoise(**data), "targets": {"o3": Correlator(**data)}}
-    config, root = source.config.model_copy(update=new), Path("<img src=x onerror=alert(3)>")
-    hostile = replace(source, config=config, root=root, data=[("noise", HOSTILE)])
+def test_the_report_escapes_what_users_type_and_is_the_same_each_time(data: ReportData) -> None:
+    section = {"kind": "correlator", "path": Path("/data") / HOSTILE, "dataset": HOSTILE}
+    new = {"name": HOSTILE, "noise": CorrelatorNoise(**section), "targets": {"o3": Correlator(**section)}}
+    config, root = data.config.model_copy(update=new), Path("<img src=x onerror=alert(3)>")
+    hostile = replace(data, config=config, root=root, data=[("noise", HOSTILE)])
     page = Page(render(hostile))
     assert render(hostile) == page.source
     assert page.tags["script"] == 1

@@ -1,0 +1,159 @@
+"""``run.plot``: figures of a run on matplotlib axes, and all its pictures in another format than that of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+
+from sdpipe.config.schema import Config
+from sdpipe.errors import UserError
+from sdpipe.infer.compare import compare
+from sdpipe.physics import units
+from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, validation_figures
+from sdpipe.show.picture import STYLE, Picture, save
+
+Format = Literal["png", "pdf"]
+
+
+class Stores(Protocol):
+    """What :class:`Plots` takes from a run."""
+
+    config: Config
+    training: xr.Dataset
+    history: xr.Dataset
+    predictions: Mapping[str, xr.Dataset]
+    budget: Mapping[str, xr.Dataset]
+    validation: xr.Dataset
+
+    def compare(self, target: str) -> xr.Dataset:
+        """Return every estimate of one target side by side."""
+
+    def extrapolate(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
+        """Return the limit sigma -> 0."""
+
+    def stability(self, target: str, E: float | None = None) -> xr.Dataset:
+        """Return HLT against lambda."""
+
+
+def target_pictures(
+    name: str, prediction: xr.Dataset, budget: xr.Dataset, validation: xr.Dataset | None, config: Config
+) -> Iterator[Picture]:
+    """Draw every picture of one target, from what ``predict``, ``analyze`` and ``validate`` say of it."""
+    title = figures.title_of(name, budget.attrs["flags"])
+    yield from figures.target_pictures(name, prediction.rho, budget, config)
+    yield from correlator_figure.pictures(name, prediction, config.observables.kernel, title)
+    if "method" in budget:
+        yield from side_by_side.pictures(name, compare(budget, validation), title)
+    yield from lambda_scan.pictures(name, prediction, budget, title)
+
+
+class Plots:
+    """Every method draws at one ``sigma`` (the first of the run where it is not given) and returns the axes.
+
+    It draws on ``ax``, or on a new figure; a title says so where the target is flagged. Raises UserError, naming those
+    there, for a target or a sigma that the run does not have.
+
+    >>> ax = sdpipe.open_run("runs/quickstart").plot.budget("o3", sigma=0.63)
+    >>> ax.get_lines()[-1].get_label()
+    'total'
+    """
+
+    def __init__(self, run: Stores) -> None:
+        self._run = run
+
+    def reconstruction(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw rho_sigma(E) with its statistical and total band, and the truth where it is known."""
+        return self._draw_target(figures.reconstruction, target, sigma, ax)
+
+    def budget(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw each source of error, and the total, against E."""
+        return self._draw_target(figures.by_source, target, sigma, ax)
+
+    def methods(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the networks and every method with their errors, and the pulls in axes below."""
+        return draw_at(side_by_side.estimates, self._run.compare(target), sigma, ax)
+
+    def stability(
+        self, target: str, sigma: float | None = None, E: float | None = None, ax: Axes | None = None
+    ) -> Axes:
+        """Draw HLT against lambda at one energy, by default the lowest of those that ``predictions.zarr`` keeps."""
+        scans = self._run.stability(target, E)
+        return draw_at(lambda_scan.scan, lambda_scan.at(scans, float(scans.E_scan[0])), sigma, ax)
+
+    def limit(self, target: str, E: float | Sequence[float] | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the limit sigma -> 0 at some energies, by default four of them."""
+        limits = self._run.extrapolate(target, E)
+        if E is None:
+            limits = limits.isel(E=slice(None, None, -(-limits.sizes["E"] // figures.SHOWN_ENERGIES)))
+        return side_by_side.limit(limits, new_axes() if ax is None else ax)
+
+    def history(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the validation loss of every network against the epoch, and the baselines."""
+        return draw_at(figures.histories, self._run.history, sigma, ax)
+
+    def samples(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw the first few smeared densities of the training set at each basis size."""
+        return draw_at(figures.samples, self._run.training.isel(sample=slice(figures.SHOWN_SAMPLES)), sigma, ax)
+
+    def save(self, directory: str | Path, format: Format = "png") -> list[Path]:  # noqa: A002
+        """Write the pictures that ``figures/`` holds as SVG as PNG or PDF, and return the files.
+
+        Raises UserError for another format.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as place:
+        ...     sdpipe.open_run("runs/quickstart").plot.save(place, "pdf")[0].name
+        'history-sigma0.pdf'
+        """
+        if format not in get_args(Format):
+            raise UserError(f"format: {format!r} is not allowed; allowed: {', '.join(get_args(Format))}")
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        return [save(picture.figure, directory / f"{picture.name}.{format}") for picture in self._pictures()]
+
+    def _pictures(self) -> Iterator[Picture]:
+        """Draw what ``train``, ``validate`` and ``analyze`` draw."""
+        run = self._run
+        validation = run.validation.load() if run.config.budget.calibration == "conformal" else None
+        yield from figures.history_pictures(run.history.load())
+        if validation is not None:
+            yield from validation_figures.pictures(validation)
+        predictions = run.predictions
+        for name, budget in run.budget.items():
+            yield from target_pictures(name, predictions[name], budget.load(), validation, run.config)
+
+    def _draw_target(self, draw: figures.Draw, target: str, sigma: float | None, ax: Axes | None) -> Axes:
+        budgets = self._run.budget
+        if target not in budgets:
+            raise UserError(f"there is no budget of {target}; those there: {', '.join(budgets) or 'none'}")
+        ax = draw_at(draw, budgets[target], sigma, ax)
+        if flags := budgets[target].attrs["flags"]:
+            ax.set_title(figures.title_of(target, flags), fontsize=10, loc="left")
+        return ax
+
+
+def new_axes() -> Axes:
+    """Return axes on a new figure, which a notebook then shows."""
+    from matplotlib import pyplot as plt
+
+    return plt.subplots(figsize=(figures.WIDTH, figures.HEIGHT), layout="constrained")[1]
+
+
+@mpl.rc_context(STYLE)
+def draw_at(draw: figures.Draw, data: xr.Dataset, sigma: float | None, ax: Axes | None) -> Axes:
+    """Draw at one sigma on ``ax``, or on a new figure, as :class:`Plots` says."""
+    sigmas = data.sigma.values
+    wanted = np.asarray(sigmas[0] if sigma is None else sigma)
+    match = np.flatnonzero(np.isclose(sigmas, wanted, rtol=1e-6)) if wanted.dtype.kind in "iuf" else np.array([])
+    if not match.size:
+        raise UserError(f"the run has no sigma = {sigma}; those there: {', '.join(f'{s:g}' for s in sigmas)}")
+    ax = new_axes() if ax is None else ax
+    draw(data.isel(sigma=match[0]).load(), ax)
+    ax.legend(title=units.equation(r"$\sigma$", sigmas[match[0]], units.unit_of(data)))
+    return ax
