@@ -27,8 +27,8 @@ CORES, MEGABYTES = 4, 16000
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 SEARCH = os.environ["PATH"] + os.pathsep + "/usr/sbin"
 
-HANGING = 900.0
-"""Seconds after which something hangs: several times what the slowest machine took for any of it."""
+HANGING = 600.0
+"""Seconds after which something hangs: three times what the slowest machine took for a whole run, 190."""
 
 CONFIG = """
 ClusterName=sdpipe-test
@@ -83,10 +83,8 @@ class Slurm:
 
     def command(self, *arguments: str) -> str:
         """Run a Slurm command and return what it prints."""
-        done = subprocess.run(
-            arguments, env=self.environment, capture_output=True, text=True, check=True, timeout=HANGING
-        )
-        return done.stdout
+        options = {"capture_output": True, "text": True, "check": True, "timeout": HANGING}
+        return subprocess.run(arguments, env=self.environment, **options).stdout
 
     def jobs(self, state: str | None = None) -> list[str]:
         """Return the ids of the jobs in the queue, or of those in one state (R, PD, ...)."""
@@ -124,7 +122,7 @@ class Slurm:
         """End slurmctld; ``slurm.command("slurmctld")`` starts it again."""
         controller = psutil.Process(int((self.directory / "slurmctld.pid").read_text()))
         controller.terminate()
-        psutil.wait_procs([controller], timeout=60)
+        psutil.wait_procs([controller], timeout=HANGING)
 
     def crash_node(self, node: str) -> None:
         """Kill a node's slurmd with -9, and every process of the jobs that run there."""
@@ -312,19 +310,19 @@ class Bench:
                 process.terminate()
                 process.communicate(timeout=HANGING)
 
-    def run(self, *arguments: str, timeout: float = HANGING) -> tuple[int, str, str]:
+    def run(self, *arguments: str) -> tuple[int, str, str]:
         """Run ``sdpipe`` to its end; return exit status, stdout and stderr."""
         process = self.start(*arguments)
-        return self.finish(process, timeout)
+        return self.finish(process)
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = HANGING) -> tuple[int, str, str]:
+    def finish(self, process: subprocess.Popen[str]) -> tuple[int, str, str]:
         """Wait for a started ``sdpipe``; end it where it does not end by itself."""
         try:
-            out, err = process.communicate(timeout=timeout)
+            out, err = process.communicate(timeout=HANGING)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGTERM)
             out, err = process.communicate(timeout=HANGING)
-            pytest.fail(f"sdpipe did not end within {timeout:.0f} s:\n{err}")
+            pytest.fail(f"sdpipe did not end within {HANGING:.0f} s:\n{err}")
         return process.returncode, out, err
 
     def done_blocks(self, run: str) -> int:

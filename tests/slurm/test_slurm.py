@@ -253,7 +253,7 @@ def test_without_the_certificate_nobody_runs_code_on_the_scheduler(bench: Bench)
     for protocol in ("tcp", "tls"):
         done = subprocess.run(
             [sys.executable, "-c", INTRUDER, re.sub("^tls", protocol, address)],
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=HANGING, check=False,
         )  # fmt: skip
         assert done.stdout.startswith("OUT"), done.stdout + done.stderr
     os.kill(process.pid, signal.SIGINT)
