@@ -18,8 +18,8 @@ from benchmarks.steps import E, T, mock, stack_epoch
 from benchmarks.table import Limit, Row, turn_by_turn, wall_seconds
 from benchmarks.time_to_accuracy import fitted_set
 from sdpipe.learn import architectures
-from sdpipe.learn.feeds import Member
-from sdpipe.learn.training import PROTOCOLS, Outcome, train
+from sdpipe.learn.feeds import Member, TensorOptions
+from sdpipe.learn.training import PROTOCOLS, Outcome, Recipe, train
 
 NETWORK, BATCH, STACKS, STEPS = "arcL", 256, (5, 10, 20, 40), 200
 PRECISIONS = {"full single precision": "highest", "TF32": "high"}
@@ -72,11 +72,11 @@ def many(step: Callable[[], None]) -> None:
 def validation_error(root: Path, device: str) -> float:
     """Return the best validation error, mean of five replicas, of a whole training on 50,000 samples."""
     network, fitted, seed = fitted_set(root, "default", "whiten")
-    found: dict[int, Outcome] = {}
+    outcomes: dict[int, Outcome] = {}
     members = [Member(0, ("Nmax", 0, replica)) for replica in range(5)]
-    where = torch.device(device)
-    train(network, [fitted.data], members, PROTOCOLS["default"], seed, found.__setitem__, device=where)
-    return float(np.mean([min(outcome.val_loss) for outcome in found.values()]))
+    recipe, options = Recipe(network, PROTOCOLS["default"], seed), TensorOptions(torch.device(device))
+    train(recipe, [fitted.data], members, outcomes.__setitem__, options=options)
+    return float(np.mean([min(outcome.val_loss) for outcome in outcomes.values()]))
 
 
 def measure(root: Path) -> list[Row]:

@@ -9,7 +9,7 @@ import torch
 from benchmarks.table import Row, turn_by_turn
 from benchmarks.training_sets import one_ensemble
 from sdpipe.learn import architectures
-from sdpipe.learn.training import Stack
+from sdpipe.learn.training import CPU, Stack
 from sdpipe.physics.prior import BATCH
 from sdpipe.physics.samples import generate
 
@@ -43,7 +43,7 @@ def _generation(Nb: int, overrides: tuple[str, ...]) -> float:
 def _step(network: str, inputs: int, outputs: int) -> float:
     """Return microseconds of one core for a pair, in a stack at the default batch."""
     initial = [architectures.initialise(network, inputs, outputs, s) for s in range(REPLICAS)]
-    stack = Stack.begin(initial, torch.device("cpu"), torch.float32)
+    stack = Stack.begin(initial, CPU)
     x, y = torch.randn(REPLICAS, PAIRS, inputs), torch.randn(REPLICAS, PAIRS, outputs)
 
     def steps() -> None:

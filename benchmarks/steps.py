@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.table import Limit, Row, turn_by_turn
 from sdpipe.learn.architectures import FEATURE_MAPS, HIDDEN, NEGATIVE_SLOPE
-from sdpipe.learn.feeds import Chunk, Member, TrainingSet
-from sdpipe.learn.training import PROTOCOLS, train
+from sdpipe.learn.feeds import Chunk, Member, TensorOptions, TrainingSet
+from sdpipe.learn.training import PROTOCOLS, Recipe, train
 
 T, E, REPLICAS = 16, 47, 5
 
@@ -54,7 +54,8 @@ def stack_epoch(network: str, data: TrainingSet, batch: int, replicas: int, devi
     """Train a stack for an epoch, with fresh noise, validation and all."""
     protocol = replace(PROTOCOLS["default"], epochs=1, batch=batch)
     members = [Member(0, ("mock", r)) for r in range(replicas)]
-    train(network, [data], members, protocol, 1, lambda *_: None, device=torch.device(device))
+    options = TensorOptions(torch.device(device))
+    train(Recipe(network, protocol, seed=1), [data], members, lambda *_: None, options=options)
 
 
 def measure(_: Path) -> list[Row]:

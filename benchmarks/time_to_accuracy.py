@@ -18,13 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks.table import Limit, Row, machine, show
 from benchmarks.training_sets import MIXTURE, make, one_ensemble
 from sdpipe.disk import files
 from sdpipe.learn import dataset
 from sdpipe.learn.feeds import Member
-from sdpipe.learn.training import PROTOCOLS, train
+from sdpipe.learn.training import PROTOCOLS, Recipe, Unfinished, train
 from sdpipe.problem.inputs import Inputs
 
 Nb, NRHO, SIGMA_INDEX = 128, 50_000, 0
@@ -37,11 +38,13 @@ def fitted_set(root: Path, protocol: str, inputs: str) -> tuple[str, dataset.Fit
         data, network, keys = "mixture", "mlpM", (f"spectra.mixture={MIXTURE}",)
     config = one_ensemble(Nb, NRHO, network, "smearing.sigma=[0.44]", f"training.inputs={inputs}", *keys)
     path = make(config, root / data)
-    chosen, problem = PROTOCOLS[protocol], Inputs(config).problem
-    fitted = dataset.load(
-        path, Nb, NRHO, SIGMA_INDEX, problem.noise, inputs, chosen, config.seed, "Nmax", posterior=problem.posterior
-    )
-    return network, fitted, config.seed
+    residual, problem = PROTOCOLS[protocol].residual, Inputs(config).problem
+    samples, key = dataset.StoredSamples(path, Nb, NRHO, SIGMA_INDEX), (config.seed, "Nmax")
+
+    def posterior(C: NDArray) -> NDArray:
+        return problem.posterior(C).mean[:, SIGMA_INDEX]
+
+    return network, dataset.fit(samples, problem.noise, inputs, residual, key, posterior), config.seed
 
 
 def curve(root: Path, protocol: str, inputs: str) -> Path:
@@ -68,9 +71,9 @@ def curve(root: Path, protocol: str, inputs: str) -> Path:
     torch.set_num_threads(1)
     if old.get("done"):
         return file
-    state = root / f"{protocol}-{inputs}.pt"
-    members = [Member(0, ("Nmax", SIGMA_INDEX, 0))]
-    train(network, [fitted.data], members, PROTOCOLS[protocol], seed, finished, state=state, on_epoch=on_epoch)
+    recipe, members = Recipe(network, PROTOCOLS[protocol], seed), [Member(0, ("Nmax", SIGMA_INDEX, 0))]
+    unfinished = Unfinished(root / f"{protocol}-{inputs}.pt", identity="")
+    train(recipe, [fitted.data], members, finished, on_epoch=on_epoch, unfinished=unfinished)
     files.write_text(file, json.dumps(noted))
     return file
 

@@ -1,4 +1,4 @@
-"""From ``training.zarr`` to what one stack is trained on."""
+"""From ``training.zarr`` to what networks are trained on: samples read, closed-form parts fitted, chunks made."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from sdpipe.disk import store
 from sdpipe.learn.feeds import Chunk, TrainingSet
 from sdpipe.learn.moments import Inputs, InputTransform, LinearEstimator, Moments
-from sdpipe.learn.training import Protocol
 from sdpipe.physics import rng
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.samples import is_validation
@@ -58,17 +57,18 @@ class _Part:
     sd: NDArray | None = None
 
     @classmethod
-    def of(cls, data: xr.Dataset) -> _Part:
+    def from_store(cls, data: xr.Dataset) -> _Part:
+        """Return the arrays of a part of ``training.zarr``, those with sigma and E with both side by side."""
+        arrays = {name: values.values for name, values in data.data_vars.items()}
+        for name in ("smeared", "posterior_mean", "posterior_sd"):
+            if name in arrays:
+                arrays[name] = arrays[name].reshape(*arrays[name].shape[:-2], -1)
         names = ("correlator", "smeared", "noisy", "features", "posterior_mean", "posterior_sd")
-        arrays = [data[name].values if name in data else None for name in names]
-        for i in (1, 4, 5):
-            if arrays[i] is not None:
-                arrays[i] = arrays[i].reshape(*arrays[i].shape[:-2], -1)
-        return cls(*arrays)
+        return cls(*(arrays.get(name) for name in names))
 
     def __getitem__(self, rows: NDArray) -> _Part:
-        arrays = (self.correlator, self.target, self.noisy, self.features, self.mean, self.sd)
-        return _Part(*(None if a is None else a[rows] for a in arrays))
+        fields = (self.correlator, self.target, self.noisy, self.features, self.mean, self.sd)
+        return _Part(*(None if values is None else values[rows] for values in fields))
 
     @property
     def pulls(self) -> NDArray:
@@ -76,155 +76,184 @@ class _Part:
         return (self.target[:, None] - self.mean) / self.sd
 
 
-def load(
-    path: Path,
-    Nb: int,
-    Nrho: int,
-    sigma_index: int | None,
-    noise: Noise,
-    inputs: Inputs,
-    protocol: Protocol,
-    seed: int,
-    ensemble: str,
-    stream: bool = False,
-    posterior: Callable[[NDArray], NDArray] | None = None,
-) -> Fitted:
-    """Read the first ``Nrho`` samples at ``Nb`` and prepare them for :func:`sdpipe.learn.training.train`.
+class StoredSamples:
+    """The first ``Nrho`` samples at one ``Nb`` of a training store, all at once or, with ``stream``, chunk by chunk.
 
-    Targets are rho_sigma(E) at one sigma or, where ``sigma_index`` is None, at all of them side by side.
-
-    Input transform and linear estimator see training samples only. Validation noise is one fixed draw for each sample,
-    the same for every replica and sigma of the ensemble; with inputs ``posterior`` it is that of the first stored copy.
-    With ``stream`` the samples stay on disk, to be read chunk by chunk: the same transforms and validation data. Where
-    ``posterior`` is given, which returns its mean (n, sigma, E) for C (n, t), its loss is noted.
+    Targets are rho_sigma(E) at one sigma or, where ``sigma_index`` is None, at all of them side by side. Of each chunk
+    ``rows`` samples train and ``held_out`` validate; each is stored with so many noisy ``copies``.
     """
-    stored = store.read(path).sel(Nb=Nb).isel(sample=slice(Nrho))
-    stored = stored if sigma_index is None else stored.isel(sigma=[sigma_index])
-    sizes = stored.correlator.variable.chunksizes["sample"] if stream else (Nrho,)
-    ranges = [slice(low, high) for low, high in pairwise(np.cumsum([0, *sizes]).tolist())]
-    validates = [is_validation(np.arange(r.start, r.stop)) for r in ranges]
-    rows, held_out = (tuple(int(np.sum(v == k)) for v in validates) for k in (False, True))
-    copies = stored.sizes.get("copy", 0)
 
-    def from_store(i: int) -> _Part:
+    def __init__(self, path: Path, Nb: int, Nrho: int, sigma_index: int | None, stream: bool = False) -> None:
+        samples = store.read(path).sel(Nb=Nb).isel(sample=slice(Nrho))
+        self._data = samples if sigma_index is None else samples.isel(sigma=[sigma_index])
+        sizes = self._data.correlator.variable.chunksizes["sample"] if stream else (Nrho,)
+        self._ranges = [slice(low, high) for low, high in pairwise(np.cumsum([0, *sizes]).tolist())]
+        self._validates = [is_validation(np.arange(part.start, part.stop)) for part in self._ranges]
+        self.rows = tuple(int(np.sum(~validates)) for validates in self._validates)
+        self.held_out = tuple(int(np.sum(validates)) for validates in self._validates)
+        self.copies = samples.sizes.get("copy", 0)
+        self._part = self._read if len(self) > 1 else cache(self._read)  # what is streamed is not kept
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return len(self._ranges)
+
+    def _read(self, i: int) -> _Part:
         # Not through the worker's own Dask client: chunks are read from a thread that is none of its tasks.
-        return _Part.of(stored.isel(sample=ranges[i]).compute(scheduler="synchronous"))
+        return _Part.from_store(self._data.isel(sample=self._ranges[i]).compute(scheduler="synchronous"))
 
-    samples = cache(from_store) if len(ranges) == 1 else from_store
+    def training(self, i: int) -> _Part:
+        """Return the samples of chunk i that train."""
+        return self._part(i)[~self._validates[i]]
 
-    def to_train_on() -> Iterator[_Part]:
-        for i, val in enumerate(validates):
-            yield samples(i)[~val]
+    def validation(self, i: int) -> _Part:
+        """Return the samples of chunk i that validate."""
+        return self._part(i)[self._validates[i]]
 
-    moments = Moments.from_samples(lambda: ((part.correlator, part.target) for part in to_train_on()), noise)
-    whitened = InputTransform.fit(moments, "whiten" if inputs == "posterior" else inputs)
-    linear = LinearEstimator.fit(moments, whitened)
-    reference = np.concatenate([np.abs(part.correlator[:, noise.reference]) for part in to_train_on()])
-    white = rng.generator(seed, "validation noise", ensemble).standard_normal((sum(held_out), noise.deviates))
-    white_of = np.split(white, np.cumsum(held_out)[:-1])
-    outputs = moments.target_mean.size
-
-    if inputs == "posterior":
-        transform, make = _on_features(to_train_on)
-        rows, copies = tuple(n * copies for n in rows), 1
-        weight, offset, scale = np.zeros((transform.mean.size, outputs)), np.zeros(outputs), np.ones(outputs)
-    else:
-        transform, make = whitened, _on_correlators(whitened, noise)
-        weight, offset, scale = np.zeros_like(linear.weight), np.zeros(outputs), np.ones(outputs)
-        if protocol.residual:
-            weight, offset, scale = linear.weight, linear.offset, linear.residual
-
-    def read(i: int) -> Chunk:
-        part, val = samples(i), validates[i]
-        return make(part[~val], part[val], white_of[i])
-
-    held = [read(0)] if len(ranges) == 1 else []
-    data = TrainingSet(
-        read=held.__getitem__ if held else read,
-        rows=rows,
-        held_out=held_out,
-        copies=copies,
-        noise=noise.cholesky.T @ whitened.matrix,
-        weight=weight,
-        offset=offset,
-        scale=scale,
-        matrix=whitened.matrix if noise.floor and inputs != "posterior" else None,
-    )
-
-    def losses(i: int) -> list[float]:
-        part = samples(i)[validates[i]]
-        if inputs == "posterior":
-            known = part.noisy is not None  # else each copy has a covariance of its own
-            guesses = [linear(whitened(part.noisy[:, 0])) if known else np.nan, moments.target_mean, part.mean[:, 0]]
-            return [float(np.sum(np.abs(guess - part.target))) for guess in guesses]
-        noisy = noise.added(part.correlator, white_of[i][:, None])[:, 0]
-        guesses = [linear(whitened(noisy)), moments.target_mean]
-        if posterior is not None:
-            guesses.append(posterior(noisy)[:, sigma_index])  # networks on C(t) have one sigma
-        return [float(np.sum(np.abs(guess - part.target))) for guess in guesses]
-
-    linear_loss, mean_loss, *posterior_loss = np.sum([losses(i) for i in range(len(ranges))], axis=0) / (
-        sum(held_out) * outputs
-    )
-    return Fitted(
-        data=data,
-        moments=moments,
-        transform=transform,
-        linear=linear,
-        linear_transform=whitened,
-        linear_loss=float(linear_loss),
-        posterior_loss=float(*posterior_loss) if posterior_loss else float("nan"),
-        mean_loss=float(mean_loss),
-        typical=float(np.median(reference)),
-    )
+    def all_training(self) -> Iterator[_Part]:
+        """Yield the samples that train, chunk by chunk."""
+        return map(self.training, range(len(self)))
 
 
-Make = Callable[[_Part, _Part, NDArray], Chunk]
-"""A chunk from its training and its validation samples, with white noise (m, deviates) for these."""
+@dataclass(frozen=True)
+class _Correlators:
+    """Inputs are C(t), transformed, with noise that is drawn in training or was stored.
 
+    ``posterior`` returns its mean (n, E) for noisy C (n, t), where there is one.
+    """
 
-def _on_correlators(transform: InputTransform, noise: Noise) -> Make:
-    """Inputs are C, with noise that is drawn in training or was stored."""
+    transform: InputTransform
+    noise: Noise
+    posterior: Callable[[NDArray], NDArray] | None
 
-    def make(part: _Part, val: _Part, white: NDArray) -> Chunk:
-        clean = part.correlator.astype(float)
+    def chunk(self, training: _Part, held: _Part, white: NDArray) -> Chunk:
+        """Return a chunk from its training and its validation samples, with white noise (m, deviates) for these."""
+        clean, noise = training.correlator.astype(float), self.noise
         return Chunk(
-            x=transform(clean).astype(np.float32),
+            x=self.transform(clean).astype(np.float32),
             s=noise.scale(clean).astype(np.float32),
-            y=part.target,
-            x_val=transform(noise.added(val.correlator.astype(float), white[:, None])[:, 0]).astype(np.float32),
-            y_val=val.target,
-            stored=transform(part.noisy).astype(np.float32) if part.noisy is not None else None,
+            y=training.target,
+            x_val=self.transform(noise.added(held.correlator.astype(float), white[:, None])[:, 0]).astype(np.float32),
+            y_val=held.target,
+            stored=self.transform(training.noisy).astype(np.float32) if training.noisy is not None else None,
             floor=(noise.floor * clean).astype(np.float32) if noise.floor else None,
         )
 
-    return make
+    def baselines(self, held: _Part, white: NDArray) -> tuple[NDArray, NDArray | float]:
+        """Return noisy C (m, t), as networks are validated on, and the posterior mean (m, E) for it, NaN for none."""
+        noisy = self.noise.added(held.correlator, white[:, None])[:, 0]
+        return noisy, self.posterior(noisy) if self.posterior else np.nan
 
 
-def _on_features(parts: Callable[[], Iterator[_Part]]) -> tuple[InputTransform, Make]:
+@dataclass(frozen=True)
+class _Features:
     """Inputs are features of the posterior, standardised; each noisy copy is a sample, and has its own target."""
-    moments = [(f.shape[0], f.sum(axis=0), (f**2).sum(axis=0)) for f in (_rows(p.features) for p in parts())]
-    n, first, second = (sum(m[i] for m in moments) for i in range(3))
-    mean = first / n
-    spread = np.sqrt(np.maximum(second / n - mean**2, 0))
-    transform = InputTransform(mean, np.diag(1 / np.where(spread > 1e-6, spread, 1)))
 
-    def make(part: _Part, val: _Part, _white: NDArray) -> Chunk:
-        x = transform(_rows(part.features)).astype(np.float32)
-        y = np.clip(_rows(part.pulls), -LARGEST_PULL, LARGEST_PULL)
+    transform: InputTransform
+
+    @classmethod
+    def fit(cls, parts: Iterator[_Part]) -> _Features:
+        moments = [(f.shape[0], f.sum(axis=0), (f**2).sum(axis=0)) for f in (_rows(p.features) for p in parts)]
+        n, first, second = (sum(moment[i] for moment in moments) for i in range(3))
+        mean = first / n
+        spread = np.sqrt(np.maximum(second / n - mean**2, 0))
+        return cls(InputTransform(mean, np.diag(1 / np.where(spread > 1e-6, spread, 1))))
+
+    def chunk(self, training: _Part, held: _Part, _white: NDArray) -> Chunk:
+        x = self.transform(_rows(training.features)).astype(np.float32)
         return Chunk(
             x=x,
             s=np.ones(len(x), np.float32),
-            y=y,
-            x_val=transform(val.features[:, 0]).astype(np.float32),
-            y_val=val.pulls[:, 0],
+            y=np.clip(_rows(training.pulls), -LARGEST_PULL, LARGEST_PULL),
+            x_val=self.transform(held.features[:, 0]).astype(np.float32),
+            y_val=held.pulls[:, 0],
             stored=x[:, None],
-            unit=val.sd[:, 0],
+            unit=held.sd[:, 0],
         )
 
-    return transform, make
+    def baselines(self, held: _Part, _white: NDArray) -> tuple[NDArray | None, NDArray]:
+        # Where each copy has a covariance of its own no noisy C is stored, and the linear estimator has no loss.
+        return None if held.noisy is None else held.noisy[:, 0], held.mean[:, 0]
 
 
 def _rows(values: NDArray) -> NDArray[np.float64]:
     """Return (n, copy, ...) as (n copy, ...)."""
     return values.reshape(-1, values.shape[-1]).astype(float)
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """Stored samples as what networks see, with one fixed draw of white noise (m, deviates) for each chunk."""
+
+    samples: StoredSamples
+    seen: _Correlators | _Features
+    white: list[NDArray]
+
+    def read(self, i: int) -> Chunk:
+        return self.seen.chunk(self.samples.training(i), self.samples.validation(i), self.white[i])
+
+    def losses(self, linear: Callable[[NDArray], NDArray], mean: NDArray) -> NDArray:
+        """Return the mean absolute errors of the linear estimator, of the posterior mean and of ``mean`` (E,)."""
+        sums = []
+        for i, white in enumerate(self.white):
+            held = self.samples.validation(i)
+            noisy, posterior_mean = self.seen.baselines(held, white)
+            estimates = (np.nan if noisy is None else linear(noisy), posterior_mean, mean)
+            sums.append([float(np.sum(np.abs(estimate - held.target))) for estimate in estimates])
+        return np.sum(sums, axis=0) / (sum(self.samples.held_out) * mean.size)
+
+
+def fit(
+    samples: StoredSamples,
+    noise: Noise,
+    inputs: Inputs,
+    residual: bool,
+    key: tuple[int, str],
+    posterior: Callable[[NDArray], NDArray] | None = None,
+) -> Fitted:
+    """Fit everything in closed form, and prepare the samples for :func:`sdpipe.learn.training.train`.
+
+    Input transform and linear estimator see training samples only; with ``residual``, networks on C(t) correct the
+    linear estimator. Validation noise is one fixed draw for each sample, a function of ``key``, the seed and the name
+    of the ensemble, so that it is the same for every replica and sigma; with inputs ``posterior`` it is that of the
+    first stored copy. Where ``posterior`` is given, which returns its mean (n, E) for C (n, t), its loss is noted.
+    """
+    moments = Moments.from_samples(lambda: ((p.correlator, p.target) for p in samples.all_training()), noise)
+    on_features = inputs == "posterior"
+    linear_transform = InputTransform.fit(moments, "whiten" if on_features else inputs)
+    linear = LinearEstimator.fit(moments, linear_transform)
+    reference = np.concatenate([np.abs(part.correlator[:, noise.reference]) for part in samples.all_training()])
+
+    seed, ensemble = key
+    generator = rng.generator(seed, "validation noise", ensemble)
+    white = generator.standard_normal((sum(samples.held_out), noise.deviates))
+    seen = _Features.fit(samples.all_training()) if on_features else _Correlators(linear_transform, noise, posterior)
+    chunks = _Chunks(samples, seen, np.split(white, np.cumsum(samples.held_out)[:-1]))
+    linear_loss, posterior_loss, mean_loss = chunks.losses(lambda C: linear(linear_transform(C)), moments.target_mean)
+
+    outputs, copies = moments.target_mean.size, samples.copies
+    weight, offset, scale = np.zeros((seen.transform.mean.size, outputs)), np.zeros(outputs), np.ones(outputs)
+    if residual and not on_features:
+        weight, offset, scale = linear.weight, linear.offset, linear.residual
+    data = TrainingSet(
+        read=chunks.read if len(samples) > 1 else [chunks.read(0)].__getitem__,
+        rows=tuple(n * copies for n in samples.rows) if on_features else samples.rows,
+        held_out=samples.held_out,
+        copies=1 if on_features else copies,
+        noise=noise.cholesky.T @ linear_transform.matrix,
+        weight=weight,
+        offset=offset,
+        scale=scale,
+        matrix=linear_transform.matrix if noise.floor and not on_features else None,
+    )
+    return Fitted(
+        data=data,
+        moments=moments,
+        transform=seen.transform,
+        linear=linear,
+        linear_transform=linear_transform,
+        linear_loss=float(linear_loss),
+        posterior_loss=float(posterior_loss),
+        mean_loss=float(mean_loss),
+        typical=float(np.median(reference)),
+    )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -23,6 +23,14 @@ VALIDATION_ROWS = 4096
 
 BUFFER_CHUNKS = 4
 """Chunks that are shuffled together."""
+
+
+class TensorOptions(NamedTuple):
+    """On which device tensors lie, and of which type they are; PyTorch calls that so in C++."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+
 
 T = TypeVar("T")
 Read = TypeVar("Read")
@@ -78,14 +86,15 @@ class Member:
     stream: tuple[int | str, ...]
 
 
-def stacked(data: list[TrainingSet] | list[Chunk], name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+def stacked(data: list[TrainingSet] | list[Chunk], name: str, options: TensorOptions) -> Tensor:
     """Return one array of several sets, along a new first axis, on the device.
 
     >>> ones = Chunk(*[torch.ones(2)] * 5)
-    >>> stacked([ones, ones, ones], "s", torch.device("cpu"), torch.float32).shape
+    >>> stacked([ones, ones, ones], "s", TensorOptions(torch.device("cpu"))).shape
     torch.Size([3, 2])
     """
-    return torch.stack([torch.as_tensor(getattr(d, name), dtype=dtype) for d in data]).to(device)
+    arrays = [torch.as_tensor(getattr(one, name), dtype=options.dtype) for one in data]
+    return torch.stack(arrays).to(options.device)
 
 
 @dataclass(frozen=True)
@@ -113,38 +122,42 @@ class Feed:
     ``pairs`` (sample, noise copy) are in an epoch, ``validated`` samples in the validation set.
     """
 
-    def __init__(
-        self, data: list[TrainingSet], copies: int, fresh: bool, seed: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        self.data, self.rows, self.copies, self.fresh = data, data[0].rows, data[0].copies or copies, fresh
-        self.seed, self.device, self.dtype = seed, device, dtype
-        self.noise = stacked(data, "noise", device, dtype)
-        self.matrix = None if data[0].matrix is None else stacked(data, "matrix", device, dtype)
+    def __init__(self, data: list[TrainingSet], copies: int, fresh: bool, seed: int, options: TensorOptions) -> None:
+        self.data, self.rows = data, data[0].rows
+        self.copies, self.fresh = data[0].copies or copies, fresh
+        self.seed, self.options = seed, options
+        self.noise = stacked(data, "noise", options)
+        self.matrix = None if data[0].matrix is None else stacked(data, "matrix", options)
         self.pairs, self.validated = sum(self.rows) * self.copies, sum(data[0].held_out)
-        self._whole: tuple[_Buffer, tuple[Tensor, Tensor, Tensor]] | None = None
+        self._whole: _Buffer | None = None
+        self._validation: tuple[Tensor, Tensor, Tensor] | None = None
         if len(self.rows) == 1:
             chunks = self._read([0])
-            self._whole = self._buffer(chunks, [0], ()), self._to_validate(chunks)
+            self._whole = self._buffer(chunks, [0], ())
+            self._validation = self._to_validate(chunks)
 
     def batches(self, members: list[Member], epoch: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield inputs (member, pair, t) and targets (member, pair, E), every pair once, in each member's own order."""
         for buffer in self._buffers(epoch):
-            n, t = buffer.x.shape[1:]
-            inputs = torch.empty(len(members), n * self.copies, t, device=self.device, dtype=self.dtype)
-            rows = torch.empty(len(members), n * self.copies, device=self.device, dtype=torch.int64)
-            for i, m in enumerate(members):
-                generator = self._generator("order", *m.stream, epoch, *buffer.key)
-                order = torch.randperm(n * self.copies, generator=generator, device=self.device)
-                torch.index_select(self._noisy(buffer, m, epoch), 0, order, out=inputs[i])
-                torch.add(order // self.copies, m.data * n, out=rows[i])
+            _, n, t = buffer.x.shape
+            inputs = torch.empty(len(members), n * self.copies, t, **self.options._asdict())
+            rows = torch.empty(len(members), n * self.copies, device=self.options.device, dtype=torch.int64)
+            for i, member in enumerate(members):
+                # Order and noise have streams of their own, keyed by what the member is and not by its place in the
+                # stack: a member that leaves, or a stack that is resumed, changes no random number of the others.
+                generator = self._generator("order", *member.stream, epoch, *buffer.key)
+                order = torch.randperm(n * self.copies, generator=generator, device=self.options.device)
+                torch.index_select(self._noisy(buffer, member, epoch), 0, order, out=inputs[i])
+                # Pair k is copy k % copies of sample k // copies; targets of all sets lie one after another in y.
+                torch.add(order // self.copies, member.data * n, out=rows[i])
             for low in range(0, n * self.copies, batch):
                 part = slice(low, low + batch)
                 yield inputs[:, part], buffer.y[rows[:, part]]
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield noisy inputs (data, m, t), targets and their units (data, m, E) to validate on, every sample once."""
-        if self._whole:
-            yield self._whole[1]
+        if self._validation:
+            yield self._validation
             return
         for chunks in ahead(self._read, [[i] for i in range(len(self.rows))]):
             yield self._to_validate(chunks)
@@ -154,12 +167,17 @@ class Feed:
         return sum(-(-sum(self.rows[i] for i in group) * self.copies // batch) for group in self._groups(epoch))
 
     def _groups(self, epoch: int) -> list[list[int]]:
+        """Return the chunks of each buffer of an epoch.
+
+        Two levels of shuffling, chunks among buffers here and pairs within a buffer in :meth:`batches`, take the memory
+        of one buffer, and every chunk is read once an epoch for all members.
+        """
         order = rng.generator(self.seed, "chunk order", epoch).permutation(len(self.rows)).tolist()
         return [order[low : low + BUFFER_CHUNKS] for low in range(0, len(order), BUFFER_CHUNKS)]
 
     def _buffers(self, epoch: int) -> Iterator[_Buffer]:
         if self._whole:
-            yield self._whole[0]
+            yield self._whole
             return
         groups = self._groups(epoch)
         for g, chunks in enumerate(ahead(self._read, groups)):
@@ -170,6 +188,8 @@ class Feed:
 
     def _buffer(self, chunks: list[list[Chunk]], group: list[int], key: tuple[int, ...]) -> _Buffer:
         ends = [0, *accumulate(self.rows[i] for i in group)]
+        # Noise is keyed by the chunk it is for, so that fixed copies of a sample are the same in every epoch, whatever
+        # chunks it is shuffled with.
         parts = [((i,) if key else (), slice(low, high)) for i, (low, high) in zip(group, pairwise(ends), strict=True)]
         stored = self._joined(chunks, "stored").flatten(1, 2) if self.data[0].copies else None
         floor = None if self.matrix is None else self._joined(chunks, "floor")
@@ -182,27 +202,29 @@ class Feed:
         return self._joined(chunks, "x_val"), y, unit
 
     def _joined(self, chunks: list[list[Chunk]], name: str) -> Tensor:
-        return torch.cat([stacked(chunk, name, self.device, self.dtype) for chunk in chunks], dim=1)
+        return torch.cat([stacked(chunk, name, self.options) for chunk in chunks], dim=1)
 
     def _generator(self, purpose: str, *key: int | str) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(rng.torch_seed(self.seed, purpose, *key))
+        return torch.Generator(self.options.device).manual_seed(rng.torch_seed(self.seed, purpose, *key))
 
     def _noisy(self, buffer: _Buffer, member: Member, epoch: int) -> Tensor:
         """Return the noisy inputs (pair, t) of one member, copies of a sample side by side."""
+        d = member.data
         if buffer.stored is not None:
-            return buffer.stored[member.data]
-        drawn, d, stream = [], member.data, (*member.stream, epoch) if self.fresh else member.stream
+            return buffer.stored[d]
+        stream = (*member.stream, epoch) if self.fresh else member.stream
+        noisy = []
         for key, rows in buffer.parts:
             x, s = buffer.x[d, rows, None], buffer.s[d, rows, None, None]
             generator = self._generator("noise", *stream, *key)
             shape = (x.shape[0], self.copies, x.shape[2])
-            z = torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)
-            noisy = x + s * (z @ self.noise[d])
+            z = torch.randn(shape, generator=generator, **self.options._asdict())
+            copies = x + s * (z @ self.noise[d])
             if buffer.floor is not None:
-                z = torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)
-                noisy = noisy + (buffer.floor[d, rows, None] * z) @ self.matrix[d]
-            drawn.append(noisy.flatten(0, 1))
-        return torch.cat(drawn)
+                z = torch.randn(shape, generator=generator, **self.options._asdict())
+                copies = copies + (buffer.floor[d, rows, None] * z) @ self.matrix[d]
+            noisy.append(copies.flatten(0, 1))
+        return torch.cat(noisy)
 
 
 def ahead(read: Callable[[T], Read], items: list[T]) -> Iterator[Read]:

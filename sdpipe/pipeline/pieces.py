@@ -150,6 +150,11 @@ class NetworkId(NamedTuple):
         return f"{self.ensemble}{sigma}-replica{self.replica:03d}"
 
     @property
+    def set(self) -> tuple[str, int | None]:
+        """Which training set is its own."""
+        return self.ensemble, self.sigma_index
+
+    @property
     def stream(self) -> tuple[int | str, ...]:
         """The key of its random numbers."""
         return tuple("all" if part is None else part for part in self)

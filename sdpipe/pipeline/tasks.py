@@ -199,7 +199,19 @@ def train_stack(problem: Problem, root: Path, stack: StackPlan, threads: int, sh
             "a GPU in the section of cluster.gpu, or set training.device=auto"
         )
     pool.report(device=device.type, host=socket.gethostname())
-    room, samples = memory.available(device, pool.memory(), sharers), config.ensembles[stack.networks[0].ensemble].Nrho
+    parts, stream = _parts(config, stack, memory.available(device, pool.memory(), sharers))
+    diverged: dict[str, str] = {}
+    for part in (part for part in parts if set(stack.networks[part]) & set(stack.wanted)):
+        diverged |= _TrainingTask(problem, layout, stack, part, stream).train(device)
+    _running(layout, stack).unlink(missing_ok=True)
+    return {"diverged": diverged}
+
+
+def _parts(config: Config, stack: StackPlan, room: int) -> tuple[list[slice], bool]:
+    """Return the parts of a stack that fit ``room`` bytes, and whether their samples must be streamed; report both."""
+    from sdpipe.workers import pool
+
+    samples = config.ensembles[stack.networks[0].ensemble].Nrho
     need = _need(config, samples)
     stream = sum(need) > room
     if stream:
@@ -208,101 +220,97 @@ def train_stack(problem: Problem, root: Path, stack: StackPlan, threads: int, sh
             note=f"{stack.name}: Nrho = {samples} does not fit {room / 1e9:.2g} GB of memory; "
             "streaming it from training.zarr, shuffled a few chunks at a time"
         )
-    sets = [(n.ensemble, n.sigma_index) for n in stack.networks]
-    parts = memory.cut(sets, need, room)
+    parts = memory.cut([network.set for network in stack.networks], need, room)
     if len(parts) > 1:
         pool.report(
-            note=f"{stack.name}: {len(sets)} networks do not fit {room / 1e9:.2g} GB of memory side by side; "
+            note=f"{stack.name}: {len(stack.networks)} networks do not fit {room / 1e9:.2g} GB of memory side by side; "
             f"training {max(part.stop - part.start for part in parts)} at a time"
         )
-    diverged: dict[str, str] = {}
-    for part in (part for part in parts if set(stack.networks[part]) & set(stack.wanted)):
-        diverged |= _train_part(problem, layout, stack, part, stream, device)
-    (layout.running / f"{stack.name}.json").unlink(missing_ok=True)
-    return {"diverged": diverged}
+    return parts, stream
 
 
-def _train_part(
-    problem: Problem, layout: Layout, stack: StackPlan, part: slice, stream: bool, device: torch.device
-) -> dict[str, str]:
-    """Train networks side by side; return why those that diverged did, by name."""
-    from sdpipe.workers import pool
+def _running(layout: Layout, stack: StackPlan) -> Path:
+    return layout.running / f"{stack.name}.json"
 
-    config, networks, protocol = problem.config, stack.networks[part], _protocol(problem.config)
-    sets = list(dict.fromkeys((n.ensemble, n.sigma_index) for n in networks))
-    fitted = [_fit(problem, layout, *which, stream) for which in sets]
-    members = [feeds.Member(sets.index((n.ensemble, n.sigma_index)), n.stream) for n in networks]
-    names = [n.label(config) for n in networks]
-    diverged: dict[str, str] = {}
-    wanted = {network for network in networks if network in stack.wanted}
 
-    def finished(i: int, outcome: training.Outcome) -> None:
-        network, taught, best = networks[i], fitted[members[i].data], min(outcome.val_loss)
-        if network not in wanted:
+class _TrainingTask:
+    """Part of a stack at its training: the sets, what is kept of a network as it stops, what is told of each epoch."""
+
+    def __init__(self, problem: Problem, layout: Layout, stack: StackPlan, part: slice, stream: bool) -> None:
+        self.problem, self.layout, self.stack = problem, layout, stack
+        self.networks = stack.networks[part]
+        self.wanted = set(self.networks) & set(stack.wanted)
+        self.protocol = _protocol(problem.config)
+        sets = list(dict.fromkeys(network.set for network in self.networks))
+        self.fitted = [_fit(problem, layout, *one, stream) for one in sets]
+        self.members = [feeds.Member(sets.index(network.set), network.stream) for network in self.networks]
+        self.identity = digest(dict(stack.identities), self.networks, stream)
+        self.diverged: dict[str, str] = {}
+
+    def train(self, device: torch.device) -> dict[str, str]:
+        """Train the networks side by side; return why those that diverged did, by name."""
+        config = self.problem.config
+        architecture = config.ensembles[self.networks[0].ensemble].network
+        while self.wanted:  # twice where one of them was done and lost, so that what training goes on from lacks it
+            training.train(
+                training.Recipe(architecture, self.protocol, config.seed),
+                [fitted.data for fitted in self.fitted],
+                self.members,
+                self._finished,
+                on_epoch=self._on_epoch,
+                unfinished=training.Unfinished(self.layout.unfinished / f"{self.identity}.pt", self.identity),
+                options=feeds.TensorOptions(device),
+            )
+        return self.diverged
+
+    def _finished(self, i: int, outcome: training.Outcome) -> None:
+        """Keep a network where it is wanted and did not diverge."""
+        network, fitted, best = self.networks[i], self.fitted[self.members[i].data], min(outcome.val_loss)
+        if network not in self.wanted:
             return
-        wanted.remove(network)
-        why = None
+        self.wanted.remove(network)
+        reason = None
         if outcome.diverged is not None:
-            why = f"at epoch {outcome.diverged}"
-        elif not best <= taught.mean_loss:
-            why = f"to a validation loss of {best:.3g}, above that of predicting the mean ({taught.mean_loss:.3g})"
-        if why:
-            diverged[names[i]] = f"{why}, seed {config.seed}"
+            reason = f"at epoch {outcome.diverged}"
+        elif not best <= fitted.mean_loss:
+            reason = f"to a validation loss of {best:.3g}, above that of predicting the mean ({fitted.mean_loss:.3g})"
+        if reason:
+            self.diverged[network.label(self.problem.config)] = f"{reason}, seed {self.problem.config.seed}"
             return
-        piece = Piece("train", network.stem, stack.identities[network.ensemble])
-        path = layout.networks / f"{network.stem}.pt"
-        trained.save(path, _network(problem, network, taught, outcome, piece.made_from))
-        losses = {n: getattr(taught, n) for n in ("linear_loss", "posterior_loss")} | {"val_loss": best}
-        finish(layout, piece, [path], **losses)
+        piece = Piece("train", network.stem, self.stack.identities[network.ensemble])
+        path = self.layout.networks / f"{network.stem}.pt"
+        trained.save(path, _network(self.problem, network, fitted, outcome, piece.made_from))
+        losses = {"linear_loss": fitted.linear_loss, "posterior_loss": fitted.posterior_loss, "val_loss": best}
+        finish(self.layout, piece, [path], **losses)
 
-    def on_epoch(epoch: int, losses: list[tuple[int, float]]) -> None:
+    def _on_epoch(self, epoch: int, losses: list[tuple[int, float]]) -> None:
+        """Tell the driver, and ``status`` by a file, how far each network is."""
+        from sdpipe.workers import pool
+
         rows = [
             {
-                "task": names[i],
+                "task": self.networks[i].label(self.problem.config),
                 "epoch": epoch,
-                "epochs": protocol.epochs,
+                "epochs": self.protocol.epochs,
                 "val_loss": loss,
-                "linear_loss": fitted[members[i].data].linear_loss,
-                "posterior_loss": fitted[members[i].data].posterior_loss,
+                "linear_loss": self.fitted[self.members[i].data].linear_loss,
+                "posterior_loss": self.fitted[self.members[i].data].posterior_loss,
             }
             for i, loss in losses
         ]
-        files.write_text(layout.running / f"{stack.name}.json", seal(rows))
+        files.write_text(_running(self.layout, self.stack), seal(rows))
         for row in rows:
             pool.report(**row)
 
-    identity = digest(dict(stack.identities), networks, stream)
-    while wanted:  # again, from the beginning, where one was done and lost before the others in its stack were done
-        training.train(
-            config.ensembles[networks[0].ensemble].network,
-            [f.data for f in fitted],
-            members,
-            protocol,
-            config.seed,
-            finished,
-            state=layout.unfinished / f"{identity}.pt",
-            identity=identity,
-            on_epoch=on_epoch,
-            device=device,
-        )
-    return diverged
-
 
 def _fit(problem: Problem, layout: Layout, ensemble: str, sigma_index: int | None, stream: bool) -> dataset.Fitted:
+    """Return the training set of an ensemble at one sigma, or at all, with what is fitted to it in closed form."""
     config, chosen = problem.config, problem.config.ensembles[ensemble]
-    return dataset.load(
-        layout.training,
-        chosen.Nb,
-        chosen.Nrho,
-        sigma_index,
-        problem.noise,
-        config.training.inputs,
-        _protocol(config),
-        config.seed,
-        ensemble,
-        stream,
-        (lambda C: problem.posterior(C).mean) if 2 <= len(config.lattice.slices) <= MOST_TIMES else None,
-    )
+    samples = dataset.StoredSamples(layout.training, chosen.Nb, chosen.Nrho, sigma_index, stream)
+    residual, key = _protocol(config).residual, (config.seed, ensemble)
+    has_posterior = 2 <= len(config.lattice.slices) <= MOST_TIMES
+    posterior = (lambda C: problem.posterior(C).mean[:, sigma_index]) if has_posterior else None
+    return dataset.fit(samples, problem.noise, config.training.inputs, residual, key, posterior)
 
 
 def _network(

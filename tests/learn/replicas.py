@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdpipe.learn.feeds import Chunk, Member, TrainingSet
-from sdpipe.learn.training import PROTOCOLS, Outcome, train
+from sdpipe.learn.feeds import Chunk, Member, TensorOptions, TrainingSet
+from sdpipe.learn.training import PROTOCOLS, Outcome, Recipe, train
 
 T, E = 4, 3
 
@@ -47,7 +47,7 @@ class Trained:
     epochs: list[tuple[int, list[tuple[int, float]]]] = field(default_factory=list)
 
 
-def run(data, members, protocol, *, seed=1, on_epoch=None, into=None, **options) -> Trained:
+def run(data, members, protocol, *, seed=1, on_epoch=None, into=None, unfinished=None, dtype=torch.float64) -> Trained:
     """Train arcS in float64, and note into ``into`` what was reported until the end or an interruption."""
     trained = into or Trained()
 
@@ -57,8 +57,8 @@ def run(data, members, protocol, *, seed=1, on_epoch=None, into=None, **options)
             on_epoch(epoch, losses)
 
     data = data if isinstance(data, list) else [data]
-    options = {"dtype": torch.float64} | options
-    train("arcS", data, members, protocol, seed, trained.outcomes.__setitem__, on_epoch=note, **options)
+    recipe, options = Recipe("arcS", protocol, seed), TensorOptions(torch.device("cpu"), dtype)
+    train(recipe, data, members, trained.outcomes.__setitem__, on_epoch=note, unfinished=unfinished, options=options)
     return trained
 
 

@@ -41,18 +41,9 @@ def training_store(tmp_path):
     return write
 
 
-def load(path, protocol="default", **options):
-    arguments = {
-        "Nb": 8,
-        "Nrho": 100,
-        "sigma_index": 0,
-        "noise": NOISE,
-        "inputs": "whiten",
-        "protocol": PROTOCOLS[protocol],
-        "seed": 1,
-        "ensemble": "Nmax",
-    }
-    return dataset.load(path, **(arguments | options))
+def load(path, protocol="default", Nrho=100, ensemble="Nmax", stream=False):
+    samples = dataset.StoredSamples(path, 8, Nrho, sigma_index=0, stream=stream)
+    return dataset.fit(samples, NOISE, "whiten", PROTOCOLS[protocol].residual, (1, ensemble))
 
 
 def test_what_is_fitted_sees_training_samples_only(samples, training_store):

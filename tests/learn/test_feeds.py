@@ -10,8 +10,11 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from sdpipe.learn import architectures
-from sdpipe.learn.feeds import Chunk, Feed, Member, TrainingSet
+from sdpipe.learn.feeds import Chunk, Feed, Member, TensorOptions, TrainingSet
+from sdpipe.learn.training import Unfinished
 from tests.learn.replicas import DEFAULT, PUBLISHED, E, T, constant, make_data, members_of, run, same, set_of
+
+DOUBLE = TensorOptions(torch.device("cpu"), torch.float64)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,7 +126,7 @@ SIZES = (8, 8, 5, 8, 8, 3)
 
 def epochs(data, protocol, members, count=2, batch=7):
     """Return inputs and targets of each member in each epoch, as (epoch, member) -> (pair, t + E)."""
-    source = Feed([data], protocol.copies, protocol.fresh, 1, torch.device("cpu"), torch.float64)
+    source = Feed([data], protocol.copies, protocol.fresh, 1, DOUBLE)
     shown = []
     for epoch in range(count):
         batches = [torch.cat(pair, dim=2).numpy() for pair in source.batches(members, epoch, batch)]
@@ -207,8 +210,8 @@ def test_an_interrupted_streamed_training_resumes_to_the_same_weights(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(data, members_of(2), protocol, state=state, identity="a", on_epoch=interrupt)
-    resumed = run(data, members_of(2), protocol, state=state, identity="a").outcomes
+        run(data, members_of(2), protocol, unfinished=Unfinished(state, "a"), on_epoch=interrupt)
+    resumed = run(data, members_of(2), protocol, unfinished=Unfinished(state, "a")).outcomes
     whole = run(data, members_of(2), protocol).outcomes
     for i in range(2):
         same(resumed[i], whole[i], 0)
@@ -227,7 +230,7 @@ def test_a_floor_adds_an_error_of_its_own_to_every_time():
     floor, matrix = rng.uniform(0.5, 2, (3, 4)), rng.standard_normal((4, 4))
     quiet = {"noise": np.zeros((4, 4)), "weight": np.zeros((4, 3)), "offset": np.zeros(3), "scale": np.ones(3)}
     data = make_data(n=3, floor=floor, **quiet)
-    source = Feed([replace(data, matrix=matrix)], 20_000, True, 1, torch.device("cpu"), torch.float64)
+    source = Feed([replace(data, matrix=matrix)], 20_000, True, 1, DOUBLE)
     ((inputs, _),) = source.batches([Member(0, ("a",))], 0, 60_000)
     centre = torch.as_tensor(data.read(0).x)
     spread = (inputs[0] - centre.mean(dim=0)).numpy()

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp, mannwhitneyu
 
 from sdpipe.learn import architectures
 from sdpipe.learn.feeds import Member, TrainingSet
-from sdpipe.learn.training import PROTOCOLS, Outcome, Progress, one_cycle_rate, published_rate
+from sdpipe.learn.training import PROTOCOLS, MemberHistory, Outcome, Unfinished, one_cycle_rate, published_rate
 from tests.learn.replicas import DEFAULT, PUBLISHED, Trained, constant, make_data, members_of, run, same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -173,9 +173,9 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, protocol,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(data, members, protocol, state=state, identity="a", on_epoch=interrupt)
+        run(data, members, protocol, unfinished=Unfinished(state, "a"), on_epoch=interrupt)
     assert state.exists()
-    resumed = run(data, members, protocol, state=state, identity="a")
+    resumed = run(data, members, protocol, unfinished=Unfinished(state, "a"))
     assert resumed.epochs[0][0] == stop_at + 1
     for i in range(2):
         same(resumed.outcomes[i], whole.outcomes[i], 0)
@@ -195,8 +195,8 @@ def test_an_interruption_after_a_member_has_left_resumes_to_the_same_weights(tmp
 
     partly = Trained()
     with pytest.raises(KeyboardInterrupt):
-        run(data, members, protocol, state=state, identity="a", on_epoch=interrupt, into=partly)
-    resumed = run(data, members, protocol, state=state, identity="a")
+        run(data, members, protocol, unfinished=Unfinished(state, "a"), on_epoch=interrupt, into=partly)
+    resumed = run(data, members, protocol, unfinished=Unfinished(state, "a"))
     assert 0 < len(partly.outcomes) < 3
     outcomes = partly.outcomes | resumed.outcomes
     assert sorted(outcomes) == [0, 1, 2]
@@ -214,12 +214,12 @@ def test_a_state_that_is_damaged_or_of_another_training_is_not_taken_up(tmp_path
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(make_data(5), members, protocol, state=state, identity="old", on_epoch=interrupt)
+        run(make_data(5), members, protocol, unfinished=Unfinished(state, "old"), on_epoch=interrupt)
     if damage:
         content = bytearray(state.read_bytes())
         content[len(content) // 2] ^= 1
         state.write_bytes(content)
-    fresh = run(data, members, protocol, state=state, identity="old" if damage else "new")
+    fresh = run(data, members, protocol, unfinished=Unfinished(state, "old" if damage else "new"))
     assert [epoch for epoch, _ in fresh.epochs] == [1, 2, 3, 4]
     same(fresh.outcomes[0], run(data, members, protocol).outcomes[0], 0)
 
@@ -236,10 +236,10 @@ def test_a_state_that_is_damaged_or_of_another_training_is_not_taken_up(tmp_path
     ],
 )
 def test_a_fall_by_less_than_1e_5_is_no_progress_but_may_be_the_best_epoch(losses, since, best):
-    progress = Progress(0)
+    history = MemberHistory(0)
     for loss in losses:
-        progress.add(loss, loss)
-    assert (progress.since, progress.best_epoch) == (since, best)
+        history.add(loss, loss)
+    assert (history.since, history.best_epoch) == (since, best)
 
 
 @pytest.mark.parametrize(
