@@ -164,9 +164,9 @@ def cost(runs: dict[str, Run]) -> pd.DataFrame:
     found: dict[str, dict[str, float]] = {}
     for name, run in runs.items():
         of = found.setdefault(name, {})
-        for sitting in run.layout.sittings():
-            stage = f"{sitting['stage']} [min]"
-            of[stage] = of.get(stage, 0.0) + sitting["seconds"] / 60
+        for session in run.layout.sessions():
+            stage = f"{session['stage']} [min]"
+            of[stage] = of.get(stage, 0.0) + session["seconds"] / 60
         of["on disk [GB]"] = sum(f.stat().st_size for f in run.layout.root.rglob("*") if f.is_file()) / 1e9
     return pd.DataFrame(found).rename_axis("what")
 

@@ -38,5 +38,5 @@ def test_coverage_and_cost(runs: dict[str, Run]) -> None:
     run, coverage, cost = runs["published"], reference.coverage(runs), reference.cost(runs)
     covered = run.validation.coverage.sel(family="o3", sigma=0.44, level=0.954)
     assert coverage.loc[("o3", 0.44), "published 95.4 %"] == pytest.approx(100 * float(covered))
-    assert [line.removesuffix(" [min]") for line in cost.index[:-1]] == [s["stage"] for s in run.layout.sittings()]
+    assert [line.removesuffix(" [min]") for line in cost.index[:-1]] == [s["stage"] for s in run.layout.sessions()]
     assert 0 < cost.loc["on disk [GB]", "published"] < 0.1

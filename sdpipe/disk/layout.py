@@ -160,33 +160,33 @@ class Layout:
                 if receipt := self.receipts.read(*piece):
                     yield receipt
 
-    def note_sitting(self, stage: str, begun: datetime, seconds: float) -> None:
-        """Note how long a stage worked; one that was interrupted has several sittings."""
+    def note_session(self, stage: str, begun: datetime, seconds: float) -> None:
+        """Note how long a stage worked; one that was interrupted has several sessions."""
         told = {"stage": stage, "begun": begun.isoformat(timespec="seconds"), "seconds": seconds}
-        with self._sittings.open("a", encoding="utf-8") as file:
+        with self._sessions.open("a", encoding="utf-8") as file:
             file.write("\n" + seal({**told, "host": socket.gethostname()}))  # a line of its own, even after a cut one
 
-    def sittings(self) -> list[dict[str, Any]]:
-        """Return what :meth:`note_sitting` noted, in the order of time; a damaged line counts as lost."""
-        return [told for line in self._sitting_lines() if (told := unseal(line))]
+    def sessions(self) -> list[dict[str, Any]]:
+        """Return what :meth:`note_session` noted, in the order of time; a damaged line counts as lost."""
+        return [told for line in self._session_lines() if (told := unseal(line))]
 
-    def check_sittings(self, mend: bool) -> Iterator[DamageError]:
+    def check_sessions(self, mend: bool) -> Iterator[DamageError]:
         """Yield a fault where a line is not what was written; with ``mend`` such lines are then taken out."""
-        lines = self._sitting_lines()
+        lines = self._session_lines()
         whole = [line for line in lines if unseal(line)]
         if len(whole) < len(lines):
-            yield DamageError(self._sittings, f"damaged ({len(lines) - len(whole)} lines are not what was written)")
+            yield DamageError(self._sessions, f"damaged ({len(lines) - len(whole)} lines are not what was written)")
             if mend:
                 with suppress(OSError):  # a run that cannot be written can be verified all the same
-                    write_text(self._sittings, "\n".join(["", *whole]))
+                    write_text(self._sessions, "\n".join(["", *whole]))
 
-    def _sitting_lines(self) -> list[str]:
-        text = self._sittings.read_text(encoding="utf-8", errors="replace") if self._sittings.exists() else ""
+    def _session_lines(self) -> list[str]:
+        text = self._sessions.read_text(encoding="utf-8", errors="replace") if self._sessions.exists() else ""
         return [line for line in text.splitlines() if line]
 
     @property
-    def _sittings(self) -> Path:
-        return self.root / STATE / "sittings.txt"
+    def _sessions(self) -> Path:
+        return self.root / STATE / "sessions.txt"
 
     def in_training(self) -> list[dict[str, Any]]:
         """Return what the stacks in training last noted: network, epoch, epochs, losses, and when.

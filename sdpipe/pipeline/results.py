@@ -70,7 +70,7 @@ def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[
             predictions={name: store.read(layout.predictions / name) for name in names},
             history=store.load(layout.history),
             validation=store.load(layout.validation) if layout.validation.exists() else None,
-            sittings=layout.sittings(),
+            sessions=layout.sessions(),
             data=[
                 (what, f"{path}, {sha256 if sha256 == 'missing' else 'sha256 ' + sha256[:SHOWN]}")
                 for what, path, sha256 in data

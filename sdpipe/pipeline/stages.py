@@ -459,7 +459,7 @@ def perform(name: str, run: Command) -> bool:
     try:
         STAGE[name].do(run, todo)
     finally:
-        run.layout.note_sitting(name, begun, time.monotonic() - start)
+        run.layout.note_session(name, begun, time.monotonic() - start)
     return True
 
 

@@ -98,7 +98,7 @@ def verify(layout: Layout, pieces: Iterable[Piece], forget: bool) -> list[Damage
     belongs to is not done from now on.
     """
     damaged = [*layout.receipts.damage([CLAIM, *((p.stage, p.name) for p in pieces)]), *_unfinished(layout)]
-    found = [*damaged, *layout.check_sittings(mend=forget)]
+    found = [*damaged, *layout.check_sessions(mend=forget)]
     for error in damaged if forget else []:
         with suppress(OSError):
             files.set_aside(error.file)

@@ -259,18 +259,13 @@ def grid(
     return figure, axes
 
 
-def row(count: int) -> tuple[Figure, NDArray[Any]]:
-    """Return a figure with so many panels side by side."""
-    figure, axes = grid((1, count), (PANEL - BESIDE, HEIGHT - MARGINS["bottom"] - MARGINS["top"]), (BESIDE, 0.0))
-    return figure, axes[0]
-
-
 @mpl.rc_context(STYLE)
 def panels(draw: Draw, data: xr.Dataset, title: str = "") -> Figure:
     """Return a figure with one panel for each sigma."""
     sigmas = data.sigma.values
-    figure, axes = row(len(sigmas))
-    for ax, sigma in zip(axes, sigmas, strict=True):
+    size = (PANEL - BESIDE, HEIGHT - MARGINS["bottom"] - MARGINS["top"])
+    figure, axes = grid((1, len(sigmas)), size, (BESIDE, 0.0))
+    for ax, sigma in zip(axes[0], sigmas, strict=True):
         draw(data.sel(sigma=sigma), ax)
         words = [short(title), units.equation("σ", sigma, units.unit_of(data))]
         ax.set_title(", ".join(filter(None, words)), fontsize=10, loc="left")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from sdpipe.physics.units import equation, unit_of
 from sdpipe.show import figures
-from sdpipe.show.figures import DENSITY
+from sdpipe.show.figures import BESIDE, DENSITY, PANEL
 from sdpipe.show.picture import COLOURS, STYLE, Picture
 
 CAPTION = Markup(
@@ -24,6 +24,9 @@ CAPTION = Markup(
 
 BELOW = 1e-4
 """The picture begins at this multiple of the lambda' that is chosen."""
+
+HIGH, BETWEEN = 2.2, 0.9
+"""Inches: height of the axes of one energy, and what is between two."""
 
 
 def scan(found: xr.Dataset, ax: Axes) -> Axes:
@@ -54,10 +57,10 @@ def _size(found: xr.Dataset) -> float:
 
 @mpl.rc_context(STYLE)
 def figure(scans: xr.Dataset, title: str) -> Figure:
-    """Return a figure of one sigma with a panel for each energy."""
+    """Return a figure of one sigma with a panel for each energy, one below the other."""
     unit = unit_of(scans)
-    figure, axes = figures.row(scans.sizes["E_scan"])
-    for ax, E in zip(axes, scans.E_scan.values, strict=True):
+    figure, axes = figures.grid((scans.sizes["E_scan"], 1), (PANEL - BESIDE, HIGH), (0.0, BETWEEN))
+    for ax, E in zip(axes[:, 0], scans.E_scan.values, strict=True):
         scan(at(scans, float(E)), ax)
         words = [figures.short(title), equation("σ", float(scans.sigma), unit), equation("E", E, unit, 3)]
         ax.set_title(", ".join(words), fontsize=10, loc="left")

@@ -100,7 +100,7 @@ class ReportData:
     """What the page is made from.
 
     ``pictures`` are those of ``figures/`` as they lie there, by name; ``budgets`` and ``predictions`` are datasets by
-    target, those of predictions may be lazy; ``validation`` is None where nothing was validated. A sitting has
+    target, those of predictions may be lazy; ``validation`` is None where nothing was validated. A session has
     ``stage``, ``begun``, ``seconds`` and ``host``; ``data`` are pairs of what a file is for and what it is; a row of
     ``stores`` has store, created, inputs, seed, sdpipe and numpy, a row of ``networks`` network, inputs, sha256,
     validation MAE and linear MAE, all as text.
@@ -113,7 +113,7 @@ class ReportData:
     predictions: Mapping[str, xr.Dataset]
     history: xr.Dataset
     validation: xr.Dataset | None
-    sittings: Sequence[Mapping[str, Any]]
+    sessions: Sequence[Mapping[str, Any]]
     data: Sequence[tuple[str, str]]
     stores: Sequence[Sequence[str]]
     networks: Sequence[Sequence[str]]
@@ -382,12 +382,12 @@ def _provenance(data: ReportData) -> PageSection:
         ("Written with", ", ".join(f"{name} {number}" for name, number in packages.items())),
         *((f"Data of {what}", words) for what, words in data.data),
     ]
-    sittings = pd.DataFrame(data.sittings, columns=["stage", "seconds", "begun", "host"])
+    sessions = pd.DataFrame(data.sessions, columns=["stage", "seconds", "begun", "host"])
     rows = [
         [stage, f"{of.seconds.sum():.1f}", str(len(of)), of.begun.iloc[-1], of.host.iloc[-1]]
-        for stage, of in sittings.groupby("stage", sort=False)
+        for stage, of in sessions.groupby("stage", sort=False)
     ]
-    timings = pd.DataFrame(rows, columns=["stage", "seconds", "sittings", "last begun", "host"])
+    timings = pd.DataFrame(rows, columns=["stage", "seconds", "sessions", "last begun", "host"])
     stores = pd.DataFrame(data.stores, columns=["store", "created", "inputs", "seed", "sdpipe", "numpy"])
     networks = pd.DataFrame(data.networks, columns=["network", "inputs", "sha256", "val MAE", "linear MAE"])
     blocks = [

@@ -32,7 +32,7 @@ def moved(path: Path, to: Path) -> Path:
         "logs",
         ".sdpipe",
         ".sdpipe/receipts",
-        ".sdpipe/sittings.txt",
+        ".sdpipe/sessions.txt",
         "networks/Nmax-sigma0-replica000.pt",
         "training.zarr/smeared",
         "predictions.zarr/o3",

@@ -54,7 +54,7 @@ def test_period_times_sigma_and_energies_follow_from_the_data_and_are_said(run) 
 def test_nothing_is_trained_and_little_is_written(run) -> None:
     run, _ = run
     assert not run.layout.training.exists()
-    assert [s["stage"] for s in run.layout.sittings()] == ["train", "predict", "validate", "analyze", "report"]
+    assert [s["stage"] for s in run.layout.sessions()] == ["train", "predict", "validate", "analyze", "report"]
     assert run.layout.report.exists()
     size = sum(f.stat().st_size for f in run.layout.root.rglob("*") if f.is_file())
     assert size < 20_000_000

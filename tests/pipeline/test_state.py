@@ -58,7 +58,7 @@ def look(root: Path) -> list[DamageError]:
 
 def values(root: Path, snapshot: Snapshot) -> dict[str, str]:
     """Return all files but those that hold times: metadata of stores, receipts, the report, logs."""
-    timed = ("logs", ".sdpipe/receipts", ".sdpipe/sittings", "report.html")
+    timed = ("logs", ".sdpipe/receipts", ".sdpipe/sessions", "report.html")
     content = {name: data for name, data in snapshot(root).items() if not name.startswith(timed)}
     return {name: data for name, data in content.items() if not name.endswith(("zarr.json", ".pt"))}
 
@@ -92,7 +92,7 @@ def test_a_flipped_bit_anywhere_is_found_and_named(finished_copy: Path) -> None:
     found = {error.file for error in look(finished_copy)}
     receipts = layout.receipts.directory
     # a damaged receipt vouches for nothing
-    assert found == {p for p in paths if p.is_relative_to(receipts) or p.name == "sittings.txt"}
+    assert found == {p for p in paths if p.is_relative_to(receipts) or p.name == "sessions.txt"}
     shutil.rmtree(finished_copy)
 
 
@@ -323,12 +323,12 @@ def test_the_state_of_an_unfinished_training_is_checked_and_begun_anew(finished_
 
 
 def test_damaged_timings_are_named_and_left_out_of_the_report(cli: Cli, finished_copy: Path) -> None:
-    sittings, file = Layout(finished_copy).sittings(), finished_copy / ".sdpipe" / "sittings.txt"
+    sessions, file = Layout(finished_copy).sessions(), finished_copy / ".sdpipe" / "sessions.txt"
     flip(file, 100)
     assert f"error: {file}: damaged (1 lines" in cli("status", finished_copy, "--verify").err
-    left = Layout(finished_copy).sittings()
-    assert len(left) == len(sittings) - 1
-    assert all(told in sittings for told in left)
+    left = Layout(finished_copy).sessions()
+    assert len(left) == len(sessions) - 1
+    assert all(told in sessions for told in left)
     assert cli("status", finished_copy, "--verify").status == 0
 
 

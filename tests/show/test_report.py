@@ -108,7 +108,7 @@ def data(run: Run) -> ReportData:
         predictions={"o3": run.predictions["o3"]},
         history=run.history.load(),
         validation=None,
-        sittings=[{"stage": "train", "begun": f"day {i}", "seconds": i + 0.25, "host": "here"} for i in (1, 2)],
+        sessions=[{"stage": "train", "begun": f"day {i}", "seconds": i + 0.25, "host": "here"} for i in (1, 2)],
         data=[("noise", "noise.h5, sha256 0123")],
         stores=[["budget.zarr/o3", "today", "abcd", "1", "0.1", "2.1"]],
         networks=[["Nmax-sigma0-replica000", "abcd", "4567", "0.01", "0.02"]],
@@ -159,7 +159,7 @@ def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
     )
 
 
-def test_what_a_source_says_is_on_the_page_and_sittings_are_added_up(data: ReportData) -> None:
+def test_what_a_source_says_is_on_the_page_and_sessions_are_added_up(data: ReportData) -> None:
     read = {"resampling": "configurations", "configurations": 225, "samples": 45, "bin": 5, "dropped": 0}
     read |= {"tau_int": 0.71, "tau_int_error": 0.16, "covariance": "full"}
     o3 = data.predictions["o3"]
@@ -170,7 +170,7 @@ def test_what_a_source_says_is_on_the_page_and_sittings_are_added_up(data: Repor
     assert "train 3.5 2 day 2 here" in page.text
     assert all(" ".join(row) in page.text for row in (*data.stores, *data.networks))
     assert "validation" not in page.ids
-    render(replace(data, sittings=[], stores=[], networks=[]))
+    render(replace(data, sessions=[], stores=[], networks=[]))
 
 
 def test_the_report_says_what_noise_and_families_are_in_numbers(page: Page, run: Run) -> None:
@@ -203,8 +203,8 @@ def test_the_report_says_where_the_run_comes_from(page: Page, run: Run) -> None:
     assert f"sdpipe {sdpipe.__version__}, python {platform.python_version()}" in page.text
     for path in (run.layout.training, run.layout.history, run.layout.budget / "o3"):
         assert store.read_attributes(path)["config_hash"] in page.text
-    assert [s["stage"] for s in run.layout.sittings()] == [stage.name for stage in STAGES]
-    assert all(f"{s['seconds']:.1f}" in page.text for s in run.layout.sittings()[:-1])
+    assert [s["stage"] for s in run.layout.sessions()] == [stage.name for stage in STAGES]
+    assert all(f"{s['seconds']:.1f}" in page.text for s in run.layout.sessions()[:-1])
     for network in run.layout.networks.iterdir():
         assert hashlib.sha256(network.read_bytes()).hexdigest()[:16] in page.text
 
