@@ -1,0 +1,364 @@
+"""The most probable rho >= 0 under a Gaussian prior, in closed form but for which of its parts are zero.
+
+With rho(omega) = sum_i w_i delta(omega - omega_i) on a fine grid of cells d omega_i, and Cov = L L^T,
+
+    min_{w >= 0} |L^-1 (C - K w) / s|^2 + sum_i w_i^2 / sd_i^2,    rho_sigma(E) = sum_i w_i f_sigma(omega_i, E),
+    1 / sd_i^2 = 1 / (alpha^2 d omega_i omega_i^-q) + 1 / top_i^2,
+    top_i = min_t [|C(t)| + 2 sd C(t)] / b_T(t, omega_i).
+
+The prior is white noise, whose alpha is that of the largest evidence without the constraint, as in HLT by evidence. But
+no weight can be above ``top`` where none is negative, since all of them add to C(t): the prior knows that, too, or else
+energies below the lowest state, where b_T is larger by orders of magnitude, would decide over alpha.
+
+At the minimum w = sd max(0, B^T r) with B = L^-1 K sd / s and the residual r, so that there are no more unknowns than
+times, and Newton's method finds in some steps which w are zero. It is the non-negative least squares of C. L. Lawson
+and R. J. Hanson, Solving Least Squares Problems, Prentice-Hall 1974, chapter 23, with a row for each w.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_triangular
+from scipy.optimize import minimize_scalar, nnls
+
+from sdpipe.errors import UserError
+from sdpipe.physics.kernels import Observables
+from sdpipe.physics.noise import Noise
+
+Array = NDArray[np.float64]
+
+CANDIDATES = 4000
+"""Energies of which the grid of a correlator is made, geometric."""
+
+ENDS = (0.2, 25.0)
+"""The lowest is the first over the longest time; the highest is this far above the highest E, over the shortest."""
+
+SHIFT = 1.0
+"""Cells are so small that a state anywhere in one changes no C(t) by more than this share of its error."""
+
+WIDEST = (0.1, 0.25)
+"""Width of a cell in units of its energy and, where the smearing lives, of the smallest sigma."""
+
+SMALLER = 7.0
+"""How far below the least top the search for log alpha begins."""
+
+UNSEEN = 1e-3
+"""Directions of the data in which the prior has less than this share of the noise are left out."""
+
+STEPS = 2000
+"""Most steps of Newton's method: some ten for a continuum, some hundred for a few states known to many digits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """rho_sigma(E) of the most probable rho >= 0 for correlators (..., t); arrays (..., sigma, E).
+
+    Attributes
+    ----------
+    mean
+        rho_sigma(E).
+    statistical
+        Error from that of C(t), as long as the same w are zero.
+    systematic
+        What the data leave open of those w that are not zero.
+    chi2
+        |L^-1 (C - K w) / s|^2, without the term of the prior, shape (...).
+    penalty
+        That term, |w / sd|^2, shape (...).
+    samples
+        rho_sigma(E) of bootstrap samples, shape (..., boot, sigma, E), where there were any.
+    """
+
+    mean: Array
+    statistical: Array
+    systematic: Array
+    chi2: Array
+    penalty: Array
+    samples: Array | None = None
+
+    @property
+    def error(self) -> Array:
+        """Both errors in quadrature; that w are zero is taken for certain, so that it is to be calibrated."""
+        return np.hypot(self.statistical, self.systematic)
+
+
+@dataclass(frozen=True, eq=False)
+class Positive:
+    """The method for one (observables, noise, q).
+
+    >>> from sdpipe.physics.kernels import Kernel
+    >>> from sdpipe.physics.noise import synthetic
+    >>> from sdpipe.physics.spectra import peaks
+    >>> grid = Observables(Kernel("periodic", 32), tuple(range(1, 17)), (0.3,), (0.5, 1.0, 1.5))
+    >>> C, truth = grid.split(peaks((0.4, 0.9), (0.6, 1.3)).integrals(grid))
+    >>> positive = Positive.for_noise(grid, synthetic(grid.times, C, r1=1e-3, delta=0, tau=4))
+    >>> bool((abs(positive(C).mean - truth) < 0.02 * truth.max()).all()), bool(positive.least_chi2(C) < 1)
+    (True, True)
+
+    Attributes
+    ----------
+    observables, noise, exponent
+        As given.
+    omega
+        Candidates for the grid, in lattice units, shape (omega,).
+    kernels, smearing
+        b_T(t, omega) in lattice units, shape (t, omega), and f_sigma(omega, E), shape (column, omega), sigma by sigma.
+    """
+
+    observables: Observables
+    noise: Noise
+    exponent: float
+    omega: Array
+    kernels: Array
+    smearing: Array
+
+    @classmethod
+    def for_noise(cls, observables: Observables, noise: Noise, exponent: float = 0.0) -> Positive:
+        """Return the method for one exponent q of the prior.
+
+        Raises UserError where the noise has other times.
+        """
+        if noise.times != observables.times:
+            raise UserError(f"{noise.source}: times {noise.times}; the method positive has {observables.times}")
+        o = observables.in_lattice_units
+        lowest = ENDS[0] / o.fastest_decay
+        highest = max(o.energies) + ENDS[1] / o.kernel.slowest_decay(o.times)
+        omega = np.geomspace(lowest, highest, CANDIDATES)
+        columns = o.columns(omega).T
+        n = len(o.times)
+        return cls(observables, noise, exponent, omega, columns[:n], columns[n:])
+
+    def __call__(self, C: ArrayLike) -> Density:
+        """Return the answer for independent correlators C (..., t).
+
+        Their noise is s L z, s = C(t_ref) / C_latt(t_ref), with its floor. Raises UserError where C has another number
+        of times, is not finite or is zero at t_ref.
+        """
+        solutions = [self._solved(c) for c in self._checked(C)]
+        parts = [self._density(solution) for solution in solutions]
+        return _stacked(parts, np.shape(C)[:-1])
+
+    def bootstrap(self, C: ArrayLike) -> Density:
+        """Return the answer for the mean of C (boot, t), its samples, and as statistical error their deviation.
+
+        In samples the same w are zero as in the mean, so that they are linear in C. Raises UserError as a call does.
+        """
+        C = np.asarray(C, float)
+        found = self.around(C.mean(axis=0), C)
+        return Density(
+            found.mean, found.samples.std(axis=0), found.systematic, found.chi2, found.penalty, found.samples
+        )
+
+    def around(self, centre: ArrayLike, C: ArrayLike) -> Density:
+        """Return the answer for each ``centre`` (..., t), with samples C (..., boot, t) around it.
+
+        ``samples (..., boot, sigma, E)`` have the zeros of their centre. Raises UserError as a call does.
+        """
+        flat = self._checked(centre)
+        each = np.asarray(C, float).reshape(len(flat), -1, flat.shape[-1])
+        solutions = [self._solved(c) for c in flat]
+        parts = [self._density(x, samples) for x, samples in zip(solutions, each, strict=True)]
+        return _stacked(parts, np.shape(centre)[:-1])
+
+    def covariance(self, C: ArrayLike) -> Array:
+        """Return the covariance, both errors in one, shape (..., sigma, E, sigma, E), for C (..., t).
+
+        Its diagonal is the square of :attr:`Density.error`. Raises UserError as a call does.
+        """
+        shape = (len(self.observables.sigma), len(self.observables.energies))
+        covariance = np.stack([x.covariance for x in map(self._solved, self._checked(C))])
+        return covariance.reshape(*np.shape(C)[:-1], *shape, *shape)
+
+    def least_chi2(self, C: ArrayLike) -> Array:
+        """Return the smallest chi^2 (...) that any rho >= 0 has for C (..., t): whether one explains the data.
+
+        Raises UserError as a call does.
+        """
+        found = [nnls(x.K * x.top, x.y, maxiter=10 * CANDIDATES)[1] ** 2 for x in map(self._cells, self._checked(C))]
+        return np.reshape(found, np.shape(C)[:-1])
+
+    def _checked(self, C: ArrayLike) -> Array:
+        C = np.asarray(C, float)
+        n = len(self.noise.times)
+        if C.shape[-1:] != (n,):
+            raise UserError(f"correlators of shape {C.shape}; the method positive takes (..., {n})")
+        if not np.isfinite(C).all():
+            raise UserError("correlators hold values that are not finite")
+        if not self.noise.scale(C).all():
+            raise UserError("a correlator is zero at t_ref; its noise has no scale")
+        return C.reshape(-1, n)
+
+    def _cells(self, C: Array) -> _Cells:
+        """Return the grid for one C (t,): so fine that no C(t) says where in its cell a state is."""
+        o, noise = self.observables.in_lattice_units, self.noise.at_scale(C)
+        unit = self.observables.kernel.spacing**o.kernel.power
+        s = np.abs(noise.scale(C))
+        c = unit * C / s
+        L = unit * noise.cholesky
+        error = np.linalg.norm(L, axis=1)
+        with np.errstate(divide="ignore", over="ignore"):
+            top = np.min((np.abs(c) + 2 * error)[:, None] / np.abs(self.kernels), axis=0)
+        width = WIDEST[0] * self.omega
+        lives = (self.omega > min(o.energies) - 5 * max(o.sigma)) & (self.omega < max(o.energies) + 5 * max(o.sigma))
+        width[lives] = np.minimum(width[lives], WIDEST[1] * min(o.sigma))
+        seen = np.maximum(top * np.abs(self.kernels) / error[:, None], 1e-300)
+        width = np.minimum(width, np.min(np.sqrt(8 * SHIFT / seen) / np.array(o.times)[:, None], axis=0))
+        number = np.concatenate([[0], np.cumsum(np.diff(self.omega) * (1 / width[1:] + 1 / width[:-1]) / 2)])
+        chosen = np.unique(np.searchsorted(number, np.arange(number[-1])))
+        edges = self.omega[chosen]
+        edges = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
+        profile = np.sqrt(np.diff(edges) * self.omega[chosen] ** -self.exponent)
+        whitened = [solve_triangular(L, x, lower=True) for x in (self.kernels[:, chosen], c)]
+        return _Cells(float(s), chosen, profile, top[chosen], *whitened, L / unit)
+
+    def _solved(self, C: Array) -> _Solution:
+        """Return the minimum for one C (t,)."""
+        cells = self._cells(C)
+        sd = cells.sd(cells.best_alpha())
+        U, S, Vt = np.linalg.svd(cells.K * sd, full_matrices=False)
+        seen = S > UNSEEN
+        S, V = S[seen], np.ascontiguousarray(Vt[seen].T)
+        x, R = _nonnegative(S, V, U.T[seen] @ cells.y)
+        inside = x > 0
+        f = self.smearing[:, cells.chosen[inside]] * sd[inside]
+        overlap = f @ V[inside]
+        gain = solve_triangular(R, solve_triangular(R, overlap.T, trans=1)).T
+        response = cells.to_data(U[:, seen] @ (gain / S).T).T
+        left = cells.y - cells.K @ (sd * x)
+        return _Solution(
+            cells.s * (f @ x[inside]),
+            response,
+            cells.s**2 * (gain / S) @ (gain / S).T,
+            cells.s**2 * (f @ f.T - overlap @ gain.T),
+            float(left @ left),
+            float(x @ x),
+        )
+
+    def _density(self, solution: _Solution, samples: Array | None = None) -> Density:
+        shape = (len(self.observables.sigma), len(self.observables.energies))
+        statistical = np.diag(solution.noise)
+        systematic = np.maximum(np.diag(solution.covariance) - statistical, 0)
+        parts = (solution.mean, np.sqrt(statistical), np.sqrt(systematic))
+        made = None if samples is None else (samples @ solution.response.T).reshape(-1, *shape)
+        chi2, penalty = np.array(solution.chi2), np.array(solution.penalty)
+        return Density(*(part.reshape(shape) for part in parts), chi2, penalty, made)
+
+
+@dataclass(frozen=True, eq=False)
+class _Solution:
+    """Mean (column,), its response (column, t) to C, covariances of its noise and of all, chi^2 and penalty."""
+
+    mean: Array
+    response: Array
+    noise: Array
+    covariance: Array
+    chi2: float
+    penalty: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """The grid of one correlator, in lattice units and in units of its noise scale s.
+
+    Which candidates are ``chosen`` (i,), (d omega omega^-q)^(1/2) and top (i,), L^-1 K (t, i), y = L^-1 C / s (t,), L.
+    """
+
+    s: float
+    chosen: NDArray[np.intp]
+    profile: Array
+    top: Array
+    K: Array
+    y: Array
+    L: Array
+
+    def sd(self, alpha: float) -> Array:
+        """Return the standard deviations (i,) of the prior."""
+        return 1 / np.sqrt((alpha * self.profile) ** -2.0 + self.top**-2)
+
+    def best_alpha(self) -> float:
+        """Return alpha of the largest evidence, -[log det(1 + B B^T) + y (1 + B B^T)^-1 y] / 2.
+
+        It falls from where too small an alpha does not fit the data to where all sd are ``top``.
+        """
+        U, S, _ = np.linalg.svd(self.K * self.top, full_matrices=False)
+        U = U[:, S > UNSEEN]
+        K, z = U.T @ self.K, U.T @ self.y
+        ends = np.log(self.top / self.profile)
+        found = minimize_scalar(
+            lambda log_alpha: _loss(K * self.sd(np.exp(log_alpha)), z),
+            bounds=(ends.min() - SMALLER, ends.max()),
+            method="bounded",
+            options={"xatol": 0.01},
+        )
+        return float(np.exp(found.x))
+
+    def to_data(self, x: Array) -> Array:
+        """Return L^-T x in units of 1/C."""
+        return solve_triangular(self.L, x, lower=True, trans=1)
+
+
+def _loss(B: Array, z: Array) -> float:
+    """Return log det(1 + B B^T) + z (1 + B B^T)^-1 z."""
+    L = np.linalg.cholesky(B @ B.T + np.eye(len(z)))
+    v = solve_triangular(L, z, lower=True)
+    return float(v @ v + 2 * np.log(np.diag(L)).sum())
+
+
+def _nonnegative(S: Array, V: Array, z: Array) -> tuple[Array, Array]:
+    """Return x = max(0, V u) with u / S^2 + V^T x = z / S, and R of R^T R = S^-2 + the V^T V of those that are not 0.
+
+    x minimises |z - S V^T x|^2 + |x|^2 for x >= 0. It is the minimum of the convex function |u / S|^2 / 2 + |x|^2 / 2
+    - z u / S, of Newton's method with the exact minimum along each step: the function is quadratic between points where
+    an x becomes 0.
+    """
+    right = z / S
+    u, R = _step(S, V, right)
+    p = V @ u
+    for _ in range(STEPS):
+        inside = p > 0
+        new, R = _step(S, V[inside], right)
+        ahead = V @ new
+        if np.array_equal(ahead > 0, inside):
+            return np.maximum(ahead, 0), R
+        length = _length(p, ahead - p, (u / S**2 - right) @ (new - u), np.sum(((new - u) / S) ** 2))
+        u = u + length * (new - u)
+        p = p + length * (ahead - p)
+    raise RuntimeError(f"positive: no minimum after {STEPS} steps")
+
+
+def _step(S: Array, V: Array, right: Array) -> tuple[Array, Array]:
+    """Return u of (S^-2 + V^T V) u = right, refined once, and R."""
+    R = np.linalg.qr(np.vstack([V, np.diag(1 / S)]), mode="r")
+    u = np.zeros(len(S))
+    for _ in range(2):
+        left = right - u / S**2 - V.T @ (V @ u)
+        u = u + solve_triangular(R, solve_triangular(R, left, trans=1))
+    return u, R
+
+
+def _length(p: Array, step: Array, linear: float, square: float) -> float:
+    """Return x in [0, 1] at the minimum of |max(0, p + x step)|^2 / 2 + linear x + square x^2 / 2."""
+
+    def slope(x: float) -> float:
+        return float(np.maximum(p + x * step, 0) @ step + linear + x * square)
+
+    if slope(1.0) <= 0:
+        return 1.0
+    low, high = 0.0, 1.0
+    while high - low > 1e-3 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return low or high
+
+
+def _stacked(parts: list[Density], shape: tuple[int, ...]) -> Density:
+    """Return all densities in one, of shape (...)."""
+    made = {}
+    for name in (f.name for f in fields(Density)):
+        values = [getattr(part, name) for part in parts]
+        if values[0] is not None:
+            made[name] = np.stack(values).reshape(shape + values[0].shape)
+    return Density(**made)
