@@ -30,7 +30,7 @@ from sdpipe.infer.calibration import rules_of
 from sdpipe.infer.coverage import predict_draws
 from sdpipe.physics.prior import Mixture
 from sdpipe.physics.samples import generate
-from sdpipe.pipeline.tasks import audience_of
+from sdpipe.pipeline.tasks import load_predictor
 
 CONFIG = Path("configs/quickstart.yaml")
 LEVEL = 0.683
@@ -96,9 +96,9 @@ def _unseen(layout: Layout, component: str) -> NDArray:
     config, validation = run.config, run.validation.load()
     prior = Mixture({component: 1}, config.spectra.chebyshev(64))
     made = generate(prior, config.observables, config.seed, 0, SAMPLES, stream="unseen")
-    audience = audience_of(config, run.networks)
+    predictor = load_predictor(config, layout)
     boots, generator = config.validation.bootstrap, np.random.default_rng(1)
-    found = predict_draws(audience, config.budget.references, made.correlator, boots, False, generator)
+    found = predict_draws(predictor, config.budget.references, made.correlator, boots, False, generator)
     total = np.sqrt(np.sum(found["error"] ** 2, axis=1) + found["beyond"] ** 2)
     q = validation.factor.sel(level=LEVEL).isel(scale_rule=0).transpose("sigma", "E").values
     score = np.abs(found["central"] - made.smeared) / (total * q)

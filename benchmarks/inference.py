@@ -16,9 +16,9 @@ from benchmarks.training_sets import REFERENCE, SYNTHETIC
 from sdpipe.config.load import load_config
 from sdpipe.config.schema import to_yaml
 from sdpipe.disk.layout import Layout
-from sdpipe.infer.predict import estimates
+from sdpipe.estimators.networks import Networks
 from sdpipe.learn import trained
-from sdpipe.pipeline.tasks import load_audience, load_networks
+from sdpipe.pipeline.tasks import load_networks, load_predictor
 from sdpipe.problem.inputs import Inputs
 
 BARE_SAMPLES = 10
@@ -49,8 +49,8 @@ def measure(root: Path) -> list[Row]:
     file.write_text(to_yaml(config))
     wall = {stage: run_stage(stage, file, layout) for stage in ("generate", "train", "predict", "validate")}
     lattice = Inputs(config).problem.noise
-    everyone = load_audience(config, layout)
-    members = everyone.networks
+    everyone = load_predictor(config, layout)
+    members, audience = everyone.members, everyone.audience
     samples = lattice.draw(lattice.mean, config.bootstrap, np.random.default_rng(1))
     modules = {name: plain_network(name).eval() for name in ("arcS", "arcL")}
     x = torch.as_tensor((samples - lattice.mean) @ members[0].matrix, dtype=torch.float32)
@@ -61,7 +61,7 @@ def measure(root: Path) -> list[Row]:
 
     def one_by_one() -> None:
         for member in members:
-            estimates([member], samples[:1])
+            Networks([member], audience, member.ensemble).of_inputs(samples[:1])
 
     def bare() -> None:
         with torch.inference_mode():

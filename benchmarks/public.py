@@ -304,9 +304,9 @@ def _judged(place: Path, samples: Array) -> dict[str, Array]:
         if name == "networks":
             central, half, factor = budget.central, budget.calibrated, factors.factor
         else:
-            of = {"method": name}
-            central, half = budget.method_central.sel(of), budget.method_calibrated.sel(of)
-            factor = factors.method_factor.sel(of)
+            own = budget.sel(estimator=name)
+            central, half = own.estimator_central, own.estimator_calibrated
+            factor = factors.estimator_factor.sel(estimator=name)
         halves = np.stack([(half * factor.sel(level=x) / factor.sel(level=run.config.budget.level)) for x in LEVELS])
         found |= {f"{name} central": central.values, f"{name} low": central.values - halves}
         found |= {f"{name} high": central.values + halves}

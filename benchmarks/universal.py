@@ -54,8 +54,8 @@ def _scores(validation: xr.Dataset) -> dict[str, float]:
     prior, names = validation.sel(family="mixture"), validation.family.values.tolist()
     component = [name for name in names if name.startswith("chebyshev")]
     held = [name for name in names if not name.startswith(("mixture", "chebyshev"))]
-    scores = {"mae": float(prior.mae.sel(estimator="networks").mean())}
-    scores["posterior"] = float(prior.mae.sel(estimator="posterior").mean())
+    scores = {"mae": float(prior.mae.sel(estimate="networks").mean())}
+    scores["posterior"] = float(prior.mae.sel(estimate="posterior").mean())
     for level in (0.683, 0.954):
         coverage = validation.coverage.sel(level=level)
         scores[f"prior {level}"] = float(coverage.sel(family="mixture").mean())

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sdpipe.infer.integrals import Weight
-    from sdpipe.infer.predict import Audience
+    from sdpipe.infer.predict import Predictor
     from sdpipe.learn.trained import Network
     from sdpipe.physics.smearing import Smearing
     from sdpipe.show.plots import Plots
@@ -100,10 +100,10 @@ class Run:
         return load_networks(self.config, self.layout)
 
     @cached_property
-    def _audience(self) -> Audience:
-        from sdpipe.pipeline.tasks import audience_of
+    def _predictor(self) -> Predictor:
+        from sdpipe.pipeline.tasks import load_predictor
 
-        return audience_of(self.config, self.networks)
+        return load_predictor(self.config, self.layout)
 
     @property
     def _state(self) -> State:
@@ -183,45 +183,45 @@ class Run:
     def stability(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
         """Return HLT of one target against lambda, at energies of the run or at the two that are stored.
 
-        See :func:`sdpipe.estimators.stability.stability`; ``method_central`` and ``method_error`` of HLT are beside it.
+        See :func:`sdpipe.estimators.hlt.stability`; beside it are ``estimator_central`` and ``estimator_error`` of HLT.
         ``methods`` need not have hlt. Raises UserError where there is no budget of the target, and for other energies.
         """
-        from sdpipe.estimators.stability import kept
+        from sdpipe.estimators.hlt import kept
 
         rows = kept(self.config.energies.count) if E is None else self._rows(E)
         self._budget_of(target)
         stored = self.predictions[target].load()
         factor = stored.attrs["scale"]
         C = factor * stored.correlator.mean("boot").values
-        found, estimate = self._audience.stability(C, rows, factor), self._audience.hlt.floored(C)(C)
-        dims, coords = ("method", "sigma", "E"), {"method": ["hlt"], "E": stored.E.values}
+        found, estimate = self._predictor.scans(C, rows, factor)
+        dims, coords = ("estimator", "sigma", "E"), {"estimator": ["hlt"], "E": stored.E.values}
         found = found.assign_coords(coords)
-        found["method_central"] = (dims, estimate.mean[None] / factor)
-        found["method_error"] = (dims, estimate.error[None] / abs(factor))
+        found["estimator_central"] = (dims, estimate.mean[None] / factor)
+        found["estimator_error"] = (dims, estimate.error[None] / abs(factor))
         return found
 
     def smear(self, target: str, smearing: Smearing, bounds: bool = False) -> xr.Dataset:
         """Return another smearing of rho of one target, by posterior, HLT and bounds, which need no training for it.
 
         ``smearing`` is one of :mod:`sdpipe.physics.smearing`, ``Function(f, Tail(rate, power))`` with your own f(E,
-        omega, sigma) among them; sigma and E are those of the run. Returns ``central``, ``error (method, sigma, E)``,
-        ``samples (method, boot, sigma, E)`` and, with ``bounds`` for rho >= 0 at ``budget.level``, ``lower``, ``upper
-        (sigma, E)``. Samples of several smearings are of the same bootstrap: the covariance of their noise, at all E
-        and sigma, is :func:`~sdpipe.estimators.hlt.joint_covariance` of two of them. Networks know that of their
+        omega, sigma) among them; sigma and E are those of the run. Returns ``central``, ``error (estimator, sigma,
+        E)``, ``samples (estimator, boot, sigma, E)`` and, with ``bounds`` for rho >= 0 at ``budget.level``, ``lower``,
+        ``upper (sigma, E)``. Samples of several smearings share their bootstrap: the covariance of their noise is
+        :func:`~sdpipe.estimators.hlt.joint_covariance` of two of them. Networks know the smearing of their
         training alone. Raises UserError where there is no prediction of the target, where the
         integrals of the smearing do not exist, and where it is not finite.
 
         >>> from sdpipe.physics.smearing import Function, Tail
         >>> weight = Function(lambda E, omega, sigma: np.exp(-2 * omega / sigma) + 0 * E, Tail(3.0))
         >>> sdpipe.open_run("runs/quickstart").smear("o3", weight).central.dims
-        ('method', 'sigma', 'E')
+        ('estimator', 'sigma', 'E')
         """
         there = self.predictions
         if target not in there:
             raise UserError(f"there is no prediction of {target}; those there: {', '.join(there) or 'none'}")
         factor = there[target].attrs["scale"]
-        samples, level = factor * there[target].correlator.values, self.config.budget.level
-        return self._audience.smear(samples, smearing, factor, level if bounds else None)
+        samples = factor * there[target].correlator.values
+        return self._predictor.smear(samples, smearing, factor, bounds)
 
     def _rows(self, E: float | Sequence[float]) -> NDArray[np.intp]:
         """Return where energies are in the grid of the run; raise UserError where one is not."""
@@ -252,6 +252,7 @@ class Run:
         """
         from sdpipe.infer.integrals import calibrated, integral
         from sdpipe.infer.trust import judge, unresolved
+        from sdpipe.show.flags import worded
 
         there = self.predictions
         if target not in there:
@@ -264,7 +265,8 @@ class Run:
         if validation is not None:
             rule, total = data.attrs["scale_rule"], self.budget[target].total
             result["calibrated"] = calibrated(result.weight, total, validation, rule, budget.level)
-        return result.assign_attrs(flags=judge(data, validation)[1])
+        more = worded(judge(data, validation)[1])
+        return result.assign_attrs(flags=[*data.attrs["flags"], *more])
 
     def table(self, target: str, format: Literal["frame", "csv", "latex"] = "frame") -> pd.DataFrame | str:  # noqa: A002
         """Return the answer of one target as a table: energies, and central value with calibrated error at each sigma.
@@ -465,21 +467,23 @@ def judge(
     """Return the whole error budget of a correlator, as ``analyze`` stores it of a target.
 
     The arguments, and what they may be, are those of :func:`predict`. Returns ``central``, ``total``, ``calibrated``,
-    ``band (sigma, E)``, ``error (source, sigma, E)``, ``covariance (sigma, E, E2)``, ``method_central``,
-    ``method_error``, ``method_calibrated (method, sigma, E)``, and as attributes ``p_value``, ``back_check``, ``scale``
-    and ``flags`` among others. Without ``validate`` what is calibrated is not there, and the budget is the published
-    one. Raises UserError as :func:`predict` does.
+    ``band (sigma, E)``, ``error (source, sigma, E)``, ``covariance (sigma, E, E2)``, ``estimator_central``,
+    ``estimator_error``, ``estimator_calibrated (estimator, sigma, E)``, and as attributes ``p_value``, ``back_check``,
+    ``scale`` and ``flags`` among others. Without ``validate`` what is calibrated is not there, and the budget is the
+    published one. Raises UserError as :func:`predict` does.
 
     >>> run = sdpipe.open_run("runs/quickstart")
     >>> budget = sdpipe.judge(run, run.predictions["o3"].correlator)
-    >>> sorted({"central", "total", "calibrated", "method_central"} - set(budget)), budget.attrs["flags"]
+    >>> sorted({"central", "total", "calibrated", "estimator_central"} - set(budget)), budget.attrs["flags"]
     ([], [])
     """
     from sdpipe.infer.trust import assess
+    from sdpipe.show.flags import worded
 
     run, made = _reconstructed(run, samples, scale, judged=False)
     budget = run.config.budget
-    return assess(made, budget.central, budget.references, _calibration(run), budget.level)
+    judged = assess(made, budget.central, budget.references, _calibration(run), budget.level)
+    return judged.assign_attrs(flags=worded(judged.attrs["flags"]))
 
 
 def _reconstructed(
@@ -490,21 +494,23 @@ def _reconstructed(
 ) -> tuple[Run, xr.Dataset]:
     """Return an open run and what its audience predicts; ``judged`` with its p-value, and how many flags were known."""
     from sdpipe.infer import trust
-    from sdpipe.infer.predict import reconstruct
+    from sdpipe.infer.predict import Data, reconstruct
+    from sdpipe.show import flags as wording
 
     if scale != "auto" and not (isinstance(scale, Real) and np.isfinite(scale) and scale):
         raise UserError(f"scale: {scale!r} is not allowed; allowed: 'auto', or a finite number other than 0")
     run = run if isinstance(run, Run) else open_run(run)
     values, known, keys = _data(run, samples)
-    remedy = trust.remedy(str(run.layout.root), "mine", keys, run.config.training.audience == "own")
+    remedy = wording.remedy(str(run.layout.root), "mine", keys, run.config.origin.trains)
     remedy += f" lattice.first={known.pop('first')}" if "first" in known else ""
     remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
-    made = reconstruct(run._audience, values, scale, remedy=remedy, **known)
+    predicted = reconstruct(run._predictor, values, Data(**known), scale)
+    flags = wording.worded(predicted.attrs["flags"], remedy)
     if judged:
-        p_value, flags = trust.judge(made, _calibration(run))
-        found = {"flags": flags, "known": len(known["flags"])}
-        made = made.assign_attrs(found if p_value is None else found | {"p_value": p_value})
-    return run, made
+        p_value, more = trust.judge(predicted, _calibration(run))
+        flags += wording.worded(more)
+        predicted.attrs |= {"known": len(known["flags"])} | ({} if p_value is None else {"p_value": p_value})
+    return run, predicted.assign_attrs(flags=flags)
 
 
 def _calibration(run: Run) -> xr.Dataset | None:

@@ -61,7 +61,7 @@ def test_the_method_names_every_module_of_the_physics() -> None:
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
     for module in ("kernels", "spectra", "prior", "quadrature", "samples", "noise"):
         assert f"`sdpipe.physics.{module}." in text
-    for module in ("learn.moments", "learn.architectures", "learn.training", "infer.predict", "infer.budget"):
+    for module in ("learn.moments", "learn.architectures", "learn.training", "estimators.networks", "infer.budget"):
         assert f"sdpipe.{module}." in text
 
 

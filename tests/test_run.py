@@ -291,7 +291,7 @@ def test_a_budget_is_linear_in_the_normalisation_where_32_bits_end(run: sdpipe.r
     samples, factor = run.predictions["o3"].correlator.values, 10.0**power
     one, scaled = sdpipe.judge(run, samples), sdpipe.judge(run, factor * samples)
     largest = np.abs(one).max("E")
-    for name in ("central", "method_central", "method_error"):
+    for name in ("central", "estimator_central", "estimator_error"):
         np.testing.assert_allclose(scaled[name] / factor / largest[name], one[name] / largest[name], atol=1e-6)
     for name in ("total", "calibrated"):  # of differences between numbers of 32 bits
         np.testing.assert_allclose(scaled[name] / factor, one[name], rtol=1e-4)

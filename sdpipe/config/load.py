@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from sdpipe.config.origins import fill
 from sdpipe.config.rules import Fault, Location, faults
 from sdpipe.config.schema import Config, plain
-from sdpipe.config.shipped import fill
 from sdpipe.errors import UserError
 
 UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError)

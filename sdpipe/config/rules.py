@@ -9,16 +9,16 @@ from typing import get_args
 import numpy as np
 
 from sdpipe.config.densities import Chebyshev, ChebyshevFamily, Family, MixtureFamily
-from sdpipe.config.schema import Config, Method
-from sdpipe.config.shipped import shipped
+from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS
+from sdpipe.config.schema import Config
 from sdpipe.config.sources import RangeNoise
 from sdpipe.errors import UserError
+from sdpipe.estimators import ESTIMATORS, INTERVALS
 from sdpipe.estimators.conformal import draws_needed
 from sdpipe.estimators.posterior import MOST_TIMES
 from sdpipe.physics.kernels import KernelName
 from sdpipe.physics.units import amount
 
-METHODS = get_args(Method)
 FEWEST_SLICES = 6
 """Time slices that the shipped audience needs."""
 
@@ -29,7 +29,7 @@ Fault = tuple[Location, str]
 SMALLEST = 70.0
 """-log of the smallest C(t) of the training set; numbers of 32 bits end at 87."""
 
-OWN = ("latt", "net", "resolution", "scale", "central", "published", "total", "calibrated", *METHODS, "truth", "pull")
+OWN = ("latt", "net", "resolution", "scale", "central", "published", "total", "calibrated", "truth", "pull")
 """Names in a budget and its table that no source of error may have."""
 
 
@@ -122,8 +122,10 @@ def _prior(config: Config) -> Iterator[Fault]:
 
 def _ensembles(config: Config) -> Iterator[Fault]:
     spectra = config.spectra
+    if config.origin.networks and not config.ensembles:
+        yield ("ensembles",), "there is none; needed: at least one, or training.audience: none"
     for name, ensemble in config.ensembles.items():
-        if name in METHODS:
+        if name in (*ESTIMATORS, *INTERVALS):
             yield ("ensembles", name), f"{name} is the name of a method; choose another"
         if ensemble.Nb not in spectra.Nb:
             yield ("ensembles", name, "Nb"), f"{ensemble.Nb} is not in spectra.Nb; allowed: {spectra.Nb}"
@@ -154,16 +156,17 @@ def _training(config: Config) -> Iterator[Fault]:
 
 
 def _shipped(config: Config) -> Iterator[Fault]:
-    if config.training.audience != "shipped":
+    own = config.origin.knows
+    if own is None:
         return
     for where, value, known in (
-        (("smearing", "kind"), config.smearing.kind, ["gaussian"]),
-        (("kernel",), config.kernel, [name for name in get_args(KernelName) if name != "thermal"]),
+        (("smearing", "kind"), config.smearing.kind, SMEARINGS),
+        (("kernel",), config.kernel, [name for name in get_args(KernelName) if name not in UNKNOWN_KERNELS]),
     ):
         if value not in known:
             words = f"the shipped audience does not know {value}; allowed: {', '.join(known)}"
-            yield where, f"{words}, or networks of your own"
-    own, unit, slices = shipped(), config.spectra.unit, len(config.lattice.slices)
+            yield where, f"{words}, networks of your own, or training.audience: none"
+    unit, slices = config.spectra.unit, len(config.lattice.slices)
     low, high = (unit * f(own["smearing"]["sigma"]) for f in (min, max))
     said = config.kernel_function.unit
     in_unit = f"{unit:g} (spectra.unit)"
@@ -210,11 +213,16 @@ def _hlt(config: Config) -> Iterator[Fault]:
 def _budget(config: Config) -> Iterator[Fault]:
     ensembles, central = config.ensembles, config.budget.central
     allowed = f"allowed: {', '.join(ensembles)}"
+    if not config.origin.networks:
+        if central not in config.estimators:
+            words = f"without networks a method answers, and {central} is none that does"
+            yield ("budget", "central"), f"{words}; allowed here: {', '.join(config.estimators) or 'methods with one'}"
+        return
     if central not in ensembles:
         yield ("budget", "central"), f"there is no ensemble {central}; {allowed}"
     for source, name in config.budget.references.items():
         where = ("budget", "references", source)
-        if source in OWN:
+        if source in (*OWN, *ESTIMATORS, *INTERVALS):
             yield where, f"{source} has a meaning of its own in a budget; choose another name"
         if name not in ensembles:
             yield where, f"there is no ensemble {name}; {allowed}"

@@ -12,9 +12,11 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PositiveInt, model_validator
 
 from sdpipe.config.densities import Family, Mock, Ranges
+from sdpipe.config.origins import ORIGINS, AudienceName, Origin
 from sdpipe.config.section import Energy, Level, Name, Section, distinct
 from sdpipe.config.smearings import Smearing
 from sdpipe.config.sources import Correlator, Noise, RangeNoise
+from sdpipe.estimators import ESTIMATORS, INTERVALS
 from sdpipe.physics import spectra
 from sdpipe.physics.kernels import Kernel, KernelName, Observables
 from sdpipe.physics.prior import Mixture
@@ -122,10 +124,19 @@ class Spectra(Section):
 NetworkName = Literal["arcS", "arcM", "arcL", "mlpS", "mlpM", "mlpL"]
 """Architectures, from small to large: those of arXiv:2307.00808, with convolutions, and those without."""
 
-Method = Literal["linear", "posterior", "hlt", "bounds"]
+
+def _method(name: str) -> str:
+    allowed = [*ESTIMATORS, *INTERVALS]
+    if name not in allowed:
+        raise ValueError(f"there is no method {name[:60]!r}; allowed: {', '.join(allowed)}")
+    return name
 
 
-class HLT(Section):
+Method = Annotated[str, AfterValidator(_method), Field(json_schema_extra={"enum": [*ESTIMATORS, *INTERVALS]})]
+"""A name of :data:`sdpipe.estimators.ESTIMATORS` or :data:`sdpipe.estimators.INTERVALS`."""
+
+
+class HLTSection(Section):
     """What the method of Hansen, Lupo and Tantalo leaves open, see [method.md](method.md#hlt)."""
 
     rule: Literal["evidence", "plateau", "balance"] = "evidence"
@@ -151,7 +162,7 @@ class Budget(Section):
     """Which ensembles the error budget compares, and whether it is calibrated."""
 
     central: Name
-    """The ensemble whose prediction is the result."""
+    """The ensemble whose prediction is the result; without networks the method."""
     references: dict[Name, Name]
     """Source of systematic error: the ensemble that the central one is compared with for it."""
     calibration: Literal["conformal", "none"] = "conformal"
@@ -176,9 +187,10 @@ class Validation(Section):
 class Training(Section):
     """How every network is trained."""
 
-    audience: Literal["own", "shipped"] = "own"
-    """Networks trained for this run, or those that come with sdpipe, without training: `shipped` puts their ensembles,
-    references, prior and training in place of yours, see [universal.md](universal.md)."""
+    audience: AudienceName = "own"
+    """Networks trained for this run, those that come with sdpipe, or none. `shipped` puts their ensembles, references,
+    prior and training in place of yours, see [universal.md](universal.md); with `none` the `methods` answer alone, for
+    every kernel and smearing."""
     replicas: Annotated[int, Field(ge=2, le=1000)] = 5
     """Networks of each ensemble and sigma, with other initial weights, data order and noise."""
     protocol: Literal["default", "published"] = "default"
@@ -230,7 +242,7 @@ class Config(Section):
     """The prior."""
     noise: Noise
     """Covariance of the lattice data, which the networks learn to live with."""
-    ensembles: Annotated[dict[Name, Ensemble], Field(min_length=1)]
+    ensembles: dict[Name, Ensemble]
     """The broad audience."""
     budget: Budget
     """The error budget."""
@@ -239,7 +251,7 @@ class Config(Section):
     methods: Annotated[list[Method], AfterValidator(distinct)] = ["linear", "posterior"]
     """What is computed beside the networks: the best linear estimator, the closed-form posterior, the method of Hansen,
     Lupo and Tantalo, and strict bounds for rho >= 0 (of targets; `pip install 'sdpipe[bounds]'`)."""
-    hlt: HLT = HLT()
+    hlt: HLTSection = HLTSection()
     """How HLT is used, where `methods` has it."""
     validation: Validation = Validation()
     """How the error bars are tested."""
@@ -278,8 +290,8 @@ class Config(Section):
 
     @property
     def estimators(self) -> list[str]:
-        """The methods that give an estimate with an error, as networks do: all but the bounds."""
-        return [name for name in self.methods if name != "bounds"]
+        """The methods that give an estimate with an error, as networks do: all but intervals."""
+        return [name for name in self.methods if name in ESTIMATORS]
 
     @property
     def copies(self) -> int:
@@ -290,7 +302,18 @@ class Config(Section):
     @property
     def joint(self) -> bool:
         """Whether each network gives rho_sigma(E) at all sigma together."""
-        return isinstance(self.noise, RangeNoise) or self.training.audience == "shipped"
+        return isinstance(self.noise, RangeNoise) or not self.origin.trains
+
+    @property
+    def origin(self) -> Origin:
+        """Where the networks come from."""
+        return ORIGINS[self.training.audience]
+
+    @property
+    def central_Nb(self) -> int:
+        """Basis size of the prior that calibrates: that of the central ensemble, or the largest without networks."""
+        central = self.ensembles.get(self.budget.central)
+        return central.Nb if central else max(self.spectra.Nb)
 
     @property
     def priors(self) -> dict[str, str]:

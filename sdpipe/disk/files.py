@@ -133,6 +133,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         unfinished.replace(path)
 
 
+def read_recorded(path: Path, sha256: str) -> bytes:
+    """Return the bytes of a file whose hash is recorded elsewhere.
+
+    Raises DamageError where it is missing or has another one.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DamageError(path, "missing") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise DamageError(path, "damaged (its SHA-256 is not the recorded one)")
+    return data
+
+
 def write_sealed(path: Path, data: bytes) -> None:
     """Write a file in one step, with the SHA-256 of its content as its end."""
     write_bytes(path, data + hashlib.sha256(data).digest())

@@ -39,6 +39,11 @@ class Layout:
         return self.root / "networks"
 
     @property
+    def audience(self) -> Path:
+        """What all networks share."""
+        return self.networks / "audience.nc"
+
+    @property
     def history(self) -> Path:
         return self.root / "history.zarr"
 

@@ -28,6 +28,8 @@ from scipy.sparse import csc_matrix
 from scipy.special import chdtri
 
 from sdpipe.errors import UserError
+from sdpipe.estimators.protocol import Bounded
+from sdpipe.learn.audience import Audience
 from sdpipe.physics.kernels import Observables, to_digits
 from sdpipe.physics.noise import Noise
 
@@ -56,56 +58,6 @@ REPAIR = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Interval:
-    """Bounds on rho_sigma(E) of one correlator.
-
-    Attributes
-    ----------
-    lower, upper
-        Shape (sigma, E); NaN where they are not certified.
-    certified
-        Whether they are, shape (sigma, E).
-    chi2_min
-        No rho >= 0 has a smaller chi^2; NaN where it was not found. Directions below ``KEPT`` do not count.
-    chi2_max
-        r^2, the quantile.
-    excluded
-        Whether chi2_min is above it: no rho >= 0 agrees with the data.
-    repair
-        What the repair cost, as a share of half the distance between the bounds, shape (sigma, E).
-    """
-
-    lower: Array
-    upper: Array
-    certified: NDArray[np.bool_]
-    chi2_min: float
-    chi2_max: float
-    excluded: bool
-    repair: Array
-
-    @property
-    def words(self) -> str:
-        """What there is to say about them, empty where all is well."""
-        if self.excluded:
-            return (
-                f"no spectral density rho >= 0 agrees with the data: chi2 is at least {self.chi2_min:.4g}, bounds are "
-                f"for chi2 up to {self.chi2_max:.4g}; rho has negative parts, errors are too small, or E0 is too high"
-            )
-        missing = int((~self.certified).sum())
-        return f"{missing} of {self.certified.size} bounds could not be certified and are left out" if missing else ""
-
-    def left_by(self, central: Array) -> str:
-        """Return where an estimate (sigma, E) is outside, in words, empty where it is not."""
-        outside = (central < self.lower) | (central > self.upper)
-        if not outside.any():
-            return ""
-        return (
-            f"the central value is outside them at {int(outside.sum())} of {int(self.certified.sum())} points (sigma, "
-            "E): no rho >= 0 that agrees with the data has it there, whatever the prior"
-        )
-
-
-@dataclass(frozen=True, eq=False)
 class Bounds:
     """Strict bounds for one (observables, noise, E0, level).
 
@@ -115,8 +67,8 @@ class Bounds:
     >>> grid = Observables(Kernel("vector", 32), tuple(range(1, 17)), (0.44,), (0.5, 1.5))
     >>> C, truth = grid.split(o3(1.0).integrals(grid))
     >>> at = Bounds.for_noise(grid, synthetic(grid.times, C, r1=1e-3, delta=0, tau=4), E0=0.2)(C)
-    >>> bool((at.lower < truth).all() and (truth < at.upper).all()), at.words
-    (True, '')
+    >>> bool((at.lower < truth).all() and (truth < at.upper).all()), bool(at.certified.all())
+    (True, True)
 
     Attributes
     ----------
@@ -202,17 +154,23 @@ class Bounds:
         b[np.isinf(omega)] = np.arange(len(t)) == first
         return b @ self.rotation * self.typical
 
-    def targets(self, omega: Array) -> Array:
-        """Return f(omega) / b_T(t_0, omega), shape (omega, sigma, E); 0 at infinity."""
+    def targets(self, omega: Array, sigma: Array | None = None, E: Array | None = None) -> Array:
+        """Return f(omega) / b_T(t_0, omega), shape (omega, sigma, E), by default on the grids; 0 at infinity."""
         o = self.observables
         finite, shift = np.minimum(omega, self.fine[-2]), o.kernel.slowest_decay(o.times)
-        sigma = np.array(o.sigma)[:, None]
-        grown = o.smearing.grown(np.array(o.energies), finite[:, None, None], sigma, o.kernel.spacing * shift)
+        sigma = np.array(o.sigma)[:, None] if sigma is None else sigma
+        E = np.array(o.energies) if E is None else E
+        grown = o.smearing.grown(E, finite[:, None, None], sigma, o.kernel.spacing * shift)
         f = grown / o.kernel(o.times[self._first], finite, shift=shift)[:, None, None]
         f[np.isinf(omega)] = 0
         return f
 
-    def __call__(self, C: ArrayLike) -> Interval:
+    def _target_at(self, i: int, j: int) -> Callable[[Array], Array]:
+        """Return f(omega) / b_T(t_0, omega) at one sigma and E, as a function of omega (omega,)."""
+        sigma, E = np.array([[self.observables.sigma[i]]]), np.array([self.observables.energies[j]])
+        return lambda omega: self.targets(omega, sigma, E)[:, 0, 0]
+
+    def __call__(self, C: ArrayLike) -> Bounded:
         """Return the bounds of one correlator C (t,), whose noise is s L z, s = C(t_ref) / C_latt(t_ref).
 
         Raises UserError where C has another number of times, is not finite, or is zero at t_ref.
@@ -234,7 +192,7 @@ class Bounds:
         near = [support, support]
         for i, j in np.ndindex(*shape) if not excluded else ():
             for k, sign in enumerate((-1, 1)):
-                p = _Programme(d, np.sqrt(quantile), self._fine_targets[:, i, j], sign, _Column(self, i, j))
+                p = _Programme(d, np.sqrt(quantile), self._fine_targets[:, i, j], sign, self._target_at(i, j))
                 cost[k, i, j], bounds[k, i, j], added = self._solved(p, near[k])
                 near[k] = np.union1d(support, added)
         half = (bounds[1] - bounds[0]) / 2
@@ -243,7 +201,7 @@ class Bounds:
             certified = np.isfinite(repair) & (repair < REPAIR) & (half > 0)
         bounds[:, ~certified] = np.nan
         unit = s * self.typical
-        return Interval(unit * bounds[0], unit * bounds[1], certified, chi2_min, quantile, excluded, repair)
+        return Bounded(unit * bounds[0], unit * bounds[1], certified, chi2_min, quantile, excluded, repair)
 
     @cached_property
     def _first(self) -> int:
@@ -277,9 +235,7 @@ class Bounds:
     @cached_property
     def _helpers(self) -> Array:
         """The kernels b_T(t, omega) themselves as h, shape (t, k), those that are positive everywhere."""
-        helpers = (self.noise.cholesky.T @ np.eye(len(self.observables.times))).T @ (
-            self.noise.cholesky.T @ self.rotation
-        )
+        helpers = self.noise.covariance @ self.rotation
         positive = (self._fine_rows @ helpers.T).min(axis=0) > 0
         return helpers[positive]
 
@@ -374,24 +330,6 @@ def _joined(A: Array, b: Array, rows: Array, targets: Array) -> tuple[Array, Arr
     return np.vstack([A, rows / size[:, None]]), np.append(b, targets / size)
 
 
-@dataclass(frozen=True, eq=False)
-class _Column:
-    """f(omega) / b_T(t_0, omega) at one sigma and E."""
-
-    bounds: Bounds
-    i: int
-    j: int
-
-    def __call__(self, omega: Array) -> Array:
-        """Return it, shape (omega,)."""
-        o = self.bounds.observables
-        one = Observables(o.kernel, o.times, (o.sigma[self.i],), (o.energies[self.j],), o.smearing)
-        b = self.bounds
-        return Bounds(one, b.noise, b.E0, b.level, b.rotation, b.size, b.typical, b.omega, b.fine).targets(omega)[
-            :, 0, 0
-        ]
-
-
 def solver() -> Any:
     """Return clarabel.
 
@@ -457,3 +395,17 @@ def _grid(observables: Observables, E0: float, step: float) -> Array:
         width = min(width * 1.15, max(step, 0.25))
         tail_points.append(tail_points[-1] + width)
     return np.concatenate([points[0], tail_points[1:], [np.inf]]) / spacing
+
+
+class StrictBounds:
+    """:class:`Bounds` of the correlator at hand as an interval: zero below the lowest threshold of the audience."""
+
+    summary = "strict bounds for rho >= 0 at all energies at once"
+
+    def __init__(self, audience: Audience, level: float) -> None:
+        self.audience, self.level = audience, level
+
+    def bounds(self, C: ArrayLike) -> Bounded:
+        """Return the bounds of one C (t,), with the noise that it has at its size."""
+        audience, C = self.audience, np.asarray(C, float)
+        return Bounds.for_noise(audience.observables, audience.noise.at_scale(C), audience.threshold, self.level)(C)

@@ -23,11 +23,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 import numpy as np
+import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import lapack, solve_triangular
 from scipy.special import erf
 
 from sdpipe.errors import UserError
+from sdpipe.estimators.protocol import Estimate, Estimator
+from sdpipe.learn.audience import Audience
 from sdpipe.physics import twofold
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
@@ -64,6 +67,10 @@ FAR = 1e6
 
 EVIDENCE_MU = 10 ** np.arange(2, -26.001, -0.2)
 """mu of the search for the largest evidence, in units of the largest S^2."""
+
+
+SCANNED = 2
+"""Energies that are kept of each target and width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +128,6 @@ class Reconstruction:
     def error(self) -> Array:
         """Both errors in quadrature."""
         return np.hypot(self.statistical, self.systematic)
-
-    @property
-    def lost(self) -> str:
-        """Where the rule for lambda has no answer, in words, empty where it has one everywhere."""
-        count = int((~self.found).sum())
-        where = f"{count} of {self.found.size} points (sigma, E)"
-        return f"hlt: its rule for lambda has no answer at {where}, and the nearest was taken" if count else ""
 
     @property
     def covariance(self) -> Array:
@@ -475,6 +475,76 @@ class HLT:
         error, noisier = (s * np.linalg.norm(self.filters(mu), axis=-1) for mu in mus)
         change = np.abs(mean - control)
         return mean, error, change * erf(change / noisier / np.sqrt(2)), mus[0], found
+
+
+class HLTEstimator(Estimator):
+    """HLT by a :class:`Choice`, ``hlt`` among the options of the audience; by evidence at alpha = 0 without one."""
+
+    summary = "the method of Hansen, Lupo and Tantalo"
+
+    def __init__(self, audience: Audience) -> None:
+        self.audience, self.choice = audience, audience.options.get("hlt", BY_EVIDENCE)
+        self.hlt = self.choice.build(audience.observables, audience.noise, audience.threshold)
+
+    def estimate(self, C: ArrayLike, samples: ArrayLike | None = None) -> Estimate:
+        """Return rho with both errors; samples have the lambda of their C."""
+        C = np.asarray(C, float)
+        r = self.hlt.around(C, C[..., None, :] if samples is None else samples)
+        return Estimate(r.mean, r.error, None if samples is None else r.samples, r.found)
+
+    def covariance(self, C: ArrayLike) -> Array:
+        """Return the covariance (sigma, E, E), both errors in one, for C (t,)."""
+        return np.einsum("sesf->sef", self.hlt.floored(np.asarray(C, float)).covariance(C))
+
+    def scans(self, C: Array, rows: Sequence[int], scale: float) -> xr.Dataset:
+        """Return :func:`stability` of one C (t,), ``scale`` times too large, at some of the energies."""
+        s = self.audience
+        return stability(self.choice.each(s.observables, s.noise, s.threshold), C, rows, scale)
+
+    def diagnostics(self, C: Array, scale: float) -> xr.Dataset:
+        """Return the scans at two of the energies."""
+        return self.scans(C, kept(len(self.audience.observables.energies)), scale)
+
+
+def kept(count: int) -> list[int]:
+    """Return which of ``count`` energies are kept: a third and two thirds of the way up.
+
+    >>> kept(47), kept(2)
+    ([15, 31], [0, 1])
+    """
+    return [count * (k + 1) // (SCANNED + 1) for k in range(SCANNED)]
+
+
+def stability(hlts: Sequence[HLT], C: Array, rows: Sequence[int], factor: float = 1.0) -> xr.Dataset:
+    """Return the scans of one correlator ``factor`` times C, shape (t,), at some of the energies.
+
+    ``hlts`` differ in alpha alone. Returns ``scan_mean``, ``scan_error``, ``scan_misfit`` (A/A[0]) and ``scan_noise``
+    (B), each (alpha, sigma, E_scan, lambda) against lambda' = lambda / (1 - lambda), and ``scan_chosen (alpha, sigma,
+    E_scan)``, the lambda' that each chooses by its rule. The floor of the noise enters as that of this correlator.
+    """
+    rows, at = list(rows), [hlt.floored(C) for hlt in hlts]
+    scans = [hlt.scan(C) for hlt in at]
+    dims, first, rule = ("alpha", "sigma", "E_scan", "lambda"), hlts[0].observables, hlts[0].rule
+
+    def stacked(name: str, unit: float = 1.0) -> Array:
+        return np.stack([getattr(scan, name)[:, rows] for scan in scans]) / unit
+
+    chosen = np.stack([(hlt(C).mu / hlt.unit)[:, rows] for hlt in at])
+    unit, units = first.kernel.unit, first.units
+    made = {
+        "scan_mean": (dims, stacked("mean", factor), units, "HLT against lambda'"),
+        "scan_error": (dims, stacked("error", abs(factor)), units, "its statistical error"),
+        "scan_misfit": (dims, stacked("misfit"), "1", "A/A[0]"),
+        "scan_noise": (dims, stacked("noise"), "1", "B"),
+        "scan_chosen": (dims[:3], chosen, "1", f"lambda' by {rule}"),
+    }
+    coords = {
+        "alpha": [hlt.alpha for hlt in hlts],
+        "sigma": ("sigma", list(first.sigma), {"units": unit}),
+        "E_scan": ("E_scan", [first.energies[i] for i in rows], {"units": unit}),
+        "lambda": scans[0].lambdas,
+    }
+    return xr.Dataset({k: (d, v, {"units": u, "long_name": w}) for k, (d, v, u, w) in made.items()}, coords)
 
 
 def joint_covariance(one: Array, other: Array) -> Array:

@@ -16,6 +16,8 @@ from scipy.linalg import solve_triangular
 
 from sdpipe.errors import UserError
 from sdpipe.estimators.prior_moments import PriorMoments
+from sdpipe.estimators.protocol import Estimate, Estimator
+from sdpipe.learn.audience import Audience
 from sdpipe.physics.noise import Noise
 
 Array = NDArray[np.float64]
@@ -44,7 +46,7 @@ BLOCK = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Estimate:
+class PosteriorEstimate:
     """What a posterior says of correlators (..., t).
 
     Attributes
@@ -149,16 +151,18 @@ class Posterior:
         """V^T X, shape (k, t, column)."""
         return self._decomposed[2]
 
-    def __call__(self, C: ArrayLike, response: bool = False) -> Estimate:
+    def __call__(self, C: ArrayLike, response: bool = False) -> PosteriorEstimate:
         """Return what the posterior says of C (..., t), with or without its response.
 
         Raises UserError where C has another number of times, is zero at all of them, or is not finite.
         """
         flat, shape = self._flattened(C)
         parts = [near._estimate(block, response) for block, near in self._blocks(flat)]
-        return Estimate(*(np.concatenate(a).reshape((*shape, *a[0].shape[1:])) for a in zip(*parts, strict=True)))
+        return PosteriorEstimate(
+            *(np.concatenate(a).reshape((*shape, *a[0].shape[1:])) for a in zip(*parts, strict=True))
+        )
 
-    def bootstrap(self, C: ArrayLike, estimate: Estimate, samples: ArrayLike) -> tuple[Array, Array]:
+    def bootstrap(self, C: ArrayLike, estimate: PosteriorEstimate, samples: ArrayLike) -> tuple[Array, Array]:
         """Return mean (..., boot, sigma, E) and features (..., boot, feature) of bootstrap ``samples`` (..., boot, t).
 
         ``estimate`` is that of C (..., t), the mean of the data, with its response. The weights of the components, and
@@ -173,7 +177,7 @@ class Posterior:
         features[..., : modes[0]], features[..., modes[1] : modes[2]] = _of_modes(m, v)
         return both[..., :columns].reshape(*both.shape[:-1], *estimate.mean.shape[-2:]), features
 
-    def resolved(self, C: ArrayLike, estimate: Estimate) -> Array:
+    def resolved(self, C: ArrayLike, estimate: PosteriorEstimate) -> Array:
         """Return the covariance (..., sigma, E, E) of the mean under the noise s L z of C (..., t), at fixed weights.
 
             A^T s^2 Cov_latt A,    A the response of ``estimate``
@@ -373,6 +377,40 @@ class Posterior:
                 within = X.transpose(0, 2, 1) @ X + g.a2[:, :, None] * self.priors.rest[k, i]
                 g.add_to(covariance[:, i], within + off[:, :, None] * off[:, None, :])
         return at.s[:, None, None, None] ** 2 * covariance
+
+
+class ClosedForm(Estimator):
+    """The posterior mean with its standard deviation, which networks also correct."""
+
+    summary = "mean and error of the closed-form posterior"
+
+    def __init__(self, audience: Audience) -> None:
+        seen = None if audience.seen == audience.observables else audience.seen
+        moments = PriorMoments.from_prior(audience.prior, audience.observables, floor=audience.noise.floor, seen=seen)
+        self.posterior = Posterior.for_noise(moments, audience.noise)
+        self._last: tuple[Array, Array, PosteriorEstimate, Array, Array] | None = None
+
+    def with_features(self, C: Array, samples: Array) -> tuple[PosteriorEstimate, Array, Array]:
+        """Return the posterior of C (..., t), and mean and features of its bootstrap ``samples`` (..., boot, t).
+
+        Those of the last call are kept, since networks and the estimator ask for the same.
+        """
+        if self._last is None or self._last[0] is not C or self._last[1] is not samples:
+            estimate = self.posterior(C, response=True)
+            self._last = (C, samples, estimate, *self.posterior.bootstrap(C, estimate, samples))
+        return self._last[2:]
+
+    def estimate(self, C: ArrayLike, samples: ArrayLike | None = None) -> Estimate:
+        """Return mean and standard deviation; the weights of the components are those of C for every sample."""
+        if samples is None:
+            posterior, mean = self.posterior(C), None
+        else:
+            posterior, mean, _ = self.with_features(C, samples)
+        return Estimate(posterior.mean, posterior.sd, mean)
+
+    def covariance(self, C: ArrayLike) -> Array:
+        """Return the posterior covariance (sigma, E, E) between energies for C (t,)."""
+        return self.posterior.covariance(C)
 
 
 def _of_modes(m: Array, v: Array) -> tuple[Array, Array]:

@@ -10,9 +10,6 @@ from scipy.special import erf
 
 from sdpipe.errors import UserError
 
-METHODS = ("linear", "posterior", "hlt")
-"""Pseudo-ensembles that are no networks: the best linear estimator, the closed-form posterior, HLT by evidence."""
-
 
 def central_value(rho: xr.DataArray) -> xr.DataArray:
     """Return rho(E, N) = mean over boot and replica."""
@@ -29,10 +26,14 @@ def network_error(rho: xr.DataArray) -> xr.DataArray:
     return rho.mean("boot", skipna=False).std("replica", ddof=1, skipna=False)
 
 
-def spread(rho: xr.DataArray) -> xr.DataArray:
-    """Return the standard deviation over all networks of their mean over boot, averaged over sigma and E."""
-    networks = [str(name) not in METHODS for name in rho.ensemble.values]
-    mean = rho.isel(ensemble=networks).mean("boot").astype(float)
+def spread(predictions: xr.Dataset) -> xr.DataArray:
+    """Return the standard deviation over all networks of their mean over boot, averaged over sigma and E.
+
+    It is 0 without networks.
+    """
+    if "rho" not in predictions:
+        return xr.zeros_like(predictions.estimator_rho.isel(estimator=0, drop=True).mean(("boot", "sigma", "E")))
+    mean = predictions.rho.mean("boot").astype(float)
     return mean.std(("ensemble", "replica")).mean(("sigma", "E"))
 
 
@@ -148,6 +149,13 @@ def error_budget(
         width = xr.DataArray(width, dims=("sigma", "E"), coords={"sigma": rho.sigma, "E": rho.E})
         error = xr.concat([error, width.expand_dims(source=np.array([source], object))], dim="source")
         covariance = covariance + resolution.drop_vars("E2", errors="ignore")
+    return _labelled(value, error, covariance, rho, truth)
+
+
+def _labelled(
+    value: xr.DataArray, error: xr.DataArray, covariance: xr.DataArray, rho: xr.DataArray, truth: xr.DataArray | None
+) -> xr.Dataset:
+    """Return a budget with units and words, those of ``rho``, and the pull where the truth is known."""
     units = rho.attrs.get("units", "1")
     budget = xr.Dataset(
         {
@@ -174,3 +182,74 @@ def squared(units: str) -> str:
     ('1', '(GeV)^2', '(GeV^3)^2')
     """
     return "1" if units == "1" else f"({units})^2"
+
+
+NETWORKS = "networks"
+"""Name of the broad audience among those who answer."""
+
+
+def answered_by(predictions: xr.Dataset, central: str) -> str:
+    """Return who gives the central value: the networks or, without them, the estimator ``central``."""
+    return NETWORKS if "rho" in predictions else central
+
+
+def lead(predictions: xr.Dataset, central: str) -> xr.DataArray:
+    """Return the central value (..., sigma, E): of the ensemble ``central`` or, without networks, of that estimator."""
+    if "rho" in predictions:
+        return predictions.rho.sel(ensemble=central).mean(("replica", "boot"))
+    return predictions.estimator_rho.sel(estimator=central).mean("boot")
+
+
+def lead_errors(
+    predictions: xr.Dataset, central: str, references: Mapping[str, str]
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the central value and its errors (source, ...), see :func:`signed_errors`.
+
+    Without networks they are those of the estimator ``central``, and ``latt``, the standard deviation over boot, is the
+    only source.
+    """
+    if "rho" in predictions:
+        return signed_errors(predictions.rho, central, references)
+    rho = predictions.estimator_rho.sel(estimator=central, drop=True).astype(float)
+    latt = rho.std("boot", skipna=False)
+    return rho.mean("boot", skipna=False), latt.expand_dims(source=np.array(["latt"], object))
+
+
+def beyond_latt(predictions: xr.Dataset, central: str, latt: xr.DataArray) -> xr.DataArray:
+    """Return the part of the error of the estimator ``central`` that is not that of the lattice noise.
+
+    Delta_resolution^2 = max(error^2 - Delta_latt^2, 0)
+    """
+    error = predictions.estimator_error.sel(estimator=central, drop=True)
+    return np.sqrt(np.maximum(error**2 - latt**2, 0))
+
+
+def budget_of(
+    predictions: xr.Dataset, central: str, references: Mapping[str, str], resolution: xr.DataArray | None = None
+) -> xr.Dataset:
+    """Return the budget of one target, and the estimators beside it.
+
+    :func:`error_budget` of the networks with the covariance ``resolution`` of what the data cannot resolve or, without
+    networks, that of the estimator ``central``: sources ``latt`` and ``resolution``, and its own covariance. Beside it
+    ``estimator_central`` and ``estimator_error (estimator, sigma, E)``.
+    """
+    if "rho" in predictions:
+        truth, source = predictions.get("truth"), predictions.attrs["source"]
+        budget = error_budget(predictions.rho, central, references, truth, resolution, source)
+    else:
+        budget = _estimator_budget(predictions, central)
+    if "estimator" in predictions:
+        units = budget.central.attrs["units"]
+        estimate = predictions.estimator_rho.mean("boot").astype(float).transpose("estimator", "sigma", "E")
+        budget["estimator_central"] = estimate.assign_attrs(units=units, long_name="estimate of each estimator")
+        budget["estimator_error"] = predictions.estimator_error
+    return budget
+
+
+def _estimator_budget(predictions: xr.Dataset, central: str) -> xr.Dataset:
+    """Return the budget of an estimator that answers alone."""
+    value, latt = lead_errors(predictions, central, {})
+    beyond = beyond_latt(predictions, central, latt.sel(source="latt", drop=True))
+    error = xr.concat([latt, beyond.expand_dims(source=np.array(["resolution"], object))], dim="source")
+    covariance = predictions.estimator_covariance.sel(estimator=central, drop=True)
+    return _labelled(value, error, covariance, predictions.estimator_rho, predictions.get("truth"))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from sdpipe.infer.budget import NETWORKS
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
 from sdpipe.physics import units
 from sdpipe.physics.units import equation
-
-NETWORKS = "networks"
-"""Name of the broad audience among the estimates."""
 
 AGREE = 2.0
 """Estimates agree where they differ by at most so many errors."""
@@ -39,24 +37,26 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
     ``says`` is the paragraph, ``trusted`` the name of the estimate it ends with, ``bounds`` or ``none``.
 
     >>> point = {"sigma": [0.4], "E": [1.0]}
-    >>> one, m = xr.DataArray([[1.0]], dims=("sigma", "E"), coords=point), {"method": ["hlt"]}
-    >>> budget = xr.Dataset({"central": one, "total": 0.1 * one, "method_central": (1.4 * one).expand_dims(m),
-    ...                      "method_error": (0.1 * one).expand_dims(m)}, attrs={"back_check": 1.0})
+    >>> one, m = xr.DataArray([[1.0]], dims=("sigma", "E"), coords=point), {"estimator": ["hlt"]}
+    >>> budget = xr.Dataset({"central": one, "total": 0.1 * one, "estimator_central": (1.4 * one).expand_dims(m),
+    ...                      "estimator_error": (0.1 * one).expand_dims(m)}, attrs={"back_check": 1.0})
     >>> side_by_side = compare(budget)
     >>> round(side_by_side.pull.sel(estimate="hlt", other="networks").item(), 2), side_by_side.attrs["trusted"]
     (2.83, 'hlt')
     """
-    methods = [str(name) for name in budget.method.values] if "method" in budget else []
-    names = xr.DataArray(np.array([NETWORKS, *methods], object), dims="estimate", name="estimate")
+    answer = budget.attrs.get("answered_by", NETWORKS)
+    beside = budget.estimator.values if "estimator" in budget else []
+    methods = [str(name) for name in beside if name != answer]
+    names = xr.DataArray(np.array([answer, *methods], object), dims="estimate", name="estimate")
 
     def joined(own: str, of_methods: str) -> xr.DataArray:
         parts = [budget[own].astype(float)]
-        parts += [budget[of_methods].sel({"method": name}, drop=True) for name in methods]
+        parts += [budget[of_methods].sel(estimator=name, drop=True) for name in methods]
         return xr.concat(parts, dim=names).transpose("estimate", "sigma", "E").drop_attrs()
 
-    made = xr.Dataset({"central": joined("central", "method_central"), "error": joined("total", "method_error")})
-    if "calibrated" in budget and (not methods or "method_calibrated" in budget):
-        made["calibrated"] = joined("calibrated", "method_calibrated")
+    made = xr.Dataset({"central": joined("central", "estimator_central"), "error": joined("total", "estimator_error")})
+    if "calibrated" in budget and (not methods or "estimator_calibrated" in budget):
+        made["calibrated"] = joined("calibrated", "estimator_calibrated")
     quoted = made.get("calibrated", made.error)
     others = {"estimate": "other"}
     made["pull"] = (made.central - made.central.rename(others)) / np.hypot(quoted, quoted.rename(others))
@@ -70,24 +70,26 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
 def _agreement(made: xr.Dataset) -> str:
     """Return which methods agree with the networks, and where each other one is farthest."""
     said, agreeing, unit = [], [], units.unit_of(made)
+    lead = str(made.estimate.values[0])
+    who = f"the {lead}" if lead == NETWORKS else lead
     for name in map(str, made.estimate.values[1:]):
-        pull = np.abs(made.pull.sel(estimate=name, other=NETWORKS))
+        pull = np.abs(made.pull.sel(estimate=name, other=lead))
         far = pull.where(pull.notnull(), np.inf)
         if bool((far <= AGREE).all()):
             agreeing.append(name)
             continue
         at = far.isel(far.argmax(("sigma", "E")))
         said.append(
-            f"{name} differs from the networks by more than {AGREE:g} errors at {float((far > AGREE).mean()):.0%} of "
+            f"{name} differs from {who} by more than {AGREE:g} errors at {float((far > AGREE).mean()):.0%} of "
             f"all points, most at {equation('E', float(at.E), unit, 3)}, {equation('σ', float(at.sigma), unit)}, by "
             f"{float(at):.1f}"
         )
     if agreeing:
         verb = "agrees" if len(agreeing) == 1 else "agree"
         listed = " and ".join(filter(None, [", ".join(agreeing[:-1]), agreeing[-1]]))
-        said.insert(0, f"{listed} {verb} with the networks within {AGREE:g} errors everywhere")
+        said.insert(0, f"{listed} {verb} with {who} within {AGREE:g} errors everywhere")
     if not said:
-        return "There is no method beside the networks."
+        return f"There is no method beside {who}."
     words = "; ".join(said)
     return f"{words[0].upper()}{words[1:]}."
 
@@ -142,7 +144,7 @@ def _trusted(made: xr.Dataset, budget: xr.Dataset) -> tuple[str, str]:
 
 def _coverage(trusted: str, validation: xr.Dataset | None, budget: xr.Dataset) -> str:
     """Return how often the calibrated error of the trusted estimate covers, over the families of validation."""
-    name = "calibrated" if trusted == NETWORKS else trusted
+    name = "calibrated" if trusted == budget.attrs.get("answered_by", NETWORKS) else trusted
     if validation is None or name not in validation.budget:
         return ""
     at = validation.coverage_of.sel(budget=name, level=budget.attrs["level"]).mean("sigma")

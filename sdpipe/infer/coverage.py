@@ -1,26 +1,26 @@
 """From draws with known truth to ``validation.zarr``: predictions, calibration, coverage, width, bias, flags.
 
-The first families are the prior, once for each ``scale_rule``: half of their draws calibrate, each what is sized by
-its rule; the other half and all other families, which are sized as given, test.
+The first families are the prior, once for each ``scale_rule``: half of their draws calibrate, each what is normalised
+by its rule; the other half and all other families, which keep their size, test.
 docs/error-budget.md defines every quantity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe.estimators.conformal import conformal_factor, conformal_rank, gaussian_quantile
-from sdpipe.infer.budget import signed_errors, spread, total_error
+from sdpipe.infer.budget import NETWORKS, beyond_latt, lead_errors, spread, total_error
 from sdpipe.infer.calibration import Resolution, beyond_noise, correlation, integral_error, rules_of
+from sdpipe.infer.predict import Predictor
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, Reference
-
-if TYPE_CHECKING:
-    from sdpipe.infer.predict import Audience
 
 Array = NDArray[np.float64]
 
@@ -34,44 +34,54 @@ _PER_ENERGY = ("family", "sample", "sigma", "E")
 
 
 def predict_draws(
-    audience: Audience,
+    predictor: Predictor,
     references: Mapping[str, str],
     clean: Array,
     boots: int,
-    by_evidence: bool,
+    normalise: bool,
     generator: np.random.Generator,
 ) -> dict[str, Array]:
     """Predict draws C (sample, t) as if they were data, each with its own noise and ``boots`` bootstrap samples.
 
-    They are sized as given or, as ``scale: auto`` does, ``by_evidence``. Returns central (sample, sigma, E), error
-    (sample, source, sigma, E), method_central, method_error (sample, method, sigma, E), scale, noise_scale, distance,
-    spread, back_check (sample,), and ``beyond`` (sample, sigma, E), the error of the source that is not the audience's,
-    where networks give one or correct the posterior.
+    They keep their size or, as ``scale: auto`` does, are ``normalise``d to the most likely one. Returns central
+    (sample, sigma, E), error (sample, source, sigma, E), estimator_central, estimator_error (sample, estimator, sigma,
+    E), scale, noise_scale, distance, spread, back_check (sample,), and ``beyond`` (sample, sigma, E), the error of the
+    source that is not the audience's, where it does not come from residuals.
     """
-    data = audience.noise.draw(clean, 1, generator)[:, 0]
-    scale = np.array([audience.amplitude(C) for C in data]) if by_evidence else np.ones(len(data))
+    data = predictor.noise.draw(clean, 1, generator)[:, 0]
+    scale = np.array([predictor.amplitude(C) for C in data]) if normalise else np.ones(len(data))
     data *= scale[:, None]
     parts, step = [], max(1, ROWS // boots)
     for part in (slice(low, low + step) for low in range(0, len(data), step)):
-        found = audience.predict(audience.noise.draw(data[part], boots, generator), scale[part], data[part])
-        value, errors = signed_errors(found.rho, audience.central, references)
-        made = {"central": value, "error": np.abs(errors), "spread": spread(found.rho) * scale[part]}
-        if audience.methods:
-            estimate = found.rho.sel(ensemble=found.method.values).isel(replica=0).mean("boot").astype(float)
-            made |= {"method_central": estimate.rename(ensemble="method"), "method_error": found.method_error}
-        unresolved = found.get("unresolved")
-        if "scale" in found:
-            own = found.scale.sel(ensemble=audience.central).mean(("replica", "boot")).astype(float)
-            made["beyond"] = beyond_noise(own, np.abs(errors.sel(source="latt", drop=True)), unresolved)
-        elif unresolved is not None:
-            made["beyond"] = unresolved
-        order = [("sample", *(d for d in ("method", "source", "sigma", "E") if d in v.dims)) for v in made.values()]
-        parts.append({k: v.transpose(*dims).values for (k, v), dims in zip(made.items(), order, strict=True)})
-    checks = audience.checks(data)
+        samples = predictor.noise.draw(data[part], boots, generator)
+        found = predictor.predict(samples, scale[part], data[part])
+        parts.append(_summarised(found, predictor, references, scale[part]))
+    checks = predictor.checks(data)
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} | {
         "scale": scale,
         **{name: checks[name] for name in ("noise_scale", "distance", "back_check")},
     }
+
+
+def _summarised(
+    found: xr.Dataset, predictor: Predictor, references: Mapping[str, str], scale: Array
+) -> dict[str, Array]:
+    """Return what is kept of the predictions for some draws, samples first."""
+    central, errors = lead_errors(found, predictor.central, references)
+    kept = {"central": central, "error": np.abs(errors), "spread": spread(found) * scale}
+    if "estimator" in found:
+        kept["estimator_central"] = found.estimator_rho.mean("boot").astype(float)
+        kept["estimator_error"] = found.estimator_error
+    latt = np.abs(errors.sel(source="latt", drop=True))
+    if "rho" not in found:
+        kept["beyond"] = beyond_latt(found, predictor.central, latt)
+    elif "scale" in found:
+        own = found.scale.sel(ensemble=predictor.central).mean(("replica", "boot")).astype(float)
+        kept["beyond"] = beyond_noise(own, latt, found.get("unresolved"))
+    elif "unresolved" in found:
+        kept["beyond"] = found.unresolved
+    order = ("sample", "estimator", "source", "sigma", "E")
+    return {name: v.transpose(*(d for d in order if d in v.dims)).values for name, v in kept.items()}
 
 
 def measure(
@@ -80,6 +90,7 @@ def measure(
     quoted: float,
     source: str = "resolution",
     resolution: Resolution | None = None,
+    answered_by: str = NETWORKS,
 ) -> xr.Dataset:
     """Return what ``validation.zarr`` holds.
 
@@ -93,128 +104,256 @@ def measure(
         Name of the source of error that is not the audience's.
     resolution
         Residuals of the central ensemble on noise-free draws of the prior: that source, where draws have no ``beyond``.
+    answered_by
+        Who gives the central value: the networks, or an estimator where there are none.
     """
-    half, calibrating = draws.sizes["sample"] // 2, range(draws.sizes["scale_rule"])
-    rule, chosen = rules_of(draws), list(levels).index(quoted)
-    if "beyond" in draws:
-        beyond = draws.beyond.astype(float)
-    else:
-        beyond = xr.DataArray(np.stack([resolution.width(s) for s in draws.noise_scale.values]), dims=_PER_ENERGY)
-        beyond = beyond / draws.scale
-    published = total_error(draws.error.astype(float))
-    total, error = np.hypot(published, beyond), draws.central - draws.truth
-    methods = [str(name) for name in draws.method.values] if "method" in draws else []
-    widths, scores = {"calibrated": total}, {"calibrated": np.abs(error) / total}
-    off = {"networks": np.abs(error)}
-    for name in methods:
-        own = draws.sel({"method": name}, drop=True)
-        off[name], widths[name] = np.abs(own.method_central - draws.truth), own.method_error.astype(float)
-        scores[name] = off[name] / widths[name]
-    standardised = (error / total).transpose(*_PER_ENERGY).values
-    correlations = np.stack([correlation(standardised[i, :half]) for i in calibrating])
-    joint = {"band": scores["calibrated"].max("E"), "integral": _integral_scores(error, total, correlations, rule)}
-    factors = {
-        name: xr.DataArray(
-            [[conformal_factor(score.values[i, :half], level) for level in levels] for i in calibrating],
-            dims=("scale_rule", "level", *score.dims[2:]),
-        )
-        for name, score in (scores | joint).items()
-    }
-    of_family = {name: factor.isel(scale_rule=xr.DataArray(rule, dims="family")) for name, factor in factors.items()}
-    quantile = xr.DataArray([gaussian_quantile(level) for level in levels], dims="level")
-    tested = xr.DataArray(np.ones(draws.noise_scale.shape, bool), dims=("family", "sample"))
-    tested[list(calibrating), :half] = False
-    inside = {"published": np.abs(error) <= quantile * published, "total": scores["calibrated"] <= quantile}
-    half_width = {"published": published * quantile[chosen], "total": total * quantile[chosen]}
-    for name in scores:
-        inside[name] = scores[name] <= of_family[name]
-        half_width[name] = widths[name] * of_family[name].isel(level=chosen)
-
-    def mean(x: xr.DataArray, *over: str) -> xr.DataArray:
-        """Return the mean over tested draws; NaN where one of them is NaN."""
-        known = (x.notnull() | ~tested).all(("sample", *over))
-        return x.where(tested).mean(("sample", *over)).where(known)
-
-    def by(name: str, parts: dict[str, xr.DataArray]) -> xr.DataArray:
-        means = [mean(v, "E") for v in parts.values()]
-        return xr.concat(means, dim=name).assign_coords({name: np.array(list(parts), object)})
-
-    typical = [draws[k] for k in ("noise_scale", "distance", "spread")]
-    references = [Reference(*(x.values[i, :half] for x in typical)) for i in calibrating]
-    p_values = [
-        xr.apply_ufunc(references[r].p_value, *(x.isel(family=i) for x in typical), vectorize=True)
-        for i, r in enumerate(rule)
-    ]
-    p_value = xr.concat(p_values, dim="family")
-    flagged = (p_value < SUSPICIOUS) | (draws.back_check < IMPOSSIBLE)
-
-    def ranks(name: str) -> Array:
-        score = scores[name].transpose(*_PER_ENERGY).values
-        return np.stack([conformal_rank(s, score[rule[i], :half]) for i, s in enumerate(score)])
-
-    coverage = by("budget", inside).transpose("budget", "family", "sigma", "level")
-    every_error = xr.concat([draws.error, beyond.expand_dims(source=np.array([source], object))], dim="source")
-    made = {
-        "error": (every_error.transpose("family", "sample", "source", "sigma", "E"), "error by source"),
-        "total": (total, "total error, all sources included"),
-        "pull": (error / total, "(central - truth) / total error"),
-        "rank": ((_PER_ENERGY, ranks("calibrated")), "level at which the calibrated error just covers the truth"),
-        "tested": (tested, "draw tests; the others calibrate"),
-        "coverage": (
-            coverage.sel(budget="calibrated", drop=True),
-            "share of energies and draws within the calibrated error",
-        ),
-        "coverage_of": (coverage, "share of energies and draws within each error"),
-        "coverage_E": (
-            mean(inside["calibrated"]).transpose("family", "sigma", "level", "E"),
-            "share of draws within the calibrated error",
-        ),
-        "coverage_band": (
-            mean(joint["band"] <= of_family["band"]).transpose("family", "sigma", "level"),
-            "share of draws within the band at all energies at once",
-        ),
-        "coverage_integral": (
-            mean(joint["integral"] <= of_family["integral"]).transpose("window", "family", "sigma", "level"),
-            "share of draws whose integral over a window is within its calibrated error",
-        ),
-        "coverage_flagged": (
-            xr.concat([_share(inside["calibrated"], tested & (flagged == f)) for f in (False, True)], "flag"),
-            "share of energies and draws within the calibrated error, of those not flagged and flagged",
-        ),
-        "width": (by("budget", half_width), "mean half width of the error at the quoted level"),
-        "mae": (by("estimator", off), "mean absolute error"),
-        "bias": (mean(error), "mean of central - truth"),
-        "p_value": (p_value, "p-value under the prior with its noise"),
-        "flagged": (flagged, "draw is flagged"),
-        "flag_rate": (mean(flagged.astype(float)), "share of draws flagged"),
-        "factor": (factors["calibrated"], "conformal factor of the total error"),
-        "band_factor": (factors["band"], "conformal factor of the total error for all energies at once"),
-    }
-    if methods:
-        of_methods = [factors[name] for name in methods]
-        made["method_factor"] = (xr.concat(of_methods, "method"), "conformal factor of the error of each method")
-        dims = ("family", "sample", "method", "sigma", "E")
-        made["method_rank"] = (
-            (dims, np.stack([ranks(name) for name in methods], axis=2)),
-            "level at which the calibrated error of each method just covers the truth",
-        )
+    test = _Test.of_draws(draws, levels, quoted, resolution, answered_by)
+    named = test.per_draw(source) | test.coverages() | test.accuracy() | test.flagged() | test.factors_by_rule()
     if resolution is not None:
-        made["residual"] = (
-            (("draw", "sigma", "E"), resolution.residual),
-            "central ensemble - truth on noise-free draws of the prior",
-        )
-        made["residual_scale"] = (("draw", resolution.noise_scale), "their noise scale")
+        words = "central ensemble - truth on noise-free draws of the prior"
+        named["residual"] = ((("draw", "sigma", "E"), resolution.residual), words)
+        named["residual_scale"] = (("draw", resolution.noise_scale), "their noise scale")
     result = draws.drop_vars(["error", "source", "beyond"], errors="ignore")
-    result = result.assign({name: values for name, (values, _) in made.items()})
+    result = result.assign({name: values for name, (values, _) in named.items()})
     density = draws.truth.attrs.get("units", "1")
     for name, variable in result.data_vars.items():
-        words = made[name][1] if name in made else variable.attrs.get("long_name", "")
-        units = density if name == "residual" else "1" if name in made else variable.attrs.get("units", "1")
+        words = named[name][1] if name in named else variable.attrs.get("long_name", "")
+        own = "1" if name in named else variable.attrs.get("units", "1")
+        units = density if name == "residual" else own
         if variable.dtype == float and _PER_ENERGY[:2] == variable.dims[:2] and variable.ndim > 2:
             variable = variable.astype(np.float32)
         result[name] = variable.assign_attrs(units=units, long_name=words)
     coords = {"window": np.array(WINDOWS, object), "flag": [False, True]}
     return result.assign_coords(level=list(levels), **coords).assign_attrs(quoted=quoted)
+
+
+Named = dict[str, tuple[Any, str]]
+"""Name of a variable -> its values, and what they are."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Test:
+    """Errors of draws with known truth against what they are off by, and the factors that the first families give.
+
+    Scores are |estimate - truth| over an error; an error covers the truth where its score is at most the factor that
+    belongs to a level. ``widths`` and ``off`` are errors and what estimates are off by, by name.
+    """
+
+    draws: xr.Dataset
+    levels: Sequence[float]
+    quoted: float
+    answered_by: str
+    beyond: xr.DataArray
+    published: xr.DataArray
+    widths: Mapping[str, xr.DataArray]
+    off: Mapping[str, xr.DataArray]
+
+    @classmethod
+    def of_draws(
+        cls,
+        draws: xr.Dataset,
+        levels: Sequence[float],
+        quoted: float,
+        resolution: Resolution | None,
+        answered_by: str,
+    ) -> _Test:
+        """Collect the errors of networks and estimators."""
+        if "beyond" in draws:
+            beyond = draws.beyond.astype(float)
+        else:
+            beyond = xr.DataArray(np.stack([resolution.width(s) for s in draws.noise_scale.values]), dims=_PER_ENERGY)
+            beyond = beyond / draws.scale
+        published = total_error(draws.error.astype(float))
+        widths = {"calibrated": np.hypot(published, beyond)}
+        off = {"calibrated": np.abs(draws.central - draws.truth)}
+        for name in map(str, draws.estimator.values) if "estimator" in draws else ():
+            own = draws.sel(estimator=name, drop=True)
+            widths[name], off[name] = own.estimator_error.astype(float), np.abs(own.estimator_central - draws.truth)
+        return cls(draws, levels, quoted, answered_by, beyond, published, widths, off)
+
+    @property
+    def half(self) -> int:
+        """Draws of a family that calibrates which do so; the others test."""
+        return self.draws.sizes["sample"] // 2
+
+    @property
+    def calibrating(self) -> range:
+        return range(self.draws.sizes["scale_rule"])
+
+    @cached_property
+    def rule(self) -> list[int]:
+        """Which family calibrates each family."""
+        return rules_of(self.draws)
+
+    @cached_property
+    def tested(self) -> xr.DataArray:
+        tested = xr.DataArray(np.ones(self.draws.noise_scale.shape, bool), dims=("family", "sample"))
+        tested[list(self.calibrating), : self.half] = False
+        return tested
+
+    @property
+    def total(self) -> xr.DataArray:
+        return self.widths["calibrated"]
+
+    @cached_property
+    def error(self) -> xr.DataArray:
+        """central - truth, with its sign."""
+        return self.draws.central - self.draws.truth
+
+    @cached_property
+    def scores(self) -> dict[str, xr.DataArray]:
+        """Of the total error, by the name of what calibrates it, and of each estimator."""
+        return {name: self.off[name] / width for name, width in self.widths.items()}
+
+    @cached_property
+    def joint_scores(self) -> dict[str, xr.DataArray]:
+        """Of the band over all energies at once, and of integrals."""
+        standardised = (self.error / self.total).transpose(*_PER_ENERGY).values
+        correlations = np.stack([correlation(standardised[i, : self.half]) for i in self.calibrating])
+        integral = _integral_scores(self.error, self.total, correlations, self.rule)
+        return {"band": self.scores["calibrated"].max("E"), "integral": integral}
+
+    @cached_property
+    def factors(self) -> dict[str, xr.DataArray]:
+        """Conformal factors (scale_rule, level, ...) of every score, from the draws that calibrate."""
+        return {
+            name: xr.DataArray(
+                [
+                    [conformal_factor(score.values[i, : self.half], level) for level in self.levels]
+                    for i in self.calibrating
+                ],
+                dims=("scale_rule", "level", *score.dims[2:]),
+            )
+            for name, score in (self.scores | self.joint_scores).items()
+        }
+
+    def factor_of_family(self, name: str) -> xr.DataArray:
+        """Return the factors (family, level, ...) that apply to the draws of each family."""
+        return self.factors[name].isel(scale_rule=xr.DataArray(self.rule, dims="family"))
+
+    @cached_property
+    def quantile(self) -> xr.DataArray:
+        """Standard deviations that hold each level of a normal density."""
+        return xr.DataArray([gaussian_quantile(level) for level in self.levels], dims="level")
+
+    @cached_property
+    def inside(self) -> dict[str, xr.DataArray]:
+        """Whether each error covers the truth at each level."""
+        inside = {
+            "published": np.abs(self.error) <= self.quantile * self.published,
+            "total": self.scores["calibrated"] <= self.quantile,
+        }
+        return inside | {name: score <= self.factor_of_family(name) for name, score in self.scores.items()}
+
+    @property
+    def half_width(self) -> dict[str, xr.DataArray]:
+        """Every error at the quoted level."""
+        chosen = list(self.levels).index(self.quoted)
+        plain = {"published": self.published, "total": self.total}
+        plain = {name: error * self.quantile[chosen] for name, error in plain.items()}
+        own = {name: width * self.factor_of_family(name).isel(level=chosen) for name, width in self.widths.items()}
+        return plain | own
+
+    def mean(self, x: xr.DataArray, *over: str) -> xr.DataArray:
+        """Return the mean over tested draws; NaN where one of them is NaN."""
+        known = (x.notnull() | ~self.tested).all(("sample", *over))
+        return x.where(self.tested).mean(("sample", *over)).where(known)
+
+    def by(self, name: str, parts: Mapping[str, xr.DataArray]) -> xr.DataArray:
+        """Return the means of several quantities along a new dimension of their names."""
+        means = [self.mean(v, "E") for v in parts.values()]
+        return xr.concat(means, dim=name).assign_coords({name: np.array(list(parts), object)})
+
+    def ranks(self, name: str) -> Array:
+        """Return the level (family, sample, sigma, E) at which each calibrated error just covers the truth."""
+        score = self.scores[name].transpose(*_PER_ENERGY).values
+        return np.stack([conformal_rank(s, score[self.rule[i], : self.half]) for i, s in enumerate(score)])
+
+    def per_draw(self, source: str) -> Named:
+        """Return what is known of every draw: errors by source, pulls, ranks."""
+        beyond = self.beyond.expand_dims(source=np.array([source], object))
+        every_error = xr.concat([self.draws.error, beyond], dim="source")
+        covers = "level at which the calibrated error"
+        named = {
+            "error": (every_error.transpose("family", "sample", "source", "sigma", "E"), "error by source"),
+            "total": (self.total, "total error, all sources included"),
+            "pull": (self.error / self.total, "(central - truth) / total error"),
+            "covering_level": ((_PER_ENERGY, self.ranks("calibrated")), f"{covers} just covers the truth"),
+            "tested": (self.tested, "draw tests; the others calibrate"),
+        }
+        if estimators := list(self.scores)[1:]:
+            ranks = np.stack([self.ranks(name) for name in estimators], axis=2)
+            dims = ("family", "sample", "estimator", "sigma", "E")
+            named["estimator_covering_level"] = ((dims, ranks), f"{covers} of each estimator just covers the truth")
+        return named
+
+    def coverages(self) -> Named:
+        """Return the share of tested draws within each error."""
+        each = self.by("budget", self.inside).transpose("budget", "family", "sigma", "level")
+        band = self.joint_scores["band"] <= self.factor_of_family("band")
+        integral = self.joint_scores["integral"] <= self.factor_of_family("integral")
+        return {
+            "coverage": (
+                each.sel(budget="calibrated", drop=True),
+                "share of energies and draws within the calibrated error",
+            ),
+            "coverage_of": (each, "share of energies and draws within each error"),
+            "coverage_E": (
+                self.mean(self.inside["calibrated"]).transpose("family", "sigma", "level", "E"),
+                "share of draws within the calibrated error",
+            ),
+            "coverage_band": (
+                self.mean(band).transpose("family", "sigma", "level"),
+                "share of draws within the band at all energies at once",
+            ),
+            "coverage_integral": (
+                self.mean(integral).transpose("window", "family", "sigma", "level"),
+                "share of draws whose integral over a window is within its calibrated error",
+            ),
+        }
+
+    def accuracy(self) -> Named:
+        """Return how far estimates are off, and how wide their errors are."""
+        off = {self.answered_by if name == "calibrated" else name: x for name, x in self.off.items()}
+        return {
+            "width": (self.by("budget", self.half_width), "mean half width of the error at the quoted level"),
+            "mae": (self.by("estimate", off), "mean absolute error"),
+            "bias": (self.mean(self.error), "mean of central - truth"),
+        }
+
+    def flagged(self) -> Named:
+        """Return which draws are flagged, and how often the calibrated error covers those that are and are not."""
+        typical = [self.draws[k] for k in ("noise_scale", "distance", "spread")]
+        references = [Reference(*(x.values[i, : self.half] for x in typical)) for i in self.calibrating]
+        p_values = [
+            xr.apply_ufunc(references[r].p_value, *(x.isel(family=i) for x in typical), vectorize=True)
+            for i, r in enumerate(self.rule)
+        ]
+        p_value = xr.concat(p_values, dim="family")
+        flagged = (p_value < SUSPICIOUS) | (self.draws.back_check < IMPOSSIBLE)
+        inside = self.inside["calibrated"]
+        shares = [_share(inside, self.tested & (flagged == yes)) for yes in (False, True)]
+        words = "share of energies and draws within the calibrated error, of those not flagged and flagged"
+        return {
+            "coverage_flagged": (xr.concat(shares, "flag"), words),
+            "p_value": (p_value, "p-value under the prior with its noise"),
+            "flagged": (flagged, "draw is flagged"),
+            "flag_rate": (self.mean(flagged.astype(float)), "share of draws flagged"),
+        }
+
+    def factors_by_rule(self) -> Named:
+        """Return the conformal factors that budgets are calibrated with."""
+        named = {
+            "factor": (self.factors["calibrated"], "conformal factor of the total error"),
+            "band_factor": (
+                self.factors["band"],
+                "conformal factor of the total error for all energies at once",
+            ),
+        }
+        if estimators := list(self.scores)[1:]:
+            joined = xr.concat([self.factors[name] for name in estimators], "estimator")
+            named["estimator_factor"] = (joined, "conformal factor of the error of each estimator")
+        return named
 
 
 def _share(inside: xr.DataArray, of: xr.DataArray) -> xr.DataArray:

@@ -6,19 +6,18 @@ the prior around their mean mu, N = Cov_latt that of the noise.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
-import yaml
 from numpy.typing import NDArray
 from scipy.special import chdtrc, fdtrc
 
-from sdpipe.infer.budget import error_budget, spread
+from sdpipe.estimators.protocol import Bounded
+from sdpipe.infer.budget import answered_by, budget_of, spread
 from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, nearest
 from sdpipe.physics.kernels import Kernel
 from sdpipe.physics.noise import Noise
@@ -49,6 +48,13 @@ LARGEST = 2**23
 
 LISTENED = 0.99
 """Part of the noise variance of the linear prediction that the directions which matter carry."""
+
+
+class Flag(NamedTuple):
+    """Something that speaks against a result: a reason code of :data:`sdpipe.show.flags.WORDS`, and its numbers."""
+
+    code: str
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,19 +118,14 @@ def smallest_p_value(count: int) -> float:
     return 2 / (1 + max(count // NEIGHBOURS, 1))
 
 
-def too_few(samples: int) -> str:
-    """Return that no p-value can flag where so many draws per family were validated, half of them to calibrate; or "".
+def too_few(samples: int) -> list[Flag]:
+    """Return a flag where no p-value can flag: half of the draws per family calibrate, and these are too few.
 
-    >>> too_few(1600), too_few(240)[:60]
-    ('', '240 draws per family are too few to flag what is out of dist')
+    >>> too_few(1600), too_few(240)
+    ([], [Flag(code='too_few_draws', facts={'samples': 240, 'smallest': 0.06451612903225806})])
     """
     smallest = smallest_p_value(samples // 2)
-    if smallest < SUSPICIOUS:
-        return ""
-    return (
-        f"{samples} draws per family are too few to flag what is out of distribution: "
-        f"no p-value is below {smallest:.2g}; from 1600 on they reach {SUSPICIOUS:g}"
-    )
+    return [] if smallest < SUSPICIOUS else [Flag("too_few_draws", {"samples": samples, "smallest": smallest})]
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,8 +242,8 @@ def noise_ratios(response: Array, training: Array, other: Array) -> tuple[Array,
     return ratios, factor @ W @ vectors
 
 
-def unlike(response: Array, training: Noise, mean: Array, covariance: Array) -> str | None:
-    """Return how the noise of a correlator is unlike that of the ``training``, or None.
+def unlike(response: Array, training: Noise, mean: Array, covariance: Array) -> list[Flag]:
+    """Return a flag where the noise of a correlator is unlike that of the ``training``.
 
     ``mean`` (t,) and ``covariance`` (t, t) of the mean are compared with those of the training, both relative to their
     C(t_ref), since networks work at any normalisation; ``response`` is that of :func:`noise_ratios`.
@@ -251,35 +252,55 @@ def unlike(response: Array, training: Noise, mean: Array, covariance: Array) -> 
     ratios, directions = noise_ratios(response, training.covariance / training.mean[i] ** 2, covariance / mean[i] ** 2)
     worst = int(np.argmax(np.abs(np.log(np.maximum(ratios, 1e-300)))))
     if 1 / FACTOR <= ratios[worst] <= FACTOR:
-        return None
+        return []
     relative = np.abs(directions[:, worst]) / np.sqrt(np.diag(training.covariance)) * abs(training.mean[i])
     t = training.times[int(np.argmax(relative))]
-    return (
-        f"the variance of its noise is {ratios[worst]:.3g} times that of the training noise (allowed: 1/{FACTOR:g} to "
-        f"{FACTOR:g}) in a direction that matters, strongest at t = {t}"
-    )
+    return [Flag("noise_unlike", {"ratio": float(ratios[worst]), "t": int(t)})]
 
 
-def remedy(root: str, name: str, data: dict[str, Any], trains: bool = True) -> str:
-    """Return the command that makes a run for the noise of the correlator ``data``, keys of the section ``noise``.
+def impossible(checks: Mapping[str, Any], kernel: Kernel) -> list[Flag]:
+    """Return a flag where no spectral density explains the data; ``checks`` are chi2, dof and back_check."""
+    if checks["back_check"] >= IMPOSSIBLE:
+        return []
+    fit = {"chi2": checks["chi2"], "dof": checks["dof"]}
+    return [Flag("no_density", {**fit, "kernel": kernel.name, "period": kernel.period})]
 
-    It ``trains`` networks, or takes those of the shipped audience, which serve any noise.
 
-    >>> remedy("runs/a", "mine", {"path": "x.h5"})
-    "retrain: sdpipe run runs/a 'noise={kind: correlator, path: x.h5}' --run runs/a-mine"
+def unanswered(estimator: str, found: NDArray[np.bool_] | None) -> list[Flag]:
+    """Return a flag where an estimator has no answer of its own at some points; ``found`` (sigma, E) says where it has.
+
+    >>> unanswered("hlt", np.array([[True, False]]))
+    [Flag(code='unanswered', facts={'estimator': 'hlt', 'count': 1, 'points': 2})]
     """
-    section = yaml.safe_dump({"kind": "correlator", **data}, default_flow_style=True, sort_keys=False, width=10**6)
-    return ("retrain: " if trains else "give it a run of its own: ") + shlex.join(
-        ["sdpipe", "run", root, f"noise={section.strip()}", "--run", f"{root}-{name}"]
-    )
+    if found is None or found.all():
+        return []
+    return [Flag("unanswered", {"estimator": estimator, "count": int((~found).sum()), "points": found.size})]
 
 
-def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray:
-    """Return the covariance (sigma, E, E2) of what the data of one target cannot resolve.
+def of_interval(name: str, interval: Bounded) -> list[Flag]:
+    """Return what speaks against bounds, or by them against the data."""
+    if interval.excluded:
+        chi2 = {"chi2_min": interval.chi2_min, "chi2_max": interval.chi2_max}
+        return [Flag("no_positive_density", {"interval": name, **chi2})]
+    missing, points = int((~interval.certified).sum()), interval.certified.size
+    return [Flag("not_certified", {"interval": name, "count": missing, "points": points})] if missing else []
+
+
+def outside(name: str, interval: Bounded, central: Array) -> list[Flag]:
+    """Return a flag where a central value (sigma, E) is outside of the bounds, which no rho >= 0 is."""
+    beyond = int(((central < interval.lower) | (central > interval.upper)).sum())
+    points = int(interval.certified.sum())
+    return [Flag("outside", {"interval": name, "count": beyond, "points": points})] if beyond else []
+
+
+def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray | None:
+    """Return the covariance (sigma, E, E2) of what the data of one target cannot resolve; None without networks.
 
     That of the posterior where networks correct it, else that of residuals on draws of the prior. Where networks give
     an error b, its correlations with the error of :func:`~sdpipe.infer.calibration.beyond_noise`.
     """
+    if "rho" not in predictions:
+        return None
     if "resolution" in predictions:
         covariance = predictions.resolution.values
     else:
@@ -296,24 +317,20 @@ def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray:
     return xr.DataArray(covariance, dims=("sigma", "E", "E2"), coords={d: predictions[d] for d in ("sigma", "E")})
 
 
-def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float | None, list[str]]:
-    """Return the p-value of one target under the prior, None without ``validation``, and all that speaks against it.
+def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float | None, list[Flag]]:
+    """Return the p-value of one target under the prior, None without ``validation``, and a flag where it is too small.
 
     See :meth:`Reference.p_value`.
     """
-    flags = list(predictions.attrs["flags"])
     if validation is None:
-        return None, flags
+        return None, []
     reference = Reference.from_validation(validation, predictions.attrs["scale_rule"])
     scale, noise_scale, distance = (predictions.attrs[k] for k in ("scale", "noise_scale", "distance"))
-    p_value = reference.p_value(noise_scale, distance, scale * float(spread(predictions.rho)))
-    if p_value < SUSPICIOUS:
-        sign = "=" if p_value > smallest_p_value(len(reference.distance)) else "<="
-        flags.append(
-            f"out of distribution: p {sign} {p_value:.3g} that the training set holds such a correlator; "
-            "the calibrated error promises nothing here"
-        )
-    return p_value, flags
+    p_value = reference.p_value(noise_scale, distance, scale * float(spread(predictions)))
+    if p_value >= SUSPICIOUS:
+        return p_value, []
+    smallest = p_value <= smallest_p_value(len(reference.distance))
+    return p_value, [Flag("out_of_distribution", {"p_value": p_value, "smallest": smallest})]
 
 
 def assess(
@@ -330,39 +347,39 @@ def assess(
     predictions
         A group of ``predictions.zarr``.
     central, references
-        As in :func:`~sdpipe.infer.budget.error_budget`.
+        As in :func:`~sdpipe.infer.budget.budget_of`.
     validation
         ``validation.zarr``. With it the budget has the source ``resolution`` or ``scale``, ``calibrated`` = q total
         (sigma, E) with the conformal factor q at ``level``, ``band`` likewise for all energies at once, the same for
-        the methods, and a p-value under the prior. Without it the budget is the published one.
+        the estimators, and a p-value under the prior. Without it the budget of networks is the published one.
+
+    The attribute ``flags`` holds those of the predictions, and each new one as a :class:`Flag`.
     """
     p_value, flags = judge(predictions, validation)
-    resolution, source = (
-        None if validation is None else unresolved(predictions, validation),
-        predictions.attrs["source"],
-    )
-    budget = error_budget(predictions.rho, central, references, predictions.get("truth"), resolution, source)
-    units = budget.central.attrs["units"]
-    if "method" in predictions:
-        estimate = predictions.rho.sel(ensemble=predictions.method.values).isel(replica=0, drop=True).mean("boot")
-        estimate = estimate.astype(float).rename(ensemble="method").transpose("method", "sigma", "E")
-        budget["method_central"] = estimate.assign_attrs(units=units, long_name="estimate of each method")
-        budget["method_error"] = predictions.method_error
+    resolution = None if validation is None else unresolved(predictions, validation)
+    budget = budget_of(predictions, central, references, resolution)
     budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "back_check")}
     if "lower" in predictions:
         budget = budget.assign(predictions[["lower", "upper"]]).assign_attrs(chi2_min=predictions.attrs["chi2_min"])
     if validation is not None:
-        q = validation.sel(level=level, scale_rule=predictions.attrs["scale_rule"], drop=True)
-        scaled = {
-            "calibrated": (budget.total, q.factor, f"total error scaled to coverage {level:g}"),
-            "band": (budget.total, q.band_factor, f"total error that covers all energies at once at {level:g}"),
-        }
-        if "method_factor" in q and "method" in budget:
-            words = f"error of each method scaled to coverage {level:g}"
-            scaled["method_calibrated"] = (budget.method_error, q.method_factor, words)
-        for name, (error, factor, words) in scaled.items():
-            made = (error * factor.astype(float)).transpose(*error.dims)
-            budget[name] = made.assign_attrs(units=units, long_name=words)
+        budget = budget.assign(_calibrated(budget, validation, predictions.attrs["scale_rule"], level))
         budget.attrs["level"] = level
-    budget.attrs["flags"] = flags
+    budget.attrs |= {"flags": [*predictions.attrs["flags"], *flags], "answered_by": answered_by(predictions, central)}
     return budget if p_value is None else budget.assign_attrs(p_value=p_value)
+
+
+def _calibrated(budget: xr.Dataset, validation: xr.Dataset, rule: str, level: float) -> dict[str, xr.DataArray]:
+    """Return every error times the factor that makes it cover ``level`` of the draws sized by this ``scale_rule``."""
+    q = validation.sel(level=level, scale_rule=rule, drop=True)
+    scaled = {
+        "calibrated": (budget.total, q.factor, f"total error scaled to coverage {level:g}"),
+        "band": (budget.total, q.band_factor, f"total error that covers all energies at once at {level:g}"),
+    }
+    if "estimator_factor" in q and "estimator" in budget:
+        words = f"error of each estimator scaled to coverage {level:g}"
+        scaled["estimator_calibrated"] = (budget.estimator_error, q.estimator_factor, words)
+    units = budget.central.attrs["units"]
+    return {
+        name: (error * factor.astype(float)).transpose(*error.dims).assign_attrs(units=units, long_name=words)
+        for name, (error, factor, words) in scaled.items()
+    }

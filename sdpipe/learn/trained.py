@@ -1,109 +1,60 @@
-"""Trained networks: one self-sufficient file each, and the losses of all of them as one labelled dataset."""
+"""Trained networks: a checkpoint each, and the losses of all of them as one labelled dataset."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe.disk.files import write_bytes
+from sdpipe.disk.files import read_recorded, write_bytes
 from sdpipe.errors import DamageError, another_schema
 from sdpipe.learn.architectures import Parameters
-from sdpipe.physics import smearing
-from sdpipe.physics.units import energy, within
+from sdpipe.learn.audience import Audience
 from sdpipe.version import SCHEMA, __version__
 
 Array = NDArray[np.float64]
 
-GAUSSIAN = {"kind": "gaussian"}
-"""The smearing of networks whose file does not say it."""
-
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A trained network with all that is needed to use it.
+    """A trained network; what it shares with all others of its run is the :class:`~sdpipe.learn.audience.Audience`.
 
     The estimate for a correlator C (t,) in lattice units is, with x = (C - mean) @ matrix,
 
         rho_sigma(E) = offset + x @ weight + scale * network(x),
 
-    shapes mean (t,), matrix (t, t), weight (t, E), offset (E,), scale (E,). It is that at one ``sigma`` of all
-    ``sigmas`` or, where that is None, at each of them, one after another: E stands for (sigma, E). With ``inputs``
-    posterior, features (F,) of the posterior take the place of C, matrix is (F, F), and the estimate is its mean + sd *
-    network(x). With a ``head`` the second half of what the network returns is the logarithm of its error, in units of
-    scale or sd.
-
-    ``typical`` is the median of |C(t_ref)| over the training samples, ``data_mean`` (t,) and ``signal`` (t, t) mean and
-    covariance of their clean C; ``covariance`` (t, t), ``lattice_mean`` (t,) and ``floor`` are those of the noise it
-    was trained with; the losses are mean absolute errors. The best linear estimator of its ensemble is
-    linear_offset + (C - data_mean) @ linear_weight, its covariance without noise linear_unresolved (E, E).
-    rho_sigma(E) is smeared with ``smearing``, kind and parameters of :func:`sdpipe.physics.smearing.made`. The
-    posterior is that of a Chebyshev prior with the numbers ``prior`` (those of
-    :class:`~sdpipe.physics.spectra.ChebyshevPrior`) on the grids, with every sigma of ``sigmas``; its features are
-    about rho_sigma(E) at ``seen_sigmas`` and ``seen_energies``.
+    shapes mean (t,), matrix (t, t), weight (t, E), offset (E,), scale (E,). It is that at one ``sigma`` or, where that
+    is None, at each sigma of the audience, one after another: E stands for (sigma, E). With inputs ``posterior``,
+    features (F,) of the posterior take the place of C, matrix is (F, F), and the estimate is its mean + sd *
+    network(x). With an error head the second half of what the network returns is the logarithm of its error, in units
+    of scale or sd. The losses are mean absolute errors. ``audience`` is the identity of that audience.
     """
 
     ensemble: str
     replica: int
     sigma: float | None
-    sigmas: list[float]
-    seen_sigmas: list[float]
-    seen_energies: list[float]
     architecture: str
-    inputs: str
-    head: bool
-    prior: dict[str, Any]
-    kernel: str
-    period: int
-    spacing: float
-    times: list[int]
-    energies: list[float]
     parameters: Parameters
     mean: Array
     matrix: Array
     weight: Array
     offset: Array
     scale: Array
-    linear_weight: Array
-    linear_offset: Array
-    linear_unresolved: Array
-    typical: float
-    data_mean: Array
-    signal: Array
-    lattice_mean: Array
-    covariance: Array
-    floor: float
     linear_loss: float
     posterior_loss: float
     train_loss: list[float]
     val_loss: list[float]
     best_epoch: int
     seed: int
+    audience: str
     config_hash: str
-    smearing: dict[str, Any] = field(default_factory=lambda: dict(GAUSSIAN))
-
-    @property
-    def place(self) -> int | slice:
-        """Which of ``sigmas`` it is for."""
-        return slice(None) if self.sigma is None else self.sigmas.index(self.sigma)
-
-    @property
-    def unit(self) -> str:
-        """Unit of energies."""
-        return energy(self.spacing)
-
-    @property
-    def units(self) -> str:
-        """Units of rho_sigma(E)."""
-        return within(smearing.made(**self.smearing).units, self.unit)
 
 
 def save(path: Path, network: Network) -> str:
@@ -122,13 +73,7 @@ def load(path: Path, sha256: str) -> Network:
     Raises DamageError where the file is missing, has another hash, or is no checkpoint, and UserError where it is of
     another schema.
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise DamageError(path, "missing") from None
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise DamageError(path, "damaged (its SHA-256 is not the recorded one)")
-    return _network(path, data)
+    return _network(path, read_recorded(path, sha256))
 
 
 @lru_cache(maxsize=64)
@@ -142,14 +87,14 @@ def _network(path: Path, data: bytes) -> Network:
         raise DamageError(path, "not a checkpoint")
     if content.get("schema") != SCHEMA:
         raise another_schema(path, content)
-    names, content = {f.name for f in fields(Network)}, {"smearing": dict(GAUSSIAN), **content}
+    names = {f.name for f in fields(Network)}
     if content.keys() - {"schema", "sdpipe_version"} != names:
         raise DamageError(path, "not a checkpoint of a network")
     content["parameters"] = {k: v.float() for k, v in content["parameters"].items()}
     return Network(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items() if k in names})
 
 
-def histories(networks: list[Network]) -> xr.Dataset:
+def histories(networks: list[Network], audience: Audience) -> xr.Dataset:
     """Return train_loss, val_loss (ensemble, sigma, replica, epoch), NaN past the last epoch of a network,
     linear_loss and posterior_loss (ensemble, sigma) and best_epoch (ensemble, sigma, replica).
 
@@ -158,21 +103,24 @@ def histories(networks: list[Network]) -> xr.Dataset:
     and ``posterior_loss`` are those of the best linear estimator and of the posterior mean on the same validation
     samples and noise.
     """
-    ensembles, sigma = list(dict.fromkeys(n.ensemble for n in networks)), networks[0].sigmas
+    ensembles = list(dict.fromkeys(n.ensemble for n in networks))
+    sigma = list(audience.observables.sigma)
     replicas = sorted({n.replica for n in networks})
     epochs = max(len(n.val_loss) for n in networks)
     shape = (len(ensembles), len(sigma), len(replicas))
     train, val = np.full((*shape, epochs), np.nan), np.full((*shape, epochs), np.nan)
     linear, posterior, best = np.empty(shape[:2]), np.empty(shape[:2]), np.empty(shape, int)
     for n in networks:
-        at = ensembles.index(n.ensemble), n.place, replicas.index(n.replica)
-        train[at][..., : len(n.train_loss)] = n.train_loss
-        val[at][..., : len(n.val_loss)] = n.val_loss
-        linear[at[:2]], posterior[at[:2]], best[at] = n.linear_loss, n.posterior_loss, n.best_epoch
+        place = slice(None) if n.sigma is None else sigma.index(n.sigma)
+        row = ensembles.index(n.ensemble), place
+        cell = (*row, replicas.index(n.replica))
+        train[cell][..., : len(n.train_loss)] = n.train_loss
+        val[cell][..., : len(n.val_loss)] = n.val_loss
+        linear[row], posterior[row], best[cell] = n.linear_loss, n.posterior_loss, n.best_epoch
     dims = ("ensemble", "sigma", "replica")
-    units = networks[0].units
-    of_networks = "1" if networks[0].inputs == "posterior" else units
-    made = {
+    units = audience.observables.units
+    of_networks = "1" if audience.inputs == "posterior" else units
+    variables = {
         "train_loss": ((*dims, "epoch"), train, of_networks, "mean absolute error on training pairs"),
         "val_loss": ((*dims, "epoch"), val, of_networks, "mean absolute error on validation samples"),
         "linear_loss": (dims[:2], linear, units, "the same for the best linear estimator"),
@@ -180,10 +128,10 @@ def histories(networks: list[Network]) -> xr.Dataset:
         "best_epoch": (dims, best, "1", "epoch whose weights were kept"),
     }
     return xr.Dataset(
-        {name: (d, values, {"units": u, "long_name": words}) for name, (d, values, u, words) in made.items()},
+        {name: (d, values, {"units": u, "long_name": words}) for name, (d, values, u, words) in variables.items()},
         coords={
             "ensemble": np.array(ensembles, object),
-            "sigma": ("sigma", sigma, {"units": networks[0].unit}),
+            "sigma": ("sigma", sigma, {"units": audience.observables.kernel.unit}),
             "replica": replicas,
             "epoch": np.arange(epochs),
         },

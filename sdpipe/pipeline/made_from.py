@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from sdpipe.config.schema import HLT, digest, plain
-from sdpipe.config.shipped import manifest
+from sdpipe.config.schema import HLTSection, digest, plain
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import DamageError
 from sdpipe.pipeline.ownership import FIXED_TRAINING
@@ -40,23 +39,33 @@ class MadeFrom:
     def networks(self) -> dict[str, str]:
         """Everything that the networks of each ensemble depend on."""
         training = {k: v for k, v in plain(self.config.training).items() if k in FIXED_TRAINING}
-        if self.config.training.audience == "shipped":
-            training["sha256"] = manifest()["sha256"]
+        if self.config.origin.served:
+            training["sha256"] = self.config.origin.sha256
         return {
             name: digest(self.training, self._noise, plain(ensemble), training)
             for name, ensemble in self.config.ensembles.items()
         }
 
     @cached_property
+    def shared(self) -> str:
+        """Everything that the file of what all networks share depends on."""
+        config = self.config
+        central = config.ensembles.get(config.budget.central)
+        trained = [central.Nb, central.Nrho] if central else []
+        training = {k: v for k, v in plain(config.training).items() if k in FIXED_TRAINING}
+        return digest(self.training, self._noise, trained, training, config.origin.sha256)
+
+    @cached_property
     def audience(self) -> str:
-        """Everything that the set of all networks depends on."""
-        return digest(self.networks, self.config.training.replicas)
+        """Everything that the set of all networks depends on, and what these share."""
+        return digest(self.networks, self.config.training.replicas, self.shared)
 
     @cached_property
     def predictions(self) -> dict[str, str]:
         """Everything that the predictions of each target depend on."""
         config, content = self.config, self._inputs.content
-        bounds = [config.budget.level] if "bounds" in config.methods else []
+        intervals = [name for name in config.methods if name not in config.estimators]
+        bounds = [config.budget.level, *intervals] if intervals else []
         return {
             name: digest(VERSION, self.audience, content(target), config.bootstrap, name, *self._methods, *bounds)
             for name, target in config.targets.items()
@@ -72,7 +81,7 @@ class MadeFrom:
     @property
     def _methods(self) -> tuple[object, ...]:
         config = self.config
-        chosen = [plain(config.hlt)] if "hlt" in config.methods and config.hlt != HLT() else []
+        chosen = [plain(config.hlt)] if "hlt" in config.methods and config.hlt != HLTSection() else []
         return config.budget.central, config.estimators, *chosen
 
     @cached_property

@@ -91,16 +91,18 @@ def validation_blocks(config: Config) -> list[Block]:
 
 def of_training(made: MadeFrom) -> list[Piece]:
     """Return metadata and blocks of ``training.zarr``; none where networks need no training."""
-    if made.config.training.audience == "shipped":
+    if not made.config.origin.trains:
         return []
     blocks = [Piece("generate", b.name, made.training, b) for b in training_blocks(made.config)]
     return [Piece("generate", "template", made.training, counted=False), *blocks]
 
 
 def of_audience(made: MadeFrom) -> list[Piece]:
-    """Return every network, and the history of all."""
+    """Return what all networks share, every network, and the history of all."""
+    shared = Piece("train", "audience", made.shared, counted=not made.config.origin.networks)
     networks = [Piece("train", n.stem, made.networks[n.ensemble], n) for n in every_network(made.config)]
-    return [*networks, Piece("train", "history", made.audience, counted=False, needed=False)]
+    history = [Piece("train", "history", made.audience, counted=False, needed=False)] if networks else []
+    return [shared, *networks, *history]
 
 
 def of_predictions(made: MadeFrom) -> list[Piece]:

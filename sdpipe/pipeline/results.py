@@ -11,6 +11,7 @@ from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.infer import trust
 from sdpipe.pipeline.pieces import Piece, every_network, finish
+from sdpipe.show import flags as wording
 from sdpipe.show import plots, report, validation_figures
 from sdpipe.show.picture import embedded, write
 
@@ -30,6 +31,7 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     data = store.load(layout.predictions / name)
     validation = store.load(layout.validation) if budget.calibration == "conformal" else None
     made = trust.assess(data, budget.central, budget.references, validation, budget.level)
+    made.attrs["flags"] = wording.worded(made.attrs["flags"])
     written = store.write_dataset(layout.budget / name, made, store.attributes(piece.made_from, config.seed))
     pictures = plots.target_pictures(name, data, made, validation, config)
     finish(layout, piece, [*written, *(write(picture, layout.figures) for picture in pictures)])
@@ -68,7 +70,7 @@ def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[
             pictures=pictures_of_run(config, layout),
             budgets={name: store.load(layout.budget / name) for name in names},
             predictions={name: store.read(layout.predictions / name) for name in names},
-            history=store.load(layout.history),
+            history=store.load(layout.history) if layout.history.exists() else None,
             validation=store.load(layout.validation) if layout.validation.exists() else None,
             sessions=layout.sessions(),
             data=[

@@ -131,7 +131,11 @@ def train(run: Command, left: list[Found]) -> None:
     missing = [found.piece.work for found in left if found.piece.work]
     for flag in run.problem.noise.flags if missing else ():
         log.warning(f"noise: {flag}")
-    if run.config.training.audience == "shipped":
+    if shared := [found.piece for found in left if found.piece.name == "audience"]:
+        tasks.write_audience(run.problem, run.layout, *shared)
+    if not run.config.origin.networks:
+        return
+    if run.config.origin.served:
         log.info("train: the shipped audience serves this lattice; its ensembles, references and prior are its own")
         tasks.serve_shipped(run.problem, run.layout, [found.piece for found in left if found.piece.work])
         tasks.write_history(run.config, run.layout, run.state.made.audience)
@@ -397,8 +401,7 @@ def wanted(config: Config, layout: Layout | None = None) -> list[str]:
     taught.
     """
     calibrates = config.budget.calibration == "conformal" or (layout is not None and layout.validation.exists())
-    taught = config.training.audience == "own"
-    unwanted = {name for name, wanted in (("validate", calibrates), ("generate", taught)) if not wanted}
+    unwanted = {name for name, wanted in (("validate", calibrates), ("generate", config.origin.trains)) if not wanted}
     return [stage.name for stage in STAGES if stage.name not in unwanted]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sdpipe.config.origins import PLACE
 from sdpipe.config.schema import Config, digest
-from sdpipe.config.shipped import PLACE, manifest
 from sdpipe.config.sources import RangeNoise
-from sdpipe.correlators import correlator
+from sdpipe.correlators.correlator import describe
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal
-from sdpipe.errors import RunError, UserError
+from sdpipe.errors import DamageError, RunError, UserError
 from sdpipe.estimators.hlt import Choice
 from sdpipe.estimators.posterior import MOST_TIMES, Estimate, Posterior
 from sdpipe.infer import coverage, trust
-from sdpipe.infer.predict import Audience, reconstruct
+from sdpipe.infer.predict import Data, Predictor, reconstruct
 from sdpipe.learn import dataset, feeds, memory, shipped, trained, training
+from sdpipe.learn.audience import Audience, Statistics
+from sdpipe.learn.audience import load as read_audience
+from sdpipe.learn.audience import save as save_audience
 from sdpipe.physics import rng
 from sdpipe.physics.covariances import SHARED
 from sdpipe.physics.samples import generate, is_validation, noisy_copies
@@ -44,6 +47,7 @@ from sdpipe.pipeline.pieces import (
 from sdpipe.pipeline.stacks import StackPlan
 from sdpipe.problem.inputs import Target
 from sdpipe.problem.problem import Problem, families, prior_moments
+from sdpipe.show import flags as wording
 from sdpipe.version import __version__
 
 Array = NDArray[np.float64]
@@ -321,92 +325,100 @@ def _network(
         ensemble=network.ensemble,
         replica=network.replica,
         sigma=None if i is None else config.smearing.sigma[i],
-        sigmas=list(config.smearing.sigma),
-        seen_sigmas=list(config.smearing.sigma),
-        seen_energies=list(problem.observables.energies),
         architecture=config.ensembles[network.ensemble].network,
-        inputs=config.training.inputs,
-        head=config.training.head == "scale",
-        prior=asdict(config.spectra.chebyshev(max(config.spectra.Nb))),
-        kernel=config.kernel,
-        smearing={"kind": config.smearing.kind, **config.smearing.parameters},
-        period=config.lattice.period,
-        spacing=config.lattice.spacing,
-        times=list(config.lattice.slices),
-        energies=list(problem.observables.energies),
         parameters=outcome.parameters,
         mean=fitted.transform.mean,
         matrix=fitted.transform.matrix,
         weight=np.asarray(fitted.data.weight),
         offset=np.asarray(fitted.data.offset),
         scale=np.asarray(fitted.data.scale),
-        linear_weight=fitted.linear_transform.matrix @ fitted.linear.weight,
-        linear_offset=fitted.linear.offset,
-        linear_unresolved=fitted.linear.unresolved,
-        typical=fitted.typical,
-        data_mean=fitted.moments.mean,
-        signal=fitted.moments.covariance,
-        lattice_mean=problem.noise.mean,
-        covariance=problem.noise.covariance,
-        floor=problem.noise.floor,
         linear_loss=fitted.linear_loss,
         posterior_loss=fitted.posterior_loss,
         train_loss=outcome.train_loss,
         val_loss=outcome.val_loss,
         best_epoch=outcome.best_epoch,
         seed=config.seed,
+        audience=problem.audience.identity,
         config_hash=made_from,
     )
 
 
+def write_audience(problem: Problem, layout: Layout, piece: Piece) -> None:
+    """Write the file of what all networks and estimators share.
+
+    Its statistics are those of the training set of the central ensemble or, where nothing is trained, of draws made for
+    them.
+    """
+    config, audience = problem.config, problem.audience
+    if config.origin.trains:
+        central = config.ensembles[config.budget.central]
+        training = store.read(layout.training).sel(Nb=central.Nb).isel(sample=slice(central.Nrho))
+        fitted = training, audience.observables, problem.noise, audience.inputs, config.joint
+        statistics = Statistics.from_training(*fitted)
+    else:
+        prior = problem.prior(config.central_Nb)
+        statistics = Statistics.from_draws(prior, audience.observables, problem.noise, config.seed)
+    path = layout.audience
+    save_audience(path, replace(audience, statistics=statistics))
+    finish(layout, piece, [path])
+
+
 def serve_shipped(problem: Problem, layout: Layout, wanted: Sequence[Piece]) -> None:
     """Write the networks of the shipped audience, made to serve the lattice of the run."""
-    config = problem.config
-    central = config.ensembles[config.budget.central].Nb
-    lattice = shipped.Lattice.of(problem.observables, problem.noise, problem.prior(central), config.seed)
-    kept = {(k["ensemble"], k["replica"]): k for k in shipped.read(PLACE / "audience.pt", manifest()["sha256"])}
+    shared, every = shipped.read(PLACE / "audience.pt", problem.config.origin.sha256)
+    kept = {(k["ensemble"], k["replica"]): k for k in every}
     for piece in wanted:
         path, network = layout.networks / f"{piece.name}.pt", kept[piece.work.ensemble, piece.work.replica]
-        trained.save(path, shipped.serve(network, lattice, piece.made_from))
+        trained.save(path, shipped.serve(network, shared, problem.audience, piece.made_from))
         losses = {name: network[name] for name in ("linear_loss", "posterior_loss")}
         finish(layout, piece, [path], **losses, val_loss=min(network["val_loss"]))
 
 
+def load_audience(layout: Layout) -> Audience:
+    """Load what all networks and estimators of a run share, checked against its receipt.
+
+    Raises UserError where it has none, DamageError where it does not agree with it.
+    """
+    path = layout.audience
+    receipt = layout.receipts.read("train", "audience")
+    if receipt is None:
+        raise UserError(f"{path}: missing; run: sdpipe train {layout.root}")
+    return read_audience(path, receipt.hashes[layout.relative(path)])
+
+
 def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
-    """Load every network of a run, each checked against its receipt.
+    """Load every network of a run, each checked against its receipt and the audience that it belongs to.
 
     Raises UserError where one has none, DamageError where it does not agree with it.
     """
-    networks = []
+    networks, identity = [], load_audience(layout).identity
     for network in every_network(config):
         path = layout.networks / f"{network.stem}.pt"
         receipt = layout.receipts.read("train", network.stem)
         if receipt is None:
             raise UserError(f"{path}: missing; run: sdpipe train {layout.root}")
-        networks.append(trained.load(path, receipt.hashes[layout.relative(path)]))
+        loaded = trained.load(path, receipt.hashes[layout.relative(path)])
+        if loaded.audience != identity:
+            raise DamageError(path, "of another audience")
+        networks.append(loaded)
     return networks
 
 
-def load_audience(config: Config, layout: Layout) -> Audience:
-    """Load the broad audience of a run."""
-    return audience_of(config, load_networks(config, layout))
-
-
-def audience_of(config: Config, networks: list[trained.Network]) -> Audience:
-    """Return networks as the broad audience of a run, with the methods beside them."""
-    level = config.budget.level if "bounds" in config.methods else None
-    central, threshold, positive = config.budget.central, config.spectra.E0[0], config.spectra.positive
-    choice = Choice(**config.hlt.model_dump())
-    return Audience(networks, central, threshold, config.estimators, level, positive, choice)
+def load_predictor(config: Config, layout: Layout) -> Predictor:
+    """Load the networks of a run, with the estimators beside them."""
+    options = {"hlt": Choice(**config.hlt.model_dump())}
+    audience = replace(load_audience(layout), options=options)
+    members, budget = load_networks(config, layout), config.budget
+    return Predictor(audience, members, budget.central, config.methods, budget.level, config.spectra.positive)
 
 
 def write_history(config: Config, layout: Layout, made_from: str) -> None:
     """Write the training histories of all networks, and their figure."""
     from sdpipe.show import figures, picture
 
-    made = trained.histories(load_networks(config, layout))
-    written = store.write_dataset(layout.history, made, store.attributes(made_from, config.seed))
-    drawn = [picture.write(one, layout.figures) for one in figures.history_pictures(made)]
+    histories = trained.histories(load_networks(config, layout), load_audience(layout))
+    written = store.write_dataset(layout.history, histories, store.attributes(made_from, config.seed))
+    drawn = [picture.write(one, layout.figures) for one in figures.history_pictures(histories)]
     finish(layout, Piece("train", "history", made_from), [*written, *drawn])
 
 
@@ -416,22 +428,24 @@ def write_history(config: Config, layout: Layout, made_from: str) -> None:
 def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -> dict[str, Any]:
     """Write the predictions of every network for one target."""
     config, layout, name = problem.config, Layout(root), piece.name
-    flags, facts, known = [f"noise: {flag}" for flag in problem.noise.flags], {}, {}
-    if (data := target.correlator) is not None:
-        facts, known = data.facts, {"mean": data.mean, "covariance": data.covariance, "count": data.estimated_from}
-        known["remedy"] = trust.remedy(
-            str(root), name, config.targets[name].source.keys(), config.training.audience == "own"
-        )
-        flags += data.flags
-    audience, scale = load_audience(config, layout), "auto" if target.scale is None else target.scale
-    made = reconstruct(audience, target.samples, scale, flags=flags, **known).assign_attrs(target=name)
+    flags = [f"noise: {flag}" for flag in problem.noise.flags]
+    data, facts, remedy = None, {}, ""
+    if (correlator := target.correlator) is not None:
+        facts = correlator.facts
+        flags += correlator.flags
+        data = Data(correlator.mean, correlator.covariance, correlator.estimated_from, flags)
+        remedy = wording.remedy(str(root), name, config.targets[name].source.keys(), config.origin.trains)
+    data = data or Data(target.samples.mean(axis=0), flags=flags)
+    scale = "auto" if target.scale is None else target.scale
+    made = reconstruct(load_predictor(config, layout), target.samples, data, scale)
+    made = made.assign_attrs(target=name, flags=wording.worded(made.attrs["flags"], remedy))
     made.correlator.attrs.update(facts)
     if target.truth is not None:
-        words = {"units": made.rho.attrs["units"], "long_name": "true smeared density"}
+        words = {"units": config.observables.units, "long_name": "true smeared density"}
         made["truth"] = (("sigma", "E"), target.truth, words)
     attrs = store.attributes(piece.made_from, config.seed)
     finish(layout, piece, store.write_dataset(layout.predictions / name, made, attrs))
-    return {"flags": made.attrs["flags"], "data": correlator.describe(facts) if facts else ""}
+    return {"flags": made.attrs["flags"], "data": describe(facts) if facts else ""}
 
 
 # --- validate --------------------------------------------------------------------------------------------------------
@@ -439,7 +453,7 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
 
 def validation_template(config: Config) -> store.Template:
     """Return coordinates and arrays of the store of predicted draws."""
-    sources = ["latt", "net", *config.budget.references]
+    sources = ["latt", "net", *config.budget.references] if config.origin.networks else ["latt"]
     n_sigma, n_E, units = len(config.smearing.sigma), config.energies.count, config.observables.units
     coords = {
         "family": np.array(list(families(config)), object),
@@ -473,12 +487,13 @@ def validation_template(config: Config) -> store.Template:
         "back_check": per_sample("p-value of the nearest correlator in the span of the kernel"),
     }
     if config.estimators:
-        coords["method"] = np.array(config.estimators, object)
-        for name, words in (("method_central", "estimate of each method"), ("method_error", "its error")):
-            per_method = ("family", "sample", "method", "sigma", "E")
-            shape = (1, VALIDATION_BLOCK, len(config.estimators), n_sigma, n_E)
-            variables[name] = store.Variable(per_method, shape, "float32", units, words)
-    if config.training.inputs == "posterior" or config.training.head == "scale":
+        coords["estimator"] = np.array(config.estimators, object)
+        each = ("family", "sample", "estimator", "sigma", "E")
+        shape = (1, VALIDATION_BLOCK, len(config.estimators), n_sigma, n_E)
+        for name, words in (("central", "estimate of each estimator"), ("error", "its error")):
+            variables[f"estimator_{name}"] = store.Variable(each, shape, "float32", units, words)
+    corrects = config.training.inputs == "posterior" or config.training.head == "scale"
+    if corrects or not config.origin.networks:
         variables["beyond"] = per_energy("error of the source that is not the audience's")
     return store.Template(coords, variables)
 
@@ -489,22 +504,24 @@ def validate_block(problem: Problem, root: Path, piece: Piece, threads: int) -> 
     config, block, layout = problem.config, piece.work, Layout(root)
     clean, truth = problem.draw(block.of, block.start, block.stop)
     generator = rng.generator(config.seed, "validation noise", block.of, block.start)
-    boots, by_evidence = config.validation.bootstrap, block.of == config.priors["auto"]
-    audience = load_audience(config, layout)
-    made = coverage.predict_draws(audience, config.budget.references, clean, boots, by_evidence, generator)
-    finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **made}))
+    normalise = block.of == config.priors["auto"]
+    predictor = load_predictor(config, layout)
+    references, boots = config.budget.references, config.validation.bootstrap
+    predicted = coverage.predict_draws(predictor, references, clean, boots, normalise, generator)
+    finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **predicted}))
 
 
 def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str]:
     """Write ``validation.zarr`` from the predicted draws; return what is doubtful about it."""
     config = problem.config
-    audience, draws = load_audience(config, layout), store.load(layout.draws)
+    predictor, draws = load_predictor(config, layout), store.load(layout.draws)
     residuals = None
-    if "beyond" not in draws or not audience.on_features:
+    if "beyond" not in draws or not (predictor.networks is None or predictor.networks.on_features):
         fresh = problem.draw(next(iter(config.priors.values())), 0, config.validation.samples, stream="resolution")
-        residuals = audience.residuals(*fresh)
+        residuals = predictor.residuals(*fresh)
     levels = sorted({*config.validation.levels, config.budget.level})
-    made = coverage.measure(draws, levels, config.budget.level, audience.source, residuals)
-    made.attrs["central"] = config.budget.central
-    finish(layout, piece, store.write_dataset(layout.validation, made, store.attributes(piece.made_from, config.seed)))
-    return list(filter(None, [trust.too_few(config.validation.samples)]))
+    measured = coverage.measure(draws, levels, config.budget.level, predictor.source, residuals, predictor.answered_by)
+    measured.attrs["central"] = config.budget.central
+    attrs = store.attributes(piece.made_from, config.seed)
+    finish(layout, piece, store.write_dataset(layout.validation, measured, attrs))
+    return wording.worded(trust.too_few(config.validation.samples))

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from sdpipe.config import densities, sources
 from sdpipe.config.schema import Config, plain
 from sdpipe.config.section import Section
-from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.correlators.record import Snapshot
@@ -46,9 +45,10 @@ class Target:
 
 def beyond_range(config: Config, found: Noise) -> list[str]:
     """Return a flag, with by how much, where noise is outside of what the shipped audience was trained with."""
-    if config.training.audience != "shipped":
+    known = config.origin.knows
+    if known is None:
         return []
-    low, high = shipped()["noise"]["relative"]
+    low, high = known["noise"]["relative"]
     i = found.reference
     relative = float(np.sqrt(found.covariance[i, i]) / abs(found.mean[i]))
     if low <= relative <= high:

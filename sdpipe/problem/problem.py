@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.config import densities, sources
-from sdpipe.config.schema import Config
+from sdpipe.config.schema import Config, Energies
+from sdpipe.estimators.hlt import Choice
 from sdpipe.estimators.posterior import Posterior, PriorMoments
+from sdpipe.learn.audience import Audience
 from sdpipe.physics import rng, samples
 from sdpipe.physics.covariances import Covariances
 from sdpipe.physics.families import Family
@@ -47,6 +49,34 @@ class Problem:
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the run."""
         return Posterior.for_noise(self.moments[0], self.noise)
+
+    @cached_property
+    def audience(self) -> Audience:
+        """What networks and estimators have in common, without statistics over draws of the prior."""
+        config, grid = self.config, self.observables
+        kind = {"kind": config.smearing.kind, **config.smearing.parameters}
+        return Audience(
+            observables=grid,
+            noise=replace(self.noise, source="networks", flags=()),
+            prior=config.spectra.chebyshev(max(config.spectra.Nb)),
+            threshold=config.spectra.E0[0],
+            inputs=config.training.inputs,
+            head=config.training.head == "scale",
+            seen=self._seen,
+            statistics=None,
+            smearing=kind,
+            options={"hlt": Choice(**config.hlt.model_dump())},
+        )
+
+    @property
+    def _seen(self) -> Observables:
+        """The grids that features are about: those of the run or, for networks from elsewhere, of their training."""
+        config, known = self.config, self.config.origin.knows
+        if known is None:
+            return self.observables
+        unit, energies = config.spectra.unit, Energies(**known["energies"]).grid
+        sigma = tuple(unit * s for s in known["smearing"]["sigma"])
+        return replace(self.observables, sigma=sigma, energies=tuple(unit * E for E in energies))
 
     @cached_property
     def covariances(self) -> list[Covariances]:
@@ -86,7 +116,7 @@ def families(config: Config) -> dict[str, densities.Family]:
     Where the config names none, the others are the Chebyshev prior at every trained Nb and at twice the largest, then
     every family off the prior.
     """
-    central = config.ensembles[config.budget.central].Nb
+    central = config.central_Nb
     prior = {name: densities.MixtureFamily(kind="mixture", Nb=central) for name in config.priors.values()}
     if config.validation.families is not None:
         return prior | config.validation.families

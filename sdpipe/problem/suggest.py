@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.config.load import overridden, validated
+from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS, shipped
 from sdpipe.config.rules import FEWEST_SLICES
-from sdpipe.config.shipped import shipped
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
@@ -204,12 +204,23 @@ class _Data:
             "spectra": {"unit": unit},
             "noise": section,
             "budget": {},
-            "training": {"audience": "shipped"},
+            "training": {"audience": self._audience()},
             "validation": {"samples": 1600, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
             "targets": {name: section},
             "cluster": {"cpu": "serial"},
         }
         return Suggestion(survey, seen, _merged(config, self.given), tuple(self.why), self.taken)
+
+    def _audience(self) -> str:
+        """Return which networks answer: the shipped ones where they know kernel and smearing."""
+        kind = self.given_key("smearing", "kind") or "gaussian"
+        unknown = [name for name in (self.kernel.name,) if name in UNKNOWN_KERNELS]
+        unknown += [kind] if kind not in SMEARINGS else []
+        if not unknown or self.given_key("training", "audience"):
+            return "shipped"
+        words = f"since the shipped networks do not know {' or '.join(unknown)}; methods answer alone"
+        self.why.append(f"training.audience: none, {words}")
+        return "none"
 
     def _times(self, survey: Survey) -> tuple[int, int]:
         """Return first and last time, given or those that are known well enough."""

@@ -98,7 +98,8 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
     bounds and with the calibrated error.
     """
     E, central, total = budget.E.values, budget.central.values, budget.total.values
-    stat = np.hypot(budget.error.sel(source="latt"), budget.error.sel(source="net")).values
+    statistical = [name for name in ("latt", "net") if name in budget.source]
+    stat = np.sqrt((budget.error.sel(source=statistical) ** 2).sum("source")).values
     lower, unit = below(ax), np.where(total > 0, total, np.inf)
     for axes, centre, scale in ((ax, central, 1.0), (lower, 0 * central, unit)):
         fill(axes, E, centre, total / scale, TOTAL, 1, label="total error")
@@ -193,16 +194,19 @@ def series(ensembles: Mapping[str, Ensemble], central: str) -> dict[str, list[st
 
 
 @mpl.rc_context(STYLE)
-def asymptotics(rho: xr.DataArray, budget: xr.Dataset, config: Config, title: str) -> list[Figure]:
+def asymptotics(rho: xr.DataArray | None, budget: xr.Dataset, config: Config, title: str) -> list[Figure]:
     """Draw how the result of one target moves with each size that the config has a series in, a figure for each sigma.
 
     rho (sigma, ensemble, replica, boot, E) against the size at some energies, with Delta_stat; the band is the Delta_X
     of its budget, where the reference ensemble of X is in the series. The broad audience stands in for the limit
     N -> infinity (arXiv:2307.00808, sec. 5).
     """
-    every, drawn = series(config.ensembles, config.budget.central), []
+    every = {} if rho is None else series(config.ensembles, config.budget.central)
+    drawn: list[Figure] = []
+    if not every:
+        return drawn
     shown = np.unique(np.linspace(0, rho.sizes["E"] - 1, SHOWN_ENERGIES + 2).astype(int)[1:-1])
-    for sigma in rho.sigma.values if every else ():
+    for sigma in rho.sigma.values:
         one, quoted = rho.sel(sigma=sigma).astype(float), budget.sel(sigma=sigma)
         value, error = central_value(one).compute(), np.hypot(lattice_error(one), network_error(one)).compute()
         figure = Figure(figsize=(4.2 * len(every) + 1.2, 4.0), layout="constrained")
@@ -293,7 +297,7 @@ def quoted(budget: xr.Dataset) -> str:
     return "calibrated" if "calibrated" in budget else "total"
 
 
-def target_pictures(name: str, rho: xr.DataArray, budget: xr.Dataset, config: Config) -> Iterator[Picture]:
+def target_pictures(name: str, rho: xr.DataArray | None, budget: xr.Dataset, config: Config) -> Iterator[Picture]:
     """Draw reconstruction, budget and asymptotics of one target, one of each for each sigma."""
     title, unit = title_of(name, budget.attrs["flags"]), units.unit_of(budget)
     for i, sigma in enumerate(budget.sigma.values):

@@ -38,8 +38,8 @@ def scan(found: xr.Dataset, ax: Axes) -> Axes:
         ax.errorbar(x, y, one.scan_error.values[keep], fmt=".", ms=3, lw=0.8, color=colour, label=f"α = {alpha:g}")
     chosen, lambdas = float(found.scan_chosen.isel(alpha=0)), found["lambda"].values
     ax.axvline(chosen, color="0.4", ls=":", lw=1)
-    own = {"method": "hlt"}
-    centre, error = (float(found[name].sel(own)) for name in ("method_central", "method_error"))
+    own = {"estimator": "hlt"}
+    centre, error = (float(found[name].sel(own)) for name in ("estimator_central", "estimator_error"))
     ax.axhspan(centre - error, centre + error, color="0.85", lw=0, zorder=0.5)
     size = max(_size(found), 3 * error)
     ax.set(xscale="log", xlabel="λ′", ylabel=DENSITY, ylim=(centre - size, centre + size))
@@ -78,7 +78,7 @@ def pictures(name: str, predictions: xr.Dataset, budget: xr.Dataset, title: str)
     if "scan_mean" not in predictions:
         return
     names = ["scan_mean", "scan_error", "scan_misfit", "scan_noise", "scan_chosen"]
-    scans = predictions[names].load().assign(budget[["method_central", "method_error"]])
+    scans = predictions[names].load().assign(budget[["estimator_central", "estimator_error"]])
     for i, sigma in enumerate(scans.sigma.values):
         words = f"Stability of HLT of {title} at {equation('σ', sigma, unit_of(scans))} against λ′, at two energies"
         yield Picture(f"{name}-stability-sigma{i}", figure(scans.isel(sigma=i), title), words)

@@ -46,9 +46,9 @@ def target_pictures(
 ) -> Iterator[Picture]:
     """Draw every picture of one target, from what ``predict``, ``analyze`` and ``validate`` say of it."""
     title = figures.title_of(name, budget.attrs["flags"])
-    yield from figures.target_pictures(name, prediction.rho, budget, config)
+    yield from figures.target_pictures(name, prediction.get("rho"), budget, config)
     yield from correlator_figure.pictures(name, prediction, config.observables.kernel, title)
-    if "method" in budget:
+    if "estimator" in budget:
         yield from side_by_side.pictures(name, compare(budget, validation), title)
     yield from lambda_scan.pictures(name, prediction, budget, title)
 
@@ -121,7 +121,8 @@ class Plots:
         """Draw what ``train``, ``validate`` and ``analyze`` draw."""
         run = self._run
         validation = run.validation.load() if run.config.budget.calibration == "conformal" else None
-        yield from figures.history_pictures(run.history.load())
+        if run.config.origin.networks:
+            yield from figures.history_pictures(run.history.load())
         if validation is not None:
             yield from validation_figures.pictures(validation)
         predictions = run.predictions

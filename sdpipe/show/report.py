@@ -19,6 +19,8 @@ from sdpipe.config.densities import ChebyshevFamily, MixtureFamily
 from sdpipe.config.schema import Config, Smearing, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.errors import DamageError
+from sdpipe.estimators import ESTIMATORS
+from sdpipe.infer.budget import NETWORKS
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, too_few
@@ -26,6 +28,7 @@ from sdpipe.physics import units
 from sdpipe.physics.units import amount, equation
 from sdpipe.problem.problem import families
 from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, tables, validation_figures
+from sdpipe.show.flags import worded
 from sdpipe.show.page import PageSection, compose, parts
 from sdpipe.version import __version__
 
@@ -77,9 +80,7 @@ TERMS = (
     ("published", "the error of arXiv:2307.00808: all sources but resolution and scale, in quadrature"),
     ("total", "all sources in quadrature"),
     ("calibrated", "total times the factor that makes it cover its level of the draws of the prior, at each σ and E"),
-    ("linear", "the best linear estimator of the central training set; its error, calibrated likewise"),
-    ("posterior", "mean and error of the closed-form posterior, calibrated likewise"),
-    ("hlt", "the method of Hansen, Lupo and Tantalo, its λ by evidence, calibrated likewise"),
+    *((name, f"{kind.summary}; its error, calibrated likewise") for name, kind in ESTIMATORS.items()),
     ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
     ("published %, ...", "share of draws and energies whose truth that error covers; of a method: its own error"),
     ("holds, too narrow, too wide", f"coverage within {BAND:g} binomial standard errors of its level, below, above"),
@@ -111,7 +112,7 @@ class ReportData:
     pictures: Mapping[str, Markup]
     budgets: Mapping[str, xr.Dataset]
     predictions: Mapping[str, xr.Dataset]
-    history: xr.Dataset
+    history: xr.Dataset | None
     validation: xr.Dataset | None
     sessions: Sequence[Mapping[str, Any]]
     data: Sequence[tuple[str, str]]
@@ -197,7 +198,7 @@ def _summary(data: ReportData) -> PageSection:
         "kind",
     ]
     table = parts.table("Results", pd.DataFrame(rows, columns=header))
-    unable = _unable(data)
+    unable = [*_answered(data), *_unable(data)]
     none = "No flags, but not everything could be flagged:" if unable else "No flags."
     said = [*(flags or [parts.text(none, "note")]), *(parts.text(words, "note") for words in unable)]
     return PageSection("summary", "Summary", [*said, table])
@@ -221,11 +222,17 @@ def _treatment(prediction: xr.Dataset) -> str:
     return prediction.correlator.attrs.get("covariance", "full")
 
 
+def _answered(data: ReportData) -> list[str]:
+    """Return who gives the central values, where it is not the networks."""
+    who = {budget.attrs["answered_by"] for budget in data.budgets.values()} - {NETWORKS}
+    return [f"There are no networks: central values and errors are those of {', '.join(sorted(who))}."] if who else []
+
+
 def _unable(data: ReportData) -> list[str]:
     """Return what could not be flagged, whatever the data."""
-    few = too_few(data.validation.sizes["sample"]) if data.validation is not None else ""
+    few = worded(too_few(data.validation.sizes["sample"])) if data.validation is not None else []
     validated = all("p_value" in budget.attrs for budget in data.budgets.values())
-    said = [few] if few else []
+    said = few
     said += [] if validated else ["Nothing tells whether a target is out of distribution: there is no validation."]
     weak = [f"{name} ({_treatment(p)})" for name, p in data.predictions.items() if _treatment(p) != "full"]
     said += [f"Covariances that weaken the back-check: {', '.join(weak)}."] if weak else []
@@ -291,7 +298,7 @@ def _target_pictures(data: ReportData, name: str, title: str) -> list[Markup]:
         blocks.append(parts.gallery(correlator, correlator_figure.caption(prediction, title)))
     blocks.append(gallery("reconstruction", _reconstruction_caption(budget, title)))
     blocks.append(gallery("budget", _source_caption(budget, title)))
-    if "method" in budget:
+    if "estimator" in budget:
         blocks.append(parts.text(compare(budget, data.validation).attrs["says"]))
         blocks.append(gallery("methods", side_by_side.CAPTION.format(title)))
     if "scan_mean" in prediction:
@@ -411,7 +418,8 @@ def _sections(data: ReportData) -> Iterator[PageSection]:
     yield _question(data.config)
     yield _summary(data)
     yield from (_target(data, name) for name in data.budgets)
-    yield _training(data)
+    if data.history is not None:
+        yield _training(data)
     if data.validation is not None:
         yield _validation(data, data.validation)
     yield PageSection("terms", "Terms", [parts.facts(TERMS)])

@@ -9,15 +9,27 @@ import xarray as xr
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from sdpipe.infer.compare import AGREE, NETWORKS
+from sdpipe.estimators import ESTIMATORS
+from sdpipe.infer.compare import AGREE
 from sdpipe.physics import units
 from sdpipe.physics.units import equation
 from sdpipe.show import figures
 from sdpipe.show.figures import DENSITY, WIDEST_PULL, fill
 from sdpipe.show.picture import COLOURS, Picture
 
-POINTS = {"linear": ("o", COLOURS[1]), "posterior": ("s", COLOURS[2]), "hlt": ("D", COLOURS[3])}
-"""Marker and colour of each method."""
+MARKERS = "osD^vPX"
+"""Markers of the estimators, in the order of their registry; each has a colour to it."""
+
+
+def point(name: str) -> tuple[str, str]:
+    """Return marker and colour of an estimator.
+
+    >>> point("linear"), point("hlt")
+    (('o', '#D55E00'), ('D', '#CC79A7'))
+    """
+    i = list(ESTIMATORS).index(name) if name in ESTIMATORS else len(ESTIMATORS)
+    return MARKERS[i % len(MARKERS)], COLOURS[1 + i % (len(COLOURS) - 2)]
+
 
 SHOWN = 16
 """About how many energies a method is shown at."""
@@ -33,21 +45,22 @@ def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
     """Draw what :func:`~sdpipe.infer.compare.compare` returns at one sigma, with the pulls in axes below ``ax``."""
     E, quoted = compared.E.values, compared.get("calibrated", compared.error)
     below = figures.below(ax)
-    every, one = max(1, round(E.size / SHOWN)), compared.central.sel(estimate=NETWORKS)
+    lead = str(compared.estimate.values[0])
+    every, one = max(1, round(E.size / SHOWN)), compared.central.sel(estimate=lead)
     if "lower" in compared:
         band = {"color": figures.BOUNDS, "lw": 0, "zorder": 0.5, "label": "bounds, ρ ≥ 0"}
         ax.fill_between(E, compared.lower, compared.upper, **band)
-    fill(ax, E, one.values, quoted.sel(estimate=NETWORKS).values, COLOURS[5], 0.45)
-    ax.plot(E, one, color=COLOURS[0], label=NETWORKS)
-    names = [name for name in map(str, compared.estimate.values) if name != NETWORKS]
+    fill(ax, E, one.values, quoted.sel(estimate=lead).values, COLOURS[5], 0.45)
+    ax.plot(E, one, color=COLOURS[0], label=lead)
+    names = [name for name in map(str, compared.estimate.values) if name != lead]
     step = float(E[-1] - E[0]) / 120
     for i, name in enumerate(names):
-        (marker, colour), rows = POINTS[name], slice(every // 2, None, every)
+        (marker, colour), rows = point(name), slice(every // 2, None, every)
         at, x = compared.sel(estimate=name).isel(E=rows), E[rows] + step * (i - (len(names) - 1) / 2)
         bars = quoted.sel(estimate=name).isel(E=rows)
         style = {"fmt": marker, "ms": 3, "lw": 1, "color": colour}
         ax.errorbar(x, at.central, bars, label=name, **style)
-        below.plot(x, np.clip(at.pull.sel(other=NETWORKS), -WIDEST_PULL, WIDEST_PULL), marker, ms=3, color=colour)
+        below.plot(x, np.clip(at.pull.sel(other=lead), -WIDEST_PULL, WIDEST_PULL), marker, ms=3, color=colour)
     if "truth" in compared:
         ax.plot(E, compared.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
     centre, spread = one.values, float(np.ptp(one.values)) or 1.0

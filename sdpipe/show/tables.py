@@ -20,6 +20,7 @@ from rich.filesize import decimal
 from sdpipe.config.schema import Config
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import DamageError
+from sdpipe.infer.budget import NETWORKS
 from sdpipe.infer.calibration import verdict
 from sdpipe.physics import units
 from sdpipe.physics.units import equation, label
@@ -120,9 +121,12 @@ def as_csv(budget: xr.Dataset) -> str:
     """Return the numbers of a budget as CSV, one row for each sigma and energy."""
     columns = {name: budget[name] for name in ("central", "calibrated", "band", "total") if name in budget}
     columns |= {str(source): budget.error.sel(source=source, drop=True) for source in budget.source.values}
-    for name in budget.method.values if "method" in budget else ():
-        one = budget.sel({"method": name}, drop=True)
-        columns |= {f"{name}": one.method_central, f"{name} error": one.get("method_calibrated", one.method_error)}
+    for name in budget.estimator.values if "estimator" in budget else ():
+        one = budget.sel(estimator=name, drop=True)
+        columns |= {
+            f"{name}": one.estimator_central,
+            f"{name} error": one.get("estimator_calibrated", one.estimator_error),
+        }
     columns |= {name: budget[name] for name in ("lower", "upper", "truth", "pull") if name in budget}
     frame = xr.Dataset(columns).to_dataframe(dim_order=["sigma", "E"])[list(columns)]
     unit = units.unit_of(budget)
@@ -150,7 +154,9 @@ def _in_math(cell: str) -> str:
 def answer_table(name: str, budget: xr.Dataset) -> str:
     """Return the answer of one target as text: a few energies, how often a known truth is inside, what is doubtful."""
     which = "calibrated" if "calibrated" in budget else "total"
-    parts = [f"{name}, with {which} error", table(answer_frame(budget, ANSWERS))]
+    who = budget.attrs.get("answered_by", NETWORKS)
+    by = "" if who == NETWORKS else f" of {who}, without networks"
+    parts = [f"{name}, with {which} error{by}", table(answer_frame(budget, ANSWERS))]
     if "truth" in budget:
         inside = (np.abs(budget.central - budget.truth) <= budget[which]).mean("E").values
         parts.append(
@@ -179,10 +185,10 @@ def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
     columns = {label("E", units.unit_of(budget)): [f"{E:.4f}" for E in budget.E.values], "central": value("central")}
     columns |= {str(source): error(budget.error.sel(source=source)) for source in budget.source.values}
     columns |= {name: error(budget[name]) for name in ("total", "calibrated") if name in budget}
-    for name in budget.method.values if "method" in budget else ():
-        one = budget.sel({"method": name})
-        columns[str(name)] = numbers(one.method_central.values, finest)
-        columns[f"± {name}"] = error(one.get("method_calibrated", one.method_error))
+    for name in budget.estimator.values if "estimator" in budget else ():
+        one = budget.sel(estimator=name)
+        columns[str(name)] = numbers(one.estimator_central.values, finest)
+        columns[f"± {name}"] = error(one.get("estimator_calibrated", one.estimator_error))
     if "truth" in budget:
         columns["truth"] = value("truth")
     if "pull" in budget:
@@ -234,9 +240,9 @@ def accuracy_frame(validation: xr.Dataset) -> pd.DataFrame:
     An estimate that is NaN makes the mean difference and the mean width NaN.
     """
     at = validation[["mae", "width", "flag_rate"]].stack(row=("family", "sigma"))
-    columns, scale = _by_family(at), at.mae.sel(estimator="networks").values
-    for name in at.estimator.values:
-        columns[f"MAE {name}"] = numbers(at.mae.sel(estimator=name).values, scale)
+    columns, scale = _by_family(at), at.mae.isel(estimate=0).values
+    for name in at.estimate.values:
+        columns[f"MAE {name}"] = numbers(at.mae.sel(estimate=name).values, scale)
     for budget in at.budget.values:
         if budget not in ("published", "total"):
             columns[f"± {budget}"] = numbers(at.width.sel(budget=budget).values, scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sdpipe.estimators import ESTIMATORS
 from sdpipe.infer.calibration import band, rules_of
 from sdpipe.physics import units
 from sdpipe.show import figures
@@ -27,8 +29,10 @@ CASE, CASE_GAPS = (2.4, 1.75), (0.6, 0.4)
 """Inches: width and height of the axes of one draw, and what is between two, either way."""
 NAMES = 0.9
 """Inches below the last panel where its labels are slanted names of families."""
-ERRORS = ("published", "total", "calibrated", "linear", "posterior", "hlt")
-POINTS = {name: (marker, colour) for name, marker, colour in zip(ERRORS, "osD^vP", COLOURS[:6], strict=True)}
+ERRORS = ("published", "total", "calibrated", *ESTIMATORS)
+POINTS = {
+    name: (marker, colour) for name, marker, colour in zip(ERRORS, cycle("osD^vP"), cycle(COLOURS[:6]), strict=False)
+}
 """Marker and colour of the width of each error."""
 LONGEST = 15
 """Most characters of the name of a family in a legend."""
@@ -85,17 +89,17 @@ def coverage_against_level(validation: xr.Dataset, ax: Axes) -> Axes:
     levels = np.linspace(0.02, 0.99, 98)
     figures.fill(ax, levels, 0 * levels, _band(validation, levels), "0.85", 1, label="binomial band, 3 σ")
     ax.axhline(0, color="0.5", lw=1)
-    drawn = {"rank": "-"}
-    if "method" in validation:
-        last = str(validation.method.values[-1])
-        validation = validation.assign(of_method=validation.method_rank.sel({"method": last}, drop=True))
+    drawn = {"covering_level": "-"}
+    if "estimator" in validation:
+        last = str(validation.estimator.values[-1])
+        validation = validation.assign(of_method=validation.estimator_covering_level.sel(estimator=last, drop=True))
         drawn["of_method"] = "--"
         ax.plot([], [], color="0.4", ls="--", lw=1, label=last)
     for family, (colour, _) in _families(validation):
         for name, style in drawn.items():
             rank = np.sort(_tested(validation, family, name).ravel())
             share = np.searchsorted(rank, levels, side="right") / rank.size
-            label = _name(family) if name == "rank" else None
+            label = _name(family) if name == "covering_level" else None
             ax.plot(levels, share - levels, color=colour, ls=style, lw=1.2, label=label)
     ax.set(xlabel="level of the calibrated error", ylabel="coverage − level", xlim=(0, 1))
     _legend_beside(ax)
@@ -140,12 +144,12 @@ def _by_family(validation: xr.Dataset, most: int = MOST) -> list[xr.Dataset]:
 
 def _with_method(validation: xr.Dataset) -> list[xr.Dataset]:
     """Return parts with half as many families where a method is drawn beside the networks."""
-    return _by_family(validation, MOST // 2 if "method" in validation else MOST)
+    return _by_family(validation, MOST // 2 if "estimator" in validation else MOST)
 
 
 def _by_error(validation: xr.Dataset) -> list[xr.Dataset]:
     """Return the part with the errors of the networks and the bias, and that with the errors of the methods."""
-    methods = list(map(str, validation.method.values)) if "method" in validation else []
+    methods = list(map(str, validation.estimator.values)) if "estimator" in validation else []
     own = [name for name in map(str, validation.budget.values) if name not in methods]
     parts = [validation.sel(budget=own)]
     if methods:
@@ -204,7 +208,7 @@ def cases(validation: xr.Dataset, sigma: float) -> Figure:
     Beside the networks is the posterior or, where there is none, the linear estimator.
     """
     names = list(map(str, validation.family.values))
-    methods = set(validation.method.values) if "method" in validation else set()
+    methods = set(validation.estimator.values) if "estimator" in validation else set()
     method = next((name for name in reversed(figures.METHOD_LINES) if name in methods), None)
     factors, rules = validation.factor.sel(level=validation.attrs["quoted"], sigma=sigma).values, rules_of(validation)
     figure, axes = figures.grid((len(names), 2), CASE, CASE_GAPS, MARGINS | {"top": 0.65}, sharex=True)
@@ -230,7 +234,7 @@ def _case(draw: xr.Dataset, error: np.ndarray, method: str | None, ax: Axes) -> 
     ax.plot(draw.E, draw.central, color=COLOURS[0], label="central value")
     if method:
         colour, style = figures.METHOD_LINES[method]
-        central = draw.method_central.sel({"method": method})
+        central = draw.estimator_central.sel(estimator=method)
         ax.plot(draw.E, central, color=colour, lw=1, ls=style, label=method)
     ax.plot(draw.E, draw.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
     figures.beside(ax)

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sdpipe.estimators.hlt import ALPHAS, HLT
-from sdpipe.estimators.stability import kept, stability
+from sdpipe.estimators.hlt import ALPHAS, HLT, kept, stability
 from tests.estimators.test_hlt import data, grid_of
 
 

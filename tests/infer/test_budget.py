@@ -174,8 +174,8 @@ def test_a_table_shows_as_many_digits_of_small_numbers_as_of_large_ones(rho, tru
     """Cells of a budget 10^-9 as large are the same numbers, to three digits of the error."""
 
     def read(budget: xr.Dataset) -> np.ndarray:
-        budget["method_central"] = budget.central.expand_dims(method=["linear"])
-        budget["method_error"] = budget.total.expand_dims(method=["linear"])
+        budget["estimator_central"] = budget.central.expand_dims(estimator=["linear"])
+        budget["estimator_error"] = budget.total.expand_dims(estimator=["linear"])
         return budget_frame(budget.isel(sigma=0)).values[:, 1:-1].astype(float)
 
     small, large = (read(error_budget(f * rho, "Nmax", REFERENCES, f * truth)) for f in (1e-9, 1.0))
@@ -214,9 +214,9 @@ def test_central_value_and_truth_show_the_digits_of_the_smallest_error(rho, trut
 
 def test_the_table_shows_the_error_of_the_linear_estimator_calibrated_where_it_is(rho, truth) -> None:
     budget = error_budget(rho, "Nmax", REFERENCES, truth).isel(sigma=0)
-    budget["method_central"] = budget.central.expand_dims(method=["linear"])
-    for name, value in (("method_error", "0.012"), ("method_calibrated", "0.034")):
-        budget[name] = xr.full_like(budget.method_central, float(value))
+    budget["estimator_central"] = budget.central.expand_dims(estimator=["linear"])
+    for name, value in (("estimator_error", "0.012"), ("estimator_calibrated", "0.034")):
+        budget[name] = xr.full_like(budget.estimator_central, float(value))
         frame = budget_frame(budget)
         assert frame.columns[frame.columns.get_loc("linear") + 1] == "± linear"
         assert set(frame["± linear"]) == {value}

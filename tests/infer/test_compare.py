@@ -14,12 +14,12 @@ E = [0.5, 1.0, 1.5]
 def budget(shifts: dict[str, float], errors: dict[str, float], **attrs: float) -> xr.Dataset:
     """Return networks that say 1 ± 0.1 at three energies, and methods moved by so many of these errors."""
     flat = xr.DataArray(np.ones((1, 3)), dims=("sigma", "E"), coords={"sigma": [0.4], "E": E})
-    methods = xr.DataArray(np.array(list(shifts), object), dims="method", name="method")
+    methods = xr.DataArray(np.array(list(shifts), object), dims="estimator", name="estimator")
     moved = [flat + xr.DataArray([0, 0.1 * x, 0], dims="E") for x in shifts.values()]
     own = [flat * errors[name] for name in shifts]
     parts = {"central": flat, "total": 0.05 * flat, "calibrated": 0.1 * flat}
-    parts["method_central"] = xr.concat(moved, dim=methods)
-    parts["method_error"] = parts["method_calibrated"] = xr.concat(own, dim=methods)
+    parts["estimator_central"] = xr.concat(moved, dim=methods)
+    parts["estimator_error"] = parts["estimator_calibrated"] = xr.concat(own, dim=methods)
     return xr.Dataset(parts).assign_attrs({"back_check": 1.0, "level": 0.683} | attrs)
 
 
@@ -76,7 +76,7 @@ def test_data_that_no_prior_or_no_density_makes_are_told(attrs, trusted, words) 
 
 
 def test_without_methods_the_networks_stand_alone() -> None:
-    alone = budget({"hlt": 0}, {"hlt": 1}).drop_dims("method")
+    alone = budget({"hlt": 0}, {"hlt": 1}).drop_dims("estimator")
     found = compare(alone)
     assert found.attrs["trusted"] == "networks"
     assert found.attrs["says"].startswith("There is no method beside the networks.")

@@ -28,14 +28,14 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
     truth = rng.standard_normal(shape)
     scatter = 0.01 * np.array([1, auto, off])[:, None, None, None]
     dims = ("family", "sample", "sigma", "E")
-    per_method = ("family", "sample", "method", "sigma", "E")
+    per_estimator = ("family", "sample", "estimator", "sigma", "E")
     error = np.full((3, COUNT, 2, 1, 3), honest * 0.01 / np.sqrt(2))
     return xr.Dataset(
         {
             "truth": (dims, truth),
             "central": (dims, truth + scatter * rng.standard_normal(shape)),
-            "method_central": (per_method, (truth + 2 * scatter * rng.standard_normal(shape))[:, :, None]),
-            "method_error": (per_method, np.full(shape, 0.02)[:, :, None]),
+            "estimator_central": (per_estimator, (truth + 2 * scatter * rng.standard_normal(shape))[:, :, None]),
+            "estimator_error": (per_estimator, np.full(shape, 0.02)[:, :, None]),
             "error": (("family", "sample", "source", "sigma", "E"), error),
             "scale": (dims[:2], np.ones(shape[:2])),
             "noise_scale": (dims[:2], rng.uniform(0.5, 2, shape[:2])),
@@ -48,7 +48,7 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
             "sample": np.arange(COUNT),
             "source": np.array(["latt", "net"], object),
             "scale_rule": np.array(["given", "auto"], object),
-            "method": np.array(["linear"], object),
+            "estimator": np.array(["linear"], object),
             "sigma": [0.44],
             "E": [0.5, 1.0, 1.5],
         },
@@ -140,12 +140,12 @@ def test_the_linear_estimator_is_judged_at_equal_coverage() -> None:
     width = v.width.sel(family="chebyshev").mean("sigma")
     assert float(width.sel(budget="linear") / width.sel(budget="calibrated")) == pytest.approx(2, rel=0.1)
     mae = v.mae.sel(family="chebyshev").mean("sigma")
-    assert float(mae.sel(estimator="linear") / mae.sel(estimator="networks")) == pytest.approx(2, rel=0.1)
+    assert float(mae.sel(estimate="linear") / mae.sel(estimate="networks")) == pytest.approx(2, rel=0.1)
 
 
 def test_the_table_shows_the_coverage_of_the_linear_estimator() -> None:
     draws = planted(1.0)
-    draws["method_central"][2, :, 0] = draws.truth[2] + 5 * (draws.method_central[2, :, 0] - draws.truth[2])
+    draws["estimator_central"][2, :, 0] = draws.truth[2] + 5 * (draws.estimator_central[2, :, 0] - draws.truth[2])
     v = measure(draws)
     frame = coverage_frame(v, 0.683)
     assert frame.columns[frame.columns.get_loc("calibrated %") + 1] == "linear %"
@@ -247,15 +247,15 @@ def test_the_cases_say_what_band_and_lines_are() -> None:
 
 def test_an_estimate_that_is_nan_shows_in_the_table() -> None:
     draws = planted(1.0)
-    draws["method_central"][2, 7, 0, 0, 1] = np.nan
-    draws["method_error"][2, 7, 0, 0, 1] = np.nan
+    draws["estimator_central"][2, 7, 0, 0, 1] = np.nan
+    draws["estimator_error"][2, 7, 0, 0, 1] = np.nan
     shown = accuracy_frame(measure(draws))
     for column in ("MAE linear", "± linear"):
         assert shown[column][2] == "nan"
         assert float(shown[column][0]) > 0
     for column in ("MAE networks", "± calibrated"):
         assert all(float(cell) > 0 for cell in shown[column])
-    draws["method_central"][0, 0, 0, 0, 1] = np.nan  # a draw that calibrates is not in the means
+    draws["estimator_central"][0, 0, 0, 0, 1] = np.nan  # a draw that calibrates is not in the means
     assert np.isfinite(measure(draws).mae.sel(family="chebyshev")).all()
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 import sdpipe
 from sdpipe.errors import UserError
 from sdpipe.infer.export import as_gvars, as_obs, joint
+from sdpipe.pipeline.tasks import load_audience
 from tests.fixtures import Finished
 
 SIGMA, E = [0.3, 0.5], [0.4, 0.8, 1.2]
@@ -66,9 +67,9 @@ def test_fewer_draws_than_numbers_determine_no_covariance() -> None:
 
 def test_a_correlator_of_another_package_gives_what_its_covariance_gives(finished: Finished) -> None:
     run, gvar = sdpipe.open_run(finished.root), pytest.importorskip("gvar")
-    noise = run.networks[0]
-    wanted = sdpipe.judge(run, of(noise.lattice_mean, noise.covariance, noise.times, run.config.lattice.period))
-    C = gvar.gvar(noise.lattice_mean, noise.covariance)
+    noise = load_audience(run.layout).noise
+    wanted = sdpipe.judge(run, of(noise.mean, noise.covariance, list(noise.times), run.config.lattice.period))
+    C = gvar.gvar(noise.mean, noise.covariance)
     found = sdpipe.judge(run, C)
     np.testing.assert_allclose(found.central, wanted.central, rtol=1e-6)
     np.testing.assert_allclose(found.calibrated, wanted.calibrated, rtol=1e-6)

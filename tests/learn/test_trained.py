@@ -5,11 +5,16 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 from sdpipe.disk.receipts import sha256
 from sdpipe.errors import UserError
 from sdpipe.learn import architectures, trained
+from sdpipe.learn.audience import Audience, Statistics, load, save
 from sdpipe.learn.trained import Network
+from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.noise import Noise
+from sdpipe.physics.spectra import ChebyshevPrior
 
 TIMES, E = [1, 2, 3, 4, 5, 6], [0.2, 0.7, 1.2, 1.7]
 SIGMA, ENSEMBLES, REPLICAS = [0.63, 0.44], {"Nmax": "arcM", "Nref_n": "arcS", "Nref_b": "arcM"}, 2
@@ -21,46 +26,61 @@ def make_network(ensemble="Nmax", sigma_index=0, replica=0, architecture="arcM")
     rng = np.random.default_rng(seed)
     t, e = len(TIMES), len(E)
     drawn = architectures.initialise(architecture, t, e, seed)
-    root = rng.standard_normal((t, t))
     return Network(
         ensemble=ensemble,
         replica=replica,
         sigma=SIGMA[sigma_index],
-        sigmas=SIGMA,
-        seen_sigmas=SIGMA,
-        seen_energies=E,
         architecture=architecture,
-        inputs="whiten",
-        head=False,
-        prior={"Nb": 16},
-        kernel="vector",
-        period=12,
-        spacing=1.0,
-        times=TIMES,
-        energies=E,
         parameters={k: v.float() + 0.1 for k, v in drawn.items()},
         mean=rng.standard_normal(t),
         matrix=rng.standard_normal((t, t)),
         weight=rng.standard_normal((t, e)),
         offset=rng.standard_normal(e),
         scale=rng.uniform(0.5, 2, e),
-        linear_weight=rng.standard_normal((t, e)),
-        linear_offset=rng.standard_normal(e),
-        linear_unresolved=np.eye(e),
-        typical=0.3,
-        data_mean=rng.standard_normal(t),
-        signal=np.eye(t),
-        lattice_mean=rng.standard_normal(t),
-        covariance=root @ root.T,
-        floor=0.0,
         linear_loss=0.01,
         posterior_loss=0.009,
         train_loss=[0.3, 0.2, 0.1],
         val_loss=[0.3, 0.2, 0.25],
         best_epoch=1,
         seed=seed,
+        audience="f00d",
         config_hash="0123456789abcdef",
     )
+
+
+def make_audience() -> Audience:
+    """What the networks of :func:`make_network` share, with random statistics."""
+    rng = np.random.default_rng(99)
+    t, e, n = len(TIMES), len(E), len(SIGMA)
+    root = rng.standard_normal((t, t))
+    grid = Observables(Kernel("vector", 12), tuple(TIMES), tuple(SIGMA), tuple(E))
+    noise = Noise(tuple(TIMES), rng.standard_normal(t), root @ root.T, "networks")
+    linear = rng.standard_normal((t, n, e)), rng.standard_normal((n, e)), np.stack([np.eye(e)] * n)
+    statistics = Statistics(rng.standard_normal(t), np.eye(t), 0.3, *linear)
+    return Audience(grid, noise, ChebyshevPrior(16), 0.2, "whiten", False, grid, statistics)
+
+
+def test_what_all_networks_share_is_one_file_that_xarray_opens(tmp_path):
+    audience = make_audience()
+    path = tmp_path / "networks" / "audience.nc"
+    digest = save(path, audience)
+    assert save(path, audience) == digest
+    loaded = load(path, digest)
+    assert loaded.identity == audience.identity
+    assert loaded.to_dataset().identical(audience.to_dataset())
+    with xr.open_dataset(path, engine="h5netcdf") as opened:
+        assert np.array_equal(opened.noise_covariance, audience.noise.covariance)
+        assert opened.linear_weight.dims == ("t", "sigma", "E")
+    with pytest.raises(UserError, match="not the recorded one"):
+        load(path, "0" * 64)
+
+
+def test_the_identity_of_an_audience_is_that_of_its_grids_noise_and_prior():
+    audience = make_audience()
+    louder = replace(audience.noise, covariance=4 * audience.noise.covariance)
+    others = [replace(audience, noise=louder), replace(audience, threshold=0.3), replace(audience, head=True)]
+    assert len({audience.identity, *(other.identity for other in others)}) == 4
+    assert replace(audience, statistics=None).identity == audience.identity
 
 
 def test_a_checkpoint_holds_everything(tmp_path):

@@ -44,20 +44,20 @@ def test_hlt_is_an_estimate_with_bootstrap_samples_error_and_covariance(run: Run
     C = found.correlator.mean("boot").values
     hlt = HLT.for_noise(problem.observables, problem.noise.at_scale(C), 0.2)
     expected = hlt.bootstrap(found.correlator.values)
-    rho, own = found.rho.sel(ensemble="hlt", replica=1).transpose("boot", "sigma", "E"), {"method": "hlt"}
+    rho, own = found.rho.sel(ensemble="hlt", replica=1).transpose("boot", "sigma", "E"), {"estimator": "hlt"}
     np.testing.assert_allclose(rho, expected.samples, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.method_error.sel(own), hlt(C).error, rtol=1e-6)
-    widths = np.sqrt(np.diagonal(found.method_covariance.sel(own).values, axis1=1, axis2=2))
-    np.testing.assert_allclose(widths, found.method_error.sel(own), rtol=1e-6)
+    np.testing.assert_allclose(found.estimator_error.sel(own), hlt(C).error, rtol=1e-6)
+    widths = np.sqrt(np.diagonal(found.estimator_covariance.sel(own).values, axis1=1, axis2=2))
+    np.testing.assert_allclose(widths, found.estimator_error.sel(own), rtol=1e-6)
 
 
 def test_hlt_is_calibrated_as_the_others_are(run: Run) -> None:
-    validation, budget, own = run.validation.load(), run.budget["peaks"].load(), {"method": "hlt"}
-    assert list(budget.method.values) == ["linear", "posterior", "hlt"]
+    validation, budget, own = run.validation.load(), run.budget["peaks"].load(), {"estimator": "hlt"}
+    assert list(budget.estimator.values) == ["linear", "posterior", "hlt"]
     assert "hlt" in validation.estimator
-    q = validation.method_factor.sel(own | {"level": 0.683, "scale_rule": "given"})
-    expected = (q * budget.method_error.sel(own)).transpose("sigma", "E")
-    np.testing.assert_allclose(budget.method_calibrated.sel(own), expected, rtol=1e-6)
+    q = validation.estimator_factor.sel(own | {"level": 0.683, "scale_rule": "given"})
+    expected = (q * budget.estimator_error.sel(own)).transpose("sigma", "E")
+    np.testing.assert_allclose(budget.estimator_calibrated.sel(own), expected, rtol=1e-6)
     prior = validation.coverage_of.sel(budget="hlt", level=0.683).isel(family=0)
     assert ((prior > 0.5) & (prior < 0.95)).all()  # of 60 draws, calibrated on as many
 
@@ -99,14 +99,14 @@ def test_a_correlator_from_python_has_the_same_budget(run: Run) -> None:
     stored = run.budget["peaks"].load()
     judged = sdpipe.judge(run, run.predictions["peaks"].correlator, scale=1.0)
     np.testing.assert_allclose(judged.upper, stored.upper, rtol=1e-6)
-    np.testing.assert_allclose(judged.method_central, stored.method_central, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(judged.estimator_central, stored.estimator_central, rtol=1e-5, atol=1e-6)
 
 
 def test_stability_plots_are_kept_of_two_energies_and_made_of_any(run: Run) -> None:
     found, report = run.predictions["o3"].load(), run.layout.report.read_text()
     anew, two = run.stability("o3"), run.stability("o3", E=[1.1, 0.5])
     np.testing.assert_allclose(anew.scan_mean, found.scan_mean, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(anew.method_error[0], found.method_error.sel({"method": "hlt"}), rtol=1e-6)
+    np.testing.assert_allclose(anew.estimator_error[0], found.estimator_error.sel(estimator="hlt"), rtol=1e-6)
     assert list(two.E_scan.values) == [1.1, 0.5]
     assert run.plot.stability("o3", sigma=0.63, E=1.1).get_xlabel() == "λ′"
     assert report.count("Stability of HLT of") == 2 * len(run.config.targets)
@@ -120,14 +120,14 @@ def test_another_smearing_needs_no_training(run: Run) -> None:
     same = run.smear("peaks", Gaussian(), bounds=True)
     stored = found.rho.sel(ensemble=["posterior", "hlt"]).isel(replica=0).mean("boot")
     np.testing.assert_allclose(same.central, stored.transpose("ensemble", "sigma", "E"), rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(same.error, found.method_error.sel({"method": ["posterior", "hlt"]}), rtol=1e-6)
+    np.testing.assert_allclose(same.error, found.estimator_error.sel(estimator=["posterior", "hlt"]), rtol=1e-6)
     np.testing.assert_allclose(same.upper, found.upper, rtol=1e-6)
     E, sigma = same.E.values, same.sigma.values[:, None]
     own = Function(lambda E, w, s: np.exp(-((w - E) ** 2) / s**2), Tail(np.inf))
     for smearing in (own, Cauchy("im")):
         truth = sum(A * smearing(E, M, sigma) for A, M in ((0.5, 0.7), (0.25, 1.4)))
         other = run.smear("peaks", smearing, bounds=smearing is own)
-        assert (np.abs(other.central.sel({"method": "hlt"}) - truth) < 3 * other.error.sel({"method": "hlt"})).all()
+        assert (np.abs(other.central.sel(estimator="hlt") - truth) < 3 * other.error.sel(estimator="hlt")).all()
         if smearing is own:
             assert ((other.lower < truth) & (truth < other.upper)).all()
 
@@ -138,9 +138,9 @@ def test_samples_of_several_smearings_have_a_joint_covariance(run: Run) -> None:
     E, sigma = kinds[0].E.values, kinds[0].sigma.values[:, None]
     ratio = HalfNorm()(E, 1.0, sigma) / Gaussian()(E, 1.0, sigma)
     for method in ("posterior", "hlt"):
-        one, other, far = (k.samples.sel({"method": method}).values for k in kinds)
+        one, other, far = (k.samples.sel(estimator=method).values for k in kinds)
         assert one.shape == (run.config.bootstrap, 2, 8)
-        np.testing.assert_allclose(one.mean(axis=0), kinds[0].central.sel({"method": method}), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(one.mean(axis=0), kinds[0].central.sel(estimator=method), rtol=1e-6, atol=1e-9)
         own, of_far, between = (joint_covariance(*pair) for pair in ((one, one), (far, far), (one, far)))
         np.testing.assert_allclose(joint_covariance(one, other), own * ratio, rtol=1e-5, atol=1e-6 * own.max())
         errors = [np.sqrt(np.einsum("sese->se", c)) for c in (own, of_far)]

@@ -54,7 +54,7 @@ def test_the_history_has_the_bar_of_the_posterior_on_the_same_samples(run: Run) 
 def test_a_network_corrects_the_mean_in_units_of_the_standard_deviation(run: Run) -> None:
     found = run.predictions["o3"].load()
     off = np.abs(found.rho.sel(ensemble="Nmax") - found.rho.sel(ensemble="posterior"))
-    sd = found.method_error.sel({"method": "posterior"})
+    sd = found.estimator_error.sel(estimator="posterior")
     assert float((off / sd).max()) < 10
     assert float((off / sd).mean()) < 1
 
@@ -66,7 +66,7 @@ def test_the_resolution_is_what_the_posterior_leaves_beside_the_noise(run: Run) 
     np.testing.assert_allclose(budget.total**2, (budget.error**2).sum("source"))
     np.testing.assert_allclose(np.diagonal(budget.covariance.values, axis1=1, axis2=2), budget.total**2, rtol=1e-6)
     latt = found.rho.sel(ensemble="posterior").isel(replica=0).std("boot")
-    sd = found.method_error.sel({"method": "posterior"})
+    sd = found.estimator_error.sel(estimator="posterior")
     np.testing.assert_allclose(np.hypot(latt, width), sd, rtol=0.25)
 
 
@@ -86,7 +86,7 @@ def test_networks_give_an_error_of_their_own(with_head: Run) -> None:
     assert bool((found.scale > 0).all())
     np.testing.assert_allclose(
         found.scale.sel(ensemble="posterior").isel(replica=0, boot=0),
-        found.method_error.sel({"method": "posterior"}),
+        found.estimator_error.sel(estimator="posterior"),
         rtol=1e-5,
     )
     assert [s for s in budget.source.values if s in ("scale", "resolution")] == ["scale"]
@@ -104,7 +104,7 @@ def test_judging_the_data_of_a_target_gives_its_budget(run: Run, target: str) ->
     stored = run.budget[target].load()
     # the bootstrap is around the same mean; a mock target is sized as given
     assert set(budget.attrs) - {"level"} <= set(stored.attrs) | {"p_value"}
-    for name in ("central", "total", "error", "method_central", "method_error"):
+    for name in ("central", "total", "error", "estimator_central", "estimator_error"):
         np.testing.assert_allclose(budget[name], stored[name], rtol=1e-4, atol=1e-9, err_msg=name)
     assert set(stored) - {"truth", "pull"} == set(budget)
 

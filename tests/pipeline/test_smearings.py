@@ -51,8 +51,8 @@ def test_a_run_with_another_smearing(cli, tiny_config: Path, name: str) -> None:
     E, sigma = budget.E.values, budget.sigma.values[:, None]
     exact = sum(A * f(E, M, sigma) for A, M in ((0.5, 0.7), (0.25, 1.4)))
     np.testing.assert_allclose(budget.truth, exact, rtol=1e-9, atol=1e-12)
-    pull = (budget.method_central - budget.truth) / budget.method_error
-    assert (np.abs(pull.sel({"method": ["posterior", "hlt"]})) < 4).all()
+    pull = (budget.estimator_central - budget.truth) / budget.estimator_error
+    assert (np.abs(pull.sel(estimator=["posterior", "hlt"])) < 4).all()
     spread = (training.smeared - training.smeared.mean("sample")).std("sample").isel(Nb=0)
     assert (np.abs(budget.central - budget.truth) < 2 * spread).all()
     if bounds:

@@ -57,7 +57,7 @@ def test_a_network_gives_every_sigma_together(run: Run) -> None:
     assert [n.sigma for n in run.networks] == [None] * len(run.networks)
     found = run.predictions["o3"].load()
     assert found.rho.sigma.values.tolist() == [0.44, 0.63]
-    sd = found.method_error.sel({"method": "posterior"})
+    sd = found.estimator_error.sel(estimator="posterior")
     off = np.abs(found.rho.sel(ensemble="Nmax") - found.rho.sel(ensemble="posterior")) / sd
     assert float(off.max()) < 10
     assert (off.mean(("replica", "boot", "E")) > 0).all()

@@ -13,7 +13,7 @@ import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.disk.layout import Layout
 from sdpipe.pipeline.state import State
-from sdpipe.pipeline.tasks import load_audience
+from sdpipe.pipeline.tasks import load_predictor
 from sdpipe.problem.inputs import Inputs
 from tests.fixtures import Finished, Outcome, SerialPool
 
@@ -67,10 +67,10 @@ def test_the_budget_has_the_resolution_and_is_calibrated(finished: Finished, val
 def test_the_error_of_the_linear_estimator_is_calibrated_like_that_of_the_networks(
     finished: Finished, validation: xr.Dataset
 ) -> None:
-    factor = validation.method_factor.sel(level=0.683, scale_rule="given", drop=True)
+    factor = validation.estimator_factor.sel(level=0.683, scale_rule="given", drop=True)
     assert (factor > 0).all()
     for budget in sdpipe.open_run(finished.root).budget.values():
-        np.testing.assert_allclose(budget.method_calibrated, factor * budget.method_error, rtol=1e-5)
+        np.testing.assert_allclose(budget.estimator_calibrated, factor * budget.estimator_error, rtol=1e-5)
 
 
 def test_the_linear_estimator_is_an_ensemble_with_its_own_error(finished: Finished) -> None:
@@ -79,10 +79,10 @@ def test_the_linear_estimator_is_an_ensemble_with_its_own_error(finished: Finish
     assert rho.ensemble.values.tolist() == ["Nmax", "Nref_b", "Nref_rho", "linear", "posterior"]
     linear = rho.sel(ensemble="linear")
     assert (linear == linear.isel(replica=0)).all()
-    own = budget.sel({"method": "linear"})
-    np.testing.assert_allclose(own.method_central, linear.isel(replica=0).astype(float).mean("boot"), rtol=1e-6)
+    own = budget.sel(estimator="linear")
+    np.testing.assert_allclose(own.estimator_central, linear.isel(replica=0).astype(float).mean("boot"), rtol=1e-6)
     alone = sdpipe.error_budget(rho, central="linear", references={})
-    assert (own.method_error.values >= alone.error.sel(source="latt").values * 0.5).all()
+    assert (own.estimator_error.values >= alone.error.sel(source="latt").values * 0.5).all()
     assert (alone.error.sel(source="net") < 1e-6).all()
 
 
@@ -182,9 +182,9 @@ def test_draws_sized_by_evidence_go_through_the_rule_of_real_data(finished: Fini
     same = validation.truth.sel(family="chebyshev-auto"), validation.truth.sel(family="chebyshev")
     np.testing.assert_array_equal(*same)
     config = load_config(finished.root)
-    audience = load_audience(config, Layout(finished.root))
+    predictor = load_predictor(config, Layout(finished.root))
     clean, _ = Inputs(config).problem.draw("chebyshev", 0, 20)
-    expected = [audience.amplitude(C) for C in clean]  # up to the noise of the draw
+    expected = [predictor.amplitude(C) for C in clean]  # up to the noise of the draw
     np.testing.assert_allclose(scale.values[:20], expected, rtol=0.25)
 
 

@@ -17,10 +17,10 @@ from tests.fixtures import Finished
 def compared(lower: float | None = None) -> xr.Dataset:
     E = np.linspace(0.2, 2.2, 41)
     one = xr.DataArray(np.ones((1, 41)), dims=("sigma", "E"), coords={"sigma": [0.4], "E": E})
-    methods = xr.DataArray(np.array(["posterior", "hlt"], object), dims="method", name="method")
+    methods = xr.DataArray(np.array(["posterior", "hlt"], object), dims="estimator", name="estimator")
     budget = {"central": one, "total": 0.1 * one, "truth": one}
-    budget["method_central"] = xr.concat([one + 0.1, one - 5], dim=methods)
-    budget["method_error"] = xr.concat([0.1 * one, 0.2 * one], dim=methods)
+    budget["estimator_central"] = xr.concat([one + 0.1, one - 5], dim=methods)
+    budget["estimator_error"] = xr.concat([0.1 * one, 0.2 * one], dim=methods)
     if lower is not None:
         budget |= {"lower": lower * one, "upper": 2 * one}
     return compare(xr.Dataset(budget, attrs={"back_check": 1.0}))
@@ -52,7 +52,7 @@ def test_a_run_draws_and_compares_a_target(finished: Finished) -> None:
     found, budget = run.compare("o3"), run.budget["o3"].load()
     assert list(found.estimate.values) == ["networks", "linear", "posterior"]
     np.testing.assert_array_equal(found.calibrated.sel(estimate="networks"), budget.calibrated)
-    np.testing.assert_allclose(found.central.sel(estimate="linear"), budget.method_central.sel({"method": "linear"}))
+    np.testing.assert_allclose(found.central.sel(estimate="linear"), budget.estimator_central.sel(estimator="linear"))
     assert "families of the validation" in found.attrs["says"]
     with pytest.raises(UserError, match="there is no budget of o4; those there: o3"):
         run.compare("o4")

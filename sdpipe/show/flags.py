@@ -1,0 +1,68 @@
+"""What speaks against a result, in words: a sentence for each reason code, and the command that mends it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from sdpipe.infer.trust import FACTOR, SUSPICIOUS, Flag
+
+WORDS = {
+    "noise_unlike": "the variance of its noise is {ratio:.3g} times that of the training noise (allowed: 1/{factor:g} "
+    "to {factor:g}) in a direction that matters, strongest at t = {t}",
+    "no_density": "no spectral density explains the data: chi2/dof = {chi2:.1f}/{dof} to the nearest correlator of "
+    "kernel {kernel} at T = {period}",
+    "unanswered": "{estimator}: its rule for lambda has no answer at {count} of {points} points (sigma, E), and the "
+    "nearest was taken",
+    "no_positive_density": "{interval}: no spectral density rho >= 0 agrees with the data: chi2 is at least "
+    "{chi2_min:.4g}, bounds are for chi2 up to {chi2_max:.4g}; rho has negative parts, errors are too small, or E0 is "
+    "too high",
+    "not_certified": "{interval}: {count} of {points} bounds could not be certified and are left out",
+    "outside": "{interval}: the central value is outside them at {count} of {points} points (sigma, E): no rho >= 0 "
+    "that agrees with the data has it there, whatever the prior",
+    "out_of_distribution": "out of distribution: p {sign} {p_value:.3g} that the training set holds such a correlator; "
+    "the calibrated error promises nothing here",
+    "too_few_draws": "{samples} draws per family are too few to flag what is out of distribution: no p-value is below "
+    "{smallest:.2g}; from 1600 on they reach {suspicious:g}",
+}
+"""Reason code of a :class:`~sdpipe.infer.trust.Flag` -> its sentence."""
+
+
+def words(flag: Flag) -> str:
+    """Return the sentence of a flag.
+
+    >>> words(Flag("unanswered", {"estimator": "hlt", "count": 1, "points": 2}))
+    'hlt: its rule for lambda has no answer at 1 of 2 points (sigma, E), and the nearest was taken'
+    """
+    facts = {"factor": FACTOR, "suspicious": SUSPICIOUS, **flag.facts}
+    if flag.code == "out_of_distribution":
+        facts["sign"] = "<=" if facts.pop("smallest") else "="
+    return WORDS[flag.code].format(**facts)
+
+
+def worded(flags: Iterable[Flag | str], remedy: str = "") -> list[str]:
+    """Return flags as sentences; ``remedy`` is the command to run where the noise is unlike that of the training."""
+    sentences = []
+    for flag in flags:
+        if isinstance(flag, str):
+            sentences.append(flag)
+            continue
+        more = f"; {remedy}" if flag.code == "noise_unlike" and remedy else ""
+        sentences.append(words(flag) + more)
+    return sentences
+
+
+def remedy(root: str, name: str, data: dict[str, Any], trains: bool = True) -> str:
+    """Return the command that makes a run for the noise of the correlator ``data``, keys of the section ``noise``.
+
+    It ``trains`` networks, or takes those that serve any noise.
+
+    >>> remedy("runs/a", "mine", {"path": "x.h5"})
+    "retrain: sdpipe run runs/a 'noise={kind: correlator, path: x.h5}' --run runs/a-mine"
+    """
+    section = yaml.safe_dump({"kind": "correlator", **data}, default_flow_style=True, sort_keys=False, width=10**6)
+    what = "retrain: " if trains else "give it a run of its own: "
+    return what + shlex.join(["sdpipe", "run", root, f"noise={section.strip()}", "--run", f"{root}-{name}"])
