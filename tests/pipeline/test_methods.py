@@ -44,7 +44,8 @@ def test_hlt_is_an_estimate_with_bootstrap_samples_error_and_covariance(run: Run
     C = found.correlator.mean("boot").values
     hlt = HLT.for_noise(problem.observables, problem.noise.at_scale(C), 0.2)
     expected = hlt.bootstrap(found.correlator.values)
-    rho, own = found.rho.sel(ensemble="hlt", replica=1).transpose("boot", "sigma", "E"), {"estimator": "hlt"}
+    own = {"estimator": "hlt"}
+    rho = found.estimator_rho.sel(own).transpose("boot", "sigma", "E")
     np.testing.assert_allclose(rho, expected.samples, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.estimator_error.sel(own), hlt(C).error, rtol=1e-6)
     widths = np.sqrt(np.diagonal(found.estimator_covariance.sel(own).values, axis1=1, axis2=2))
@@ -62,11 +63,11 @@ def test_hlt_is_calibrated_as_the_others_are(run: Run) -> None:
     assert ((prior > 0.5) & (prior < 0.95)).all()  # of 60 draws, calibrated on as many
 
 
-def test_bounds_hold_the_truth_and_are_no_pseudo_ensemble(run: Run) -> None:
+def test_bounds_hold_the_truth_and_are_no_estimator(run: Run) -> None:
     problem = Inputs(run.config).problem
     for name in ("o3", "delta_tanh", "peaks"):
         found, budget = run.predictions[name].load(), run.budget[name].load()
-        assert "bounds" not in found.ensemble
+        assert "bounds" not in found.estimator
         assert "bounds" not in run.validation.budget
         assert ((budget.lower < budget.truth) & (budget.truth < budget.upper)).all()
         assert budget.attrs["chi2_min"] < 8
@@ -85,8 +86,8 @@ def test_where_no_density_is_positive_bounds_are_nan_and_said_in_words(run: Run)
 
 
 def test_a_central_value_outside_the_bounds_is_flagged_where_rho_is_positive(run: Run) -> None:
-    audience = sdpipe.open_run(run.layout.root)._audience
-    assert (audience.positive, audience.level) == (True, 0.683)
+    predictor = sdpipe.open_run(run.layout.root)._predictor
+    assert (predictor.positive, predictor.level) == (True, 0.683)
     for name in ("o3", "delta_tanh", "peaks"):
         budget = run.budget[name].load()
         outside = ((budget.central < budget.lower) | (budget.central > budget.upper)).sum().item()
@@ -118,8 +119,8 @@ def test_stability_plots_are_kept_of_two_energies_and_made_of_any(run: Run) -> N
 def test_another_smearing_needs_no_training(run: Run) -> None:
     found = run.predictions["peaks"].load()
     same = run.smear("peaks", Gaussian(), bounds=True)
-    stored = found.rho.sel(ensemble=["posterior", "hlt"]).isel(replica=0).mean("boot")
-    np.testing.assert_allclose(same.central, stored.transpose("ensemble", "sigma", "E"), rtol=1e-4, atol=1e-6)
+    stored = found.estimator_rho.sel(estimator=["posterior", "hlt"]).mean("boot")
+    np.testing.assert_allclose(same.central, stored.transpose("estimator", "sigma", "E"), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(same.error, found.estimator_error.sel(estimator=["posterior", "hlt"]), rtol=1e-6)
     np.testing.assert_allclose(same.upper, found.upper, rtol=1e-6)
     E, sigma = same.E.values, same.sigma.values[:, None]

@@ -73,17 +73,15 @@ def test_the_error_of_the_linear_estimator_is_calibrated_like_that_of_the_networ
         np.testing.assert_allclose(budget.estimator_calibrated, factor * budget.estimator_error, rtol=1e-5)
 
 
-def test_the_linear_estimator_is_an_ensemble_with_its_own_error(finished: Finished) -> None:
+def test_estimators_lie_beside_the_trained_ensembles_with_their_own_error(finished: Finished) -> None:
     run = sdpipe.open_run(finished.root)
-    rho, budget = run.predictions["prior"].rho, run.budget["prior"]
-    assert rho.ensemble.values.tolist() == ["Nmax", "Nref_b", "Nref_rho", "linear", "posterior"]
-    linear = rho.sel(ensemble="linear")
-    assert (linear == linear.isel(replica=0)).all()
-    own = budget.sel(estimator="linear")
-    np.testing.assert_allclose(own.estimator_central, linear.isel(replica=0).astype(float).mean("boot"), rtol=1e-6)
-    alone = sdpipe.error_budget(rho, central="linear", references={})
-    assert (own.estimator_error.values >= alone.error.sel(source="latt").values * 0.5).all()
-    assert (alone.error.sel(source="net") < 1e-6).all()
+    found, budget = run.predictions["prior"], run.budget["prior"]
+    assert found.rho.ensemble.values.tolist() == ["Nmax", "Nref_b", "Nref_rho"]
+    assert found.estimator_rho.dims == ("estimator", "sigma", "boot", "E")
+    assert found.estimator.values.tolist() == ["linear", "posterior"]
+    linear, own = found.estimator_rho.sel(estimator="linear"), budget.sel(estimator="linear")
+    np.testing.assert_allclose(own.estimator_central, linear.astype(float).mean("boot"), rtol=1e-6)
+    assert (own.estimator_error.values >= linear.std("boot").values * 0.5).all()
 
 
 def test_the_published_budget_needs_no_validation(finished_copy: Path, cli: Callable[..., Outcome]) -> None:
