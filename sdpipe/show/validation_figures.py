@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import cycle
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -29,13 +28,15 @@ CASE, CASE_GAPS = (2.4, 1.75), (0.6, 0.4)
 """Inches: width and height of the axes of one draw, and what is between two, either way."""
 NAMES = 0.9
 """Inches below the last panel where its labels are slanted names of families."""
-ERRORS = ("published", "total", "calibrated", *ESTIMATORS)
-POINTS = {
-    name: (marker, colour) for name, marker, colour in zip(ERRORS, cycle("osD^vP"), cycle(COLOURS[:6]), strict=False)
-}
-"""Marker and colour of the width of each error."""
 LONGEST = 15
 """Most characters of the name of a family in a legend."""
+
+
+def _point(budget: str) -> tuple[str, str]:
+    """Return marker and colour of the width of one error."""
+    errors = ["published", "total", "calibrated", *ESTIMATORS]
+    i = errors.index(budget) if budget in errors else len(errors)
+    return "osD^vPX"[i % 7], COLOURS[i % 6]
 
 
 def _families(validation: xr.Dataset) -> Iterator[tuple[str, tuple[str, str]]]:
@@ -125,7 +126,7 @@ def width_and_bias(validation: xr.Dataset, ax: Axes) -> Axes:
     names = list(map(_name, map(str, validation.family.values)))
     at, errors = np.arange(len(names)), list(map(str, validation.budget.values))
     for i, budget in enumerate(errors):
-        (marker, colour), width = POINTS[budget], validation.width.sel(budget=budget)
+        (marker, colour), width = _point(str(budget)), validation.width.sel(budget=budget)
         ax.plot(at + 0.2 * (i - (len(errors) - 1) / 2), width, marker, ms=4, color=colour, label=budget)
     if "bias" in validation:
         bias = np.sqrt((validation.bias**2).mean("E"))
