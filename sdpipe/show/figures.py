@@ -182,6 +182,8 @@ def series(ensembles: Mapping[str, Ensemble], central: str) -> dict[str, list[st
     >>> series({f"Nb{Nb}": Ensemble(Nb=Nb, Nrho=1000, network="arcS") for Nb in (32, 8, 16)}, "Nb32")
     {'Nb': ['Nb8', 'Nb16', 'Nb32']}
     """
+    if central not in ensembles:  # there are no networks
+        return {}
     rank = get_args(NetworkName).index
     sizes = {n: {"Nb": e.Nb, "Nrho": e.Nrho, "network": rank(e.network)} for n, e in ensembles.items()}
     found = {}
