@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.disk.receipts import sha256
 from sdpipe.errors import DamageError, UserError
@@ -58,6 +59,12 @@ def test_a_config_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not valid YAML"):
         load_config(path)
     assert not sign.exists()
+
+
+def test_nothing_reads_a_correlator_file_but_the_process_with_little_memory() -> None:
+    package = Path(sdpipe.__file__).parent
+    callers = {p.name for p in package.rglob("*.py") if "parse_here(" in p.read_text(encoding="utf-8")}
+    assert callers == {"formats.py", "child.py"}
 
 
 @pytest.mark.parametrize(

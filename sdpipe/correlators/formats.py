@@ -1,6 +1,7 @@
 """Which reader a correlator file has: its bytes are read once, and one short reader per format parses them.
 
-No reader runs code, or opens another file, because the file says so: pickles and object arrays are refused.
+No reader runs code, or opens another file, because the file says so: pickles and object arrays are refused. Each runs
+in a process that has little memory and time.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+from sdpipe.correlators import apart
 from sdpipe.correlators.objects import read_gvar, read_pyerrors
 from sdpipe.correlators.record import Record, Snapshot, first_line
 from sdpipe.correlators.stores import INSIDE, read_hdf5, read_netcdf, read_numpy, read_zarr
@@ -61,22 +63,36 @@ def _walk(directory: Path) -> Iterator[Path]:
 def parse(snapshot: Snapshot, dataset: str | None = None) -> Record:
     """Return the correlator ``dataset`` in the bytes of a file; the name may be left out where there is one only.
 
+    The bytes are read in a process of their own, see :mod:`sdpipe.correlators.apart`, and each correlator once.
+
     Raises UserError for bytes that are damaged or of another format, for a dataset that is not there (with those that
-    are), and for numbers that are not real and finite.
+    are), for numbers that are not real and finite, and for a file that takes too much memory or time to read.
 
     >>> record = parse(Snapshot(Path("x.txt"), "", {"": b"1 0.5 0.01"}))
     >>> record.times.tolist(), record.mean.tolist(), record.errors.tolist()
     ([1.0], [0.5], [0.01])
     """
+    if dataset not in snapshot.records:
+        snapshot.records[dataset] = apart.read(snapshot, dataset)
+    return snapshot.records[dataset]
+
+
+def parse_here(snapshot: Snapshot, dataset: str | None = None) -> Record:
+    """Return what :func:`parse` returns, read in this process: for the one that has little memory and time."""
     path, ending = snapshot.path, _ending(snapshot.path)
     if dataset is not None and ending in WITHOUT_NAMES:
         raise UserError(f"{path}: a {ending} file holds one correlator; leave dataset out", key="dataset")
     try:
-        return READERS[ending](snapshot, dataset)
+        return READERS[ending].read(snapshot, dataset)
     except UserError:
         raise
     except Exception as error:  # the libraries that read files raise whatever damaged bytes lead them to
         raise UserError(f"{path}: damaged, or not what its name says ({first_line(error)})") from None
+
+
+def reader(path: Path) -> Reader:
+    """Return the reader of a file; raises UserError where the ending of its name is of no known format."""
+    return READERS[_ending(path)]
 
 
 def _ending(path: Path) -> str:
@@ -90,19 +106,21 @@ def _ending(path: Path) -> str:
     return ending
 
 
-READERS: dict[str, Callable[[Snapshot, Any], Record]] = {
-    ".h5": read_hdf5,
-    ".hdf5": read_hdf5,
-    ".npy": read_numpy,
-    ".npz": read_numpy,
-    ".txt": read_text,
-    ".dat": read_text,
-    ".data": read_text,
-    ".csv": read_text,
-    ".nc": read_netcdf,
-    ".zarr": read_zarr,
-    ".json.gz": read_pyerrors,
-    ".json": read_gvar,
+class Reader(NamedTuple):
+    """What takes the bytes of a file and the name of a correlator to its numbers, and the modules that it imports."""
+
+    read: Callable[[Snapshot, str | None], Record]
+    libraries: tuple[str, ...] = ()
+
+
+READERS = {
+    **dict.fromkeys((".h5", ".hdf5"), Reader(read_hdf5, ("h5py",))),
+    **dict.fromkeys((".npy", ".npz"), Reader(read_numpy)),
+    **dict.fromkeys((".txt", ".dat", ".data", ".csv"), Reader(read_text)),
+    ".nc": Reader(read_netcdf, ("xarray", "h5netcdf")),
+    ".zarr": Reader(read_zarr, ("xarray", "zarr")),
+    ".json.gz": Reader(read_pyerrors, ("pyerrors",)),
+    ".json": Reader(read_gvar, ("gvar",)),
 }
 """How the name of a file ends -> its reader."""
 

@@ -33,7 +33,7 @@ from sdpipe.errors import UserError
 
 Array = NDArray[np.float64]
 
-MOST_TEXT = 2**26
+MOST_TEXT = 40_000_000
 """Bytes of a .json.gz when it is unpacked."""
 
 
@@ -48,7 +48,9 @@ def read_pyerrors(snapshot: Snapshot, dataset: str | None) -> Record:
     _check_json(text, path)
     pe = optional("pyerrors", f"{path}: this format")
     try:
-        content = pe.input.json.import_json_string(text.decode(), verbose=False)
+        decoded = text.decode()
+        del text  # which is as large as what it becomes
+        content = pe.input.json.import_json_string(decoded, verbose=False)
     except Exception as error:
         raise UserError(f"{path}: not a readable pyerrors file ({first_line(error)})") from None
     return _of_obs(pe, content, dataset, path)
@@ -111,7 +113,7 @@ def _of_ensemble(pe: Any, obs: list[Any], ensemble: str) -> Array:
 def _check_json(text: bytes, path: Path) -> None:
     """Raise UserError for more text, or more values in it, than those of a correlator."""
     if len(text) > MOST_TEXT:
-        raise UserError(f"{path}: more than {MOST_TEXT / 1e9:.2g} GB of text; allowed: up to that")
+        raise UserError(f"{path}: more than {MOST_TEXT / 1e6:g} MB of text; allowed: up to that")
     if (count := sum(map(text.count, (b",", b"[", b"{")))) > MOST_NUMBERS:
         raise UserError(f"{path}: {count} values; allowed: up to {MOST_NUMBERS}")
 

@@ -26,6 +26,10 @@ MOST_NUMBERS = 5_000_000
 """Numbers in a correlator, such as 39,000 configurations of 128 times, and in a chunk of one in a file."""
 
 
+MOST_SLICES = 512
+"""Time slices of a correlator: what follows from it takes the cube of their number."""
+
+
 SAID = ("resampling", "error", "configurations")
 """Attributes by which a file may say what its numbers are; see :class:`Record`."""
 
@@ -35,12 +39,14 @@ class Snapshot:
     """All bytes of a correlator file, read at one time.
 
     ``files`` has every file of a Zarr store by its path in the store; a plain file is there as "". ``sha256`` is the
-    hash of a plain file, and for a store that of its lines ``PATH SHA256``, one per file.
+    hash of a plain file, and for a store that of its lines ``PATH SHA256``, one per file. ``records`` are the
+    correlators that have been read in it, by name.
     """
 
     path: Path
     sha256: str
     files: dict[str, bytes] = field(repr=False)
+    records: dict[str | None, Record] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, path: Path, content: bytes) -> Snapshot:
@@ -81,6 +87,9 @@ class Record:
             mean, cov = self.mean.shape, self.covariance.shape
             if len(mean) != 1 or cov != mean * 2:
                 raise self.fault(f"mean has shape {mean} and cov {cov}; needed (T,) and (T, T)")
+        size = (self.mean if self.samples is None else self.samples).shape[-1]
+        if size > MOST_SLICES:
+            raise self.fault(f"{size} time slices; allowed: up to {MOST_SLICES}; samples are (configurations, times)")
         for values in (self.samples, self.mean, self.errors):
             if values is not None and (size := max(values.max(), -values.min())) > LARGEST:
                 raise self.fault(f"a value of size {size:.3g}; allowed: up to {LARGEST:g}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
 from array import array
 from collections.abc import Iterator, Sequence
@@ -19,8 +21,11 @@ Array = NDArray[np.float64]
 NEEDED = "needed columns t C err, t C(err), t re im err or cfg t C, or one configuration in each row"
 
 
-NUMBER_WITH_ERROR = re.compile(r"([-+]?\d*\.?(\d*))\((\d*\.?\d+)\)(?:[eE]([-+]?\d+))?")
-"""As in 519.32(66) or 1.5(2)e-3."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+NUMBER_WITH_ERROR = re.compile(r"([-+]?\d*(?:\.(\d*))?)\((\d+(?:\.\d+)?|\.\d+)\)(?:[eE]([-+]?\d+))?")
+"""As in 519.32(66) or 1.5(2)e-3. Digits can be matched in one way only, so that a long row of them takes no longer."""
 
 
 IMAGINARY = 5.0
@@ -33,32 +38,7 @@ def read_text(snapshot: Snapshot, dataset: str | None) -> Record:
     Rows of a gvar.dataset file are configurations behind the name of their correlator.
     """
     path = snapshot.path
-    try:
-        text = snapshot.content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8: {error.reason} at byte {error.start}") from None
-    comma = "," if path.suffix.lower() == ".csv" else None
-    tables: dict[str, _Rows] = {}
-    for number, line in enumerate(_lines(text), 1):
-        if number > MOST_NUMBERS:
-            raise UserError(f"{path}: more than {MOST_NUMBERS} lines; allowed: up to that")
-        content = line.split("#")[0].strip()
-        if not content or (not tables and not any(c.isdigit() for c in content)):
-            continue  # a line of column names
-        try:
-            name, row = _row(content, comma)
-        except ValueError:
-            hint = "decimals are written with a point, columns are separated by blanks, in .csv by commas"
-            if comma and not tables and content.startswith(",0,1,"):
-                hint = "a line and a column of numbers that pandas writes: to_csv(..., header=False, index=False)"
-            raise UserError(f"{path}:{number}: {content[:60]!r} is not a row of numbers; {hint}") from None
-        if not np.isfinite(row).all():
-            raise UserError(f"{path}:{number}: {content[:60]!r}; all values must be finite")
-        rows = tables.setdefault(name, _Rows(len(row)))
-        if len(row) != rows.width:
-            raise UserError(f"{path}:{number}: {len(row)} columns, but {rows.width} in the rows above")
-        rows.numbers.extend(row)
-        rows.lines.append(number)
+    tables = _tables(path, snapshot.content)
     if not tables:
         raise UserError(f"{path}: no numbers in it; {NEEDED}")
     if "" not in tables:
@@ -69,6 +49,38 @@ def read_text(snapshot: Snapshot, dataset: str | None) -> Record:
     if len(tables) > 1:
         raise UserError(f"{path}: rows with and without a name in front; needed: one kind")
     return _table(path, tables[""].table(), tables[""].lines)
+
+
+def _tables(path: Path, content: bytes) -> dict[str, _Rows]:
+    """Return the rows of numbers in a text by the name in front of them, empty where there is none."""
+    comma, count = "," if path.suffix.lower() == ".csv" else None, 0
+    tables: dict[str, _Rows] = {}
+    for number, line in enumerate(_lines(path, content), 1):
+        if number > MOST_NUMBERS:
+            raise UserError(f"{path}: more than {MOST_NUMBERS} lines; allowed: up to that")
+        row_text = line.partition("#")[0].strip()
+        if not row_text or (not tables and not any(c.isdigit() for c in row_text)):
+            continue  # a line of column names
+        try:
+            name, row = _row(row_text, comma)
+        except (ValueError, OverflowError):
+            hint = "decimals are written with a point, columns are separated by blanks, in .csv by commas"
+            if comma and not tables and row_text.startswith(",0,1,"):
+                hint = "a line and a column of numbers that pandas writes: to_csv(..., header=False, index=False)"
+            raise UserError(f"{path}:{number}: {row_text[:60]!r} is not a row of numbers; {hint}") from None
+        if not all(map(math.isfinite, row)):
+            raise UserError(f"{path}:{number}: {row_text[:60]!r}; all values must be finite")
+        if name not in tables:
+            tables[name] = _Rows(len(row))
+        rows = tables[name]
+        if len(row) != rows.width:
+            raise UserError(f"{path}:{number}: {len(row)} columns, but {rows.width} in the rows above")
+        count += len(row)
+        if count > MOST_NUMBERS:
+            raise UserError(f"{path}: more than {MOST_NUMBERS} numbers; allowed: up to that; average or bin them first")
+        rows.numbers.extend(row)
+        rows.lines.append(number)
+    return tables
 
 
 @dataclass
@@ -83,17 +95,20 @@ class _Rows:
         return np.frombuffer(self.numbers).reshape(-1, self.width)
 
 
-def _lines(text: str) -> Iterator[str]:
-    """Yield the lines of a text, one after the other.
+def _lines(path: Path, content: bytes) -> Iterator[str]:
+    """Yield the lines of a text, one after the other, so that no more than one is decoded at a time.
 
-    >>> list(_lines("a\\r\\n\\nb"))
+    >>> list(_lines(Path("x.txt"), b"a\\r\\n\\nb"))
     ['a', '', 'b']
     """
-    at = 0
-    while at < len(text):
-        end = text.find("\n", at) + 1 or len(text)
-        yield from text[at:end].splitlines()
-        at = end
+    count = 0
+    for part in io.BytesIO(content.removeprefix(BYTE_ORDER_MARK)):
+        try:
+            lines = part.decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}:{count + 1}: not a text file in UTF-8: {error.reason}") from None
+        count += len(lines)
+        yield from lines
 
 
 def _row(content: str, comma: str | None) -> tuple[str, list[float]]:
@@ -103,17 +118,23 @@ def _row(content: str, comma: str | None) -> tuple[str, list[float]]:
     (('eta', [519.32, 0.002]), ('', [3.0, 519.32, 0.66]))
     """
     fields, name = content.split(comma), ""
+    try:
+        return name, list(map(float, fields))
+    except ValueError:
+        pass  # a name in front, or errors in brackets
     if len(fields) > 1 and re.match(r"[^\W\d]", fields[0]) and fields[0].lower() not in ("nan", "inf", "infinity"):
         name = fields[0]
         fields = re.split(r"[\s,]+", content[len(name) :].strip(" \t,[]"))
     row: list[float] = []
     for text in map(str.strip, fields):
-        if found := NUMBER_WITH_ERROR.fullmatch(text):
-            mean, decimals, error, exponent = found.groups()
-            unit = 10.0 ** int(exponent or 0)
-            row += [float(mean) * unit, float(error) * unit * (1 if "." in error else 10.0 ** -len(decimals))]
-        else:
+        match = NUMBER_WITH_ERROR.fullmatch(text)
+        if match is None:
             row.append(float(text))
+            continue
+        mean, decimals, error, exponent = match.groups()
+        unit = 10.0 ** int(exponent or 0)
+        last_digit = 1 if "." in error else 10.0 ** -len(decimals or "")
+        row += [float(mean) * unit, float(error) * unit * last_digit]
     return name, row
 
 

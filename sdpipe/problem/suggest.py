@@ -236,7 +236,7 @@ class _Data:
         first, last = run
         most, independent = MOST_TIMES, survey.correlator.facts.get("independent")
         if independent and self.source.covariance == "full":
-            most = max(FEWEST_SLICES, independent // 2)  # more than these samples do not determine
+            most = min(MOST_TIMES, max(FEWEST_SLICES, independent // 2))  # more than these samples do not determine
         last = min(last, first + most - 1)
         self.why.append(f"lattice.times: [{first}, {last}], whose errors are below {100 * LARGEST_ERROR:.0f} %")
         return first, last

@@ -1,0 +1,64 @@
+"""Labelled data, in files and in a session: their dimensions and coordinates say what their numbers are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdpipe.correlators.record import Record, check_numbers, pick, picked, real, said
+from sdpipe.errors import UserError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SAMPLE_DIMS = {"cfg": "configurations", "boot": "bootstrap", "jack": "jackknife"}
+"""Dimension names by which a variable says what its samples are."""
+
+
+def read_labelled(
+    data: xr.Dataset, dataset: str | None, path: Path, check: Callable[[str], None] = lambda _: None
+) -> Record:
+    """Read a variable (samples, t), or ``mean`` (t) and ``covariance`` (t, t2), with dimensions in any order.
+
+    The coordinate ``t`` has the time slices, along the dimension that it belongs to. ``check`` raises UserError for a
+    variable that must not be read.
+
+    Raises UserError where there is no such correlator in the data, and as :class:`Record` does.
+    """
+    variables = {str(name): variable for name, variable in data.data_vars.items()}
+    tables = {name for name, variable in variables.items() if variable.ndim == 2}
+    if dataset is None and "samples" in tables and "sha256" in data.attrs:  # what read_correlator returned
+        dataset = "samples"
+    means = {"mean"} & variables.keys() if tables & {"cov", "covariance"} else set()
+    name, parts = pick(dataset, tables | means, path)
+    timed = "t" in data.coords
+    for part in [*parts, *(["t"] if timed else [])]:
+        check_numbers(data[part].dtype, data[part].shape, f"{path}: {part}")
+        check(part)
+    if timed and data["t"].ndim != 1:
+        raise UserError(f"{path}: t has dimensions {data['t'].dims}; needed: one time for each slice")
+    times = real(data["t"], f"{path}: t") if timed else None
+    says = said(data.attrs, variables[name].attrs if name else {})
+    if len(parts) == 1:
+        variables[name] = _samples_first(variables[name], data["t"].dims[0] if timed else "t")
+        kind = SAMPLE_DIMS.get(str(variables[name].dims[0]))
+        says |= {"resampling": kind} if kind else {}
+    elif timed:
+        _check_same_times(variables[parts[1]], data["t"], f"{path}: {parts[1]}")
+    return picked(path, name, parts, variables, times=times, said=says)
+
+
+def _samples_first(variable: xr.DataArray, time: Hashable) -> xr.DataArray:
+    """Return a variable with the dimension of its samples first and that of time last, where it has them."""
+    samples = [dim for dim in variable.dims if dim in SAMPLE_DIMS and dim != time]
+    return variable.transpose(*samples, ..., time, missing_dims="ignore")
+
+
+def _check_same_times(covariance: xr.DataArray, times: xr.DataArray, where: str) -> None:
+    """Raise UserError where a covariance (t, t2) has other times along one dimension than along the other."""
+    for dim in covariance.dims:
+        if dim in covariance.coords and not np.array_equal(covariance[dim], times):
+            raise UserError(f"{where}: its times along {dim} are not those of t; needed: the same, in the same order")
