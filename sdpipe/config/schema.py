@@ -250,7 +250,7 @@ class Config(Section):
     """How networks are trained."""
     methods: Annotated[list[Method], AfterValidator(distinct)] = ["linear", "posterior"]
     """What is computed beside the networks: the best linear estimator, the closed-form posterior, the method of Hansen,
-    Lupo and Tantalo, and strict bounds for rho >= 0 (of targets; `pip install 'sdpipe[bounds]'`)."""
+    Lupo and Tantalo, the most probable rho >= 0, strict bounds for rho >= 0 (`pip install 'sdpipe[bounds]'`)."""
     hlt: HLTSection = HLTSection()
     """How HLT is used, where `methods` has it."""
     validation: Validation = Validation()

@@ -25,6 +25,8 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import minimize_scalar, nnls
 
 from sdpipe.errors import UserError
+from sdpipe.estimators.protocol import Estimate, Estimator
+from sdpipe.learn.audience import Audience
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 
@@ -245,6 +247,25 @@ class Positive:
         made = None if samples is None else (samples @ solution.response.T).reshape(-1, *shape)
         chi2, penalty = np.array(solution.chi2), np.array(solution.penalty)
         return Density(*(part.reshape(shape) for part in parts), chi2, penalty, made)
+
+
+class MostProbable(Estimator):
+    """:class:`Positive` with white noise as the prior, q = 0, for the noise of an audience."""
+
+    summary = "the most probable rho >= 0"
+
+    def __init__(self, audience: Audience) -> None:
+        self.positive = Positive.for_noise(audience.observables, audience.noise)
+
+    def estimate(self, C: ArrayLike, samples: ArrayLike | None = None) -> Estimate:
+        """Return rho with both errors; samples have the zeros of their C."""
+        C = np.asarray(C, float)
+        density = self.positive.around(C, C[..., None, :] if samples is None else samples)
+        return Estimate(density.mean, density.error, None if samples is None else density.samples)
+
+    def covariance(self, C: ArrayLike) -> Array:
+        """Return the covariance (sigma, E, E), both errors in one, for C (t,)."""
+        return np.einsum("sesf->sef", self.positive.covariance(C))
 
 
 @dataclass(frozen=True, eq=False)

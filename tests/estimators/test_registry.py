@@ -67,7 +67,7 @@ def test_a_name_that_is_in_no_table_is_refused_with_those_that_are(
     cli: Callable[..., Outcome], tiny_config: Path
 ) -> None:
     fault = cli("run", tiny_config, "methods=[linear, magic]").fault
-    assert "there is no method 'magic'; allowed: linear, posterior, hlt, bounds" in fault
+    assert "there is no method 'magic'; allowed: linear, posterior, hlt, positive, bounds" in fault
 
 
 @pytest.mark.parametrize(
