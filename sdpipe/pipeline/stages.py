@@ -29,6 +29,7 @@ from sdpipe.pipeline.state import Found, Progress, State, survey_of
 from sdpipe.problem.problem import Problem
 from sdpipe.show import console
 from sdpipe.show.console import log
+from sdpipe.show.flags import worded
 from sdpipe.workers import pools
 from sdpipe.workers.pools import Workers
 from sdpipe.workers.serial import Task
@@ -106,7 +107,7 @@ def generate(run: Command, left: list[Found]) -> None:
     size = pools.each_task(len(blocks), pieces.BLOCK_SECONDS, workers)
     together = {blocks[i].name: blocks[i : i + size] for i in range(0, len(blocks), size)}
     todo = {name: (run.problem, run.layout.root, some) for name, some in together.items()}
-    for name, made, progress in _map(run, "generate", tasks.generate_blocks, todo, total, len(blocks)):
+    for name, made, progress in _map(run, "generate", tasks.generate_blocks, todo, (len(blocks), total)):
         samples += made
         progress.advance(f"{samples / progress.seconds:,.0f} samples/s", len(together[name]))
 
@@ -158,7 +159,7 @@ def train(run: Command, left: list[Found]) -> None:
 
     todo = {name: (run.problem, run.layout.root, plan) for name, plan in plan_of.items()}
     total, share = len(pieces.every_network(run.config)), attrgetter("threads", "sharers")
-    for name, result, progress in _map(run, "train", tasks.train_stack, todo, total, len(missing), show, share):
+    for name, result, progress in _map(run, "train", tasks.train_stack, todo, (len(missing), total), show, share):
         diverged |= result["diverged"]
         for network in plan_of[name].networks:
             progress.drop(network.label(run.config).removeprefix("train-"))
@@ -196,13 +197,12 @@ def validate(run: Command, left: list[Found]) -> None:
     _prepare_store(run, left, run.layout.draws, tasks.validation_template)
     blocks, total = [found.piece for found in left if found.piece.work], len(pieces.validation_blocks(run.config))
     todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
-    for name, _, progress in _map(
-        run, "validate", tasks.validate_block, todo, total, share=lambda pool: (pool.threads,)
-    ):
+    counts, share = (len(blocks), total), lambda pool: (pool.threads,)
+    for name, _, progress in _map(run, "validate", tasks.validate_block, todo, counts, share=share):
         progress.advance(name)
     names = {found.piece.name: found.piece for found in left}
     if piece := names.get("validation"):
-        for flag in tasks.write_validation(run.problem, run.layout, piece):
+        for flag in worded(tasks.write_validation(run.problem, run.layout, piece)):
             log.warning(f"validate: {flag}")
     if piece := names.get("@figures"):
         results.draw_validation(run.layout, piece)
@@ -237,23 +237,22 @@ def _map(
     stage: str,
     function: Callable[..., Any],
     tasks: dict[str, tuple[Any, ...]],
-    total: int | None = None,
-    left: int | None = None,
+    counts: tuple[int, int] | None = None,
     show: Callable[[Any, dict[str, Any]], None] | None = None,
     share: Callable[[Any], tuple[int, ...]] = lambda _pool: (),
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield name, result and progress of each task as the workers of a stage finish it.
 
-    ``tasks`` are arguments by name, ``share`` adds what a task may use of its pool. Of ``total`` things to make,
-    ``left`` are not done; without them, each task makes one. ``show`` is called with the progress and each message of
-    a task. No worker is started for no task.
+    ``tasks`` are arguments by name, ``share`` adds what a task may use of its pool. ``counts`` are the things that are
+    left to make, and all of them; without it, each task makes one. ``show`` is called with the progress and each
+    message of a task. No worker is started for no task.
     """
     if not tasks:
         return
-    run.problem  # noqa: B018 - computed here, so that no task opens a file
+    left, total = counts or (len(tasks), len(tasks))
     with (
         run.workers.pool(STAGE[stage].pool, stage, len(tasks)) as pool,
-        console.progress(stage, total or len(tasks), left or len(tasks)) as progress,
+        console.progress(stage, total, left) as progress,
     ):
         on_message = (lambda message: show(progress, message)) if show else None
         todo = [Task(name, (*arguments, *share(pool))) for name, arguments in tasks.items()]

@@ -511,7 +511,7 @@ def validate_block(problem: Problem, root: Path, piece: Piece, threads: int) -> 
     finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **predicted}))
 
 
-def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str]:
+def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[trust.Flag]:
     """Write ``validation.zarr`` from the predicted draws; return what is doubtful about it."""
     config = problem.config
     predictor, draws = load_predictor(config, layout), store.load(layout.draws)
@@ -524,4 +524,4 @@ def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[str
     measured.attrs["central"] = config.budget.central
     attrs = store.attributes(piece.made_from, config.seed)
     finish(layout, piece, store.write_dataset(layout.validation, measured, attrs))
-    return wording.worded(trust.too_few(config.validation.samples))
+    return trust.too_few(config.validation.samples)
