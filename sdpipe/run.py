@@ -143,17 +143,20 @@ class Run:
         """Return the networks and every method side by side, see :func:`sdpipe.infer.compare.compare`.
 
         ``central``, ``error`` and ``calibrated (estimate, sigma, E)``, ``pull (estimate, other, sigma, E)``, the bounds
-        where there are any; the attribute ``says`` is a paragraph on what agrees, what does not, and which to trust
-        why. Raises UserError where there is no budget of the target.
+        where there are any; the attributes ``trusted`` and ``reason`` are the estimate to trust and why, ``says`` is a
+        paragraph on what agrees, what does not, and which to trust why. Raises UserError where there is no budget of
+        the target.
 
         >>> compared = sdpipe.open_run("runs/quickstart").compare("o3")
         >>> list(compared.estimate.values), "trust" in compared.attrs["says"]
         (['networks', 'linear', 'posterior'], True)
         """
         from sdpipe.infer.compare import compare
+        from sdpipe.show.side_by_side import paragraph
 
         calibrated = self.config.budget.calibration == "conformal"
-        return compare(self._budget_of(target), self.validation.load() if calibrated else None)
+        compared = compare(self._budget_of(target), self.validation.load() if calibrated else None)
+        return compared.assign_attrs(says=paragraph(compared))
 
     def extrapolate(
         self, target: str, E: float | Sequence[float] | None = None, powers: tuple[int, ...] = (0, 2)

@@ -232,6 +232,22 @@ def asymptotics(rho: xr.DataArray | None, budget: xr.Dataset, config: Config, ti
     return drawn
 
 
+def limit(limits: xr.Dataset, ax: Axes) -> Axes:
+    """Draw what ``run.extrapolate`` returns: rho_sigma(E) against sigma^2 at each energy, the fit, and its limit."""
+    unit = units.unit_of(limits)
+    fine = np.linspace(0, float(limits.sigma.max()) * 1.05, 60)
+    for i, colour in coloured(range(min(limits.sizes["E"], len(COLOURS)))):
+        one = limits.isel(E=i)
+        style = {"color": colour, "ms": 4, "lw": 1}
+        label = units.equation("E", float(one.E), unit, 3)
+        ax.errorbar(one.sigma**2, one.central, one.calibrated, fmt="o", label=label, **style)
+        ax.errorbar([0], [float(one.limit)], [float(one.error)], fmt="s", mfc="white", **style)
+        ax.plot(fine**2, fine[:, None] ** one.power.values @ one.coefficients.values, color=colour, lw=1)
+    ax.set(xlabel=r"$a^2 \sigma^2$" if unit == units.LATTICE else r"$\sigma^2$ [GeV$^2$]", ylabel=DENSITY)
+    ax.legend(fontsize=8)
+    return ax
+
+
 def place_labels(figure: Figure) -> None:
     """Put the labels of all axes where the margins have room; by itself each draw would look for it."""
     for ax in figure.axes:

@@ -91,7 +91,7 @@ class Plots:
         limits = self._run.extrapolate(target, E)
         if E is None:
             limits = limits.isel(E=slice(None, None, -(-limits.sizes["E"] // figures.SHOWN_ENERGIES)))
-        return side_by_side.limit(limits, new_axes() if ax is None else ax)
+        return figures.limit(limits, new_axes() if ax is None else ax)
 
     def history(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw the validation loss of every network against the epoch, and the baselines."""

@@ -299,8 +299,9 @@ def _target_pictures(data: ReportData, name: str, title: str) -> list[Markup]:
     blocks.append(gallery("reconstruction", _reconstruction_caption(budget, title)))
     blocks.append(gallery("budget", _source_caption(budget, title)))
     if "estimator" in budget:
-        blocks.append(parts.text(compare(budget, data.validation).attrs["says"]))
-        blocks.append(gallery("methods", side_by_side.CAPTION.format(title)))
+        compared = compare(budget, data.validation)
+        blocks.append(parts.text(side_by_side.paragraph(compared)))
+        blocks.append(gallery("methods", side_by_side.caption(compared, title)))
     if "scan_mean" in prediction:
         blocks.append(gallery("stability", lambda_scan.caption(prediction, title)))
     if figures.series(data.config.ensembles, data.config.budget.central):

@@ -1,4 +1,4 @@
-"""Methods side by side: every estimate of one target with its error, and below them the pulls from the networks."""
+"""Estimates of one target side by side: each with its error, the pulls from the first, and in words which to trust."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from sdpipe.estimators import ESTIMATORS
-from sdpipe.infer.compare import AGREE
+from sdpipe.infer.budget import NETWORKS
+from sdpipe.infer.compare import AGREE, Reason
 from sdpipe.physics import units
 from sdpipe.physics.units import equation
 from sdpipe.show import figures
@@ -35,10 +36,100 @@ SHOWN = 16
 """About how many energies a method is shown at."""
 
 CAPTION = Markup(
-    "{}: networks (line, band: calibrated error, or total) and the methods beside them (points with their own error, "
-    "calibrated where that is known); grey, bounds for ρ ≥ 0 at all energies at once; dashed, truth. Below: difference "
-    "from the networks over both errors in quadrature."
+    "{}: {} with a band for its error, and the other estimates as points with theirs; errors are calibrated where that "
+    "is known. Grey: bounds for ρ ≥ 0 at all energies at once; dashed: truth. Below: difference from {} over both "
+    "errors in quadrature."
 )
+
+WHY: dict[Reason, str] = {
+    "no_density": "No spectral density explains the data, so that no estimate is to be trusted.",
+    "all_outside": "If ρ ≥ 0, trust the bounds alone, which need no prior.",
+    "not_certified": "The bounds promise nothing here (see the flags), and if ρ ≥ 0 no estimate does; otherwise trust "
+    "{trusted}.",
+    "off_prior": "These data are unlike the prior, of which all other estimates are made; trust {trusted}, which takes "
+    "its scale from the data.",
+    "off_prior_alone": "These data are unlike the prior, of which every estimate here is made; trust {trusted}.",
+    "only_inside": "Trust {trusted}, the only one that the bounds allow.",
+    "alone": "There is no estimate beside {trusted}.",
+    "least_assumed": "Where estimates of the same data differ, the prior decides between them; trust {trusted}, which "
+    "assumes least of it, at the price of a wider error.",
+    "smallest_apart": "Estimates that differ depend on the prior; of these, {trusted} has the smallest {error}.",
+    "agree": "Since {who} agree, trust the one with the smallest {error}: {trusted}.",
+}
+"""Why an estimate is trusted, in a sentence."""
+
+NAMES = {NETWORKS: "the networks", "bounds": "the bounds alone", "none": "no estimate"}
+"""What sentences call an estimate that is not called by its name."""
+
+
+def paragraph(compared: xr.Dataset) -> str:
+    """Return in words what :func:`~sdpipe.infer.compare.compare` returns in numbers: who agrees, whom to trust why.
+
+    >>> numbers = {"apart": ("estimate", [0, 0.25]), "farthest": ("estimate", [0, 3.5])}
+    >>> numbers |= {f"farthest_{name}": ("estimate", [1.0, 1.0]) for name in ("sigma", "E")}
+    >>> compared = xr.Dataset(numbers, {"estimate": ["networks", "hlt"], "sigma": [1.0]})
+    >>> paragraph(compared.assign_attrs(trusted="hlt", reason="least_assumed"))[:85]
+    'hlt differs from the networks by more than 2 errors at 25% of all points, most at E ='
+    """
+    trusted, outside = compared.attrs["trusted"], compared.get("outside")
+    facts = {
+        "trusted": NAMES.get(trusted, trusted),
+        "error": "calibrated error" if "calibrated" in compared else "error",
+        "who": "they" if outside is None or not outside.any() else "those that the bounds allow",
+    }
+    sentences = [_agreement(compared), _within(compared), WHY[compared.attrs["reason"]].format(**facts)]
+    return " ".join(filter(None, [*sentences, _coverage(compared)]))
+
+
+def _agreement(compared: xr.Dataset) -> str:
+    """Return which estimates agree with the first, and where each other one is farthest from it."""
+    first, *others = map(str, compared.estimate.values)
+    lead, unit = NAMES.get(first, first), units.unit_of(compared)
+    agreeing = [name for name in others if compared.apart.sel(estimate=name) == 0]
+    clauses = []
+    if agreeing:
+        verb = "agrees" if len(agreeing) == 1 else "agree"
+        clauses.append(f"{_listed(agreeing)} {verb} with {lead} within {AGREE:g} errors everywhere")
+    for name in others:
+        if name in agreeing:
+            continue
+        one = compared.sel(estimate=name)
+        place = f"{equation('E', float(one.farthest_E), unit, 3)}, {equation('σ', float(one.farthest_sigma), unit)}"
+        by = f"by {float(one.farthest):.1f}" if np.isfinite(one.farthest) else "where it has no value"
+        share = f"{float(one.apart):.0%} of all points"
+        clauses.append(f"{name} differs from {lead} by more than {AGREE:g} errors at {share}, most at {place}, {by}")
+    return f"{'; '.join(clauses)}." if clauses else ""
+
+
+def _listed(names: list[str]) -> str:
+    """Return names as a list in words.
+
+    >>> _listed(["linear"]), _listed(["linear", "posterior", "hlt"])
+    ('linear', 'linear, posterior and hlt')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+
+
+def _within(compared: xr.Dataset) -> str:
+    """Return which estimates are outside the bounds for rho >= 0, where there are any bounds."""
+    if "outside" not in compared:
+        return ""
+    outside = [NAMES.get(name, name) for name in map(str, compared.estimate.values[compared.outside.values])]
+    if not outside:
+        return "All estimates reach into the bounds for ρ ≥ 0 everywhere."
+    return f"The bounds exclude {_listed(outside)} somewhere, errors included: if ρ ≥ 0, that is wrong there."
+
+
+def _coverage(compared: xr.Dataset) -> str:
+    """Return how often the calibrated error of the trusted estimate covers, over the families of the validation."""
+    if "covered" not in compared:
+        return ""
+    covered = compared.covered
+    least = str(covered.family.values[int(covered.argmin("family"))])
+    return (
+        f"Over the families of the validation its error, calibrated to {compared.attrs['level']:.1%}, covers "
+        f"{float(covered.min()):.0%} to {float(covered.max()):.0%} of the truth, least on {least}."
+    )
 
 
 def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
@@ -56,11 +147,10 @@ def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
     step = float(E[-1] - E[0]) / 120
     for i, name in enumerate(names):
         (marker, colour), rows = point(name), slice(every // 2, None, every)
-        at, x = compared.sel(estimate=name).isel(E=rows), E[rows] + step * (i - (len(names) - 1) / 2)
-        bars = quoted.sel(estimate=name).isel(E=rows)
-        style = {"fmt": marker, "ms": 3, "lw": 1, "color": colour}
-        ax.errorbar(x, at.central, bars, label=name, **style)
-        below.plot(x, np.clip(at.pull.sel(other=lead), -WIDEST_PULL, WIDEST_PULL), marker, ms=3, color=colour)
+        points, bars = (data.sel(estimate=name).isel(E=rows) for data in (compared, quoted))
+        x = E[rows] + step * (i - (len(names) - 1) / 2)  # beside each other, so that none hides another
+        ax.errorbar(x, points.central, bars, label=name, fmt=marker, ms=3, lw=1, color=colour)
+        below.plot(x, np.clip(points.pull.sel(other=lead), -WIDEST_PULL, WIDEST_PULL), marker, ms=3, color=colour)
     if "truth" in compared:
         ax.plot(E, compared.truth, color=COLOURS[6], ls="--", lw=1, label="truth")
     centre, spread = one.values, float(np.ptp(one.values)) or 1.0
@@ -74,26 +164,15 @@ def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
-def limit(found: xr.Dataset, ax: Axes) -> Axes:
-    """Draw what ``run.extrapolate`` returns: rho_sigma(E) against sigma^2 at each energy, the fit, and its limit."""
-    unit = units.unit_of(found)
-    fine = np.linspace(0, float(found.sigma.max()) * 1.05, 60)
-    for i, colour in figures.coloured(range(min(found.sizes["E"], len(COLOURS)))):
-        one = found.isel(E=i)
-        style = {"color": colour, "ms": 4, "lw": 1}
-        ax.errorbar(
-            one.sigma**2, one.central, one.calibrated, fmt="o", label=equation("E", float(one.E), unit, 3), **style
-        )
-        ax.errorbar([0], [float(one.limit)], [float(one.error)], fmt="s", mfc="white", **style)
-        ax.plot(fine**2, fine[:, None] ** one.power.values @ one.coefficients.values, color=colour, lw=1)
-    ax.set(xlabel=r"$a^2 \sigma^2$" if unit == units.LATTICE else r"$\sigma^2$ [GeV$^2$]", ylabel=DENSITY)
-    ax.legend(fontsize=8)
-    return ax
+def caption(compared: xr.Dataset, title: str) -> Markup:
+    """Return what the picture shows."""
+    first = str(compared.estimate.values[0])
+    return CAPTION.format(title, first, NAMES.get(first, first))
 
 
 def pictures(name: str, compared: xr.Dataset, title: str) -> Iterator[Picture]:
     """Draw all estimates of one target, a picture for each sigma."""
     for i, sigma in enumerate(compared.sigma.values):
         place = f"{title} at {equation('σ', sigma, units.unit_of(compared))}"
-        words = f"Estimates of {place} by networks and each method, and their pulls"
+        words = f"Estimates of {place} by {_listed(list(map(str, compared.estimate.values)))}, and their pulls"
         yield Picture(f"{name}-methods-sigma{i}", figures.panels(estimates, compared.isel(sigma=[i]), title), words)

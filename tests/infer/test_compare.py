@@ -1,4 +1,4 @@
-"""Estimates side by side: pulls, and a paragraph that says what agrees and which to trust."""
+"""Estimates side by side: pulls, where they are apart, and which to trust for which reason."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ E = [0.5, 1.0, 1.5]
 
 
 def budget(shifts: dict[str, float], errors: dict[str, float], **attrs: float) -> xr.Dataset:
-    """Return networks that say 1 ± 0.1 at three energies, and methods moved by so many of these errors."""
+    """Return networks that say 1 ± 0.1 at three energies, and methods moved by so many of these errors at one."""
     flat = xr.DataArray(np.ones((1, 3)), dims=("sigma", "E"), coords={"sigma": [0.4], "E": E})
     methods = xr.DataArray(np.array(list(shifts), object), dims="estimator", name="estimator")
     moved = [flat + xr.DataArray([0, 0.1 * x, 0], dims="E") for x in shifts.values()]
@@ -23,60 +23,107 @@ def budget(shifts: dict[str, float], errors: dict[str, float], **attrs: float) -
     return xr.Dataset(parts).assign_attrs({"back_check": 1.0, "level": 0.683} | attrs)
 
 
-def bounded(made: xr.Dataset, lower: float, upper: float) -> xr.Dataset:
-    return made.assign(lower=0 * made.central + lower, upper=0 * made.central + upper)
+def bounded(budget: xr.Dataset, lower: float, upper: float) -> xr.Dataset:
+    return budget.assign(lower=0 * budget.central + lower, upper=0 * budget.central + upper)
+
+
+def verdict(compared: xr.Dataset) -> tuple[str, str]:
+    return compared.attrs["trusted"], compared.attrs["reason"]
 
 
 def test_pulls_are_differences_over_both_errors() -> None:
-    found = compare(budget({"posterior": 3, "hlt": -1}, {"posterior": 0.1, "hlt": 0.2}))
-    assert found.pull.sel(estimate="posterior", other="networks").values == pytest.approx(
+    compared = compare(budget({"posterior": 3, "hlt": -1}, {"posterior": 0.1, "hlt": 0.2}))
+    assert compared.pull.sel(estimate="posterior", other="networks").values == pytest.approx(
         np.array([[0, 0.3 / np.hypot(0.1, 0.1), 0]])
     )
-    assert found.pull.sel(estimate="hlt", other="posterior").values == pytest.approx(
+    assert compared.pull.sel(estimate="hlt", other="posterior").values == pytest.approx(
         np.array([[0, -0.4 / np.hypot(0.1, 0.2), 0]])
     )
-    assert (found.pull == -found.pull.transpose("other", "estimate", "sigma", "E").values).all()
-    assert (found.error.sel(estimate="networks") == 0.05).all()
+    assert (compared.pull == -compared.pull.transpose("other", "estimate", "sigma", "E").values).all()
+    assert (compared.error.sel(estimate="networks") == 0.05).all()
+
+
+def test_what_is_apart_is_told_with_its_place() -> None:
+    compared = compare(budget({"posterior": 4, "hlt": 1}, {"posterior": 0.1, "hlt": 0.3}))
+    assert compared.apart.values == pytest.approx([0, 1 / 3, 0])
+    assert compared.farthest.values == pytest.approx([0, 4 / np.sqrt(2), 1 / np.sqrt(10)])
+    assert compared.farthest_E.sel(estimate="posterior") == 1.0
+    assert compared.farthest_sigma.sel(estimate="posterior") == 0.4
+
+
+def test_an_estimate_that_is_nan_agrees_with_nothing() -> None:
+    data = budget({"posterior": 0, "hlt": 0}, {"posterior": 0.1, "hlt": 0.3})
+    data.estimator_central.loc[{"estimator": "posterior", "E": 1.5}] = np.nan
+    compared = compare(data)
+    assert compared.apart.values == pytest.approx([0, 1 / 3, 0])
+    assert np.isinf(compared.farthest.sel(estimate="posterior"))
+    assert compared.farthest_E.sel(estimate="posterior") == 1.5
 
 
 def test_where_all_agree_the_smallest_calibrated_error_is_trusted() -> None:
-    found = compare(budget({"posterior": 0.5, "hlt": 1}, {"posterior": 0.05, "hlt": 0.2}))
-    assert found.attrs["trusted"] == "posterior"
-    assert found.attrs["says"].startswith("Posterior and hlt agree with the networks within 2 errors everywhere.")
+    compared = compare(budget({"posterior": 0.5, "hlt": 1}, {"posterior": 0.05, "hlt": 0.2}))
+    assert verdict(compared) == ("posterior", "agree")
+    assert (compared.apart == 0).all()
 
 
-def test_where_they_differ_the_one_that_assumes_least_is_trusted_and_the_place_is_named() -> None:
-    found = compare(budget({"posterior": 4, "hlt": 1}, {"posterior": 0.1, "hlt": 0.3}))
-    assert found.attrs["trusted"] == "hlt"
-    assert "posterior differs from the networks by more than 2 errors at 33% of all points" in found.attrs["says"]
-    assert "most at E = 1 GeV, σ = 0.4 GeV, by 2.8" in found.attrs["says"]
+def test_where_they_differ_the_one_that_assumes_least_is_trusted() -> None:
+    compared = compare(budget({"posterior": 4, "hlt": 1}, {"posterior": 0.1, "hlt": 0.3}))
+    assert verdict(compared) == ("hlt", "least_assumed")
+    compared = compare(budget({"posterior": 4, "linear": 1}, {"posterior": 0.05, "linear": 0.3}))
+    assert verdict(compared) == ("posterior", "smallest_apart")
 
 
 def test_what_the_bounds_exclude_is_not_trusted() -> None:
     data = budget({"hlt": 4}, {"hlt": 0.1})
-    found = compare(bounded(data, 0.5, 1.2))
-    assert found.attrs["trusted"] == "networks"
-    assert "errors included: hlt; if ρ ≥ 0, that is wrong somewhere" in found.attrs["says"]
-    assert compare(bounded(data, 2.0, 3.0)).attrs["trusted"] == "bounds"
-    assert "promise nothing" in compare(bounded(data, np.nan, np.nan)).attrs["says"]
+    compared = compare(bounded(data, 0.5, 1.2))
+    assert verdict(compared) == ("networks", "only_inside")
+    assert compared.outside.values.tolist() == [False, True]
+    assert verdict(compare(bounded(data, 2.0, 3.0))) == ("bounds", "all_outside")
+    uncertified = compare(bounded(data, np.nan, np.nan))
+    assert verdict(uncertified) == ("networks", "not_certified")
+    assert "outside" not in uncertified
 
 
 @pytest.mark.parametrize(
-    ("attrs", "trusted", "words"),
+    ("attrs", "trusted", "reason"),
     [
-        ({"p_value": 0.001}, "hlt", "unlike the prior"),
-        ({"back_check": 1e-5}, "none", "no spectral density explains the data"),
-        ({"back_check": 1e-5, "p_value": 0.001}, "none", "no spectral density explains the data"),
+        ({"p_value": 0.001}, "hlt", "off_prior"),
+        ({"back_check": 1e-5}, "none", "no_density"),
+        ({"back_check": 1e-5, "p_value": 0.001}, "none", "no_density"),
     ],
 )
-def test_data_that_no_prior_or_no_density_makes_are_told(attrs, trusted, words) -> None:
-    found = compare(budget({"posterior": 0, "hlt": 0}, {"posterior": 0.1, "hlt": 0.3}, **attrs))
-    assert found.attrs["trusted"] == trusted
-    assert words in found.attrs["says"].replace("No", "no")
+def test_data_that_no_prior_or_no_density_makes_are_told(attrs, trusted, reason) -> None:
+    assert verdict(compare(budget({"posterior": 0, "hlt": 0}, {"posterior": 0.1, "hlt": 0.3}, **attrs))) == (
+        trusted,
+        reason,
+    )
+
+
+def test_off_the_prior_what_comes_from_it_is_not_trusted() -> None:
+    data = budget({"posterior": 0}, {"posterior": 0.1}, p_value=0.001)
+    assert verdict(compare(data)) == ("none", "off_prior_alone")
+    assert verdict(compare(bounded(data, 0.5, 1.5))) == ("bounds", "off_prior_alone")
 
 
 def test_without_methods_the_networks_stand_alone() -> None:
     alone = budget({"hlt": 0}, {"hlt": 1}).drop_dims("estimator")
-    found = compare(alone)
-    assert found.attrs["trusted"] == "networks"
-    assert found.attrs["says"].startswith("There is no method beside the networks.")
+    assert verdict(compare(alone)) == ("networks", "alone")
+
+
+def test_without_networks_the_first_estimate_is_the_one_that_answers() -> None:
+    data = budget({"posterior": 0, "hlt": 1}, {"posterior": 0.1, "hlt": 0.3}).assign_attrs(answered_by="posterior")
+    compared = compare(data)
+    assert compared.estimate.values.tolist() == ["posterior", "hlt"]
+    assert verdict(compared) == ("posterior", "agree")
+
+
+def test_the_coverage_of_the_trusted_estimate_is_that_of_its_calibrated_error() -> None:
+    levels, names = [0.683, 0.954], np.array(["total", "calibrated", "hlt"], object)
+    shares = np.arange(24.0).reshape(3, 2, 2, 2) / 24
+    coords = {"budget": names, "family": ["prior", "o3"], "sigma": [0.4, 0.6], "level": levels}
+    validation = xr.Dataset({"coverage_of": (("budget", "family", "sigma", "level"), shares)}, coords)
+    for shifts, row in (({"hlt": 0}, 1), ({"hlt": 4}, 2)):
+        compared = compare(budget(shifts, {"hlt": 0.12}), validation)
+        assert compared.covered.values == pytest.approx(shares[row, :, :, 0].mean(axis=1))
+        assert compared.attrs["level"] == 0.683
+    assert "covered" not in compare(budget({"hlt": 0}, {"hlt": 0.12}))

@@ -1,6 +1,8 @@
-"""The picture of the methods side by side."""
+"""The picture and the paragraph of the estimates side by side."""
 
 from __future__ import annotations
+
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,9 +10,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from sdpipe.errors import UserError
-from sdpipe.infer.compare import compare
+from sdpipe.infer.compare import Reason, compare
 from sdpipe.run import open_run
-from sdpipe.show.side_by_side import WIDEST_PULL, estimates
+from sdpipe.show.side_by_side import WHY, WIDEST_PULL, estimates, paragraph
 from tests.fixtures import Finished
 
 
@@ -44,6 +46,34 @@ def test_bounds_are_a_band() -> None:
     band = ax.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (0.5, 2.0)
     assert "bounds, ρ ≥ 0" in ax.get_legend_handles_labels()[1]
+
+
+def test_the_paragraph_names_who_differs_where_and_what_the_bounds_exclude() -> None:
+    said = paragraph(compared())
+    assert said.startswith("posterior agrees with the networks within 2 errors everywhere; hlt differs from the")
+    assert "by more than 2 errors at 100% of all points, most at E = 0.2 GeV, σ = 0.4 GeV, by 22.4. " in said
+    assert said.endswith("trust hlt, which assumes least of it, at the price of a wider error.")
+    said = paragraph(compared(0.5))
+    assert "The bounds exclude hlt somewhere, errors included: if ρ ≥ 0, that is wrong there. " in said
+    assert said.endswith("that the bounds allow agree, trust the one with the smallest error: the networks.")
+
+
+def test_an_estimate_without_a_value_is_told() -> None:
+    data = compared().drop_vars("farthest").assign(farthest=("estimate", [0.0, 0.1, np.inf]))
+    assert "most at E = 0.2 GeV, σ = 0.4 GeV, where it has no value." in paragraph(data)
+
+
+def test_every_reason_has_one_sentence() -> None:
+    assert tuple(WHY) == get_args(Reason)
+    filled = [why.format(trusted="hlt", error="error", who="they") for why in WHY.values()]
+    assert len(set(filled)) == len(WHY)
+    assert all(sentence.endswith(".") and "  " not in sentence for sentence in filled)
+
+
+def test_the_paragraph_ends_with_how_often_the_error_covers() -> None:
+    data = compared().assign(covered=("family", [0.7, 0.66])).assign_coords(family=["prior", "o3"])
+    said = paragraph(data.assign_attrs(level=0.683))
+    assert said.endswith("its error, calibrated to 68.3%, covers 66% to 70% of the truth, least on o3.")
 
 
 def test_a_run_draws_and_compares_a_target(finished: Finished) -> None:
