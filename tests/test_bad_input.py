@@ -157,9 +157,20 @@ def test_a_covariance_that_cannot_be_used(
     cli: Cli, tiny_config: Path, write_hdf5: Write, group: str, datasets: tuple[np.ndarray, ...], key: str, words: str
 ) -> None:
     path = write_hdf5("noise.h5", dict(zip((f"{group}/mean", f"{group}/cov"), datasets, strict=True)))
-    fault = refused(cli, tiny_config, f"noise={{kind: hdf5, path: {path}}}")
+    fault = refused(cli, tiny_config, f"noise={{kind: hdf5, path: {path}, group: octet(0)}}")
     assert fault.startswith(f"error: command line: noise.{key}: {path}: ")
     assert words in fault
+
+
+def test_a_group_is_asked_for_where_a_file_holds_several(cli: Cli, tiny_config: Path, write_hdf5: Write) -> None:
+    several = {
+        f"{group}/{name}": values for group in "ab" for name, values in (("mean", mean()), ("cov", covariance()))
+    }
+    path = write_hdf5("noise.h5", several)
+    fault = refused(cli, tiny_config, f"noise={{kind: hdf5, path: {path}}}")
+    assert "noise" in fault
+    assert f"{path}: say which dataset to read; those there: a, b" in fault
+    assert cli("run", tiny_config, f"noise={{kind: hdf5, path: {path}, group: b}}", "--dry-run").status == 0
 
 
 def test_a_file_that_does_not_say_its_times_needs_the_first_of_them(

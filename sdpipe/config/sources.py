@@ -64,8 +64,8 @@ class HDF5Noise(NoiseSection):
     """A mean with its covariance."""
     path: DataPath
     """The HDF5 file."""
-    group: str = "octet(0)"
-    """The group that holds `mean` and `cov`."""
+    group: str | None = None
+    """The group that holds `mean` and `cov`; may be left out where the file holds one only."""
 
     @property
     def source(self) -> Source:

@@ -179,7 +179,7 @@ def test_data_and_noise_say_which_correlator_they_are(tiny_config: Path) -> None
     assert noise.source == Source(Path("/a.h5"), "x", resampling="jackknife", bin=3, covariance="shrink")
     assert noise.source.keys() == data
     noise = load_config(tiny_config, ["noise={kind: hdf5, path: /a.h5, covariance: diagonal}"]).noise
-    assert noise.source == Source(Path("/a.h5"), "octet(0)", error="mean", covariance="diagonal")
+    assert noise.source == Source(Path("/a.h5"), None, error="mean", covariance="diagonal")
 
 
 def test_families_follow_the_prior_and_the_energies_where_they_are_left_open(tiny_config: Path) -> None:
