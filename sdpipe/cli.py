@@ -131,8 +131,9 @@ def execute(argv: list[str]) -> None:
         _from_file(arguments)
         return
     if arguments.config.is_dir():
-        Layout(arguments.config.absolute()).refuse_without_config()
-    config, origin = read_config(arguments.config, arguments.overrides)
+        config, origin = ownership.own_config(Layout(arguments.config), arguments.overrides)
+    else:
+        config, origin = read_config(arguments.config, arguments.overrides)
     try:
         _work(arguments, config)
     except ConfigError as error:

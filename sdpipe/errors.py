@@ -40,7 +40,8 @@ class DamageError(UserError):
     """A file of a run directory that is damaged or lost, found on reading; what was made in it is made anew."""
 
     def __init__(self, file: Path, what: str) -> None:
-        root = next((str(p) for p in file.parents if (p / "config.yaml").exists()), None)
+        holders = (p for p in file.parents if (p / "config.yaml").exists() and p.name != ".sdpipe")
+        root = next(map(str, holders), None)
         run = shlex.quote(root) if root else "RUN"
         super().__init__(
             f"{file}: {what}; sdpipe status {run} --verify lists all damage, sdpipe run {run} then mends it"

@@ -16,7 +16,6 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe.config.load import load_config
 from sdpipe.config.schema import Config, digest, plain
 from sdpipe.correlators.correlator import Correlator, Source, read_correlator
 from sdpipe.correlators.objects import holds_errors, of_python
@@ -26,7 +25,7 @@ from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
 from sdpipe.physics.noise import check_size
-from sdpipe.pipeline import stages
+from sdpipe.pipeline import ownership, stages
 from sdpipe.pipeline.state import State
 
 if TYPE_CHECKING:
@@ -61,8 +60,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.layout = Layout(path)
-        self.layout.refuse_without_config()
-        self.config: Config = load_config(path)
+        self.config: Config = ownership.own_config(self.layout)[0]
 
     @property
     def training(self) -> xr.Dataset:

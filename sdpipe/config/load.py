@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ class Origin:
     file: Path
     node: yaml.Node
     overridden: list[Location]
+    _sections: dict[int, dict[str, tuple[yaml.Node, yaml.Node]]] = field(default_factory=dict)
 
     def describe(self, faults: Iterable[Fault]) -> list[str]:
         """Return ``FILE:LINE: key: words`` or ``command line: key: words`` for every fault, each on one line."""
@@ -92,15 +93,21 @@ class Origin:
         node, line = self.node, 1
         for depth, part in enumerate(keys):
             if isinstance(node, yaml.MappingNode):
-                found = [(k, v) for k, v in node.value if getattr(k, "value", None) == str(part)]
-                if not found:
+                entries = self._entries(node)
+                if str(part) not in entries:
                     return line, depth
-                key, node = found[-1]
+                key, node = entries[str(part)]
                 line = key.start_mark.line + 1
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
                 node = node.value[part]
                 line = node.start_mark.line + 1
         return line, len(keys)
+
+    def _entries(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """Return the nodes of each key of a section and of its value; made once, for thousands of faults in it."""
+        if id(node) not in self._sections:
+            self._sections[id(node)] = {k.value: (k, v) for k, v in node.value if isinstance(k, yaml.ScalarNode)}
+        return self._sections[id(node)]
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
@@ -127,6 +134,8 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Orig
     file = path
     try:
         file = path / "config.yaml" if path.is_dir() else path
+        if path.is_dir() and file.exists() and not file.is_file():  # a pipe, in somebody else's run, has no end
+            raise UserError(f"{file}: not a file")
         raw, node = read_yaml(file, ", ".join(Config.model_fields))
     except FileNotFoundError:
         what = "not a run directory: config.yaml is missing in it" if path.is_dir() else "no such file or run directory"

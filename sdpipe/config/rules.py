@@ -58,10 +58,19 @@ def _decay(config: Config) -> Iterator[Fault]:
         yield ("lattice", "spacing"), f"{words}; allowed: spacing * t * E0 up to 1e4"
         return
     far = last if config.kernel == "exponential" else min(last, lattice.period // 2)
-    allowed = SMALLEST / (lattice.spacing * far + 1)  # draws themselves fall like exp(-omega / GeV)
+    allowed = highest_threshold(lattice.spacing * far)
     if lowest > allowed:
         words = f"above the lowest threshold ({lowest:g}) C(t = {far}) is too small for numbers of 32 bits"
         yield ("spectra", "E0"), f"{words}; allowed here: a lowest threshold up to {allowed:.3g}"
+
+
+def highest_threshold(time: float) -> float:
+    """Return the highest threshold above which C at this ``time``, in 1/GeV, is a number of 32 bits.
+
+    >>> highest_threshold(34.0)
+    2.0
+    """
+    return SMALLEST / (time + 1)  # draws themselves fall like exp(-omega / GeV)
 
 
 def _thresholds(config: Config) -> Iterator[Fault]:

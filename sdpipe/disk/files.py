@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
+from typing import BinaryIO
 
 from sdpipe.errors import DamageError
 
@@ -51,14 +53,14 @@ def partial(path: Path) -> Iterator[Path]:
         raise
 
 
-def links(directory: Path) -> Iterator[Path]:
-    """Yield every symbolic link below a directory, and follow none."""
+def odd(directory: Path) -> Iterator[Path]:
+    """Yield every symbolic link below a directory, and follow none, and what is no file either, such as a pipe."""
     with suppress(FileNotFoundError, NotADirectoryError), os.scandir(directory) as entries:
         for entry in entries:
-            if entry.is_symlink():
+            if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
                 yield Path(entry.path)
             elif entry.is_dir():
-                yield from links(Path(entry.path))
+                yield from odd(Path(entry.path))
 
 
 def delete(path: Path) -> None:
@@ -111,6 +113,21 @@ def sweep(directory: Path, deep: bool = True) -> None:
             delete(path)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read. Raises OSError where it cannot be read or is none, such as a pipe, which has no end."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as stream:
+        if not S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a file", str(path))
+        yield stream
+
+
+def read(path: Path) -> bytes:
+    """Return the bytes of a file; raises OSError as :func:`opened` does."""
+    with opened(path) as stream:
+        return stream.read()
+
+
 def below(place: Path) -> Iterator[os.stat_result]:
     """Yield size and times of a file, or of every file below a directory; those that vanish meanwhile are left out."""
     for path in place.rglob("*") if place.is_dir() else [place]:
@@ -154,7 +171,7 @@ def write_sealed(path: Path, data: bytes) -> None:
 
 def read_sealed(path: Path) -> bytes:
     """Return the content of a file of :func:`write_sealed`; raises DamageError where it is not what was written."""
-    data = path.read_bytes()
+    data = read(path)
     content, digest = data[:-DIGEST], data[-DIGEST:]
     if hashlib.sha256(content).digest() != digest:
         raise DamageError(path, "damaged (wrong checksum)")

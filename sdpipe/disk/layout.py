@@ -12,9 +12,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sdpipe.disk.files import LEFTOVER, OLD, PARTIAL, STATE, delete, links, sweep, write_text
+from pydantic import BaseModel, TypeAdapter
+
+from sdpipe.disk.files import LEFTOVER, OLD, PARTIAL, STATE, delete, odd, read, sweep, write_text
 from sdpipe.disk.receipts import Receipt, Receipts, seal, unseal
 from sdpipe.errors import DamageError, UserError
+
+
+class Session(BaseModel):
+    """How long a stage worked in one go."""
+
+    stage: str
+    begun: str
+    seconds: float
+    host: str
+
+
+class InTraining(BaseModel):
+    """How far a network is."""
+
+    task: str
+    epoch: int
+    epochs: int
+    val_loss: float
+    linear_loss: float
+    posterior_loss: float
+
+
+SESSION, IN_TRAINING = TypeAdapter(Session), TypeAdapter(list[InTraining])
 
 CLAIM = ("claim", "config")
 """The receipt of the config that last claimed the directory."""
@@ -118,16 +143,19 @@ class Layout:
         return path.relative_to(self.root).as_posix()
 
     def refuse_links(self) -> None:
-        """Raise UserError where sdpipe would write or delete elsewhere: at a link below the run directory.
+        """Raise UserError where sdpipe would write or delete elsewhere, at a link below the run directory, or in what
+        is no file, such as a pipe.
 
         The run directory itself, and a whole store, may be links.
         """
         stores = [*self.root.glob("*.zarr"), self.draws]
         places = (self.root / STATE, self.networks, self.figures, self.logs, *stores)
-        found = [place for place in places if place.is_symlink()] + [link for p in places for link in links(p)]
-        for link in (link for link in found if link not in stores or not (link / "zarr.json").is_file()):
+        found = [place for place in places if place.is_symlink()] + [path for p in places for path in odd(p)]
+        for path in (path for path in found if path not in stores or not (path / "zarr.json").is_file()):
+            if not path.is_symlink():
+                raise UserError(f"{path}: not a file; remove it")
             raise UserError(
-                f"{link}: a link; allowed: links to a run directory or to a whole store (*.zarr), so that nothing "
+                f"{path}: a link; allowed: links to a run directory or to a whole store (*.zarr), so that nothing "
                 "elsewhere is written or deleted; put the files themselves there"
             )
 
@@ -173,12 +201,12 @@ class Layout:
 
     def sessions(self) -> list[dict[str, Any]]:
         """Return what :meth:`note_session` noted, in the order of time; a damaged line counts as lost."""
-        return [told for line in self._session_lines() if (told := unseal(line))]
+        return [told.model_dump() for line in self._session_lines() if (told := unseal(line, SESSION))]
 
     def check_sessions(self, mend: bool) -> Iterator[DamageError]:
         """Yield a fault where a line is not what was written; with ``mend`` such lines are then taken out."""
         lines = self._session_lines()
-        whole = [line for line in lines if unseal(line)]
+        whole = [line for line in lines if unseal(line, SESSION)]
         if len(whole) < len(lines):
             yield DamageError(self._sessions, f"damaged ({len(lines) - len(whole)} lines are not what was written)")
             if mend:
@@ -186,7 +214,7 @@ class Layout:
                     write_text(self._sessions, "\n".join(["", *whole]))
 
     def _session_lines(self) -> list[str]:
-        text = self._sessions.read_text(encoding="utf-8", errors="replace") if self._sessions.exists() else ""
+        text = read(self._sessions).decode(errors="replace") if self._sessions.exists() else ""
         return [line for line in text.splitlines() if line]
 
     @property
@@ -201,10 +229,10 @@ class Layout:
         rows = []
         for file in sorted(self.running.glob("*.json")):
             try:
-                at, noted = file.stat().st_mtime, unseal(file.read_text(encoding="utf-8"))
+                at, noted = file.stat().st_mtime, unseal(read(file).decode(), IN_TRAINING)
             except (OSError, UnicodeDecodeError):
                 continue
-            rows += [{**row, "modified": at} for row in noted or []]
+            rows += [{**row.model_dump(), "modified": at} for row in noted or []]
         return rows
 
     def require(self) -> None:
@@ -216,8 +244,12 @@ class Layout:
     def refuse_without_config(self) -> None:
         """Raise UserError where ``config.yaml`` is lost and its copy is not, with the command that goes on."""
         if not self.config.exists() and self.config_copy.exists():
-            command = shlex.join(["sdpipe", "run", str(self.config_copy), "--run", str(self.root)])
-            raise UserError(f"{self.config}: missing; its copy is {self.config_copy}; run: {command}")
+            raise UserError(f"{self.config}: missing; its copy is {self.config_copy}; run: {self.go_on}")
+
+    @property
+    def go_on(self) -> str:
+        """The command that goes on with the copy of the config, and writes ``config.yaml`` anew."""
+        return shlex.join(["sdpipe", "run", str(self.config_copy), "--run", str(self.root)])
 
     @property
     def config_copy(self) -> Path:

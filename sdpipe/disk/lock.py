@@ -20,7 +20,7 @@ from typing import Annotated
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
 
-from sdpipe.disk.files import partial
+from sdpipe.disk.files import partial, read
 from sdpipe.errors import RunError, UserError
 
 
@@ -90,9 +90,16 @@ def _driver(content: bytes) -> Driver:
 def holder(path: Path) -> Driver | None:
     """Return the driver that the lock ``path`` names, living or dead, or None where there is no lock."""
     try:
-        return _driver(path.read_bytes())
+        return _driver(_content(path))
     except FileNotFoundError:
         return None
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a lock; raises UserError where it is none, such as a pipe in somebody else's run."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: not a file; remove it where no sdpipe is at work")
+    return read(path)
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ def held(path: Path, root: Path, take_over: bool, say: Callable[[str], None]) ->
     mine = Lock(path, root, this_process().model_dump_json().encode())
     while not mine.take():
         with suppress(FileNotFoundError):  # it has just left
-            found = path.read_bytes()
+            found = _content(path)
             say(_judge(_driver(found), path, root, take_over))
             _remove(path, found)
     try:

@@ -15,12 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import Annotated, Any
 
-from sdpipe.disk.files import STATE, write_text
+from pydantic import AfterValidator, TypeAdapter
+
+from sdpipe.disk.files import STATE, opened, read, write_text
 from sdpipe.errors import DamageError
+
+ANYTHING = TypeAdapter[Any](Any)
 
 Stamp = tuple[str, int, int]
 """SHA-256, size in bytes, and time of change in nanoseconds of a file."""
@@ -36,16 +42,21 @@ def seal(content: Any) -> str:
     return f"{text} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
-def unseal(line: str) -> Any:
-    """Return the data of a line of :func:`seal`, or None where it is not what was written."""
+def unseal(line: str, shape: TypeAdapter[Any] = ANYTHING) -> Any:
+    """Return the data of a line of :func:`seal`, or None where it is not what was written or not of this ``shape``."""
     text, _, digest = line.strip().rpartition(" ")
-    return json.loads(text) if hashlib.sha256(text.encode()).hexdigest() == digest else None
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
+        return None
+    try:
+        return shape.validate_python(json.loads(text))
+    except (ValueError, RecursionError):  # sealed, but by no sdpipe
+        return None
 
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file; raises DamageError where it is lost or cannot be read."""
     try:
-        with path.open("rb") as stream:
+        with opened(path) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except FileNotFoundError:
         raise DamageError(path, "lost") from None
@@ -59,18 +70,28 @@ def stamp(file: Path) -> Stamp:
     return sha256(file), stat.st_size, stat.st_mtime_ns
 
 
+def _inside(name: str) -> str:
+    """Return the path of a file below a run directory; raises ValueError where it leads elsewhere."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{name} is not in the run directory")
+    return name
+
+
 @dataclass(frozen=True)
 class Receipt:
     """What a piece was made from, its files by their path in the run directory, and what else is worth noting."""
 
     made_from: str
-    files: dict[str, Stamp]
+    files: dict[Annotated[str, AfterValidator(_inside)], Stamp]
     facts: dict[str, Any]
 
     @property
     def hashes(self) -> dict[str, str]:
         """The SHA-256 of each file."""
         return {name: stamp[0] for name, stamp in self.files.items()}
+
+
+RECEIPT = TypeAdapter(Receipt)
 
 
 class Receipts:
@@ -99,16 +120,14 @@ class Receipts:
 
         Raises DamageError where it is not what was written.
         """
-        path = self.path(stage, piece)
-        try:
-            content = unseal(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError):
-            content = None
-        if content is None:
+        path, receipt = self.path(stage, piece), None
+        with suppress(OSError, UnicodeDecodeError):
+            if not path.exists():
+                return None
+            receipt = unseal(read(path).decode(), RECEIPT)
+        if receipt is None:
             raise DamageError(path, "damaged (a receipt that is not what was written)")
-        return Receipt(content["made_from"], {k: tuple(v) for k, v in content["files"].items()}, content["facts"])
+        return receipt
 
     def check(self, receipt: Receipt, thorough: bool = False) -> Iterator[DamageError]:
         """Yield each file that does not agree with its receipt."""
@@ -116,6 +135,9 @@ class Receipts:
             path = self.root / name
             try:
                 stat = path.stat()
+                if not S_ISREG(stat.st_mode):
+                    yield DamageError(path, "not a file")
+                    continue
                 if not thorough and (stat.st_size, stat.st_mtime_ns) == (size, changed):
                     continue
                 if stat.st_size != size or sha256(path) != digest:

@@ -25,6 +25,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
 from sdpipe.disk.files import partial, replace
+from sdpipe.disk.files import read as read_bytes
 from sdpipe.disk.receipts import Stamp, stamp
 from sdpipe.errors import DamageError, UserError, another_schema
 from sdpipe.version import SCHEMA, __version__
@@ -206,7 +207,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: missing")
     try:
-        found = json.loads(file.read_bytes())["attributes"]
+        found = json.loads(read_bytes(file))["attributes"]
         schema = found["schema"]
     except FileNotFoundError:
         raise DamageError(file, "lost") from None

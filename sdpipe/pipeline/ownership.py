@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sdpipe.config.load import load_config
+from sdpipe.config.load import Origin, load_config, read_config
 from sdpipe.config.schema import Config, plain, to_yaml
-from sdpipe.disk.files import STATE, write_text
+from sdpipe.disk.files import STATE, read, write_text
 from sdpipe.disk.layout import CLAIM, Layout
 from sdpipe.disk.receipts import Receipt, sha256
 from sdpipe.errors import DamageError, UserError, another_schema
@@ -21,6 +22,27 @@ FIXED_TRAINING = ("audience", "protocol", "inputs", "head", "epochs", "batch")
 """Keys of ``training`` that it keeps for life, too."""
 
 
+def own_config(layout: Layout, overrides: Iterable[str] = ()) -> tuple[Config, Origin]:
+    """Return the config in a run directory, and where its keys come from; raises UserError as ``read_config`` does.
+
+    Where ``config.yaml`` is not what was claimed, the last line says where that is, and what puts it back.
+    """
+    layout.refuse_without_config()
+    try:
+        return read_config(layout.root, overrides)
+    except UserError as error:
+        *others, last = error.faults
+        raise UserError(*others, last + _put_back(layout)) from None
+
+
+def _put_back(layout: Layout) -> str:
+    """Say what puts ``config.yaml`` back where it is not what was claimed; else nothing."""
+    receipt, copy = _claimed(layout), layout.config_copy
+    if receipt is None or _owner(layout, receipt) != copy or _read(copy) == _read(layout.config):
+        return ""
+    return f"; {layout.config} was changed; its copy is {copy}; to put that back, run: {layout.go_on}"
+
+
 def claim(layout: Layout, config: Config) -> None:
     """Make the run directory, or check that it was made from this config, and save the resolved config.
 
@@ -30,7 +52,7 @@ def claim(layout: Layout, config: Config) -> None:
     check_owner(layout, config)
     text = to_yaml(config)
     for file in (layout.config_copy, layout.config):
-        if not file.exists() or file.read_text(encoding="utf-8", errors="replace") != text:
+        if _read(file) != text:
             write_text(file, text)
     receipt = _claimed(layout)
     if receipt is None or receipt.hashes != {layout.relative(layout.config_copy): sha256(layout.config_copy)}:
@@ -39,7 +61,7 @@ def claim(layout: Layout, config: Config) -> None:
 
 def owns(layout: Layout, config: Config) -> bool:
     """Return whether the directory was made, or last continued, with exactly this config."""
-    return layout.config.exists() and _read(layout.config) == to_yaml(config)
+    return _read(layout.config) == to_yaml(config)
 
 
 def check_owner(layout: Layout, config: Config) -> None:
@@ -59,11 +81,16 @@ def check_owner(layout: Layout, config: Config) -> None:
         return
     if changed := _changed(plain(load_config(owner)), plain(config)):
         words = f"made from another config: {'; '.join(changed)}"
-        raise UserError(f"{layout.root}: {words}; give this one another name (name=OTHER), or --run DIR")
+        remedy = f"give this one another name (name=OTHER), or --run DIR{_put_back(layout)}"
+        raise UserError(f"{layout.root}: {words}; {remedy}")
 
 
 def _read(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace")
+    """Return the text of a file, none where it cannot be read."""
+    try:
+        return read(file).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _claimed(layout: Layout) -> Receipt | None:
@@ -78,7 +105,10 @@ def _owner(layout: Layout, receipt: Receipt | None) -> Path:
     copy = layout.config_copy
     if not copy.exists():
         return layout.config
-    whole = receipt is None or receipt.hashes.get(layout.relative(copy)) == sha256(copy)
+    try:
+        whole = receipt is None or receipt.hashes.get(layout.relative(copy)) == sha256(copy)
+    except DamageError:
+        whole = False
     return copy if whole else layout.config
 
 
@@ -97,7 +127,7 @@ def _check_schema(layout: Layout, receipt: Receipt | None) -> None:
 def _attributes(store: Path) -> dict[str, Any]:
     """Return the attributes of a store, none where they cannot be read."""
     try:
-        return dict(json.loads((store / "zarr.json").read_bytes())["attributes"])
+        return dict(json.loads(read(store / "zarr.json"))["attributes"])
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 

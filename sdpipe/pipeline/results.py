@@ -51,6 +51,10 @@ def pictures_of_run(config: Config, layout: Layout) -> dict[str, Markup]:
     return {path.stem: embedded(path.read_text(encoding="utf-8")) for path in drawn}
 
 
+def _number(value: object) -> str:
+    return f"{value:.5f}" if isinstance(value, float) else "-"
+
+
 def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[str, Path, str]]) -> None:
     """Write ``report.html``; ``data`` are the data files: what for, where, and the hash of what was read."""
     names = list(config.targets)
@@ -60,9 +64,9 @@ def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[
     networks = []
     for network in every_network(config):
         if receipt := layout.receipts.read("train", network.stem):
-            losses = [f"{receipt.facts[k]:.5f}" for k in ("val_loss", "linear_loss")]
-            (sha256,) = receipt.hashes.values()
-            networks.append([network.stem, receipt.made_from, sha256[:SHOWN], *losses])
+            losses = [_number(receipt.facts.get(k)) for k in ("val_loss", "linear_loss")]
+            hashes = ", ".join(sha256[:SHOWN] for sha256 in receipt.hashes.values())
+            networks.append([network.stem, receipt.made_from, hashes, *losses])
     page = report.render(
         report.ReportData(
             config=config,

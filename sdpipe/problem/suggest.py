@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sdpipe.config.load import overridden, validated
 from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS, shipped
-from sdpipe.config.rules import FEWEST_SLICES
+from sdpipe.config.rules import FEWEST_SLICES, highest_threshold
+from sdpipe.config.schema import plain
 from sdpipe.correlators import correlator, formats
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
@@ -102,16 +103,17 @@ class _Data:
         return self.given.get(section, {}).get(key)
 
     def _check_types(self) -> None:
-        """Raise UserError where a key that is given is none of a config, or has a value of the wrong type."""
+        """Take what is given as a config has it; raise UserError for a key or a type that a config does not have."""
         wide = {
             "lattice": {"period": 100_000, "times": [0, 0]},
             "energies": {"min": 0.0, "max": 1e4, "count": 2},
             "targets": {"file": {"kind": "correlator", "path": str(self.path), **self.section}},
         }
-        _, found = validated(_merged({**shipped(), **wide}, self.given))
+        config, found = validated(_merged({**shipped(), **wide}, self.given))
         if found:
             lines = [(".".join(map(str, keys)).removeprefix("targets.file."), words) for keys, words in found]
             raise UserError(*(f"command line: {key}: {words}" for key, words in lines))
+        self.given = _as_in(plain(config), self.given)
 
     def _conclude(self) -> tuple[str, ...]:
         """Take for a table of errors alone what it can only mean, and what cannot make errors too small; say why."""
@@ -191,6 +193,7 @@ class _Data:
         first, last = self._times(survey)
         seen = self.load(tuple(range(first, last + 1)))
         unit = self.given_key("spectra", "unit") or self._unit(survey)
+        self._check_unit(unit, last)
         sigma = self.given_key("smearing", "sigma") or self._sigma(survey, seen, unit)
         section = {"kind": "correlator", "path": str(self.source.path), **self.section}
         name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", self.source.dataset or self.path.stem).strip("-.") or "correlator"
@@ -254,6 +257,14 @@ class _Data:
         self.why.append(f"spectra.unit: {unit:g}, {words}")
         return unit
 
+    def _check_unit(self, unit: float, last: int) -> None:
+        """Raise UserError where the prior in this unit has no thresholds that C(t) is seen above, or below 1e-4."""
+        lowest, time = shipped()["spectra"]["E0"][0], self.kernel.spacing * last
+        low, high = 1e-4 / lowest, highest_threshold(time) / lowest
+        if not low <= unit <= high:
+            words = f"{unit:g} puts the lowest threshold of the shipped prior at {unit * lowest:.3g}"
+            raise UserError(f"{self.path}: spectra.unit: {words}; allowed here: {low:.3g} to {high:.3g}")
+
     def _sigma(self, survey: Survey, seen: Correlator, unit: float) -> list[float]:
         """Return the narrowest sigma of the shipped networks that the posterior resolves, and the next one."""
         trained = [float(f"{unit * s:.6g}") for s in shipped()["smearing"]["sigma"]]
@@ -301,6 +312,12 @@ def _symmetry(record: Record) -> int:
         if size and np.abs(forward - sign * backward).max() < SYMMETRIC * size:
             return sign
     return 0
+
+
+def _as_in(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is given with the values that a config has there: numbers where YAML sees text, as in 1e-3."""
+    both = {key: isinstance(value, dict) and isinstance(config.get(key), dict) for key, value in given.items()}
+    return {key: _as_in(config[key], value) if both[key] else config[key] for key, value in given.items()}
 
 
 def _merged(made: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from sdpipe.config.load import load_config
+from sdpipe.config.load import Origin, load_config
 from tests.config.faults import check_fault, faults_of, line_of
 
 Write = Callable[..., Path]
@@ -197,3 +198,21 @@ def test_hostile_keys_stay_on_one_line(write_config: Write) -> None:
     (fault,) = faults_of(path)
     assert fault.isprintable()
     assert "unknown key" in fault
+
+
+def test_thousands_of_faults_look_through_a_section_once(tiny_config: Path) -> None:
+    class Counted(list):
+        looked_through = 0
+
+        def __iter__(self):
+            Counted.looked_through += 1
+            return super().__iter__()
+
+    text = tiny_config.read_text() + "".join(f"key{i}: 1\n" for i in range(1000))
+    node = yaml.compose(text, yaml.SafeLoader)
+    node.value = Counted(node.value)
+    origin = Origin(tiny_config, node, [])
+    lines = origin.describe([((f"key{i}",), "unknown key") for i in range(1000)])
+    first = len(text.splitlines()) - 999
+    assert lines == [f"{tiny_config}:{first + i}: key{i}: unknown key" for i in range(1000)]
+    assert Counted.looked_through == 1

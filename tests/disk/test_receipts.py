@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -106,3 +107,36 @@ def test_a_forgotten_piece_is_not_done(run: Path) -> None:
     assert receipts.all() == [("predict", "o3")]
     receipts.forget("predict", "o3")
     assert receipts.all() == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "x",
+        [1, 2],
+        {"a": 1},
+        {"made_from": 1, "files": {}, "facts": {}},
+        {"made_from": "abc", "files": {"figure.png": ["a", 1]}, "facts": {}},
+        {"made_from": "abc", "files": ["figure.png"], "facts": {}},
+        {"made_from": "abc", "files": {"../thesis.tex": ["a", 1, 1]}, "facts": {}},
+        {"made_from": "abc", "files": {"/etc/passwd": ["a", 1, 1]}, "facts": {}},
+    ],
+)
+def test_a_sealed_receipt_of_another_shape_is_damaged(run: Path, content: object) -> None:
+    Receipts(run).path("train", "x").write_text(seal(content))
+    with pytest.raises(DamageError, match=r"x\.json: damaged"):
+        read(run)
+
+
+def test_a_sealed_line_that_nests_too_deeply_is_not_what_was_written() -> None:
+    text = "[" * 200_000 + "]" * 200_000
+    assert unseal(f"{text} {hashlib.sha256(text.encode()).hexdigest()}") is None
+
+
+@pytest.mark.parametrize("name", [".sdpipe/receipts/train/x.json", "figure.png"])
+def test_a_pipe_is_damage_and_does_not_hang(run: Path, name: str) -> None:
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    errors = list(Receipts(run).damage([("train", "x")]))
+    assert [error.file for error in errors] == [run / name]

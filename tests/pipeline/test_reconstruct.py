@@ -163,6 +163,9 @@ def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
         (["lattice.times=5"], "command line: lattice.times: input should be a valid tuple"),
         (["spectra.unit=0"], "command line: spectra.unit: input should be greater than or equal to 0.0001"),
         (["energies=5"], "command line: energies: input should be a valid dictionary"),
+        (["spectra.unit=1000"], "spectra.unit: 1000 puts the lowest threshold of the shipped prior at 200; allowed"),
+        (["spectra.unit=1e4"], "spectra.unit: 10000 puts the lowest threshold of the shipped prior at 2e+03; allowed"),
+        (["spectra.unit=1e-4"], "spectra.unit: 0.0001 puts the lowest threshold of the shipped prior at 2e-05"),
     ],
 )
 def test_what_is_out_of_range_is_refused_in_one_line(

@@ -285,6 +285,63 @@ def test_a_lost_config_is_named_with_its_copy_and_one_command_goes_on(
     assert (finished_copy / "config.yaml").read_bytes() == text
 
 
+@pytest.mark.parametrize("change", ["flipped bit", "unknown key", "another seed", "pipe"])
+def test_a_damaged_config_is_named_with_its_copy_and_one_command_puts_it_back(
+    cli: Cli, serial: SerialPool, finished_copy: Path, change: str
+) -> None:
+    config, copy = finished_copy / "config.yaml", finished_copy / ".sdpipe/config.yaml"
+    text = config.read_bytes()
+    changed = {
+        "flipped bit": bytes([*text[:40], text[40] ^ 0x80, *text[41:]]),
+        "unknown key": text.replace(b"seed:", b"sfed:"),
+        "another seed": text.replace(b"seed: 1", b"seed: 3"),
+    }
+    if change == "pipe":
+        config.unlink()
+        os.mkfifo(config)
+    else:
+        config.write_bytes(changed[change])
+    for command in ("run", "status"):
+        fault = cli(command, finished_copy).fault
+        assert fault.startswith(f"error: {finished_copy}")
+        assert fault.endswith(
+            f"; {config} was changed; its copy is {copy}; to put that back, "
+            f"run: sdpipe run {copy} --run {finished_copy}"
+        )
+    assert cli("run", copy, "--run", finished_copy).status == 0
+    assert serial.done == []
+    assert config.read_bytes() == text
+
+
+def test_a_fault_of_the_command_line_is_not_one_of_the_config_of_a_run(cli: Cli, finished_copy: Path) -> None:
+    assert "its copy" not in cli("run", finished_copy, "wrong=1").fault
+    config = finished_copy / "config.yaml"
+    config.write_text(config.read_text().replace("bootstrap: 50", "bootstrap: 51"))
+    assert cli("status", finished_copy).status == 0
+
+
+@pytest.mark.parametrize("name", [".sdpipe/driver.json", ".sdpipe/sessions.txt", "networks/x.pt", "logs/x"])
+def test_a_pipe_in_a_run_is_refused_and_does_not_hang(cli: Cli, finished_copy: Path, name: str) -> None:
+    place = finished_copy / name
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    for command in (("run",), ("status", "--verify")):
+        assert cli(command[0], finished_copy, *command[1:]).fault.startswith(f"error: {place}: not a file; remove it")
+
+
+def test_sealed_notes_of_another_shape_count_as_lost(cli: Cli, finished_copy: Path) -> None:
+    state = finished_copy / ".sdpipe"
+    with (state / "sessions.txt").open("a") as file:
+        file.write(f"\n{seal([1])}\n{seal({'stage': 1})}\n")
+    (state / "running").mkdir(exist_ok=True)
+    (state / "running" / "a.json").write_text(seal([{"task": 1}]))
+    (state / "running" / "b.json").write_text(seal({"task": 1}))
+    assert "in training" not in cli("status", finished_copy).out
+    assert cli("status", finished_copy, "--json").status == 0
+    assert "sessions.txt: damaged (2 lines are not what was written)" in cli("status", finished_copy, "--verify").err
+
+
 def test_python_reads_no_damage(finished_copy: Path) -> None:
     run = sdpipe.open_run(finished_copy)
     lost = run.predictions["o3"].correlator
