@@ -438,9 +438,9 @@ def predict(
     prediction.
 
     The result carries what ``predictions.zarr`` records of a target as attributes, ``scale``, ``distance``, ``chi2``,
-    ``dof``, ``back_check`` and ``flags`` among them, and after ``validate`` ``p_value``. A flag, such as noise unlike
-    that of the training (:mod:`sdpipe.infer.trust`), is also a warning. Where there are no more samples than times the
-    noise is not known: it is not compared, and the back-check takes that of the training.
+    ``dof``, ``goodness_of_fit`` and ``flags`` among them, and after ``validate`` ``p_value``. A flag, such as noise
+    unlike that of the training (:mod:`sdpipe.infer.trust`), is also a warning. Where there are no more samples than
+    times the noise is not known: it is not compared, and the goodness of fit takes that of the training.
 
     Raises
     ------
@@ -469,9 +469,9 @@ def judge(
 
     The arguments, and what they may be, are those of :func:`predict`. Returns ``central``, ``total``, ``calibrated``,
     ``band (sigma, E)``, ``error (source, sigma, E)``, ``covariance (sigma, E, E2)``, ``estimator_central``,
-    ``estimator_error``, ``estimator_calibrated (estimator, sigma, E)``, and as attributes ``p_value``, ``back_check``,
-    ``scale`` and ``flags`` among others. Without ``validate`` what is calibrated is not there, and the budget is the
-    published one. Raises UserError as :func:`predict` does.
+    ``estimator_error``, ``estimator_calibrated (estimator, sigma, E)``, and as attributes ``p_value``,
+    ``goodness_of_fit``, ``scale`` and ``flags`` among others. Without ``validate`` what is calibrated is not there, and
+    the budget is the published one. Raises UserError as :func:`predict` does.
 
     >>> run = sdpipe.open_run("runs/quickstart")
     >>> budget = sdpipe.judge(run, run.predictions["o3"].correlator)

@@ -319,8 +319,8 @@ class Config(Section):
     def priors(self) -> dict[str, str]:
         """The first validation families, by what they calibrate: the prior of the central ensemble for each sizing.
 
-        ``given`` calibrates what is sized as given, where there is such a target or family; ``auto``, the same spectra,
-        what is sized by ``scale: auto``.
+        ``given`` calibrates what is kept as large as given, where there is such a target or family; ``auto``, the same
+        spectra, what is normalised by ``scale: auto``.
         """
         name = (
             "mixture"

@@ -157,7 +157,7 @@ def describe(facts: dict[str, Any]) -> str:
         words += f" ({facts['dropped']} left over)" if facts["dropped"] else ""
         words += f", tau_int {facts['tau_int']:.2f} +- {facts['tau_int_error']:.2f}"
         words += "" if size else ", errors by the Gamma method"
-    weak = "" if treatment == "full" else ", which hides from chi2 and the back-check what the full one would show"
+    weak = "" if treatment == "full" else ", which hides from chi2 and the goodness of fit what the full one would show"
     return f"{words}; covariance {treatment}{weak}"
 
 

@@ -273,7 +273,7 @@ class Posterior:
 
     def _noise_scale(self, C: Array) -> Array:
         """Return s = |C(t_ref) / C_latt(t_ref)| (...), or the least that the size of C (..., t) allows."""
-        size = self.priors.size(C) if self.priors.sized else 1.0
+        size = self.priors.size(C) if self.priors.normalised else 1.0
         return np.maximum(np.abs(self.noise.scale(C)), LEAST_NOISE * size / self.priors.size(self.noise.mean))
 
     def _weighted(self, C: Array) -> _Weighted:
@@ -283,7 +283,7 @@ class Posterior:
         if self.priors.scaled:
             own = self._own_size(np.linalg.norm(self.singular, axis=1))
             a2 = (SCALED_AMPLITUDES[:, None] * own[:, None, None]) ** 2
-        elif self.priors.sized:
+        elif self.priors.normalised:
             a2 = (AMPLITUDES[:, None] * self.priors.size(self.noise.mean))[None] ** 2
         else:
             a2 = (1 / s[None, None]) ** 2
@@ -338,7 +338,7 @@ class Posterior:
     def _features(self, at: _Weighted, size: Array, mean: Array, sd: Array, kinds: Array) -> Array:
         """Return the features (n, feature) from the size (n,), and mean and standard deviation of the modes."""
         m, v, component, priors = mean / size[:, None], sd / size[:, None], at.w.sum(axis=1).T, self.priors
-        alphas = SCALED_AMPLITUDES if priors.scaled else AMPLITUDES if priors.sized else [1.0]
+        alphas = SCALED_AMPLITUDES if priors.scaled else AMPLITUDES if priors.normalised else [1.0]
         if priors.scaled:
             unit, spread = _mean_and_sd(component, np.log(priors.observables.kernel.spacing * priors.unit))
             E0, width = _mean_and_sd(component, np.log(priors.observables.kernel.spacing * priors.unit * priors.E0))

@@ -79,7 +79,7 @@ class PriorMoments:
         Kernel, times, sigma and energies.
     modes
         How many modes there are.
-    sized
+    normalised
         Whether alpha is integrated over in units of the correlator's own size, or is 1.
     scaled
         Whether the unit is integrated over; alpha is then in units of what each component needs for that size.
@@ -100,7 +100,7 @@ class PriorMoments:
 
     observables: Observables
     modes: int
-    sized: bool
+    normalised: bool
     scaled: bool
     kind: NDArray[np.intp]
     unit: Array

@@ -27,22 +27,22 @@ BAND = 3.0
 def rules_of(validation: xr.Dataset) -> list[int]:
     """Return which ``scale_rule`` sizes the draws of each validation family, by its index.
 
-    A correlator is sized, before the networks see it, by a factor that is ``given`` or by that of largest evidence,
-    ``auto``. Errors that hold for one need not hold for the other: the first families are the prior, one for each rule
-    that the run calibrates; the others are sized by the first.
+    A correlator is normalised, before the networks see it, by a factor that is ``given`` or by that of largest
+    evidence, ``auto``. Errors that hold for one need not hold for the other: the first families are the prior, one for
+    each rule that the run calibrates; the others are normalised by the first.
     """
     calibrated = validation.sizes["scale_rule"]
     return [i if i < calibrated else 0 for i in range(validation.sizes["family"])]
 
 
 def calibrating(validation: xr.Dataset, rule: str) -> xr.Dataset:
-    """Return the draws (sample) of ``validation.zarr`` that calibrate what is sized by this ``scale_rule``.
+    """Return the draws (sample) of ``validation.zarr`` that calibrate what is normalised by this ``scale_rule``.
 
     Raises UserError where the run calibrates no such thing.
     """
     there = validation.scale_rule.values.tolist()
     if rule not in there:
-        words = f"this run calibrates what is sized by: {', '.join(there)}"
+        words = f"this run calibrates what is normalised by: {', '.join(there)}"
         raise UserError(f"scale: {words}; set validation.families to test others, or leave scale at auto")
     prior = validation.isel(family=there.index(rule))
     return prior.isel(sample=~prior.tested.values)

@@ -54,7 +54,7 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
     >>> point = {"sigma": [0.4], "E": [1.0]}
     >>> one, m = xr.DataArray([[1.0]], dims=("sigma", "E"), coords=point), {"estimator": ["hlt"]}
     >>> budget = xr.Dataset({"central": one, "total": 0.1 * one, "estimator_central": (1.4 * one).expand_dims(m),
-    ...                      "estimator_error": (0.1 * one).expand_dims(m)}, attrs={"back_check": 1.0})
+    ...                      "estimator_error": (0.1 * one).expand_dims(m)}, attrs={"goodness_of_fit": 1.0})
     >>> compared = compare(budget)
     >>> round(compared.pull.sel(estimate="hlt", other="networks").item(), 2), compared.apart.values.tolist()
     (2.83, [0.0, 1.0])
@@ -117,7 +117,7 @@ def _outside(compared: xr.Dataset) -> xr.DataArray:
 def _trusted(compared: xr.Dataset, budget: xr.Dataset) -> tuple[str, Reason]:
     """Return which estimate to trust, and why: the first of these questions that decides it."""
     names = [str(name) for name in compared.estimate.values]
-    if budget.attrs["back_check"] < IMPOSSIBLE:
+    if budget.attrs["goodness_of_fit"] < IMPOSSIBLE:
         return "none", "no_density"
     if "lower" in compared and "outside" not in compared:
         return names[0], "not_certified"

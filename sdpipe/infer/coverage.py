@@ -45,8 +45,8 @@ def predict_draws(
 
     They keep their size or, as ``scale: auto`` does, are ``normalise``d to the most likely one. Returns central
     (sample, sigma, E), error (sample, source, sigma, E), estimator_central, estimator_error (sample, estimator, sigma,
-    E), scale, noise_scale, distance, spread, back_check (sample,), and ``beyond`` (sample, sigma, E), the error of the
-    source that is not the audience's, where it does not come from residuals.
+    E), scale, noise_scale, distance, spread, goodness_of_fit (sample,), and ``beyond`` (sample, sigma, E), the error of
+    the source that is not the audience's, where it does not come from residuals.
     """
     data = predictor.noise.draw(clean, 1, generator)[:, 0]
     scale = np.array([predictor.amplitude(C) for C in data]) if normalise else np.ones(len(data))
@@ -59,7 +59,7 @@ def predict_draws(
     checks = predictor.checks(data)
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} | {
         "scale": scale,
-        **{name: checks[name] for name in ("noise_scale", "distance", "back_check")},
+        **{name: checks[name] for name in ("noise_scale", "distance", "goodness_of_fit")},
     }
 
 
@@ -330,7 +330,7 @@ class _Test:
             for i, r in enumerate(self.rule)
         ]
         p_value = xr.concat(p_values, dim="family")
-        flagged = (p_value < SUSPICIOUS) | (self.draws.back_check < IMPOSSIBLE)
+        flagged = (p_value < SUSPICIOUS) | (self.draws.goodness_of_fit < IMPOSSIBLE)
         inside = self.inside["calibrated"]
         shares = [_share(inside, self.tested & (flagged == yes)) for yes in (False, True)]
         words = "share of energies and draws within the calibrated error, of those not flagged and flagged"

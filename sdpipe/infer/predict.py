@@ -250,17 +250,17 @@ class Predictor:
         """Return how typical correlators C (n, t) are, as the networks see them; every value is (n,).
 
         ``noise_scale`` s = C(t_ref) / C_latt(t_ref), ``distance`` d^2 from the prior, and the goodness of fit of the
-        kernel: ``chi2``, ``dof``, ``back_check``, its p-value. That is of the data with their own ``noise``, estimated
-        from ``count`` configurations; without it, with that of the training.
+        kernel: ``chi2``, ``dof``, ``goodness_of_fit``, its p-value. That is of the data with their own ``noise``,
+        estimated from ``count`` configurations; without it, with that of the training.
         """
         kernel, low = self.audience.observables.kernel, self.audience.threshold
-        chi2, dof = trust.back_check(kernel, noise or self.noise, low, C)
+        chi2, dof = trust.goodness_of_fit(kernel, noise or self.noise, low, C)
         return {
             "noise_scale": self.noise.scale(C),
             "distance": self.prior.distance(C),
             "chi2": chi2,
             "dof": dof,
-            "back_check": trust.chi2_p_value(chi2, dof, count),
+            "goodness_of_fit": trust.chi2_p_value(chi2, dof, count),
         }
 
     def bounds(self, C: Array) -> dict[str, Bounded]:
@@ -314,10 +314,10 @@ def reconstruct(
 
     Returns what :meth:`Predictor.predict` and :meth:`Predictor.covariances` do, ``correlator (boot, t)``, ``implied
     (t)`` of the posterior mean, whose attribute ``chi2`` says how far it is from the mean of the samples, and as
-    attributes ``scale``, ``scale_rule``, ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``back_check``, ``source``,
-    ``flags``; with bounds ``lower`` and ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; and
-    the diagnostics of every estimator. Raises UserError as these do, and where C at t_ref, or what the networks would
-    see of it, is too small or too large to compute with.
+    attributes ``scale``, ``scale_rule``, ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``goodness_of_fit``,
+    ``source``, ``flags``; with bounds ``lower`` and ``upper (sigma, E)``, NaN where they are not certified, and
+    ``chi2_min``; and the diagnostics of every estimator. Raises UserError as these do, and where C at t_ref, or what
+    the networks would see of it, is too small or too large to compute with.
     """
     data = data or Data(samples.mean(axis=0))
     check_size(data.mean, predictor.noise.times, "samples")

@@ -31,20 +31,20 @@ AMPLITUDES = 401
 """Amplitudes tried, evenly spaced in their logarithm: steps of about 1 %, far below what the data tell."""
 
 AMPLITUDE = 10.0
-"""Largest sqrt(int d omega rho^2), in sqrt(GeV), that the back-check allows a correlator of the size that a rho of
+"""Largest sqrt(int d omega rho^2), in sqrt(GeV), that the goodness of fit allows a correlator of the size that a rho of
 order 1 makes, as those of the prior are; that of a larger correlator may be larger by as much."""
 
 SUSPICIOUS = 0.01
 """p-value below which a correlator counts as out of the training distribution."""
 
 IMPOSSIBLE = 1e-3
-"""p-value of the back-check below which no spectral density explains the data."""
+"""p-value of the goodness of fit below which no spectral density explains the data."""
 
 FACTOR = 2.0
 """Ratio of variances, either way, from which on the noise of a correlator is flagged."""
 
 LARGEST = 2**23
-"""Numbers in an array of the back-check: bounds the memory."""
+"""Numbers in an array of the goodness of fit: bounds the memory."""
 
 LISTENED = 0.99
 """Part of the noise variance of the linear prediction that the directions which matter carry."""
@@ -144,7 +144,7 @@ class Reference:
 
     @classmethod
     def from_validation(cls, validation: xr.Dataset, rule: str) -> Reference:
-        """Return the draws of ``validation.zarr`` that calibrate what was sized by this ``scale_rule``."""
+        """Return the draws of ``validation.zarr`` that calibrate what was normalised by this ``scale_rule``."""
         prior = calibrating(validation, rule)
         return cls(*(prior[k].values.astype(float) for k in ("noise_scale", "distance", "spread")))
 
@@ -160,7 +160,7 @@ class Reference:
         return min(1.0, float(2 * ((1 + farther) / (1 + near.size))))
 
 
-def back_check(kernel: Kernel, noise: Noise, low: float, correlators: Array) -> tuple[Array, Array]:
+def goodness_of_fit(kernel: Kernel, noise: Noise, low: float, correlators: Array) -> tuple[Array, Array]:
     """Return chi^2 (n,) between C (n, t) and the nearest that a spectral density makes, and its degrees of freedom.
 
     sigma_k and u_k are singular values and left vectors of L^-1 b_T(t, omega), L L^T = Cov_latt + (floor C/s)^2 with
@@ -176,7 +176,7 @@ def back_check(kernel: Kernel, noise: Noise, low: float, correlators: Array) -> 
 
     >>> decay = np.array([1.0, 0.5, 0.25, 0.125])
     >>> noise = Noise((1, 2, 3, 4), decay, 1e-4 * np.eye(4), "example")
-    >>> back_check(Kernel("exponential", 8), noise, 0.2, np.stack([decay, decay * [1, -1, 1, -1]]))[1].tolist()
+    >>> goodness_of_fit(Kernel("exponential", 8), noise, 0.2, np.stack([decay, decay * [1, -1, 1, -1]]))[1].tolist()
     [0, 2]
     """
     omega = np.geomspace(low, 40 / kernel.spacing, 2000)
@@ -259,8 +259,8 @@ def unlike(response: Array, training: Noise, mean: Array, covariance: Array) -> 
 
 
 def impossible(checks: Mapping[str, Any], kernel: Kernel) -> list[Flag]:
-    """Return a flag where no spectral density explains the data; ``checks`` are chi2, dof and back_check."""
-    if checks["back_check"] >= IMPOSSIBLE:
+    """Return a flag where no spectral density explains the data; ``checks`` are chi2, dof and goodness_of_fit."""
+    if checks["goodness_of_fit"] >= IMPOSSIBLE:
         return []
     fit = {"chi2": checks["chi2"], "dof": checks["dof"]}
     return [Flag("no_density", {**fit, "kernel": kernel.name, "period": kernel.period})]
@@ -358,7 +358,7 @@ def assess(
     p_value, flags = judge(predictions, validation)
     resolution = None if validation is None else unresolved(predictions, validation)
     budget = budget_of(predictions, central, references, resolution)
-    budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "back_check")}
+    budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "goodness_of_fit")}
     if "lower" in predictions:
         budget = budget.assign(predictions[["lower", "upper"]]).assign_attrs(chi2_min=predictions.attrs["chi2_min"])
     if validation is not None:
@@ -369,7 +369,7 @@ def assess(
 
 
 def _calibrated(budget: xr.Dataset, validation: xr.Dataset, rule: str, level: float) -> dict[str, xr.DataArray]:
-    """Return every error times the factor that makes it cover ``level`` of the draws sized by this ``scale_rule``."""
+    """Return every error times the factor that makes it cover ``level`` of draws normalised by this ``scale_rule``."""
     q = validation.sel(level=level, scale_rule=rule, drop=True)
     scaled = {
         "calibrated": (budget.total, q.factor, f"total error scaled to coverage {level:g}"),

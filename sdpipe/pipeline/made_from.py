@@ -12,7 +12,7 @@ from sdpipe.problem.inputs import Inputs
 from sdpipe.version import SCHEMA
 
 VERSION = 3
-"""Of how correlators are sized, predicted and judged: with another one predictions and validation are made anew."""
+"""Of how correlators are normalised, predicted and judged: another one makes predictions and validation anew."""
 
 
 class MadeFrom:

@@ -484,7 +484,7 @@ def validation_template(config: Config) -> store.Template:
         "noise_scale": per_sample("noise scale C(t_ref) / C_latt(t_ref) of the correlator that they see"),
         "distance": per_sample("squared Mahalanobis distance of C(t) from the prior"),
         "spread": per_sample("standard deviation over networks, mean over sigma and E"),
-        "back_check": per_sample("p-value of the nearest correlator in the span of the kernel"),
+        "goodness_of_fit": per_sample("p-value of the nearest correlator in the span of the kernel"),
     }
     if config.estimators:
         coords["estimator"] = np.array(config.estimators, object)

@@ -87,7 +87,7 @@ TERMS = (
     ("MAE", "mean absolute difference from the truth"),
     ("± calibrated, ...", "mean half width of each error at the quoted level"),
     ("p_value", f"could the correlator be a draw of the prior with its noise? Flagged below {SUSPICIOUS:.0%}"),
-    ("back_check", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
+    ("goodness_of_fit", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
     ("flagged %", "share of draws that one of these two flags"),
     ("scale", "factor on the correlator before the networks see it; predictions and errors are divided by it"),
     ("arcS, arcM, arcL", "networks of 16 and 32, 32 and 64, 64 and 128 feature maps: arXiv:2307.00808, Tab. 1"),
@@ -235,7 +235,7 @@ def _unable(data: ReportData) -> list[str]:
     said = few
     said += [] if validated else ["Nothing tells whether a target is out of distribution: there is no validation."]
     weak = [f"{name} ({_treatment(p)})" for name, p in data.predictions.items() if _treatment(p) != "full"]
-    said += [f"Covariances that weaken the back-check: {', '.join(weak)}."] if weak else []
+    said += [f"Covariances that weaken the goodness of fit: {', '.join(weak)}."] if weak else []
     return said
 
 
@@ -251,10 +251,10 @@ def _target_facts(data: ReportData, name: str) -> Markup:
         rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.3g}")]
     beyond = f"χ²/dof = {a['chi2']:.1f}/{a['dof']}" if a["dof"] else "all of the data within reach of the kernel"
     treatment = _treatment(data.predictions[name])
-    p_value = f"{a['back_check']:.3g}; "
+    p_value = f"{a['goodness_of_fit']:.3g}; "
     if treatment != "full":
         p_value = f"no p-value, since covariance {treatment} hides what the full one would show; "
-    return parts.facts([*rows, ("back_check", p_value + beyond)])
+    return parts.facts([*rows, ("goodness_of_fit", p_value + beyond)])
 
 
 def _pictures(data: ReportData, names: Iterable[str]) -> list[Markup]:

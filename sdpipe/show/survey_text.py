@@ -22,7 +22,7 @@ SHOWN = 24
 
 
 def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] = ()) -> str:
-    """Return statistics, errors, effective mass and correlations of a correlator, and the back-check at ``used`` times.
+    """Return statistics, errors, effective mass and correlations of a correlator; goodness of fit at ``used`` times.
 
     ``threshold`` is the lowest energy in GeV at which its spectral density may begin; ``why`` are lines on what follows
     from the data.
@@ -40,7 +40,7 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
         }
     )
     noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
-    (chi2,), (dof,) = trust.back_check(survey.kernel, noise, threshold, used.mean[None])
+    (chi2,), (dof,) = trust.goodness_of_fit(survey.kernel, noise, threshold, used.mean[None])
     p_value = trust.chi2_p_value(chi2, dof, used.estimated_from)
     lines = [
         f"{whole.where}: {describe(whole.facts)}",
@@ -52,7 +52,7 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
         *([f"shown: {len(rows)} of {len(whole.times)} times"] if len(rows) < len(whole.times) else []),
         "",
         f"eigenvalues of the correlation matrix: {survey.eigenvalues[0]:.2g} to {survey.eigenvalues[-1]:.3g}",
-        f"back-check at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {chi2:.1f}/{dof} to the nearest correlator "
+        f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {chi2:.1f}/{dof} to the nearest C(t) "
         f"that a spectral density above {threshold:.3g} makes, p = {float(p_value):.2g}"
         + ("" if p_value >= trust.IMPOSSIBLE else ": no spectral density explains these data with this kernel"),
         *(f"doubtful: {flag}" for flag in used.flags),

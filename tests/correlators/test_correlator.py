@@ -225,10 +225,10 @@ def test_configurations_behind_a_file_are_counted_where_they_are_said(tmp_path: 
             read(path, **keys, **asked)
 
 
-def test_a_covariance_that_hides_from_the_back_check_says_so(npy: Callable) -> None:
+def test_a_covariance_that_hides_from_the_goodness_of_fit_says_so(npy: Callable) -> None:
     for treatment, weak in (("full", False), ("shrink", True), ("diagonal", True)):
         said = describe(read(npy(X), covariance=treatment).attrs)
-        assert ("hides from chi2 and the back-check" in said) == weak
+        assert ("hides from chi2 and the goodness of fit" in said) == weak
 
 
 def test_samples_of_a_mean_with_covariance_are_drawn_around_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def budget(shifts: dict[str, float], errors: dict[str, float], **attrs: float) -
     parts = {"central": flat, "total": 0.05 * flat, "calibrated": 0.1 * flat}
     parts["estimator_central"] = xr.concat(moved, dim=methods)
     parts["estimator_error"] = parts["estimator_calibrated"] = xr.concat(own, dim=methods)
-    return xr.Dataset(parts).assign_attrs({"back_check": 1.0, "level": 0.683} | attrs)
+    return xr.Dataset(parts).assign_attrs({"goodness_of_fit": 1.0, "level": 0.683} | attrs)
 
 
 def bounded(budget: xr.Dataset, lower: float, upper: float) -> xr.Dataset:
@@ -88,8 +88,8 @@ def test_what_the_bounds_exclude_is_not_trusted() -> None:
     ("attrs", "trusted", "reason"),
     [
         ({"p_value": 0.001}, "hlt", "off_prior"),
-        ({"back_check": 1e-5}, "none", "no_density"),
-        ({"back_check": 1e-5, "p_value": 0.001}, "none", "no_density"),
+        ({"goodness_of_fit": 1e-5}, "none", "no_density"),
+        ({"goodness_of_fit": 1e-5, "p_value": 0.001}, "none", "no_density"),
     ],
 )
 def test_data_that_no_prior_or_no_density_makes_are_told(attrs, trusted, reason) -> None:

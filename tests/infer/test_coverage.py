@@ -21,7 +21,7 @@ COUNT = 2000
 def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -> xr.Dataset:
     """Draws that scatter by 0.01; quoted errors are ``honest`` times it.
 
-    Those sized by evidence scatter ``auto`` times more, those off the prior ``off`` times.
+    Those normalised by the marginal likelihood scatter ``auto`` times more, those off the prior ``off`` times.
     """
     rng = np.random.default_rng(seed)
     shape = (3, COUNT, 1, 3)
@@ -41,7 +41,7 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
             "noise_scale": (dims[:2], rng.uniform(0.5, 2, shape[:2])),
             "distance": (dims[:2], rng.chisquare(8, shape[:2])),
             "spread": (dims[:2], rng.chisquare(8, shape[:2])),
-            "back_check": (dims[:2], rng.uniform(0, 1, shape[:2])),
+            "goodness_of_fit": (dims[:2], rng.uniform(0, 1, shape[:2])),
         },
         coords={
             "family": np.array(["chebyshev", "chebyshev-auto", "other"], object),

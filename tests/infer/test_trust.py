@@ -110,28 +110,28 @@ def test_o3_is_typical(prior: PriorOfData, reference: Reference, noise: Noise) -
     assert flag_rate(prior, reference, data) <= 0.02
 
 
-def back_check(noise: Noise, C: np.ndarray, kernel: Kernel = KERNEL) -> np.ndarray:
-    return chi2_p_value(*trust.back_check(kernel, noise, 0.2, np.atleast_2d(C)))
+def goodness_of_fit(noise: Noise, C: np.ndarray, kernel: Kernel = KERNEL) -> np.ndarray:
+    return chi2_p_value(*trust.goodness_of_fit(kernel, noise, 0.2, np.atleast_2d(C)))
 
 
 @pytest.mark.parametrize("period", [24, 28])
 def test_a_wrong_period_is_seen(noise: Noise, period: int) -> None:
     wrong = correlator_of(o3(0.5), grid(period))
     right = noise.draw(correlator_of(o3(0.5), grid()), 1, np.random.default_rng(1))
-    assert back_check(noise, wrong)[0] < IMPOSSIBLE < back_check(noise, right)[0]
+    assert goodness_of_fit(noise, wrong)[0] < IMPOSSIBLE < goodness_of_fit(noise, right)[0]
 
 
-def test_the_back_check_raises_few_false_alarms(noise: Noise) -> None:
-    chi2, dof = trust.back_check(KERNEL, noise, 0.2, drawn(noise, grid(), 2000, "back-check"))
+def test_the_goodness_of_fit_raises_few_false_alarms(noise: Noise) -> None:
+    chi2, dof = trust.goodness_of_fit(KERNEL, noise, 0.2, drawn(noise, grid(), 2000, "goodness of fit"))
     p = chi2_p_value(chi2, dof)
     assert np.mean(dof > 0) > 0.95
     assert np.mean(p < 0.01) <= 0.02
     assert np.mean(p[dof > 0] < 0.5) == pytest.approx(0.5, abs=0.06)
 
 
-def test_an_oscillating_partner_is_seen_by_the_back_check(noise: Noise) -> None:
+def test_an_oscillating_partner_is_seen_by_the_goodness_of_fit(noise: Noise) -> None:
     oscillating = correlator_of(o3(0.8), grid()) * (1 + 0.05 * (-1.0) ** np.array(TIMES))
-    assert back_check(noise, oscillating)[0] < 1e-6
+    assert goodness_of_fit(noise, oscillating)[0] < 1e-6
 
 
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name} is not there")
@@ -153,7 +153,7 @@ def test_real_data_etas_is_not_flagged_and_ds_is() -> None:
         C = scale * C
         p = reference.p_value(float(noise.scale(C)), float(prior.distance(C[None])[0]), 0.5)
         own = Noise(times, C, scale**2 * values.covariance.values, name)
-        checks = [back_check(n, C, kernel)[0] < IMPOSSIBLE for n in (noise, own)]
+        checks = [goodness_of_fit(n, C, kernel)[0] < IMPOSSIBLE for n in (noise, own)]
         found[name] = p < 0.01, *map(bool, checks)
     assert found == {"etas": (False, False, False), "Ds": (True, True, True)}
 
@@ -179,19 +179,19 @@ def test_p_values_are_uniform_for_exchangeable_values() -> None:
     assert np.mean(np.array(p) < 0.5) == pytest.approx(0.5, abs=0.03)
 
 
-def test_with_a_covariance_from_few_configurations_the_back_check_still_holds(noise: Noise) -> None:
+def test_with_a_covariance_from_few_configurations_the_goodness_of_fit_still_holds(noise: Noise) -> None:
     clean = correlator_of(o3(0.5), grid())
     rng, p = np.random.default_rng(11), []
     for _ in range(200):
         configurations = noise.draw(clean, 40, rng)
         own = Noise(noise.times, configurations.mean(axis=0), np.cov(configurations, rowvar=False) / 40, "own")
-        p.append(chi2_p_value(*trust.back_check(KERNEL, own, 0.2, own.mean[None]), 40)[0])
+        p.append(chi2_p_value(*trust.goodness_of_fit(KERNEL, own, 0.2, own.mean[None]), 40)[0])
     assert np.mean(np.array(p) < IMPOSSIBLE) <= 0.01
     assert np.mean(np.array(p) < 0.5) == pytest.approx(0.5, abs=0.12)
 
 
 def judged(distance: float, spread: float, count: int = 800, rule: str = "given") -> tuple[float, list[str]]:
-    """Judge a target against draws with distances and spreads around 1; those sized by evidence are 5 times as far."""
+    """Judge a target against draws with distances and spreads around 1; those with scale auto are 5 times as far."""
     rng = np.random.default_rng(5)
     around_one = rng.uniform(0.5, 1.5, (2, 2, 2 * count))
     dims = ("family", "sample")
@@ -462,14 +462,14 @@ def test_samples_that_are_complex_or_of_another_length_are_refused(finished: Fin
         sdpipe.predict(finished.root, np.ones((2, 7)))
 
 
-def test_a_floor_tells_the_back_check_what_late_times_are_worth() -> None:
+def test_a_floor_tells_the_goodness_of_fit_what_late_times_are_worth() -> None:
     """A light state in noise that a heavy one set: at late times its errors are below what numbers can hold."""
     at = grid()
     C = np.stack([at.split(peaks((1.0,), (m,)).integrals(at))[0] for m in (0.3, 0.5, 0.9)])
     mean = at.split(peaks((1.0,), (1.2,)).integrals(at))[0]
     noise = replace(synthetic(at.times, mean, 1e-3, 0.0, 4.0), floor=1e-6)
     data = noise.draw(C, 100, np.random.default_rng(1)).reshape(-1, 16)
-    p_value = chi2_p_value(*trust.back_check(KERNEL, noise, 0.2, data))
+    p_value = chi2_p_value(*trust.goodness_of_fit(KERNEL, noise, 0.2, data))
     assert np.mean(p_value < 0.05) < 0.08
-    blind = chi2_p_value(*trust.back_check(KERNEL, replace(noise, floor=0.0), 0.2, data))
+    blind = chi2_p_value(*trust.goodness_of_fit(KERNEL, replace(noise, floor=0.0), 0.2, data))
     assert np.mean(blind < 0.05) > 0.3

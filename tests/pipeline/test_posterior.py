@@ -94,7 +94,7 @@ def test_networks_give_an_error_of_their_own(with_head: Run) -> None:
 def test_judging_the_data_of_a_target_gives_its_budget(run: Run, target: str) -> None:
     budget = sdpipe.judge(run, run.predictions[target].correlator, scale=1.0)
     stored = run.budget[target].load()
-    # the bootstrap is around the same mean; a mock target is sized as given
+    # the bootstrap is around the same mean; a mock target is kept as large as given
     assert set(budget.attrs) - {"level"} <= set(stored.attrs) | {"p_value"}
     for name in ("central", "total", "error", "estimator_central", "estimator_error"):
         np.testing.assert_allclose(budget[name], stored[name], rtol=1e-4, atol=1e-9, err_msg=name)

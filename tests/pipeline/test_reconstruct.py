@@ -67,7 +67,7 @@ def test_only_the_way_of_sizing_that_is_used_is_calibrated(run) -> None:
     samples = run.predictions["mine"].correlator
     again = sdpipe.judge(run, samples)
     np.testing.assert_allclose(again.calibrated, run.budget["mine"].calibrated, rtol=0.05)
-    with pytest.raises(sdpipe.errors.UserError, match="this run calibrates what is sized by: auto"):
+    with pytest.raises(sdpipe.errors.UserError, match="this run calibrates what is normalised by: auto"):
         sdpipe.judge(run, samples, scale=2.0)
 
 
@@ -110,7 +110,7 @@ def test_check_writes_nothing_and_says_the_same(cli: Cli, tmp_path: Path, monkey
     outcome = cli("check", file)
     assert outcome.status == 0, outcome.err
     assert list(tmp_path.iterdir()) == [file]
-    for said in ("200 configurations", "tau_int", "m_eff", "signal/noise", "back-check", "smearing.sigma:"):
+    for said in ("200 configurations", "tau_int", "m_eff", "signal/noise", "goodness of fit", "smearing.sigma:"):
         assert said in outcome.out
     keys = yaml.safe_load(outcome.out.split("\n\n")[-1])
     assert keys["lattice"]["times"] == [1, 12]

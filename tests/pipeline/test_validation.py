@@ -204,7 +204,7 @@ def test_real_data_are_calibrated_and_judged_by_draws_that_were_sized_as_they_ar
     data = sdpipe.read_correlator(tmp_path / "mine.txt", error="mean", covariance="diagonal", period=16, times=(1, 8))
     with pytest.warns(UserWarning, match="the variance of its noise"):
         rho = sdpipe.predict(run, data)
-    for name in ("scale", "noise_scale", "distance", "chi2", "back_check"):
+    for name in ("scale", "noise_scale", "distance", "chi2", "goodness_of_fit"):
         assert rho.attrs[name] == pytest.approx(stored.attrs[name], rel=1e-6)
     assert rho.attrs["p_value"] == pytest.approx(budget.attrs["p_value"], abs=0.15)  # of 15 draws
 
@@ -215,7 +215,7 @@ def test_a_correlator_from_python_is_judged_as_a_target_is(finished: Finished) -
     oscillating = good * (1 + 0.05 * (-1.0) ** good.t)
     with pytest.warns(UserWarning, match="no spectral density explains the data"):
         rho = sdpipe.predict(run, oscillating)
-    assert rho.attrs["back_check"] < 1e-3
+    assert rho.attrs["goodness_of_fit"] < 1e-3
     assert [flag for flag in rho.attrs["flags"] if flag.startswith("no spectral density")]
 
 

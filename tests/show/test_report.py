@@ -151,7 +151,7 @@ def test_every_picture_has_words_in_its_place(page: Page, run: Run) -> None:
 def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
     p_value = run.budget["o3"].attrs["p_value"]
     assert f"scale 1 Level of calibrated 68.3% p_value {p_value:.3g}" in page.text
-    assert page.text.count("back_check") == len(run.config.targets) + 1
+    assert page.text.count("goodness_of_fit") == len(run.config.targets) + 1
     assert "None" not in page.text
     assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in page.text
     assert (
@@ -254,13 +254,13 @@ def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(
 
 
 @pytest.mark.parametrize("treatment", ["shrink", "diagonal"])
-def test_a_covariance_that_weakens_the_back_check_has_no_p_value(data: ReportData, treatment: str) -> None:
+def test_a_covariance_that_weakens_the_goodness_of_fit_has_no_p_value(data: ReportData, treatment: str) -> None:
     o3 = data.predictions["o3"]
-    assert f"back_check {data.budgets['o3'].attrs['back_check']:.3g}; " in Page(render(data)).text
+    assert f"goodness_of_fit {data.budgets['o3'].attrs['goodness_of_fit']:.3g}; " in Page(render(data)).text
     weak = o3.assign(correlator=o3.correlator.assign_attrs(covariance=treatment))
     text = Page(render(replace(data, predictions={"o3": weak}))).text
-    assert f"back_check no p-value, since covariance {treatment} hides what the full one would show; " in text
-    assert f"Covariances that weaken the back-check: o3 ({treatment})." in text
+    assert f"goodness_of_fit no p-value, since covariance {treatment} hides what the full one would show; " in text
+    assert f"Covariances that weaken the goodness of fit: o3 ({treatment})." in text
     assert f"covariance ({treatment}) that makes it small" in text
 
 

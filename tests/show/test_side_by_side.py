@@ -25,7 +25,7 @@ def compared(lower: float | None = None) -> xr.Dataset:
     budget["estimator_error"] = xr.concat([0.1 * one, 0.2 * one], dim=methods)
     if lower is not None:
         budget |= {"lower": lower * one, "upper": 2 * one}
-    return compare(xr.Dataset(budget, attrs={"back_check": 1.0}))
+    return compare(xr.Dataset(budget, attrs={"goodness_of_fit": 1.0}))
 
 
 def test_it_has_points_and_pulls_of_each_method_and_no_crowd_of_curves() -> None:
