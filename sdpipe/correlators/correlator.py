@@ -181,8 +181,8 @@ def read_correlator(
     ----------
     path, dataset
         The file, and the name in it where it can hold several correlators. In place of a file an array of samples
-        (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, or a dictionary of these, or of a pair ``mean`` (T,)
-        and ``cov`` (T, T).
+        (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, a Dataset or DataArray, or a dictionary of these, or
+        of a pair ``mean`` (T,) and ``cov`` (T, T).
     resampling
         What the samples are: configurations (the default), bootstrap or jackknife. A file that says so itself
         needs no word; one that says otherwise is refused.

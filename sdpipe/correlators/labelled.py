@@ -41,7 +41,7 @@ def read_labelled(
     if timed and data["t"].ndim != 1:
         raise UserError(f"{path}: t has dimensions {data['t'].dims}; needed: one time for each slice")
     times = real(data["t"], f"{path}: t") if timed else None
-    says = said(data.attrs, variables[name].attrs if name else {})
+    says = said(data.attrs, variables[name].attrs if name in variables else {})
     if len(parts) == 1:
         variables[name] = _samples_first(variables[name], data["t"].dims[0] if timed else "t")
         kind = SAMPLE_DIMS.get(str(variables[name].dims[0]))

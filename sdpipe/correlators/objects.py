@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpipe.correlators.labelled import read_labelled
 from sdpipe.correlators.record import (
     MOST_NUMBERS,
     Record,
@@ -156,39 +157,95 @@ def _of_gvar(gv: Any, values: Any, where: str) -> Record:
 def of_python(values: Any, dataset: str | None = None) -> Record:
     """Return the correlator in what a Python session holds.
 
-    That is an array of samples (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, or a dictionary of these, or
-    of one pair ``mean`` (T,) and ``cov`` (T, T).
+    That is an array of samples (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, what xarray labels, or a
+    dictionary of these, or of one pair ``mean`` (T,) and ``cov`` (T, T).
 
-    Raises UserError as :func:`~sdpipe.correlators.formats.parse` does, and for anything else.
+    Raises UserError as :func:`~sdpipe.correlators.formats.parse` does, for masked values, and for anything else.
 
     >>> of_python({"mean": [1.0, 0.5], "cov": [[0.01, 0.0], [0.0, 0.01]]}).mean.tolist()
     [1.0, 0.5]
     """
-    path = Path("array")
+    path, kind = Path("array"), _package(values)
+    if kind == "xarray":
+        return _of_xarray(values, dataset, path)
     if isinstance(values, Mapping):
-        arrays = {str(name): value for name, value in values.items()}
-        name, parts = pick(dataset, arrays, path)
-        if len(parts) == 2:
-            return picked(path, name, parts, {part: np.asarray(arrays[part]) for part in parts})
-        record = of_python(arrays[name])
-        return replace(record, where=f"{path}: {name}")
-    kind = _package(values)
+        return _of_mapping(values, dataset, path)
     if kind == "pyerrors":
         return _of_obs(import_module(kind), values, dataset, path)
     if dataset is not None:
-        raise UserError(f"{path}: one correlator without a name; leave dataset out", key="dataset")
+        raise _without_names(path)
     if kind == "gvar":
         return _of_gvar(import_module(kind), values, str(path))
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise UserError(f"{path}: rows of different lengths; needed: samples (configurations, times)") from None
+    if kind == "pandas":
+        return _of_pandas(values, path)
+    array = _plain(values, str(path))
     if array.dtype.kind not in "fiuc":
         known = (
-            "an array (configurations, times), one of gvars (T,), a pyerrors Corr or list of Obs, a dictionary of these"
+            "an array (configurations, times), one of gvars (T,), a pyerrors Corr or list of Obs, a Dataset or "
+            "DataArray of xarray, a dictionary of these"
         )
         raise UserError(f"{path}: {type(values).__name__} of {array.dtype}; allowed: the path of one file, {known}")
     return picked(path, "", ("",), {"": array})
+
+
+def _of_mapping(values: Mapping[Any, Any], dataset: str | None, path: Path) -> Record:
+    """Return the correlator in a dictionary; of a pair that xarray labels, with its labels."""
+    arrays = {str(name): value for name, value in values.items()}
+    name, parts = pick(dataset, arrays, path)
+    if len(parts) == 1:
+        return replace(of_python(arrays[name]), where=f"{path}: {name}")
+    kinds = {_package(arrays[part]) for part in parts}
+    if "xarray" not in kinds:
+        return picked(path, name, parts, {part: _plain(arrays[part], f"{path}: {part}") for part in parts})
+    if len(kinds) > 1:
+        raise UserError(f"{path}: {' and '.join(parts)}: one has labels, the other none; needed: both, or neither")
+    import xarray as xr
+
+    try:
+        both = xr.Dataset({part: arrays[part] for part in parts})
+    except ValueError as error:
+        raise UserError(f"{path}: {' and '.join(parts)} do not fit together ({first_line(error)})") from None
+    return read_labelled(both, dataset, path)
+
+
+def _of_xarray(values: Any, dataset: str | None, path: Path) -> Record:
+    """Return the correlator in a Dataset or a DataArray."""
+    if isinstance(values, Mapping):
+        return read_labelled(values, dataset, path)
+    if dataset is not None:
+        raise _without_names(path)
+    if values.ndim != 2:
+        raise UserError(f"{path}: shape {values.shape}; it must be (configurations, times)")
+    name = "C" if "C" not in values.coords else "values"
+    return replace(read_labelled(values.to_dataset(name=name), name, path), where=str(path))
+
+
+def _of_pandas(values: Any, path: Path) -> Record:
+    """Return the samples in a DataFrame; its rows and columns have names, or no labels that could say anything."""
+    import pandas as pd
+    import xarray as xr
+
+    for which, axis in zip(("index", "columns"), values.axes, strict=False):
+        if axis.name is None and not axis.equals(pd.RangeIndex(len(axis))):
+            say = f'rename_axis({which}="t") where they are times, or give to_numpy()'
+            raise UserError(f"{path}: {which} has labels and no name; say {say}")
+    return _of_xarray(xr.DataArray(values), None, path)
+
+
+def _plain(values: Any, where: str) -> Array:
+    """Return an array of what no package labels; raise UserError where values are masked."""
+    try:
+        array = np.ma.asarray(values)
+    except ValueError:
+        raise UserError(f"{where}: rows of different lengths; needed: samples (configurations, times)") from None
+    if np.ma.is_masked(array):
+        leave = "leave such configurations out: x[~numpy.ma.getmaskarray(x).any(axis=1)].data"
+        raise UserError(f"{where}: {np.ma.count_masked(array)} values are masked; {leave}")
+    return array.data
+
+
+def _without_names(path: Path) -> UserError:
+    return UserError(f"{path}: one correlator without a name; leave dataset out", key="dataset")
 
 
 def holds_errors(values: Any) -> bool:

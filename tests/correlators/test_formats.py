@@ -214,6 +214,79 @@ def test_what_a_session_holds_is_read_like_a_file(tmp_path: Path) -> None:
         read({"eta": X, "pi": X})
 
 
+LABELLED = xr.DataArray(X, dims=("cfg", "t"), coords={"t": np.arange(PERIOD) + 3})
+PAIR = {
+    "mean": LABELLED.mean("cfg"),
+    "cov": xr.DataArray(covariance(), dims=("t", "t2"), coords={"t": LABELLED.t, "t2": LABELLED.t.values}),
+}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        LABELLED,
+        LABELLED.T,
+        LABELLED.T.rename(t="slice").assign_coords(t=("slice", LABELLED.t.values)),
+        LABELLED.T.to_dataset(name="eta"),
+        {"eta": LABELLED.T},
+        LABELLED.T.to_pandas(),
+    ],
+)
+def test_labels_in_a_session_say_what_they_say_in_a_file(values: Any) -> None:
+    """A square array whose dimensions were not looked at would be read transposed, without a word."""
+    data = read_correlator(values)
+    assert data.t.values.tolist() == list(range(3, 3 + PERIOD))
+    np.testing.assert_array_equal(data.samples, X)
+    assert data.samples.dims == ("cfg", "t")
+
+
+def test_a_dimension_says_what_its_samples_are_in_a_session_too() -> None:
+    for values in (LABELLED.rename(cfg="jack"), LABELLED.rename(cfg="jack").T):
+        assert read_correlator(values).attrs["resampling"] == "jackknife"
+    boots = xr.DataArray(bootstrap(X, 200, 1, "x"), dims=("boot", "t"))
+    assert read_correlator(boots.T, first=0).samples.dims == ("boot", "t")
+
+
+def test_the_result_reads_back_and_so_does_a_pair_with_labels() -> None:
+    data = read_correlator(LABELLED)
+    xr.testing.assert_equal(read_correlator(data), data)
+    pair = read_correlator(PAIR, error="mean")
+    assert pair.t.values.tolist() == LABELLED.t.values.tolist()
+    np.testing.assert_array_equal(pair.covariance, covariance())
+
+
+MASKED = np.ma.array(X, mask=X[5, 0] < X)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (LABELLED.isel(t=slice(None, None, -1)), "t = 17 comes after t = 18; times must ascend, each once"),
+        (LABELLED[0], r"it must be \(configurations, times\)"),
+        (PAIR | {"cov": PAIR["cov"].isel(t2=slice(None, None, -1))}, "its times along t2 are not those of t"),
+        (PAIR | {"cov": covariance()}, "mean and cov: one has labels, the other none"),
+        (LABELLED.to_pandas().rename_axis(columns=None), "columns has labels and no name; say rename_axis"),
+        (MASKED, "values are masked; leave such configurations out"),
+        (list(MASKED), "values are masked"),
+        ({"eta": MASKED}, "values are masked"),
+        ({"mean": MASKED[6], "cov": covariance()}, "array: mean: .* masked"),
+    ],
+)
+def test_labels_and_masks_that_contradict_are_refused(values: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        read_correlator(values, error="mean" if isinstance(values, dict) and "mean" in values else None)
+    assert len(refused.value.faults) == 1
+
+
+def test_a_masked_array_without_a_masked_value_is_an_array() -> None:
+    np.testing.assert_array_equal(read(np.ma.array(X)).samples, X)
+    x = np.ma.array(X, mask=np.broadcast_to(np.arange(len(X))[:, None] == 3, X.shape))
+    with pytest.raises(UserError, match="16 values are masked") as refused:
+        read(x)
+    kept = eval(str(refused.value).partition("out: ")[2], {"x": x, "numpy": np})
+    np.testing.assert_array_equal(read(kept).samples, np.delete(X, 3, axis=0))
+
+
 def pickled(path: Path) -> None:
     path.write_bytes(pickle.dumps(X))
 
