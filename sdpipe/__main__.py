@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from sdpipe.errors import RunError, UserError
+from sdpipe.errors import RunError, UserError, printable
 
 # The driver's matrices are small: several threads cost four times the time where they have to share a machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _fail(status: int, *faults: str) -> int:
     for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {printable(fault, sys.stderr.encoding or 'utf-8')}", file=sys.stderr)
     return status
 
 

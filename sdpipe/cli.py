@@ -17,7 +17,7 @@ from sdpipe.errors import ConfigError, UserError
 from sdpipe.pipeline import ownership, session, stages
 from sdpipe.pipeline.stages import STAGES
 from sdpipe.pipeline.state import State, verify
-from sdpipe.show.console import listen, log
+from sdpipe.show.console import listen, log, say
 from sdpipe.version import __version__
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _from_file(arguments: argparse.Namespace) -> None:
     suggestion = suggest(arguments.config, arguments.overrides)
     said = _surveyed(suggestion)
     if arguments.stage == "check":
-        print(said)
+        say(said)
         return
     config = config_of(suggestion.config, str(arguments.config))
     listen(arguments.level)
@@ -197,7 +197,7 @@ def _new(path: Path) -> None:
         raise UserError(f"{path}: there already; choose another name") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    print(f"{path}: edit the lines marked <-, then: {shlex.join(['sdpipe', 'run', str(path), '--dry-run'])}")
+    say(f"{path}: edit the lines marked <-, then: {shlex.join(['sdpipe', 'run', str(path), '--dry-run'])}")
 
 
 def _work(arguments: argparse.Namespace, config: Config) -> None:
@@ -218,7 +218,7 @@ def _work(arguments: argparse.Namespace, config: Config) -> None:
 def _perform(arguments: argparse.Namespace, state: State) -> None:
     layout, command = state.layout, arguments.stage
     if command == "check":
-        print(_surveys(state) or "neither noise nor any target is a correlator")
+        say(_surveys(state) or "neither noise nor any target is a correlator")
         return
     listen(arguments.level)
     if command == "status":
@@ -228,11 +228,11 @@ def _perform(arguments: argparse.Namespace, state: State) -> None:
     if arguments.dry_run:
         scripts = session.check(state, names)
         surveys = _surveys(state)
-        print("\n\n".join([stages.plan(state, names), *([surveys] if surveys else []), *scripts]))
+        say("\n\n".join([stages.plan(state, names), *([surveys] if surveys else []), *scripts]))
         return
     worked = session.perform(state, names, arguments.take_over)
     if printed := _tables(state.config, layout, {*worked, command}, whole=arguments.level > 0):
-        print(printed, flush=True)
+        say(printed)
     if command in ("run", "reconstruct"):
         log.info(f"report: {layout.report}")
     elif command in ("predict", "validate", "analyze") and (following := _next(arguments, stages.survey(state))):
@@ -282,13 +282,13 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
     survey = stages.survey(state)
     following, training = _next(arguments, survey), layout.in_training()
     if arguments.json:
-        print(tables.status_json(state.config.name, str(layout.root), survey, training, following, damaged))
+        say(tables.status_json(state.config.name, str(layout.root), survey, training, following, damaged))
     else:
         parts = [tables.status_text(survey, training)]
         if damaged == []:
             parts.append("verified: every file of what is done is as it was written")
         if arguments.level > 0 and (others := [layout.relative(path) for path in layout.foreign()]):
             parts.append(f"not of sdpipe, left alone: {', '.join(others)}")
-        print("\n\n".join([*parts, *([f"next: {following}"] if following else [])]))
+        say("\n\n".join([*parts, *([f"next: {following}"] if following else [])]))
     if damaged:
         raise UserError(*(f"{error.file}: {error.what}" for error in damaged), f"run: sdpipe run {layout.root}")

@@ -10,16 +10,54 @@ from typing import Any
 
 from sdpipe.version import SCHEMA, __version__
 
+SPELLED = {
+    "± ": "+-",  # as wide, so that columns of a table stay where they are
+    "±": "+-",
+    "σ": "sigma",
+    "ρ": "rho",
+    "λ": "lambda",
+    "ω": "omega",
+    "χ": "chi",
+    "Δ": "Delta",
+    "²": "^2",
+    "≥": ">=",
+    "≤": "<=",
+    "×": "x",
+    "−": "-",
+    "–": "-",
+    "…": "...",
+    "→": "->",
+    "∞": "infinity",
+}
+"""What is written in place of a character that a terminal lacks."""
+
+
+def printable(text: str, encoding: str = "utf-8", keep: str = "") -> str:
+    """Return text that does nothing to a terminal but show: what is none is escaped, what ``encoding`` lacks spelled.
+
+    Names of files and data sets may hold anything. Of control characters those in ``keep`` stay.
+
+    >>> printable("a\x1b[31m\n"), printable("0.1 ± 0.2, σ, ü", "ascii", keep="\n")
+    ('a\\x1b[31m\\n', '0.1 +-0.2, sigma, \\xfc')
+    """
+    text = "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        for character, spelled in SPELLED.items():
+            text = text.replace(character, spelled)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
 
 class UserError(Exception):
-    """Faults that the user can mend: one line each, exit status 2, nothing written.
+    """Faults that the user can mend: one printable line each, exit status 2, nothing written.
 
     ``key`` is the key, within its section of the config, that mends it, where the one who raises it knows.
     """
 
     def __init__(self, *faults: str, key: str | None = None) -> None:
-        super().__init__("\n".join(faults))
-        self.faults, self.key = faults, key
+        self.faults, self.key = tuple(map(printable, faults)), key
+        super().__init__("\n".join(self.faults))
 
     def __reduce__(self) -> Any:
         return partial(type(self), key=self.key), self.faults

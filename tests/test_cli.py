@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import zipfile
@@ -44,6 +45,58 @@ sys.exit(status)
 
 def imported(outcome: Outcome) -> set[str]:
     return set(outcome.out.splitlines()[-1].removeprefix("imported: ").split())
+
+
+# --- terminals -----------------------------------------------------------------------------------------------
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_all_that_is_printed(
+    shell: Cli, finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    tables = shell("-m", "sdpipe", "analyze", finished.root, "-v", cwd=tmp_path)
+    assert tables.status == 0, tables.err
+    assert tables.out.isascii()
+    header, *rows = tables.out.splitlines()[1:9]
+    assert "+-posterior" in header
+    assert {len(row) for row in rows} == {len(header)}
+    fault = shell("-m", "sdpipe", "check", "ρ±ü.txt", cwd=tmp_path).fault
+    assert fault == f"error: {tmp_path}/rho+-\\xfc.txt: no such file"
+
+
+HOSTILE = "a\x1b[31m\x9b\u202eb\x07"
+ESCAPED = r"a\x1b[31m\x9b\u202eb\x07"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_escape_sequences_in_names_do_not_reach_the_terminal(
+    shell: Cli,
+    write_hdf5: Callable[..., Path],
+    configurations: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encoding: str,
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    path = write_hdf5("data.h5", {HOSTILE: configurations, "other": configurations})
+    path = path.rename(tmp_path / f"{HOSTILE}.h5")
+    refused = shell("-m", "sdpipe", "check", path, cwd=tmp_path).fault
+    assert refused.endswith(f"{ESCAPED}.h5: say which dataset to read; those there: {ESCAPED}, other")
+    said = shell("-m", "sdpipe", "check", path, f"dataset={json.dumps(HOSTILE)}", cwd=tmp_path)
+    assert said.out.startswith(f"{tmp_path}/{ESCAPED}.h5: {ESCAPED}: 40 configurations")
+    assert said.out.replace("\n", "").isprintable()
+    assert ESCAPED in shell("-m", "sdpipe", HOSTILE, cwd=tmp_path).fault
+
+
+def test_escape_sequences_of_another_library_do_not_reach_the_terminal(
+    cli: Cli, tiny_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_arguments: object) -> None:
+        raise RuntimeError(HOSTILE)
+
+    monkeypatch.setattr(command_line, "read_config", fails)
+    outcome = cli("run", tiny_config)
+    assert (outcome.status, outcome.err) == (1, f"error: RuntimeError: {ESCAPED} (-v shows where)\n")
 
 
 # --- help ----------------------------------------------------------------------------------------------------

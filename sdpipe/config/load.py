@@ -84,8 +84,7 @@ class Origin:
                 for o in self.overridden
             )
             where = "command line" if overridden else f"{self.file}:{line}"
-            fault = ": ".join(filter(None, [where, ".".join(map(str, keys)), words]))
-            lines.append("".join(c if c.isprintable() else "?" for c in fault))
+            lines.append(": ".join(filter(None, [where, ".".join(map(str, keys)), words])))
         return list(dict.fromkeys(lines))
 
     def _line(self, keys: Location) -> tuple[int, int]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import xarray as xr
 from markupsafe import Markup
 
 from sdpipe.config.schema import Config
@@ -51,12 +54,50 @@ def pictures_of_run(config: Config, layout: Layout) -> dict[str, Markup]:
     return {path.stem: embedded(path.read_text(encoding="utf-8")) for path in drawn}
 
 
+def _short(sha256: str) -> str:
+    return sha256 if sha256 == "missing" else f"sha256 {sha256[:SHOWN]}"
+
+
 def _number(value: object) -> str:
     return f"{value:.5f}" if isinstance(value, float) else "-"
 
 
-def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[str, Path, str]]) -> None:
-    """Write ``report.html``; ``data`` are the data files: what for, where, and the hash of what was read."""
+def _without_places(text: str, files: Iterable[Path]) -> str:
+    """Return text with ``files`` as one would type them here, and those from elsewhere by their name alone.
+
+    >>> _without_places("see /a/b/c.h5", [Path("/a/b/c.h5")])
+    'see c.h5'
+    """
+    for place in (Path.cwd(), *(file.parent for file in files)):
+        if place != Path(place.anchor):
+            text = text.replace(f"{place}/", "")
+    return text
+
+
+def _for_others(config: Config, files: Sequence[Path]) -> Config:
+    """Return a config to be shown, its data files as :func:`_without_places` names them."""
+
+    def shown(section: Any) -> Any:
+        path = getattr(section, "path", None)
+        return section.model_copy(update={"path": Path(_without_places(str(path), files))}) if path else section
+
+    targets = {name: shown(target) for name, target in config.targets.items()}
+    return config.model_copy(update={"noise": shown(config.noise), "targets": targets})
+
+
+def _flags_for_others(budget: xr.Dataset, files: Sequence[Path]) -> xr.Dataset:
+    return budget.assign_attrs(flags=[_without_places(flag, files) for flag in budget.attrs["flags"]])
+
+
+def write_report(
+    config: Config, layout: Layout, piece: Piece, data: list[tuple[str, Path, str]], host: bool = False
+) -> None:
+    """Write ``report.html``; ``data`` are the data files: what for, where, and the hash of what was read.
+
+    Whoever gets the page learns no absolute path, and only with ``host`` the names of machines.
+    """
+    elsewhere = [layout.root, *(path for _, path, _ in data)]
+    sessions = [{k: v for k, v in session.items() if host or k != "host"} for session in layout.sessions()]
     names = list(config.targets)
     stores = [layout.training, layout.history, layout.validation]
     stores += [root / name for root in (layout.predictions, layout.budget) for name in names]
@@ -69,18 +110,15 @@ def write_report(config: Config, layout: Layout, piece: Piece, data: list[tuple[
             networks.append([network.stem, receipt.made_from, hashes, *losses])
     page = report.render(
         report.ReportData(
-            config=config,
+            config=_for_others(config, elsewhere),
             root=layout.root,
             pictures=pictures_of_run(config, layout),
-            budgets={name: store.load(layout.budget / name) for name in names},
+            budgets={name: _flags_for_others(store.load(layout.budget / name), elsewhere) for name in names},
             predictions={name: store.read(layout.predictions / name) for name in names},
             history=store.load(layout.history) if layout.history.exists() else None,
             validation=store.load(layout.validation) if layout.validation.exists() else None,
-            sessions=layout.sessions(),
-            data=[
-                (what, f"{path}, {sha256 if sha256 == 'missing' else 'sha256 ' + sha256[:SHOWN]}")
-                for what, path, sha256 in data
-            ],
+            sessions=sessions,
+            data=[(what, f"{_without_places(str(path), elsewhere)}, {_short(sha256)}") for what, path, sha256 in data],
             stores=[
                 [layout.relative(path), *(str(store.read_attributes(path)[k]) for k in keys)]
                 for path in stores

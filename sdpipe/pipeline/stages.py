@@ -7,6 +7,7 @@ Dask, PyTorch and matplotlib are imported once there is work for them, so that a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -226,7 +227,7 @@ def report(run: Command, left: list[Found]) -> None:
 
     inputs, (found,) = run.state.inputs, left
     data = [(what, path, inputs.sha256(path)) for what, path in inputs.data]
-    results.write_report(run.config, run.layout, found.piece, data)
+    results.write_report(run.config, run.layout, found.piece, data, host=log.isEnabledFor(logging.DEBUG))
 
 
 # --- what stages share -----------------------------------------------------------------------------------------------

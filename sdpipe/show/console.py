@@ -7,10 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+from sdpipe.errors import printable
 
 PLAIN_INTERVAL = 5.0
 """Seconds between progress lines where stderr is not a terminal."""
@@ -31,7 +34,13 @@ class _Stderr(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        print(f"{prefix}{record.getMessage()}", file=sys.stderr, flush=True)
+        say(f"{prefix}{record.getMessage()}", sys.stderr)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print lines, by default to stdout, as :func:`sdpipe.errors.printable` makes them for its encoding."""
+    stream = stream or sys.stdout
+    print(printable(text, stream.encoding or "utf-8", keep="\n\t"), file=stream, flush=True)
 
 
 def listen(level: int) -> None:

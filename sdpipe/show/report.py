@@ -102,9 +102,9 @@ class ReportData:
 
     ``pictures`` are those of ``figures/`` as they lie there, by name; ``budgets`` and ``predictions`` are datasets by
     target, those of predictions may be lazy; ``validation`` is None where nothing was validated. A session has
-    ``stage``, ``begun``, ``seconds`` and ``host``; ``data`` are pairs of what a file is for and what it is; a row of
-    ``stores`` has store, created, inputs, seed, sdpipe and numpy, a row of ``networks`` network, inputs, sha256,
-    validation MAE and linear MAE, all as text.
+    ``stage``, ``begun``, ``seconds`` and, where it is told, ``host``; ``data`` are pairs of what a file is for and what
+    it is; a row of ``stores`` has store, created, inputs, seed, sdpipe and numpy, a row of ``networks`` network,
+    inputs, sha256, validation MAE and linear MAE, all as text.
     """
 
     config: Config
@@ -390,12 +390,13 @@ def _provenance(data: ReportData) -> PageSection:
         ("Written with", ", ".join(f"{name} {number}" for name, number in packages.items())),
         *((f"Data of {what}", words) for what, words in data.data),
     ]
-    sessions = pd.DataFrame(data.sessions, columns=["stage", "seconds", "begun", "host"])
+    hosts = ["host"] if any("host" in session for session in data.sessions) else []
+    sessions = pd.DataFrame(data.sessions, columns=["stage", "seconds", "begun", *hosts])
     rows = [
-        [stage, f"{of.seconds.sum():.1f}", str(len(of)), of.begun.iloc[-1], of.host.iloc[-1]]
+        [stage, f"{of.seconds.sum():.1f}", str(len(of)), *of.iloc[-1][["begun", *hosts]]]
         for stage, of in sessions.groupby("stage", sort=False)
     ]
-    timings = pd.DataFrame(rows, columns=["stage", "seconds", "sessions", "last begun", "host"])
+    timings = pd.DataFrame(rows, columns=["stage", "seconds", "sessions", "last begun", *hosts])
     stores = pd.DataFrame(data.stores, columns=["store", "created", "inputs", "seed", "sdpipe", "numpy"])
     networks = pd.DataFrame(data.networks, columns=["network", "inputs", "sha256", "val MAE", "linear MAE"])
     blocks = [

@@ -19,7 +19,7 @@ from rich.filesize import decimal
 
 from sdpipe.config.schema import Config
 from sdpipe.disk.layout import Layout
-from sdpipe.errors import DamageError
+from sdpipe.errors import DamageError, printable
 from sdpipe.infer.budget import NETWORKS
 from sdpipe.infer.calibration import verdict
 from sdpipe.physics import units
@@ -374,9 +374,12 @@ def _next(config: Config, layout: Layout, stage: str | None) -> str:
 
 
 def run_as_text(config: Config, layout: Layout, stages: pd.DataFrame, stage: str | None) -> str:
-    """Return what a run is, the table of its stages, and what to do next: ``stage``, or None where all is done."""
+    """Return what a run is, the table of its stages, and what to do next: ``stage``, or None where all is done.
+
+    Escape sequences in the names of files are written out, since Python shows this as it is.
+    """
     head = [f"sdpipe run '{config.name}' in {_short(layout.root)}", *(f"  {fact}" for fact in _facts(config))]
-    return "\n".join([*head, "", table(stages), "", f"next: {_next(config, layout, stage)}"])
+    return printable("\n".join([*head, "", table(stages), "", f"next: {_next(config, layout, stage)}"]), keep="\n")
 
 
 def run_as_html(config: Config, layout: Layout, stages: pd.DataFrame, stage: str | None) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+import shutil
+import socket
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,7 +33,9 @@ from sdpipe.show.picture import as_svg, embedded
 from sdpipe.show.report import ReportData, render
 
 if TYPE_CHECKING:
-    from tests.fixtures import Finished
+    from tests.fixtures import Finished, Outcome
+
+Cli = Callable[..., "Outcome"]
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 URL_ATTRIBUTES = {"src", "href", "xlink:href", "action", "data", "poster", "srcset", "formaction", "background"}
@@ -302,3 +307,30 @@ def test_the_report_escapes_what_users_type_and_is_the_same_each_time(data: Repo
     assert page.events == page.outside() == []
     assert sum(text.startswith(HOSTILE) for text in page.pieces) == 3
     assert all(f"alert({i})" in page.text for i in (1, 2, 3))
+
+
+@pytest.mark.parametrize("flags", [[], ["-v"]])
+def test_whoever_gets_the_report_learns_no_place_and_the_host_only_where_asked(
+    cli: Cli,
+    finished_copy: Path,
+    write_hdf5: Callable[..., Path],
+    configurations: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "a-host-that-tells")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    outside = write_hdf5("elsewhere.h5", {"x": configurations})
+    inside = Path(shutil.copy(outside, tmp_path / "here" / "mine.h5"))
+    targets = [f"targets.t{i}={{kind: correlator, path: {p}, dataset: x}}" for i, p in enumerate((outside, inside))]
+    outcome = cli("run", finished_copy, *targets, *flags)
+    assert outcome.status == 0, outcome.err
+    budget = sdpipe.open_run(finished_copy).budget["t0"]
+    assert any(str(outside) in flag for flag in budget.attrs["flags"])
+    page = (finished_copy / "report.html").read_text(encoding="utf-8")
+    assert str(tmp_path) not in page
+    assert "path: elsewhere.h5" in page
+    assert "path: mine.h5" in page
+    assert ("a-host-that-tells" in page) == bool(flags)
