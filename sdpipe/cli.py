@@ -183,7 +183,7 @@ def _surveys(state: State) -> str:
 
     config = state.config
     kernel, E0 = config.kernel_function, config.spectra.E0
-    found = [(Survey.of(c, kernel), c) for c in state.inputs.correlators()]
+    found = [(Survey.from_correlator(c, kernel), c) for c in state.inputs.correlators()]
     return "\n\n".join(survey_text.text(s, c, E0[0], s.doubts(E0)) for s, c in found)
 
 

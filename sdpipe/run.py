@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sdpipe.config.schema import Config, digest, plain
 from sdpipe.correlators.correlator import Correlator, Source, read_correlator
-from sdpipe.correlators.objects import holds_errors, of_python
+from sdpipe.correlators.objects import holds_errors, read_python
 from sdpipe.correlators.record import Snapshot, first_line
 from sdpipe.correlators.statistics import covariance_of_bootstrap
 from sdpipe.disk import files, store
@@ -410,7 +410,7 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
 
 def _kept(values: Any, path: Path) -> tuple[Snapshot, list[str]]:
     """Return a correlator of this session as the file that it becomes in its run directory, and keys that read it."""
-    record, content = of_python(values), BytesIO()
+    record, content = read_python(values), BytesIO()
     said = [f"{key}={value}" for key, value in record.said.items()]
     if record.times is not None:
         if (np.diff(record.times) != 1).any():
@@ -420,7 +420,7 @@ def _kept(values: Any, path: Path) -> tuple[Snapshot, list[str]]:
         np.savez(content, mean=record.mean, cov=record.covariance)
     else:
         np.savez(content, samples=record.samples)
-    return Snapshot.of(path, content.getvalue()), said
+    return Snapshot.from_bytes(path, content.getvalue()), said
 
 
 def predict(
@@ -539,7 +539,7 @@ def _data(
         check_size(c.mean, c.times, "samples")
         known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
         known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
-        return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.of(c.facts).keys()
+        return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.from_facts(c.facts).keys()
     if holds_errors(samples):
         lattice, parity = run.config.lattice, run.config.kernel_function.parity
         how = {"period": lattice.period, "parity": parity} if parity else {}
@@ -547,7 +547,7 @@ def _data(
         return _data(run, read_correlator(samples, times=lattice.times, first=first, **how))
     values, attrs = _values(run, samples), getattr(samples, "attrs", {})
     covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
-    keys = Source.of(attrs).keys() if "sha256" in attrs else {"path": "FILE", "resampling": "bootstrap"}
+    keys = Source.from_facts(attrs).keys() if "sha256" in attrs else {"path": "FILE", "resampling": "bootstrap"}
     return values, {"mean": values.mean(axis=0), "covariance": covariance, "flags": ()}, keys
 
 

@@ -15,7 +15,7 @@ from sdpipe.config.densities import Family, Mock, Ranges
 from sdpipe.config.origins import ORIGINS, AudienceName, Origin
 from sdpipe.config.section import Energy, Level, Name, Section, distinct
 from sdpipe.config.smearings import Smearing
-from sdpipe.config.sources import Correlator, Noise, RangeNoise
+from sdpipe.config.sources import CorrelatorTarget, Noise, RangeNoise
 from sdpipe.estimators import ESTIMATORS, INTERVALS
 from sdpipe.physics import spectra
 from sdpipe.physics.kernels import Kernel, KernelName, Observables
@@ -24,7 +24,7 @@ from sdpipe.physics.prior import Mixture
 MOST_SLICES = 2048
 """Time slices that the networks may see: their covariance is a matrix that must fit, and be inverted."""
 
-Target = Annotated[Mock | Correlator, Field(discriminator="kind")]
+Target = Annotated[Mock | CorrelatorTarget, Field(discriminator="kind")]
 
 
 class Lattice(Section):

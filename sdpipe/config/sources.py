@@ -39,7 +39,7 @@ class Data(Section):
         return Source(**{field.name: getattr(self, field.name) for field in fields(Source)})
 
 
-class Correlator(Data):
+class CorrelatorTarget(Data):
     """Real data; no truth is known."""
 
     kind: Literal["correlator"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.correlators import formats, statistics
-from sdpipe.correlators.objects import of_python
+from sdpipe.correlators.objects import read_python
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.errors import UserError
 from sdpipe.physics import rng
@@ -48,10 +48,10 @@ class Source:
     covariance: Treatment = "full"
 
     @classmethod
-    def of(cls, facts: dict[str, Any]) -> Source:
+    def from_facts(cls, facts: dict[str, Any]) -> Source:
         """Return the source that the facts (or attributes) of a correlator tell of.
 
-        >>> Source.of({"path": "x.txt", "dataset": "", "resampling": "none", "error_of": "sample",
+        >>> Source.from_facts({"path": "x.txt", "dataset": "", "resampling": "none", "error_of": "sample",
         ...            "configurations": 40, "covariance": "diagonal"}).keys()
         {'path': 'x.txt', 'error': 'sample', 'configurations': 40, 'covariance': 'diagonal'}
         """
@@ -242,7 +242,7 @@ def read_correlator(
     ):
         if not allowed:
             raise UserError(f"read_correlator: {key}: {value} is not allowed; allowed: {words}", key=key)
-    record = None if isinstance(path, (str, PathLike)) else of_python(path, dataset)
+    record = None if isinstance(path, (str, PathLike)) else read_python(path, dataset)
     where = Path("FILE" if record else path).expanduser()
     source = Source(where, dataset, resampling, error, configurations, bin, covariance)
     slices = None if times is None else tuple(range(times[0], times[1] + 1))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdpipe.correlators.record import Record, check_numbers, pick, picked, real, said
+from sdpipe.correlators.record import Record, assemble, check_numbers, pick, real, said
 from sdpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def read_labelled(
         says |= {"resampling": kind} if kind else {}
     elif timed:
         _check_same_times(variables[parts[1]], data["t"], f"{path}: {parts[1]}")
-    return picked(path, name, parts, variables, times=times, said=says)
+    return assemble(path, name, parts, variables, times=times, said=says)
 
 
 def _samples_first(variable: xr.DataArray, time: Hashable) -> xr.DataArray:

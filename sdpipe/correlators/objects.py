@@ -21,12 +21,12 @@ from sdpipe.correlators.record import (
     MOST_NUMBERS,
     Record,
     Snapshot,
+    assemble,
     check_numbers,
     choose,
     first_line,
     optional,
     pick,
-    picked,
     real,
 )
 from sdpipe.correlators.statistics import WINDOW
@@ -39,7 +39,7 @@ MOST_TEXT = 40_000_000
 
 
 def read_pyerrors(snapshot: Snapshot, dataset: str | None) -> Record:
-    """A Corr or a list of Obs, see :func:`_of_obs`; of a matrix of correlators the element ``dataset``, such as 0,1."""
+    """Read a Corr or a list of Obs, of a matrix of correlators the element ``dataset``, such as 0,1."""
     path = snapshot.path
     try:
         with gzip.open(io.BytesIO(snapshot.content)) as packed:
@@ -54,10 +54,10 @@ def read_pyerrors(snapshot: Snapshot, dataset: str | None) -> Record:
         content = pe.input.json.import_json_string(decoded, verbose=False)
     except Exception as error:
         raise UserError(f"{path}: not a readable pyerrors file ({first_line(error)})") from None
-    return _of_obs(pe, content, dataset, path)
+    return _read_obs(pe, content, dataset, path)
 
 
-def _of_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
+def _read_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
     """Return the samples of a Corr or a list of Obs that come from one ensemble, else the sum over their ensembles.
 
     Cov = sum_e Cov_e, each with the errors that the Gamma method of pyerrors finds in its own chain, at the same S as
@@ -83,7 +83,7 @@ def _of_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
     covariance = np.zeros((len(obs), len(obs)))
     for ensemble in sorted({name for o in obs for name in o.mc_names}):
         here = [i for i, o in enumerate(obs) if ensemble in o.mc_names]
-        covariance[np.ix_(here, here)] += _of_ensemble(pe, [obs[i] for i in here], ensemble)
+        covariance[np.ix_(here, here)] += _ensemble_covariance(pe, [obs[i] for i in here], ensemble)
     for name in sorted({name for o in obs for name in o.cov_names}):
         cov = next(o.covobs[name].cov for o in obs if name in o.cov_names)
         zero = np.zeros(len(cov))
@@ -93,7 +93,7 @@ def _of_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
     return Record(where, mean=mean, covariance=covariance, times=times, said={"error": "mean"})
 
 
-def _of_ensemble(pe: Any, obs: list[Any], ensemble: str) -> Array:
+def _ensemble_covariance(pe: Any, obs: list[Any], ensemble: str) -> Array:
     """Return the covariance (t, t) that Obs have from one ensemble: Gamma errors, correlations of single samples."""
     chains = sorted({chain for o in obs for chain in o.e_content[ensemble]})
     found = {chain: sorted({i for o in obs for i in o.idl.get(chain, ())}) for chain in chains}
@@ -139,13 +139,13 @@ def read_gvar(snapshot: Snapshot, dataset: str | None) -> Record:
     if hasattr(values, "keys"):
         arrays = {str(k): values[k] for k in values if np.ndim(values[k]) == 1}
         name = choose(dataset, arrays, path)
-        return _of_gvar(gv, arrays[name], f"{path}: {name}")
+        return _read_gvars(gv, arrays[name], f"{path}: {name}")
     if dataset is not None:
         raise UserError(f"{path}: one array without names; leave dataset out", key="dataset")
-    return _of_gvar(gv, values, str(path))
+    return _read_gvars(gv, values, str(path))
 
 
-def _of_gvar(gv: Any, values: Any, where: str) -> Record:
+def _read_gvars(gv: Any, values: Any, where: str) -> Record:
     """Return mean and covariance of gvars (T,)."""
     if np.ndim(values) != 1:
         raise UserError(f"{where}: shape {np.shape(values)}; needed one value per time, (T,)")
@@ -154,7 +154,7 @@ def _of_gvar(gv: Any, values: Any, where: str) -> Record:
     return Record(where, mean=mean, covariance=covariance, said={"error": "mean"})
 
 
-def of_python(values: Any, dataset: str | None = None) -> Record:
+def read_python(values: Any, dataset: str | None = None) -> Record:
     """Return the correlator in what a Python session holds.
 
     That is an array of samples (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, what xarray labels, or a
@@ -162,22 +162,22 @@ def of_python(values: Any, dataset: str | None = None) -> Record:
 
     Raises UserError as :func:`~sdpipe.correlators.formats.parse` does, for masked values, and for anything else.
 
-    >>> of_python({"mean": [1.0, 0.5], "cov": [[0.01, 0.0], [0.0, 0.01]]}).mean.tolist()
+    >>> read_python({"mean": [1.0, 0.5], "cov": [[0.01, 0.0], [0.0, 0.01]]}).mean.tolist()
     [1.0, 0.5]
     """
     path, kind = Path("array"), _package(values)
     if kind == "xarray":
-        return _of_xarray(values, dataset, path)
+        return _read_xarray(values, dataset, path)
     if isinstance(values, Mapping):
-        return _of_mapping(values, dataset, path)
+        return _read_mapping(values, dataset, path)
     if kind == "pyerrors":
-        return _of_obs(import_module(kind), values, dataset, path)
+        return _read_obs(import_module(kind), values, dataset, path)
     if dataset is not None:
         raise _without_names(path)
     if kind == "gvar":
-        return _of_gvar(import_module(kind), values, str(path))
+        return _read_gvars(import_module(kind), values, str(path))
     if kind == "pandas":
-        return _of_pandas(values, path)
+        return _read_pandas(values, path)
     array = _plain(values, str(path))
     if array.dtype.kind not in "fiuc":
         known = (
@@ -185,18 +185,18 @@ def of_python(values: Any, dataset: str | None = None) -> Record:
             "DataArray of xarray, a dictionary of these"
         )
         raise UserError(f"{path}: {type(values).__name__} of {array.dtype}; allowed: the path of one file, {known}")
-    return picked(path, "", ("",), {"": array})
+    return assemble(path, "", ("",), {"": array})
 
 
-def _of_mapping(values: Mapping[Any, Any], dataset: str | None, path: Path) -> Record:
+def _read_mapping(values: Mapping[Any, Any], dataset: str | None, path: Path) -> Record:
     """Return the correlator in a dictionary; of a pair that xarray labels, with its labels."""
     arrays = {str(name): value for name, value in values.items()}
     name, parts = pick(dataset, arrays, path)
     if len(parts) == 1:
-        return replace(of_python(arrays[name]), where=f"{path}: {name}")
+        return replace(read_python(arrays[name]), where=f"{path}: {name}")
     kinds = {_package(arrays[part]) for part in parts}
     if "xarray" not in kinds:
-        return picked(path, name, parts, {part: _plain(arrays[part], f"{path}: {part}") for part in parts})
+        return assemble(path, name, parts, {part: _plain(arrays[part], f"{path}: {part}") for part in parts})
     if len(kinds) > 1:
         raise UserError(f"{path}: {' and '.join(parts)}: one has labels, the other none; needed: both, or neither")
     import xarray as xr
@@ -208,7 +208,7 @@ def _of_mapping(values: Mapping[Any, Any], dataset: str | None, path: Path) -> R
     return read_labelled(both, dataset, path)
 
 
-def _of_xarray(values: Any, dataset: str | None, path: Path) -> Record:
+def _read_xarray(values: Any, dataset: str | None, path: Path) -> Record:
     """Return the correlator in a Dataset or a DataArray."""
     if isinstance(values, Mapping):
         return read_labelled(values, dataset, path)
@@ -220,7 +220,7 @@ def _of_xarray(values: Any, dataset: str | None, path: Path) -> Record:
     return replace(read_labelled(values.to_dataset(name=name), name, path), where=str(path))
 
 
-def _of_pandas(values: Any, path: Path) -> Record:
+def _read_pandas(values: Any, path: Path) -> Record:
     """Return the samples in a DataFrame; its rows and columns have names, or no labels that could say anything."""
     import pandas as pd
     import xarray as xr
@@ -229,7 +229,7 @@ def _of_pandas(values: Any, path: Path) -> Record:
         if axis.name is None and not axis.equals(pd.RangeIndex(len(axis))):
             say = f'rename_axis({which}="t") where they are times, or give to_numpy()'
             raise UserError(f"{path}: {which} has labels and no name; say {say}")
-    return _of_xarray(xr.DataArray(values), None, path)
+    return _read_xarray(xr.DataArray(values), None, path)
 
 
 def _plain(values: Any, where: str) -> Array:

@@ -49,7 +49,7 @@ class Snapshot:
     records: dict[str | None, Record] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, path: Path, content: bytes) -> Snapshot:
+    def from_bytes(cls, path: Path, content: bytes) -> Snapshot:
         """Return that of a plain file with these bytes."""
         return cls(path, hashlib.sha256(content).hexdigest(), {"": content})
 
@@ -183,8 +183,8 @@ def pick(dataset: str | None, names: Iterable[str], path: Path) -> tuple[str, tu
     return name, pairs.get(name, (name,))
 
 
-def picked(path: Path, name: str, parts: tuple[str, ...], arrays: Mapping[str, Any], **more: Any) -> Record:
-    """Return the record of a correlator that :func:`pick` picked among ``arrays``."""
+def assemble(path: Path, name: str, parts: tuple[str, ...], arrays: Mapping[str, Any], **more: Any) -> Record:
+    """Return the record of a correlator from its ``parts`` among ``arrays``, those that :func:`pick` returns."""
     values = [real(arrays[part], f"{path}: {part}" if part else str(path)) for part in parts]
     roles = ("samples",) if len(parts) == 1 else ("mean", "covariance")
     where = f"{path}: {name}" if name else str(path)

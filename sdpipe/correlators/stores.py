@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from sdpipe.correlators.labelled import read_labelled
-from sdpipe.correlators.record import Record, Snapshot, check_numbers, first_line, pick, picked, said
+from sdpipe.correlators.record import Record, Snapshot, assemble, check_numbers, first_line, pick, said
 from sdpipe.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def read_hdf5(snapshot: Snapshot, dataset: str | None) -> Record:
         for part in parts:
             _check_inside(nodes[part], f"{path}: {part}")
             check_numbers(nodes[part].dtype, nodes[part].shape, f"{path}: {part}")
-        return picked(path, name, parts, nodes, said=said(file.attrs, file[name or "/"].attrs))
+        return assemble(path, name, parts, nodes, said=said(file.attrs, file[name or "/"].attrs))
 
 
 def read_numpy(snapshot: Snapshot, dataset: str | None) -> Record:
@@ -94,7 +94,7 @@ def read_numpy(snapshot: Snapshot, dataset: str | None) -> Record:
         raise
     except Exception:  # NumPy and zipfile raise whatever the bytes lead them to
         raise UserError(f"{path}: not a readable NumPy file of numbers; pickled objects are not read") from None
-    return picked(path, name, parts, arrays)
+    return assemble(path, name, parts, arrays)
 
 
 def _array(stream: Any, where: str) -> NDArray[Any]:

@@ -74,7 +74,7 @@ class Survey:
     eigenvalues: Array
 
     @classmethod
-    def of(cls, correlator: Correlator, kernel: Kernel) -> Survey:
+    def from_correlator(cls, correlator: Correlator, kernel: Kernel) -> Survey:
         """Look at a correlator."""
         error = np.sqrt(np.diag(correlator.covariance))
         mass = effective_mass(correlator.mean, correlator.covariance, kernel)

@@ -179,7 +179,7 @@ class Inputs:
         Raises ConfigError where its file, or its spectral density, cannot be used.
         """
         config, section = self.config, self.config.targets[name]
-        if isinstance(section, sources.Correlator):
+        if isinstance(section, sources.CorrelatorTarget):
             c = self._correlator(section, "targets", name)
             scale = None if section.scale == "auto" else section.scale
             return Target(c.bootstrap(config.bootstrap, config.seed, name), scale, correlator=c)
@@ -198,7 +198,7 @@ class Inputs:
         faults = []
         for name, section in self.config.targets.items() if targets else ():
             try:
-                if isinstance(section, sources.Correlator):
+                if isinstance(section, sources.CorrelatorTarget):
                     c = self._correlator(section, "targets", name)
                     if section.scale != "auto":
                         noise.check_size(section.scale * c.mean, c.times, "C times scale", noise.SINGLE)

@@ -189,7 +189,7 @@ class _Data:
 
     def suggestion(self) -> Suggestion:
         """Return the config, with what is given in it."""
-        survey = Survey.of(self.whole(), self.kernel)
+        survey = Survey.from_correlator(self.whole(), self.kernel)
         first, last = self._times(survey)
         seen = self.load(tuple(range(first, last + 1)))
         unit = self.given_key("spectra", "unit") or self._unit(survey)

@@ -253,7 +253,7 @@ def test_labels_come_off_again(npy: Callable) -> None:
     again = Correlator.from_xarray(c.to_xarray())
     assert (again.times, again.dim, again.facts, again.flags) == (c.times, c.dim, c.facts, c.flags)
     assert np.array_equal(again.samples, c.samples)
-    assert Source.of(again.facts) == source
+    assert Source.from_facts(again.facts) == source
     assert source.keys() == {"path": str(source.path), "bin": 2, "covariance": "shrink"}
 
 

@@ -23,7 +23,7 @@ def correlator(kernel: Kernel, relative: float | np.ndarray = 1e-4, times=tuple(
 
 @pytest.mark.parametrize("name", ["periodic", "periodic-odd", "exponential", "vector"])
 def test_a_single_state_has_its_mass_at_every_time(name: str) -> None:
-    survey = Survey.of(correlator(Kernel(name, T, SPACING)), Kernel(name, T, SPACING))
+    survey = Survey.from_correlator(correlator(Kernel(name, T, SPACING)), Kernel(name, T, SPACING))
     known = np.isfinite(survey.mass)
     assert known.sum() >= len(survey.mass) - 2
     assert survey.mass[known] == pytest.approx(M, rel=1e-9)
@@ -43,22 +43,22 @@ def test_the_error_of_an_effective_mass_is_the_spread_that_noise_makes(name: str
 def test_usable_times_end_where_errors_grow() -> None:
     kernel = Kernel("exponential", T, SPACING)
     relative = np.where(np.arange(17) < 11, 0.01, 0.5)
-    assert Survey.of(correlator(kernel, relative), kernel).usable(0.3) == (1, 10)
-    assert Survey.of(correlator(kernel, 0.5), kernel).usable(0.3) is None
+    assert Survey.from_correlator(correlator(kernel, relative), kernel).usable(0.3) == (1, 10)
+    assert Survey.from_correlator(correlator(kernel, 0.5), kernel).usable(0.3) is None
 
 
 def test_a_prior_that_begins_elsewhere_than_the_data_is_doubtful() -> None:
     kernel = Kernel("periodic", T, SPACING)
-    survey = Survey.of(correlator(kernel), kernel)
+    survey = Survey.from_correlator(correlator(kernel), kernel)
     assert survey.doubts((0.2, 1.3)) == []
     for E0 in ((0.4, 1.3), (0.05, 0.2)):
         (words,) = survey.doubts(E0)
         assert "falls to 0.35, " in words
         assert words.endswith("are lattice.spacing and spectra.E0 right?")
-    assert Survey.of(correlator(kernel, 0.9), kernel).doubts((0.4, 1.3)) == []
+    assert Survey.from_correlator(correlator(kernel, 0.9), kernel).doubts((0.4, 1.3)) == []
 
 
 def test_noise_without_an_effective_mass_is_refused_with_what_to_say() -> None:
     kernel = Kernel("exponential", T, SPACING)
     with pytest.raises(UserError, match=r"no effective mass is known to 10 %.*say smearing\.sigma, energies"):
-        _ = Survey.of(correlator(kernel, 0.9), kernel).lowest
+        _ = Survey.from_correlator(correlator(kernel, 0.9), kernel).lowest

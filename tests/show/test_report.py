@@ -21,7 +21,7 @@ import xarray as xr
 
 import sdpipe
 from sdpipe.config.load import load_config
-from sdpipe.config.sources import Correlator, CorrelatorNoise
+from sdpipe.config.sources import CorrelatorNoise, CorrelatorTarget
 from sdpipe.disk import store
 from sdpipe.errors import DamageError
 from sdpipe.pipeline import results
@@ -297,7 +297,7 @@ HOSTILE = "<script>alert(1)</script><img src=x onerror='alert(2)'>\"&amp;{{ 7*7 
 
 def test_the_report_escapes_what_users_type_and_is_the_same_each_time(data: ReportData) -> None:
     section = {"kind": "correlator", "path": Path("/data") / HOSTILE, "dataset": HOSTILE}
-    new = {"name": HOSTILE, "noise": CorrelatorNoise(**section), "targets": {"o3": Correlator(**section)}}
+    new = {"name": HOSTILE, "noise": CorrelatorNoise(**section), "targets": {"o3": CorrelatorTarget(**section)}}
     config, root = data.config.model_copy(update=new), Path("<img src=x onerror=alert(3)>")
     hostile = replace(data, config=config, root=root, data=[("noise", HOSTILE)])
     page = Page(render(hostile))
