@@ -256,7 +256,7 @@ def _tables(config: Config, layout: Layout, names: set[str], whole: bool) -> str
     return "\n\n".join(parts)
 
 
-def _next(arguments: argparse.Namespace, survey: list[stages.Progress]) -> str | None:
+def _next(arguments: argparse.Namespace, survey: list[stages.StageProgress]) -> str | None:
     """Return the command that does what is left."""
     stage = stages.next_stage(survey)
     run = ["--run", str(arguments.run)] if arguments.run else []

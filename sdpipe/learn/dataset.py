@@ -231,15 +231,15 @@ def fit(
     chunks = _Chunks(samples, seen, np.split(white, np.cumsum(samples.held_out)[:-1]))
     linear_loss, posterior_loss, mean_loss = chunks.losses(lambda C: linear(linear_transform(C)), moments.target_mean)
 
-    outputs, copies = moments.target_mean.size, samples.copies
+    outputs = moments.target_mean.size
     weight, offset, scale = np.zeros((seen.transform.mean.size, outputs)), np.zeros(outputs), np.ones(outputs)
     if residual and not on_features:
         weight, offset, scale = linear.weight, linear.offset, linear.residual
     data = TrainingSet(
         read=chunks.read if len(samples) > 1 else [chunks.read(0)].__getitem__,
-        rows=tuple(n * copies for n in samples.rows) if on_features else samples.rows,
+        rows=tuple(n * samples.copies for n in samples.rows) if on_features else samples.rows,
         held_out=samples.held_out,
-        copies=1 if on_features else copies,
+        copies=1 if on_features else samples.copies,  # on features each copy is a sample of its own
         noise=noise.cholesky.T @ linear_transform.matrix,
         weight=weight,
         offset=offset,

@@ -236,6 +236,7 @@ def ahead(read: Callable[[T], Read], items: list[T]) -> Iterator[Read]:
     with ThreadPoolExecutor(1) as pool:
         following = pool.submit(read, items[0])
         for item in items[1:]:
-            result, following = following.result(), pool.submit(read, item)
+            result = following.result()
+            following = pool.submit(read, item)
             yield result
         yield following.result()

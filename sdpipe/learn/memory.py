@@ -59,7 +59,8 @@ def cut(sets: Sequence[Hashable], need: Need, room: int) -> list[slice]:
     >>> cut(["a", "a", "b"], Need(data=100, member=10), 230), cut(["a", "a", "b"], Need(data=100, member=10), 229)
     ([slice(0, 3, None)], [slice(0, 2, None), slice(2, 3, None)])
     """
-    parts, low = [], 0
+    parts: list[slice] = []
+    low = 0
     for high in range(2, len(sets) + 1):
         if len(set(sets[low:high])) * need.data + (high - low) * need.member > room:
             parts.append(slice(low, high - 1))

@@ -202,7 +202,8 @@ class _Estimates:
 
     def losses(self, p: Parameters, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and absolute error (member, pair, E) of x (member, pair, t) against y (member, pair, E)."""
-        linear, output = torch.baddbmm(self.offset, x, self.weight), architectures.forward(p, x)
+        linear = torch.baddbmm(self.offset, x, self.weight)
+        output = architectures.forward(p, x)
         if not self.head:
             error = (y - linear - self.scale * output).abs()
             return error, error
@@ -319,7 +320,8 @@ def _run_epoch(
     stack: Stack, estimates: _Estimates, feed: Feed, living: list[Member], protocol: Protocol
 ) -> list[float]:
     """Show every living member each pair once, in steps; return the mean absolute error of each over these steps."""
-    total, steps = torch.zeros(len(living), **feed.options._asdict()), feed.steps(stack.epoch, protocol.batch)
+    total = torch.zeros(len(living), **feed.options._asdict())
+    steps = feed.steps(stack.epoch, protocol.batch)
     for i, (x, y) in enumerate(feed.batches(living, stack.epoch, protocol.batch)):
         losses, errors = (v.mean(dim=(1, 2)) for v in estimates.losses(stack.parameters, x, y))
         stack.step(losses, protocol.rate(stack.epoch + i / steps, protocol.epochs), clip=protocol.head)

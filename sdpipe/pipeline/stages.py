@@ -26,7 +26,7 @@ from sdpipe.pipeline import ownership, pieces, stacks
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import Piece
 from sdpipe.pipeline.stacks import StackPlan
-from sdpipe.pipeline.state import Found, Progress, State, survey_of
+from sdpipe.pipeline.state import Found, StageProgress, State, survey_of
 from sdpipe.problem.problem import Problem
 from sdpipe.show import console
 from sdpipe.show.console import log
@@ -410,16 +410,16 @@ def left(state: State, name: str) -> list[Found]:
     return state.left(STAGE[name].pieces(state.made))
 
 
-def survey(state: State) -> list[Progress]:
+def survey(state: State) -> list[StageProgress]:
     """Return how far each stage is, in their order."""
     rows = [STAGE[name] for name in wanted(state.config, state.layout)]
     return [survey_of(state, s.name, s.unit, s.pieces(state.made), s.places(state.layout)) for s in rows]
 
 
-def next_stage(survey: Iterable[Progress]) -> str | None:
+def next_stage(survey: Iterable[StageProgress]) -> str | None:
     """Return the stage that does what is left: ``run`` where it is more than one, None where all is done.
 
-    >>> one, two = (Progress(n, "missing", 0, 1, "page", 0, None) for n in ("analyze", "report"))
+    >>> one, two = (StageProgress(n, "missing", 0, 1, "page", 0, None) for n in ("analyze", "report"))
     >>> next_stage([one, two]), next_stage([two]), next_stage([])
     ('run', 'report', None)
     """

@@ -58,7 +58,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """How far a stage is. ``state`` is done, damaged, stale (made from other inputs), unfinished or missing.
 
     ``modified`` is when its files last changed, in seconds since 1970, or None where there are none.
@@ -73,7 +73,7 @@ class Progress:
     modified: float | None
 
 
-def survey_of(state: State, name: str, unit: str, pieces: list[Piece], places: list[Path]) -> Progress:
+def survey_of(state: State, name: str, unit: str, pieces: list[Piece], places: list[Path]) -> StageProgress:
     """Return how far the stage ``name`` is, which makes ``pieces`` in ``places``."""
     found = [state.look(piece) for piece in pieces]
     stats = [stat for place in places for stat in files.below(place)]
@@ -88,7 +88,7 @@ def survey_of(state: State, name: str, unit: str, pieces: list[Piece], places: l
     else:
         told = "unfinished" if stats or "done" in conditions else "missing"
     done, changed = sum(f.condition == "done" for f in counted), max((s.st_mtime for s in stats), default=None)
-    return Progress(name, told, done, len(counted), unit, sum(s.st_size for s in stats), changed)
+    return StageProgress(name, told, done, len(counted), unit, sum(s.st_size for s in stats), changed)
 
 
 def verify(layout: Layout, pieces: Iterable[Piece], forget: bool) -> list[DamageError]:

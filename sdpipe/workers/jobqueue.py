@@ -90,7 +90,8 @@ def _integer(least: int, most: int) -> Rule:
 
 def _rules(prologue: bool) -> dict[str, Rule]:
     """Return the rule of every key, by the type of its default or its own; a prologue may say what a bare name is."""
-    interfaces, defaults = psutil.net_if_addrs(), dask.config.get("jobqueue.slurm")
+    interfaces = psutil.net_if_addrs()
+    defaults = dask.config.get("jobqueue.slurm")
     text = _is_text, "a string"
     texts = lambda given: isinstance(given, list) and all(map(_is_text, given)), 'a list of strings, such as ["--x"]'
     return {
@@ -122,11 +123,11 @@ def _fulfils(rule: Rule, given: Any) -> bool:
 
 def _faults(job: dict[str, Any]) -> Iterator[Fault]:
     """Yield what is wrong with the keys of a section."""
-    rules, options = _rules(bool(job.get("job-script-prologue"))), job["scheduler-options"]
+    rules = _rules(prologue=bool(job.get("job-script-prologue")))
+    options = job["scheduler-options"] if isinstance(job["scheduler-options"], dict) else {}
     of_job = [((key,), given, KEYS) for key, given in job.items()]
-    of_scheduler = options.items() if isinstance(options, dict) else ()
-    inner = [(("scheduler-options", key), given, SCHEDULER_KEYS) for key, given in of_scheduler]
-    for keys, given, known in [*of_job, *inner]:
+    of_scheduler = [(("scheduler-options", key), given, SCHEDULER_KEYS) for key, given in options.items()]
+    for keys, given, known in [*of_job, *of_scheduler]:
         if keys[-1] not in known:
             yield keys, f"unknown key; allowed: {', '.join(known)}"
         elif not _fulfils(rules[keys[-1]], given):

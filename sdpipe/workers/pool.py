@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import math
 import queue
 import signal
 import socket
@@ -29,7 +30,7 @@ Kind = Literal["cpu", "gpu"]
 TOPIC = "sdpipe"
 
 LOOK_EVERY = 0.5
-"""Seconds between two looks at the lock and at how many workers are connected."""
+"""Seconds between two questions whether the lock is held and how many workers are connected."""
 
 TEND_EVERY = 3.0
 """Seconds between two looks at the jobs of a pool."""
@@ -81,6 +82,10 @@ class Pool:
         """Return how many tasks may be submitted: all that connected workers can run, and those to be ready."""
         return max(1, sum(self.client.nthreads().values()) + self.ready)
 
+    def _submit(self, function: Callable[..., Any], task: Task, priority: int) -> Future:
+        options = {"key": task.name, "pure": False, "resources": self.resources, "priority": priority}
+        return self.client.submit(function, *task.args, **options)
+
     def tend(self, unfinished: int, waiting: int) -> None:
         """Look after the workers: called every few seconds while tasks run."""
 
@@ -97,20 +102,23 @@ class Pool:
         """
         if on_message:
             self.client.subscribe_topic(TOPIC, lambda event: on_message(event[1]))
-        waiting, finished, running = list(reversed(tasks)), queue.SimpleQueue[Future](), dict[Future, str]()
-        tended, looked, window = time.monotonic(), -LOOK_EVERY, 0
+        waiting = list(reversed(tasks))
+        running: dict[Future, str] = {}
+        finished = queue.SimpleQueue[Future]()
+        window, asked, tended = 0, -math.inf, time.monotonic()
         try:
             while waiting or running:
-                if time.monotonic() - looked > LOOK_EVERY:  # a question to the scheduler, not for every task
+                if time.monotonic() - asked > LOOK_EVERY:  # a question to the scheduler, not for every task
                     self.watch()
-                    window, looked = self._window(), time.monotonic()
+                    window = self._window()
+                    asked = time.monotonic()
+                # A window, and not all tasks at once: the scheduler would hand them out beforehand, and a worker that
+                # comes later, as a job that has waited in the queue, would find none left to take.
                 while waiting and len(running) < window:
                     task = waiting.pop()
-                    future = self.client.submit(
-                        function, *task.args, key=task.name, pure=False, resources=self.resources, priority=len(waiting)
-                    )
-                    running[future] = task.name
+                    future = self._submit(function, task, priority=len(waiting))
                     future.add_done_callback(finished.put)
+                    running[future] = task.name
                 if time.monotonic() - tended > TEND_EVERY:
                     self.tend(len(running), len(waiting))
                     tended = time.monotonic()

@@ -104,7 +104,8 @@ class Workers(ExitStack):
 
     @contextmanager
     def _pool(self, kind: Kind, stage: str, tasks: int) -> Iterator[Pool | Serial]:
-        name, log = getattr(self._cluster, kind), self._logs / f"dask-{stage}.html"
+        name = getattr(self._cluster, kind)
+        log = self._logs / f"dask-{stage}.html"
         if name == "serial":
             yield Serial(self._watch, min(cores(), tasks))
         elif name == "local":
@@ -120,8 +121,8 @@ class Workers(ExitStack):
             from sdpipe.workers.jobqueue import read_section
             from sdpipe.workers.slurm import slurm_pool
 
-            section, jobs = read_section(name, kind, self._logs), self._cluster.jobs
-            with slurm_pool(section, tasks, jobs, self._tls, log, self._say, self._watch) as pool:
+            section = read_section(name, kind, self._logs)
+            with slurm_pool(section, tasks, self._cluster.jobs, self._tls, log, self._say, self._watch) as pool:
                 yield pool
 
 

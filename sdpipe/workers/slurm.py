@@ -37,10 +37,14 @@ HARMLESS = ("CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "PENDING", "RUNNIN
 
 @dataclass(kw_only=True)
 class SlurmPool(Pool):
-    """A pool that replaces jobs that are gone, gives up where they all fail, and releases idle ones.
+    """A pool that heals itself: it replaces jobs that are gone, gives up where they all fail, and releases idle ones.
 
-    dask-jobqueue's own ``adapt`` does not replace jobs that have ended, as with --lifetime all do in the end:
-    https://github.com/dask/dask-jobqueue/issues/691.
+    dask-jobqueue knows a job as at work from its submission until it closes it, and its ``adapt`` submits no other for
+    one that has ended by itself, as with ``--lifetime`` all do before their walltime:
+    https://github.com/dask/dask-jobqueue/issues/691. Here Slurm is asked which jobs it still has.
+
+    ``_connected`` are ids of jobs of which a worker has connected, ``_failures`` counts jobs that ended before, since
+    the last one that did not; Slurm is not asked again before ``_next``.
     """
 
     cluster: SLURMCluster
@@ -75,31 +79,47 @@ class SlurmPool(Pool):
             self._next = time.monotonic() + min(LONGEST_PAUSE, max(TEND_EVERY, failing))
 
     def _heal(self, unfinished: int, waiting: int) -> None:
-        jobs = {name: job.job_id for name, job in dict(self.cluster.workers).items()}
-        processing = dict.fromkeys(jobs, 0)
-        for worker in list(self.cluster.scheduler.workers.values()):
-            name = str(worker.name)
-            name = name if name in jobs else name.rpartition("-")[0]
-            if name in jobs:
-                processing[name] += len(worker.processing)
-                if jobs[name] not in self._connected:
-                    self._connected.add(jobs[name])
-                    self._failures = 0
-        alive = set(command("squeue", "-h", "-o", "%A", "--me").split())
-        gone = [name for name, job_id in jobs.items() if job_id not in alive]
+        """Make the jobs that dask-jobqueue believes in those that Slurm has; raise SlurmError where that fails."""
+        job_ids = {name: job.job_id for name, job in dict(self.cluster.workers).items()}
+        tasks_of = self._tasks_of(job_ids)
+        queued = set(command("squeue", "-h", "-o", "%A", "--me").split())
+        gone = [name for name, job_id in job_ids.items() if job_id not in queued]  # one that was refused has no id
         for name in gone:
-            self._judge(jobs[name])
-        everything_runs = not waiting and sum(processing.values()) >= unfinished
-        idle = [name for name, tasks in processing.items() if not tasks] if everything_runs else []
-        if gone or idle or set(self.cluster.worker_spec) != set(jobs):
+            self._judge(job_ids[name])
+        # Once every unfinished task is at a worker, a job without any will get none. One whose worker is lost stays
+        # wanted, and another is submitted in its place, so that an idle one need not be kept for that.
+        everything_runs = not waiting and sum(tasks_of.values()) >= unfinished
+        idle = [name for name, tasks in tasks_of.items() if not tasks] if everything_runs else []
+        if gone or idle or set(self.cluster.worker_spec) != set(job_ids):
             self.cluster.sync(self._correct, gone, idle)
         refusals = [job.refusal for job in dict(self.cluster.workers).values() if job.refusal]
         if refusals:
             raise SlurmError(refusals[0])
 
+    def _tasks_of(self, job_ids: dict[str, str | None]) -> dict[str, int]:
+        """Return how many tasks the workers of each job have, and note which jobs have connected."""
+        tasks_of = dict.fromkeys(job_ids, 0)
+        for worker in list(self.cluster.scheduler.workers.values()):
+            name = str(worker.name)
+            if name not in job_ids:  # of several workers in a job each has a number behind the name of the job
+                name = name.rpartition("-")[0]
+            if name not in job_ids:
+                continue
+            tasks_of[name] += len(worker.processing)
+            if job_ids[name] not in self._connected:
+                self._connected.add(job_ids[name])
+                self._failures = 0
+        return tasks_of
+
     async def _correct(self, gone: list[str], idle: list[str]) -> None:
+        """Forget the jobs that are gone, and let dask-jobqueue submit what it then lacks and close what is idle.
+
+        ``worker_spec`` holds the jobs that are wanted and ``workers`` those that were submitted: what is in the first
+        alone is submitted, what is in the second alone cancelled.
+        """
         for name in gone:
-            if job := self.cluster.workers.pop(name, None):
+            job = self.cluster.workers.pop(name, None)
+            if job:
                 job.status = Status.closed
         for name in idle:
             self.cluster.worker_spec.pop(name, None)
@@ -127,16 +147,15 @@ class SlurmPool(Pool):
 
 def certificates(directory: Path) -> Security:
     """Make temporary TLS certificates as files that only their owner can read."""
-    fresh, files = Security.temporary().get_tls_config_for_role("worker"), {}
-    for part in ("ca_file", "cert", "key"):
-        file = directory / f"{part}.pem"
-        file.touch(mode=0o600)
-        file.write_text(fresh[part])
-        files[part] = str(file)
+    temporary = Security.temporary().get_tls_config_for_role("worker")
+    files = {part: directory / f"{part}.pem" for part in ("ca_file", "cert", "key")}
+    for part, file in files.items():
+        file.touch(mode=0o600)  # before there is anything in it to read
+        file.write_text(temporary[part])
     roles = {
-        f"tls_{role}_{part}": files[part] for role in ("scheduler", "worker", "client") for part in ("cert", "key")
+        f"tls_{role}_{part}": str(files[part]) for role in ("scheduler", "worker", "client") for part in ("cert", "key")
     }
-    return Security(require_encryption=True, tls_ca_file=files["ca_file"], **roles)
+    return Security(require_encryption=True, tls_ca_file=str(files["ca_file"]), **roles)
 
 
 @contextmanager
