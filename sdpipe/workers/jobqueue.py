@@ -43,7 +43,10 @@ ANSWER = 30.0
 LEAST_MEMORY = 100_000_000
 """Bytes without which no worker starts."""
 
-KEYS = sorted(dask.config.get("jobqueue.slurm").keys() - {"extra", "env-extra", "job-extra"})
+DEFAULTS = next(defaults for defaults in dask.config.defaults if "jobqueue" in defaults)["jobqueue"]["slurm"]
+"""What dask-jobqueue itself has for each key, whatever Dask's configuration says."""
+
+KEYS = sorted(DEFAULTS.keys() - {"extra", "env-extra", "job-extra"})
 """Keys of a section, but for old names of three of them."""
 
 SCHEDULER_KEYS = ("contact_address", "host", "interface", "port")
@@ -91,11 +94,10 @@ def _integer(least: int, most: int) -> Rule:
 def _rules(prologue: bool) -> dict[str, Rule]:
     """Return the rule of every key, by the type of its default or its own; a prologue may say what a bare name is."""
     interfaces = psutil.net_if_addrs()
-    defaults = dask.config.get("jobqueue.slurm")
     text = _is_text, "a string"
     texts = lambda given: isinstance(given, list) and all(map(_is_text, given)), 'a list of strings, such as ["--x"]'
     return {
-        **{key: texts if isinstance(defaults[key], list) else text for key in KEYS},
+        **{key: texts if isinstance(DEFAULTS[key], list) else text for key in KEYS},
         **dict.fromkeys(SCHEDULER_KEYS, text),
         **dict.fromkeys(("cores", "processes", "job-cpu", "death-timeout"), _integer(1, 1_000_000)),
         "port": _integer(0, 65535),
@@ -186,7 +188,7 @@ class PoolSection:
         """Let Dask and dask-jobqueue work with these settings."""
         exports = [f"export DASK_{k.upper().replace('-', '_').replace('.', '__')}={v}" for k, v in SETTINGS.items()]
         settings = {
-            **dict.fromkeys(dask.config.get("jobqueue.slurm")),
+            **dict.fromkeys(DEFAULTS),
             **self.job,
             "processes": self.processes,
             "worker-extra-args": self._arguments(),
@@ -217,8 +219,8 @@ def read_section(name: str, kind: Kind, logs: Path) -> PoolSection:
         )
     given = {**known["slurm"], **known.get(name, {}), **sections.get(name, {})}
     spelled = {key.replace("_", "-"): value for key, value in given.items()}
-    job = {key: known["slurm"].get(key) if value is None else value for key, value in spelled.items()}
-    job = {key: value for key, value in job.items() if value is not None}
+    set_by_user = {key: value for key, value in spelled.items() if value is not None}
+    job = {key: value for key, value in {**DEFAULTS, **set_by_user}.items() if value is not None}
     faults = [((key,), "this key is missing") for key in ("cores", "memory") if key not in job] + list(_faults(job))
     if not faults and job.get("processes", 1) > job["cores"]:
         faults = [(("processes",), f"{job['processes']} must not be above cores ({job['cores']})")]

@@ -10,6 +10,7 @@ from sdpipe.learn.feeds import Chunk, Member, TensorOptions, TrainingSet
 from sdpipe.learn.training import PROTOCOLS, Outcome, Recipe, train
 
 T, E = 4, 3
+DOUBLE = TensorOptions(torch.device("cpu"), torch.float64)
 
 
 def set_of(chunks: list[Chunk], **matrices) -> TrainingSet:
@@ -47,9 +48,10 @@ class Trained:
     epochs: list[tuple[int, list[tuple[int, float]]]] = field(default_factory=list)
 
 
-def run(data, members, protocol, *, seed=1, on_epoch=None, into=None, unfinished=None, dtype=torch.float64) -> Trained:
+def run(data, members, protocol, *, seed=1, on_epoch=None, into=None, **options) -> Trained:
     """Train arcS in float64, and note into ``into`` what was reported until the end or an interruption."""
     trained = into or Trained()
+    options = {"options": DOUBLE} | options
 
     def note(epoch, losses):
         trained.epochs.append((epoch, losses))
@@ -57,8 +59,7 @@ def run(data, members, protocol, *, seed=1, on_epoch=None, into=None, unfinished
             on_epoch(epoch, losses)
 
     data = data if isinstance(data, list) else [data]
-    recipe, options = Recipe("arcS", protocol, seed), TensorOptions(torch.device("cpu"), dtype)
-    train(recipe, data, members, trained.outcomes.__setitem__, on_epoch=note, unfinished=unfinished, options=options)
+    train(Recipe("arcS", protocol, seed), data, members, trained.outcomes.__setitem__, on_epoch=note, **options)
     return trained
 
 

@@ -10,11 +10,9 @@ import torch
 from scipy.stats import mannwhitneyu
 
 from sdpipe.learn import architectures
-from sdpipe.learn.feeds import Chunk, Feed, Member, TensorOptions, TrainingSet
-from sdpipe.learn.training import Unfinished
-from tests.learn.replicas import DEFAULT, PUBLISHED, E, T, constant, make_data, members_of, run, same, set_of
-
-DOUBLE = TensorOptions(torch.device("cpu"), torch.float64)
+from sdpipe.learn.feeds import Chunk, Feed, Member, TrainingSet
+from sdpipe.learn.training import CPU, Unfinished
+from tests.learn.replicas import DEFAULT, DOUBLE, PUBLISHED, E, T, constant, make_data, members_of, run, same, set_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -193,7 +191,7 @@ def test_streamed_and_in_memory_trainings_end_with_losses_of_one_distribution():
     data = make_data(n=40, m=200)
     protocol = replace(DEFAULT, rate=lambda done, n: 5e-3 * (1 - done / n), batch=8, epochs=12)
     ours, theirs = (
-        [o.val_loss[-1] for o in run(d, members_of(16), protocol, dtype=torch.float32).outcomes.values()]
+        [o.val_loss[-1] for o in run(d, members_of(16), protocol, options=CPU).outcomes.values()]
         for d in (streamed(data, SIZES), data)
     )
     assert not set(ours) & set(theirs)

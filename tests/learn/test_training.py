@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp, mannwhitneyu
 
 from sdpipe.learn import architectures
 from sdpipe.learn.feeds import Member, TrainingSet
-from sdpipe.learn.training import PROTOCOLS, MemberHistory, Outcome, Unfinished, one_cycle_rate, published_rate
+from sdpipe.learn.training import CPU, PROTOCOLS, MemberHistory, Outcome, Unfinished, one_cycle_rate, published_rate
 from tests.learn.replicas import DEFAULT, PUBLISHED, Trained, constant, make_data, members_of, run, same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -125,7 +125,7 @@ def test_epochs_are_reported_as_they_end():
 
 def test_single_precision_is_the_default_and_agrees_at_first():
     protocol = replace(DEFAULT, epochs=1)
-    single = run(make_data(), members_of(1), protocol, dtype=torch.float32).outcomes[0]
+    single = run(make_data(), members_of(1), protocol, options=CPU).outcomes[0]
     assert single.parameters["conv1.weight"].dtype == torch.float32
     assert single.val_loss != run(make_data(), members_of(1), protocol).outcomes[0].val_loss
     assert validation_loss(make_data(), replace_weights(single)) == pytest.approx(single.val_loss[0], rel=1e-5)
@@ -153,8 +153,8 @@ def test_in_single_precision_stacked_and_lone_replicas_end_with_losses_of_one_di
     """
     data, members = make_data(m=100), members_of(24)
     protocol = replace(DEFAULT, rate=constant(1e-2), batch=8, epochs=12, patience=99)
-    stacked = run(data, members[:12], protocol, dtype=torch.float32).outcomes
-    lone = [run(data, [m], protocol, dtype=torch.float32).outcomes[0] for m in members[12:]]
+    stacked = run(data, members[:12], protocol, options=CPU).outcomes
+    lone = [run(data, [m], protocol, options=CPU).outcomes[0] for m in members[12:]]
     together, alone = [stacked[i].val_loss[-1] for i in range(12)], [o.val_loss[-1] for o in lone]
     assert ks_2samp(together, alone).pvalue > 0.001
     assert mannwhitneyu(together, alone).pvalue > 0.001

@@ -61,6 +61,14 @@ def test_dasks_own_configuration_counts_and_the_file_wins(section: Read) -> None
         section("jobqueue: {}")
 
 
+def test_null_anywhere_stands_for_dask_jobqueues_default(section: Read) -> None:
+    nulls = {"worker-extra-args": None, "scheduler-options": None, "name": None}
+    with dask.config.set({"jobqueue.slurm": {**dask.config.get("jobqueue.slurm"), **nulls}}):
+        short = section(mine("job-script-prologue: null"))
+        assert (short.job["name"], short.job["job-script-prologue"]) == ("dask-worker", [])
+        assert "distributed.cli.dask_worker" in jobqueue.job_script(short)
+
+
 def test_keys_may_be_spelled_with_underscores(section: Read) -> None:
     assert section(mine("job_extra_directives: [--qos=short]")).job["job-extra-directives"] == ["--qos=short"]
 

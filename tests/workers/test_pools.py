@@ -183,12 +183,12 @@ def check_ports(addresses: dict[tuple[str, int], int], own: str) -> None:
         if ip == "127.0.0.1":
             continue
         assert ip == own, f"listens on {ip}:{port}"
-        with socket.create_connection((own, port), timeout=10) as plain:
+        with socket.create_connection((own, port), timeout=60) as plain:
             plain.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             assert b"HTTP" not in _answer(plain), f"{own}:{port} answers without TLS"
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with socket.create_connection((own, port), timeout=10) as bare, context.wrap_socket(bare) as secured:
+        with socket.create_connection((own, port), timeout=60) as bare, context.wrap_socket(bare) as secured:
             assert secured.getpeercert(binary_form=True)
 
 
