@@ -95,9 +95,18 @@ class RunError(Exception):
 
 
 def another_schema(path: Path, found: Mapping[str, Any]) -> UserError:
-    """Say in one line that ``path`` is of another schema, and which sdpipe wrote it; ``found`` is what it says."""
-    return UserError(
+    """Say in one line that ``path`` is of another schema, and which sdpipe wrote it; ``found`` is what it says.
+
+    What an earlier version made is made anew elsewhere, from the config that it has.
+    """
+    words = (
         f"{path}: written by sdpipe {found.get('sdpipe_version', 'of another version')} with schema "
-        f"{found.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}; use that version, or "
-        "another --run"
+        f"{found.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}"
     )
+    earlier = isinstance(found.get("schema"), int) and found["schema"] < SCHEMA
+    for root in (path, *path.parents) if earlier else ():
+        for config in (root / ".sdpipe" / "config.yaml", root / "config.yaml"):
+            if config.exists() and root.name != ".sdpipe":
+                command = shlex.join(["sdpipe", "run", str(config), "--run", f"{root}-anew"])
+                return UserError(f"{words}: an earlier version made it; it stays as it is; to make it anew: {command}")
+    return UserError(f"{words}; use that version, or another --run")

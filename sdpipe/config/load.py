@@ -22,6 +22,9 @@ UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError
 MOST_VALUES = 100_000
 """Keys and values of a file, those behind an alias counted each time."""
 
+GONE = (("training", "stack"),)
+"""Keys that every ``config.yaml`` of an earlier version has. They never changed a result, and are passed over."""
+
 LONGEST_NUMBER = 100
 """Characters of a number."""
 
@@ -141,6 +144,9 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Orig
         raise UserError(f"{path}: {what}") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    for section, key in GONE:
+        if isinstance(raw.get(section), dict):
+            raw[section].pop(key, None)
     origin = Origin(file, node, [_override(raw, text) for text in overrides])
     config, found = validated(raw)
     if found := [*found, *(faults(config) if config else [])]:

@@ -25,9 +25,11 @@ FIXED_TRAINING = ("audience", "protocol", "inputs", "head", "epochs", "batch")
 def own_config(layout: Layout, overrides: Iterable[str] = ()) -> tuple[Config, Origin]:
     """Return the config in a run directory, and where its keys come from; raises UserError as ``read_config`` does.
 
-    Where ``config.yaml`` is not what was claimed, the last line says where that is, and what puts it back.
+    Where ``config.yaml`` is not what was claimed, the last line says where that is, and what puts it back. Raises
+    UserError, too, where another version made the directory.
     """
     layout.refuse_without_config()
+    _check_schema(layout, _claimed(layout))  # before keys that only another version knows
     try:
         return read_config(layout.root, overrides)
     except UserError as error:

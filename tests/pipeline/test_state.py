@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -409,6 +411,33 @@ def test_a_checkpoint_of_another_make_is_refused(tmp_path: Path) -> None:
     torch.save([1], path)
     with pytest.raises(DamageError, match="not a checkpoint"):
         load_network(path)
+
+
+def test_a_run_of_an_earlier_version_is_left_as_it_is_and_one_command_makes_it_anew(
+    cli: Cli, tiny_text: str, tmp_path: Path, snapshot: Snapshot
+) -> None:
+    """Written by hand as schema 5 had it, with a key that is no more."""
+    old, config = tmp_path / "old run", tiny_text.replace("epochs: 2}", "epochs: 2, stack: auto}")
+    (old / ".sdpipe" / "receipts" / "claim").mkdir(parents=True)
+    for place in (old, old / ".sdpipe"):
+        (place / "config.yaml").write_text(config)
+    hashes = {".sdpipe/config.yaml": [hashlib.sha256(config.encode()).hexdigest(), len(config), 1]}
+    claim = {"made_from": "", "files": hashes, "facts": {"schema": 5, "sdpipe_version": "0.0.9"}}
+    (old / ".sdpipe" / "receipts" / "claim" / "config.json").write_text(seal(claim))
+    (old / "history.zarr").mkdir()
+    (old / "history.zarr" / "zarr.json").write_text(json.dumps({"attributes": claim["facts"]}))
+    before = snapshot(old)
+    fault = cli("run", old).fault
+    assert f"{old}: written by sdpipe 0.0.9 with schema 5, but this is sdpipe {sdpipe.__version__}" in fault
+    assert "an earlier version made it; it stays as it is; to make it anew: " in fault
+    for command in (["status", old], ["status", old, "--verify"], ["predict", old], ["run", old, "seed=2"]):
+        assert cli(*command).fault == fault
+    with pytest.raises(UserError, match="an earlier version made it"):
+        sdpipe.open_run(old)
+    program, *command = shlex.split(fault.partition("to make it anew: ")[2])
+    assert (program, command[-1]) == ("sdpipe", f"{old}-anew")
+    assert cli(*command, "--dry-run").status == 0
+    assert snapshot(old) == before
 
 
 @pytest.mark.parametrize("claimed", [True, False], ids=["by its claim", "by a store"])
