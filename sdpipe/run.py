@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from io import BytesIO
 from numbers import Real
@@ -39,6 +39,34 @@ if TYPE_CHECKING:
 
 STREAM = "predict"
 """Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
+
+
+class Groups(Mapping[str, xr.Dataset]):
+    """Target -> its dataset, for the targets that are done.
+
+    Each is held against its receipt, and opened, when it is asked for: a run may have hundreds.
+    """
+
+    def __init__(self, run: Run, stage: str, path: Path) -> None:
+        self._run, self._stage, self._path = run, stage, path
+
+    def __getitem__(self, name: str) -> xr.Dataset:
+        if name not in self or not self._run._checked(self._stage, name):
+            raise KeyError(name)
+        return store.read(self._path / name)
+
+    def __contains__(self, name: object) -> bool:
+        targets, receipts = self._run.config.targets, self._run.layout.receipts
+        return name in targets and receipts.path(self._stage, str(name)).exists()
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self._run.config.targets if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self)})"
 
 
 class Run:
@@ -75,14 +103,14 @@ class Run:
         return store.read(self.layout.history)
 
     @property
-    def predictions(self) -> dict[str, xr.Dataset]:
+    def predictions(self) -> Mapping[str, xr.Dataset]:
         """Target -> rho (sigma, ensemble, replica, boot, E), correlator (boot, t), truth where known."""
-        return self._groups("predict", self.layout.predictions)
+        return Groups(self, "predict", self.layout.predictions)
 
     @property
-    def budget(self) -> dict[str, xr.Dataset]:
+    def budget(self) -> Mapping[str, xr.Dataset]:
         """Target -> central, error, total, covariance, and truth and pull where known."""
-        return self._groups("analyze", self.layout.budget)
+        return Groups(self, "analyze", self.layout.budget)
 
     @property
     def validation(self) -> xr.Dataset:
@@ -108,27 +136,22 @@ class Run:
         """What is done now, from the data files as they are now."""
         return State(self.config, self.layout)
 
-    def _checked(self, stage: str, *names: str, stacklevel: int = 3) -> list[str]:
-        """Return those of the pieces ``names`` that are there; raise where one is damaged, warn where one is stale.
+    def _checked(self, stage: str, name: str) -> bool:
+        """Return whether the piece ``name`` is there; raise where it is damaged, warn where it is stale.
 
-        ``stacklevel`` is that of the line that asked, for the warning.
+        Of all targets only one of that name is looked at, and its data file alone is read.
         """
-        state, there = self._state, []
-        for piece in stages.STAGE[stage].pieces(state.made):
-            if piece.name not in names:
-                continue
-            found = state.look(piece)
-            if found.condition == "damaged":
-                raise found.damage[0]
-            if found.condition == "stale" and not state.inputs.unreadable:
-                made = f"{stage}: {piece.name} was made from other inputs than those of now"
-                command = shlex.join(["sdpipe", "run", str(self.layout.root)])
-                warnings.warn(f"{made}; run: {command}", stacklevel=stacklevel)
-            there += [piece.name] if found.receipt else []
-        return there
-
-    def _groups(self, stage: str, path: Path) -> dict[str, xr.Dataset]:
-        return {name: store.read(path / name) for name in self._checked(stage, *self.config.targets, stacklevel=4)}
+        only = {target: section for target, section in self.config.targets.items() if target == name}
+        state = State(self.config.model_copy(update={"targets": only or self.config.targets}), self.layout)
+        (piece,) = (piece for piece in stages.STAGE[stage].pieces(state.made) if piece.name == name)
+        found = state.look(piece)
+        if found.condition == "damaged":
+            raise found.damage[0]
+        if found.condition == "stale" and not state.inputs.unreadable:
+            made = f"{stage}: {name} was made from other inputs than those of now"
+            command = shlex.join(["sdpipe", "run", str(self.layout.root)])
+            warnings.warn(f"{made}; run: {command}", stacklevel=3)  # the line that asked
+        return found.receipt is not None
 
     @property
     def plot(self) -> Plots:

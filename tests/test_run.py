@@ -16,8 +16,9 @@ import torch
 import xarray as xr
 
 import sdpipe
+from sdpipe import run as run_module
 from sdpipe.config.load import load_config
-from sdpipe.errors import UserError
+from sdpipe.errors import DamageError, UserError
 from sdpipe.problem.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -184,6 +185,35 @@ def test_error_budget_from_python_is_that_of_the_stage(run: sdpipe.run.Run) -> N
 def test_a_run_is_lazy(run: sdpipe.run.Run) -> None:
     data = [run.training.correlator, run.history.val_loss, run.predictions["o3"].rho, run.budget["o3"].central]
     assert all(array.chunks is not None for array in data)
+
+
+def test_a_target_is_opened_alone(run: sdpipe.run.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    def read(path: Path) -> xr.Dataset:
+        opened.append(path.relative_to(run.layout.root).as_posix())
+        return store_read(path)
+
+    store_read = run_module.store.read
+    monkeypatch.setattr(run_module.store, "read", read)
+    predictions, budget = run.predictions, run.budget
+    assert list(predictions) == list(budget) == list(run.config.targets)
+    assert len(budget) == len(run.config.targets)
+    assert "o3" in predictions
+    assert "nothing" not in budget
+    assert budget.get("nothing") is None
+    assert repr(budget) == f"Groups({', '.join(run.config.targets)})"
+    assert opened == []
+    assert predictions["o3"].sizes["boot"] == run.config.bootstrap
+    assert opened == ["predictions.zarr/o3"]
+
+
+def test_the_damage_of_one_target_does_not_hide_the_others(finished_copy: Path) -> None:
+    (finished_copy / "budget.zarr" / "o3" / "zarr.json").unlink()
+    budget = sdpipe.open_run(finished_copy).budget
+    with pytest.raises(DamageError, match=r"o3/zarr\.json: lost"):
+        _ = budget["o3"]
+    assert budget["peaks"].sizes["sigma"] == 2
 
 
 def test_a_run_shows_its_state(run: sdpipe.run.Run) -> None:
