@@ -3,11 +3,12 @@
     python -m benchmarks.scales [--draws N] [--steep FILE.h5]
 
 Suites V and A of ``public.py``, and six families on lattices of their own, from states below 0.1/a to states above 2/a.
-Rows are the posterior with its prior in one unit or another, in GeV; the posterior that integrates over the unit; and
-the most probable rho >= 0. Columns: mean and median of Err = sum |rho - truth| / sum |truth| over energies in per cent;
-coverage of one and two errors; half width. Errors are those of each method, and in the last columns times one factor
-for each level and method, the conformal one of ``CALIBRATION`` draws of all six families together. Settings of sdpipe
-were chosen on draws of ``TUNING``, what is shown is of ``TEST``: the three have no draw in common.
+Rows are the posterior with its prior in one unit or another, in GeV; the posterior that integrates over the unit; the
+most probable rho >= 0; and HLT by evidence. Columns: mean and median of Err = sum |rho - truth| / sum |truth| over
+energies in per cent; coverage of one and two errors; half width. Errors are those of each method, and in the last
+columns times one factor for each level and method, the conformal one of ``CALIBRATION`` draws of all six families
+together. Settings of sdpipe were chosen on other draws of such families, what is shown is of ``TEST``: no two have a
+draw in common.
 
 With ``--steep``, element (0, 0) of the dataset ``matrix (configuration, 3, 3, t)`` of a file as well, at 12, 24 and 30
 times from t = 1, covariance of the mean from blocks of 20: log evidence, chi^2 of the C(t) that is implied, and
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from benchmarks.public import SUITES
 from benchmarks.table import markdown
 from sdpipe.estimators.conformal import conformal_factor
+from sdpipe.estimators.hlt import Choice
 from sdpipe.estimators.positive import Positive
 from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics.families import (
@@ -47,7 +49,7 @@ from sdpipe.physics.spectra import ChebyshevPrior, Spectrum, peaks
 Array = NDArray[np.float64]
 Answer = tuple[Array, Array]
 
-TUNING, CALIBRATION, TEST = 20261129, 20261130, 20261131
+CALIBRATION, TEST = 20261130, 20261131
 LEVELS = (0.683, 0.954)
 UNITS = (0.35, 0.5, 0.7, 1.0, 1.4)
 
@@ -177,6 +179,16 @@ def _positive(suite: Suite) -> Answer:
     return np.stack([e.mean[0] for e in found]), np.stack([e.error[0] for e in found])
 
 
+def _hlt(choice: Choice) -> Callable[[Suite], Answer]:
+    def answer(suite: Suite) -> Answer:
+        noises = [Noise(n.times, n.mean, n.covariance, n.source, floor=FLOOR) for n in suite.noises]
+        built = [choice.build(suite.grid, n, 0.2) for n in noises]
+        found = [hlt.around(c, c[None]) for hlt, c in zip(built, suite.C, strict=True)]
+        return np.stack([r.mean[0] for r in found]), np.stack([r.error[0] for r in found])
+
+    return answer
+
+
 def _in_unit(unit: float) -> Callable[[Suite], Answer]:
     return _posterior(lambda grid: PriorMoments.from_prior(ChebyshevPrior(64, unit=unit), grid))
 
@@ -185,6 +197,8 @@ METHODS: dict[str, Callable[[Suite], Answer]] = {
     **{f"posterior, unit {unit:g}": _in_unit(unit) for unit in UNITS},
     "posterior, over units": _posterior(PriorMoments.over_scales),
     "most probable rho >= 0": _positive,
+    "HLT, E0 = 0.2 or lower": _hlt(Choice()),
+    "HLT, E0 by evidence": _hlt(Choice(E0="evidence")),
 }
 
 
@@ -243,6 +257,11 @@ def steep(file: Path) -> None:
         found = positive(C)
         numbers = {"chi2": found.chi2, "least chi2": positive.least_chi2(C)}
         rows[last, "most probable rho >= 0"] = numbers | {f"rho({x})": y for x, y in zip(E, found.mean[0], strict=True)}
+        for name, choice in {"E0 = 0.2": Choice(), "E0 by evidence": Choice(E0="evidence")}.items():
+            hlt = choice.build(grid, noise, 0.2).floored(C)
+            r = hlt(C)
+            numbers = {"E0": hlt.E0, "found": float(r.found.all())}
+            rows[last, f"HLT, {name}"] = numbers | {f"rho({x})": y for x, y in zip(E, r.mean[0], strict=True)}
     frame = pd.DataFrame(rows).T.rename_axis(["times", "method"])
     print(f"\n{file.name}, sigma = 0.2\n\n{markdown(frame.astype(float))}")
 

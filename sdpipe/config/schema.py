@@ -143,8 +143,9 @@ class HLTSection(Section):
     """How lambda is chosen: by evidence, or by the stability analyses of the literature."""
     alpha: Annotated[float, Field(ge=-100, lt=1000)] = 0.0
     """Weight e^(alpha a w) of the integral that measures how well f_sigma is reached."""
-    E0: Annotated[float, Field(ge=0, le=1e4)] | None = None
-    """Where that integral begins in GeV; null is the lowest threshold or energy, whichever is lower."""
+    E0: Annotated[float, Field(ge=0, le=1e4)] | Literal["evidence"] | None = None
+    """Where that integral begins in GeV; null is the lowest threshold or energy, whichever is lower; `evidence` is
+    below the lowest state of each correlator, which steep data need."""
 
 
 class Ensemble(Section):

@@ -18,17 +18,18 @@ Matrix Anal. 29 (2008) 1322), so that all else is double precision:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, get_args
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import lapack, solve_triangular
-from scipy.special import erf
+from scipy.special import chdtri, erf
 
 from sdpipe.errors import UserError
+from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.estimators.protocol import Estimate, Estimator
 from sdpipe.learn.audience import Audience
 from sdpipe.physics import twofold
@@ -64,6 +65,15 @@ WIDER = LAMBDAS[0] * 10 ** (np.arange(48, 0, -1) / 6.0)
 
 FAR = 1e6
 """Largest floor over noise at which both share one factorisation: beyond, digits are lost."""
+
+BELOW = 0.95
+"""E0 by evidence is the next step of a ladder below this share of the posterior's: above a state it would be wrong."""
+
+LADDER = 2**0.125
+"""Ratio of the steps of that ladder, so that few factorisations serve all correlators."""
+
+REPRODUCED = 1e-6
+"""An estimate by evidence is found where chi^2 of its C(t) is as large with this probability or more."""
 
 EVIDENCE_MU = 10 ** np.arange(2, -26.001, -0.2)
 """mu of the search for the largest evidence, in units of the largest S^2."""
@@ -112,7 +122,7 @@ class Reconstruction:
     mu
         mu of the coefficients.
     found
-        False where the rule has no answer and the nearest was taken.
+        False where the rule has no answer and the nearest was taken; by evidence, where C(t) is not reproduced.
     samples
         rho_sigma(E) of bootstrap samples, shape (..., boot, sigma, E), where there were any.
     """
@@ -151,15 +161,18 @@ class Choice:
     alpha
         Weight e^(alpha a omega) of the result; a plateau agrees with those of ``ALPHAS``.
     E0
-        Where integrals begin in GeV; None is the lower of a threshold and the lowest energy.
+        Where integrals begin in GeV; None is the lower of a threshold and the lowest energy; "evidence" follows from
+        each correlator, see :class:`ByThreshold`.
     """
 
     rule: Rule = "evidence"
     alpha: float = 0.0
-    E0: float | None = None
+    E0: float | Literal["evidence"] | None = None
 
-    def build(self, observables: Observables, noise: Noise, threshold: float) -> HLT:
+    def build(self, observables: Observables, noise: Noise, threshold: float) -> HLT | ByThreshold:
         """Return HLT by these choices, for densities that are zero below a threshold in GeV."""
+        if self.E0 == "evidence":
+            return ByThreshold.for_noise(self, observables, noise)
         if self.rule == "plateau":
             return self.each(observables, noise, threshold)[0]
         return HLT.for_noise(observables, noise, self._start(observables, threshold), self.alpha).by(self.rule)
@@ -173,6 +186,8 @@ class Choice:
         return [one.by(self.rule, others) for one, others in zip(plain, beside, strict=True)]
 
     def _start(self, observables: Observables, threshold: float) -> float:
+        if self.E0 == "evidence":
+            raise ValueError("E0 by evidence is that of a correlator: see ByThreshold.choice")
         return min(threshold, *observables.energies) if self.E0 is None else self.E0
 
 
@@ -246,13 +261,13 @@ class HLT:
         """Return the method for one threshold E0 in GeV and one weight e^(alpha a omega).
 
         Raises UserError where the noise has other times, where the integrals diverge (alpha too large for the times or
-        for the smearing, a pole at omega = 0), or where E0 is above an energy.
+        for the smearing, a pole at omega = 0), or where E0 is negative.
         """
         o = observables
         if noise.times != o.times:
             raise UserError(f"{noise.source}: times {noise.times}; HLT has {o.times}")
-        if E0 < 0 or min(o.energies) < E0:
-            raise UserError(f"E0 is {E0:g}; it must be from 0 to the lowest energy, {min(o.energies):g}", key="E0")
+        if E0 < 0:
+            raise UserError(f"E0 is {E0:g}; allowed: 0 or above", key="E0")
         if o.smearing.pole and E0 == 0:
             raise UserError(f"smearing {o.smearing.name} diverges at omega = 0; allowed: E0 above 0", key="E0")
         edges = _edges(o, E0, alpha)
@@ -369,15 +384,7 @@ class HLT:
 
         ``samples (..., boot, sigma, E)`` have the lambda of their centre. Raises UserError as a call does.
         """
-        centre, C = np.asarray(centre, float), np.asarray(C, float)
-        flat, each = centre.reshape(-1, centre.shape[-1]), C.reshape(-1, *C.shape[-2:])
-        made = []
-        for one, samples in zip(flat, each, strict=True):
-            hlt = self.floored(one)
-            r = hlt(one)
-            made.append(replace(r, samples=hlt.samples(samples, r.mu)))
-        parts = {f.name: np.stack([getattr(r, f.name) for r in made]) for f in fields(Reconstruction)}
-        return Reconstruction(**{k: v.reshape(*centre.shape[:-1], *v.shape[1:]) for k, v in parts.items()})
+        return _around(self.floored, centre, C)
 
     def floored(self, C: Array) -> HLT:
         """Return the same with the noise of one C (t,), the floor of the noise included: that of ``noise.at_scale(C)``.
@@ -440,7 +447,9 @@ class HLT:
         systematic = s[:, None] * np.sqrt(A / mu[:, None])
         mean = (gain * z) @ flat.T
         every = np.broadcast_to(mu[:, None], mean.shape)
-        parts = (mean, statistical, systematic, every, np.full(mean.shape, True))
+        chi2 = np.sum((mu[:, None] / (self.singular**2 + mu[:, None]) * z / s[:, None]) ** 2, axis=1)
+        found = np.broadcast_to((chi2 < chdtri(len(self.noise.times), REPRODUCED))[:, None], mean.shape)
+        parts = (mean, statistical, systematic, every, found)
         return tuple(p.reshape(shape) for p in parts)
 
     def _plateau(self, C: Array) -> tuple[Array, ...]:
@@ -477,6 +486,69 @@ class HLT:
         return mean, error, change * erf(change / noisier / np.sqrt(2)), mus[0], found
 
 
+def _around(floored: Callable[[Array], HLT], centre: ArrayLike, C: ArrayLike) -> Reconstruction:
+    """Return the estimate for each ``centre`` (..., t), with samples C (..., boot, t), by the HLT of each."""
+    centre, C = np.asarray(centre, float), np.asarray(C, float)
+    flat, each = centre.reshape(-1, centre.shape[-1]), C.reshape(-1, *C.shape[-2:])
+    made = []
+    for one, samples in zip(flat, each, strict=True):
+        hlt = floored(one)
+        r = hlt(one)
+        made.append(replace(r, samples=hlt.samples(samples, r.mu)))
+    parts = {f.name: np.stack([getattr(r, f.name) for r in made]) for f in fields(Reconstruction)}
+    return Reconstruction(**{k: v.reshape(*centre.shape[:-1], *v.shape[1:]) for k, v in parts.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class ByThreshold:
+    """HLT whose E0 is by evidence, for each correlator its own.
+
+    Where rho is zero below E0, kernels of lower energies say nothing of it but are larger by orders of magnitude: for
+    data that fall steeply no double precision is left for what counts. E0 is a step of a ladder below the ``threshold``
+    of the posterior over scales (:class:`~sdpipe.estimators.posterior.Estimate`), and may be above an energy E.
+
+    Attributes
+    ----------
+    choices, observables, noise
+        As given.
+    posterior
+        What knows thresholds.
+    made
+        The HLT of each E0 that was asked for.
+    """
+
+    choices: Choice
+    observables: Observables
+    noise: Noise
+    posterior: Posterior
+    made: dict[float, HLT] = field(default_factory=dict)
+
+    @classmethod
+    def for_noise(cls, choices: Choice, observables: Observables, noise: Noise) -> ByThreshold:
+        """Return the method for one covariance; E0 of ``choices`` does not matter."""
+        o = observables
+        grid = Observables(o.kernel, o.times, o.sigma[:1], o.energies[:1])
+        moments = PriorMoments.over_scales(grid, floor=noise.floor)
+        return cls(choices, o, noise, Posterior.for_noise(moments, noise))
+
+    def choice(self, C: Array) -> Choice:
+        """Return the choices with E0 in GeV, that of one C (t,)."""
+        a = self.observables.kernel.spacing
+        steps = np.log(a * BELOW * self.posterior(C).threshold) / np.log(LADDER)
+        return replace(self.choices, E0=float(LADDER ** np.floor(steps) / a))
+
+    def floored(self, C: Array) -> HLT:
+        """Return the HLT of one C (t,), the floor of its noise included."""
+        choice = self.choice(C)
+        if choice.E0 not in self.made:
+            self.made[choice.E0] = choice.build(self.observables, self.noise, choice.E0)
+        return self.made[choice.E0].floored(C)
+
+    def around(self, centre: ArrayLike, C: ArrayLike) -> Reconstruction:
+        """Return the estimate for each ``centre`` (..., t), with samples C (..., boot, t) around it, as HLT does."""
+        return _around(self.floored, centre, C)
+
+
 class HLTEstimator(Estimator):
     """HLT by a :class:`Choice`, ``hlt`` among the options of the audience; by evidence at alpha = 0 without one."""
 
@@ -499,7 +571,8 @@ class HLTEstimator(Estimator):
     def scans(self, C: Array, rows: Sequence[int], scale: float) -> xr.Dataset:
         """Return :func:`stability` of one C (t,), ``scale`` times too large, at some of the energies."""
         s = self.audience
-        return stability(self.choice.each(s.observables, s.noise, s.threshold), C, rows, scale)
+        choice = self.hlt.choice(C) if isinstance(self.hlt, ByThreshold) else self.choice
+        return stability(choice.each(s.observables, s.noise, s.threshold), C, rows, scale)
 
     def diagnostics(self, C: Array, scale: float) -> xr.Dataset:
         """Return the scans at two of the energies."""

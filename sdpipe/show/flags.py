@@ -15,8 +15,8 @@ WORDS = {
     "to {factor:g}) in a direction that matters, strongest at t = {t}",
     "no_density": "no spectral density explains the data: chi2/dof = {chi2:.1f}/{dof} to the nearest correlator of "
     "kernel {kernel} at T = {period}",
-    "unanswered": "{estimator}: its rule for lambda has no answer at {count} of {points} points (sigma, E), and the "
-    "nearest was taken",
+    "unanswered": "{estimator}: its rule for lambda has no answer, or none that reproduces C(t), at {count} of "
+    "{points} points (sigma, E), and the nearest was taken",
     "no_positive_density": "{interval}: no spectral density rho >= 0 agrees with the data: chi2 is at least "
     "{chi2_min:.4g}, bounds are for chi2 up to {chi2_max:.4g}; rho has negative parts, errors are too small, or E0 is "
     "too high",
@@ -34,8 +34,8 @@ WORDS = {
 def words(flag: Flag) -> str:
     """Return the sentence of a flag.
 
-    >>> words(Flag("unanswered", {"estimator": "hlt", "count": 1, "points": 2}))
-    'hlt: its rule for lambda has no answer at 1 of 2 points (sigma, E), and the nearest was taken'
+    >>> words(Flag("not_certified", {"interval": "bounds", "count": 1, "points": 2}))
+    'bounds: 1 of 2 bounds could not be certified and are left out'
     """
     facts = {"factor": FACTOR, "suspicious": SUSPICIOUS, **flag.facts}
     if flag.code == "out_of_distribution":

@@ -11,7 +11,7 @@ from flint import arb, arb_mat, ctx
 from sdpipe.errors import UserError
 from sdpipe.estimators.hlt import ALPHAS, BALANCE, HLT, PLATEAU, Choice, best_mu, joint_covariance
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.noise import synthetic
+from sdpipe.physics.noise import Noise, synthetic
 from sdpipe.physics.smearing import Cauchy, Function, Sigmoid, Sinh, Tail, Tau
 from sdpipe.physics.spectra import Spectrum, delta_tanh, o3, peaks
 
@@ -257,6 +257,49 @@ def test_what_is_chosen_is_the_result_with_these_choices() -> None:
     assert [one.alpha for one in wide] == [0.0]
 
 
+def steep() -> tuple[Observables, Noise, np.ndarray, np.ndarray]:
+    """Return C (n, t) that fall by e^-2.15 and by e^-0.4 a time, the noise of the first, and the true rho of both."""
+    grid = Observables(Kernel("exponential", 48), tuple(range(1, 25)), (0.2,), (1.45, 1.93, 2.15, 2.41))
+    clean, truth = grid.split(
+        np.stack(
+            [
+                peaks(w, m).integrals(grid)
+                for w, m in (((235.0, 180.0, 90.0), (2.15, 2.6, 3.3)), ((1.0, 2.0), (0.4, 0.9)))
+            ]
+        )
+    )
+    noise = synthetic(grid.times, clean[0], 8e-4, 0.09, 3.0)
+    return grid, noise, noise.draw(clean, 1, np.random.default_rng(1))[:, 0], truth
+
+
+def test_an_estimate_that_does_not_reproduce_the_data_is_not_found_and_E0_by_evidence_does() -> None:
+    grid, noise, C, truth = steep()
+    assert not Choice(E0=0.2).build(grid, noise, 0.2)(C[0]).found.any()
+    hlt = Choice(E0="evidence").build(grid, noise, 0.2)
+    r = hlt.floored(C[0])(C[0])
+    assert r.found.all()
+    assert 1.5 < hlt.choice(C[0]).E0 < 2.15
+    assert (np.abs(r.mean - truth[0]) < 4 * r.error).all()
+    assert (r.error[0, 1:3] < 0.05 * truth[0, 0, 1:3]).all()
+    assert hlt.choice(C[1]).E0 < 0.5
+    around = hlt.around(C, C[:, None])
+    assert np.array_equal(around.mean[0], r.mean)
+    assert around.samples.shape == (2, 1, 1, 4)
+    assert len(hlt.made) == 2
+
+
+@pytest.mark.parametrize("c", [0.05, 20.0])
+def test_E0_by_evidence_does_not_depend_on_the_unit_of_energy(c: float) -> None:
+    grid, noise, C, _ = steep()
+    sigma, energies = (tuple(x / c for x in values) for values in (grid.sigma, grid.energies))
+    other = Observables(Kernel("exponential", 48, c), grid.times, sigma, energies)
+    scaled = Noise(grid.times, noise.mean / c, noise.covariance / c**2, "scaled")
+    one = Choice(E0="evidence").build(grid, noise, 0.2).around(C[:1], C[:1, None])
+    two = Choice(E0="evidence").build(other, scaled, 0.2 / c).around(C[:1] / c, C[:1, None] / c)
+    np.testing.assert_allclose(two.mean, one.mean, rtol=1e-9)
+    np.testing.assert_allclose(two.error, one.error, rtol=1e-9)
+
+
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 1.99])
 def test_a_stability_plot_goes_from_prior_to_noise(alpha) -> None:
     grid = grid_of()
@@ -332,8 +375,8 @@ def test_faults_are_named() -> None:
     for wrong in (2.0, 3.0):
         with pytest.raises(UserError, match="must be below 2"):
             HLT.for_noise(grid, noise, 0.0, wrong)
-    with pytest.raises(UserError, match=r"E0 is 0\.6;"):
-        HLT.for_noise(grid, noise, 0.6)
+    with pytest.raises(UserError, match=r"E0 is -0\.1;"):
+        HLT.for_noise(grid, noise, -0.1)
     with pytest.raises(UserError, match="falls too slowly"):
         HLT.for_noise(grid_of(smearing=Cauchy("im")), noise, 0.0, 1.0)
     with pytest.raises(UserError, match="falls too slowly"):
