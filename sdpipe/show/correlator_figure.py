@@ -25,8 +25,8 @@ KNOWN = 0.5
 """Relative error up to which an effective mass is shown."""
 
 CAPTION = (
-    "{}: C(t), its pulls and the effective mass. Points: data; lines: C(t) of the posterior mean. Pulls are their "
-    "difference over the error of the data; neighbouring times are correlated{}."
+    "{}: the panels show C(t), its pulls and the effective mass. Points are data, lines C(t) of the posterior mean, "
+    "pulls are their difference over the error of the data. Neighbouring times are correlated{}."
 )
 
 

@@ -17,13 +17,16 @@ from sdpipe.show.figures import BESIDE, DENSITY, PANEL
 from sdpipe.show.picture import COLOURS, STYLE, Picture
 
 CAPTION = Markup(
-    "{}: HLT against λ′ = λ/(1 − λ) for several α, with its statistical error. From the right, where the smearing is "
-    "not reached, to the left, where noise wins: a result to trust is on a plateau that is the same for every α. "
-    "Dotted: λ′ by {} for the first α, which is quoted; grey: its result with its error."
+    "{}: the panels show HLT against λ′ = λ/(1 − λ) for several α, with its statistical error. On the right the "
+    "smearing is not reached, on the left noise wins: a result to trust is on a plateau that is the same for every α. "
+    "The dotted line is λ′ by {} for the first α, which is quoted; the grey band is its result with its error."
 )
 
 BELOW = 1e-4
 """The picture begins at this multiple of the lambda' that is chosen."""
+
+RULES = {"evidence": "the largest marginal likelihood", "plateau": "its plateau", "balance": "balance of both errors"}
+"""What chooses lambda, in words."""
 
 HIGH, BETWEEN = 2.2, 0.9
 """Inches: height of the axes of one energy, and what is between two."""
@@ -86,4 +89,5 @@ def pictures(name: str, predictions: xr.Dataset, budget: xr.Dataset, title: str)
 
 def caption(predictions: xr.Dataset, title: str) -> Markup:
     """Return what the stability plots of one target show."""
-    return CAPTION.format(title, predictions.scan_chosen.attrs["long_name"].rpartition(" ")[2])
+    rule = predictions.scan_chosen.attrs["long_name"].rpartition(" ")[2]
+    return CAPTION.format(title, RULES.get(rule, rule))

@@ -56,17 +56,19 @@ REPRODUCE = (
     "bit on any number of workers, networks up to the rounding of single precision."
 )
 CAPTIONS = {
-    "sources": "{}: error by source: latt, lattice data; net, spread of replicas; {}each other one, the shift to its "
-    "reference; total, all of them in quadrature.",
-    "asymptotics": "{}: how the result moves with the sizes of the audience; bars, statistical error; bands, the "
-    "systematic error that is quoted, around the central value.",
-    "histories": "Mean absolute error on validation samples; dotted, dash-dotted: best linear estimator and posterior "
-    "on the same noise.",
-    "validation": "Pulls, with the share beyond the histogram; grey: normal density. Coverage less its level: full, "
-    "networks; dashed, the last method. Coverage against E at the level of the grey line. Grey bands: what the number "
-    "of draws leaves open. Widths: each error of a family on a logarithmic scale, and the bias.",
-    "cases": "The draw of each family with the smallest and the one with the largest rms pull. Full: central value; "
-    "band: its calibrated error at level {:g}; dash-dotted or dotted: posterior or linear estimator; dashed: truth.",
+    "sources": "{}: the panels show the error by source: latt, lattice data; net, spread of replicas; {}each other "
+    "one, the shift to its reference; total, all of them in quadrature.",
+    "asymptotics": "{}: the panels show how the result moves with the sizes of the audience. Bars are statistical "
+    "errors; bands are the systematic error that is quoted, around the central value.",
+    "histories": "The lines show the mean absolute error on validation samples. The dotted line is the best linear "
+    "estimator on the same noise, the dash-dotted one the posterior.",
+    "validation": "The first panels show the pulls beside the normal density (grey); the legend gives the share beyond "
+    "the histogram. The next show coverage less its level, of the central value (full) and of the last method "
+    "(dashed), then coverage against E at the level of the grey line; grey bands are what the number of draws "
+    "leaves open. The last show the width of each error, and the bias, on a logarithmic scale.",
+    "cases": "The panels show the draw of each family with the smallest and the one with the largest rms pull: central "
+    "value (full) with its calibrated error at level {:g} (band), posterior (dash-dotted) or linear estimator "
+    "(dotted), and truth (dashed).",
 }
 TERMS = (
     ("latt, net", "errors from the bootstrap of the lattice data, and from the spread of replicas of one network"),
@@ -86,10 +88,13 @@ TERMS = (
     ("holds, too narrow, too wide", f"coverage within {BAND:g} binomial standard errors of its level, below, above"),
     ("MAE", "mean absolute difference from the truth"),
     ("± calibrated, ...", "mean half width of each error at the quoted level"),
-    ("p_value", f"could the correlator be a draw of the prior with its noise? Flagged below {SUSPICIOUS:.0%}"),
-    ("goodness_of_fit", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
+    (
+        "p-value under the prior",
+        f"could the data be a draw of the prior with its noise? Flagged below {SUSPICIOUS:.0%}",
+    ),
+    ("goodness of fit", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
     ("flagged %", "share of draws that one of these two flags"),
-    ("scale", "factor on the correlator before the networks see it; predictions and errors are divided by it"),
+    ("normalisation", "factor on the correlator before the networks see it; results are divided by it"),
     ("arcS, arcM, arcL", "networks of 16 and 32, 32 and 64, 64 and 128 feature maps: arXiv:2307.00808, Tab. 1"),
     ("mlpS, mlpM, mlpL", "networks of 2 x 128, 3 x 256, 3 x 512 hidden units"),
 )
@@ -199,9 +204,9 @@ def _summary(data: ReportData) -> PageSection:
     ]
     table = parts.table("Results", pd.DataFrame(rows, columns=header))
     unable = [*_answered(data), *_unable(data)]
-    none = "No flags, but not everything could be flagged:" if unable else "No flags."
-    said = [*(flags or [parts.text(none, "note")]), *(parts.text(words, "note") for words in unable)]
-    return PageSection("summary", "Summary", [*said, table])
+    none = "There are no flags, but not everything could be flagged:" if unable else "There are no flags."
+    notes = [parts.text(words, "note") for words in unable]
+    return PageSection("summary", "Summary", [*(flags or [parts.text(none, "note")]), *notes, table])
 
 
 def _narrow(data: ReportData) -> list[Markup]:
@@ -230,13 +235,12 @@ def _answered(data: ReportData) -> list[str]:
 
 def _unable(data: ReportData) -> list[str]:
     """Return what could not be flagged, whatever the data."""
-    few = worded(too_few(data.validation.sizes["sample"])) if data.validation is not None else []
-    validated = all("p_value" in budget.attrs for budget in data.budgets.values())
-    said = few
-    said += [] if validated else ["Nothing tells whether a target is out of distribution: there is no validation."]
+    sentences = worded(too_few(data.validation.sizes["sample"])) if data.validation is not None else []
+    if not all("p_value" in budget.attrs for budget in data.budgets.values()):
+        sentences.append("Nothing tells whether a target is out of distribution: there is no validation.")
     weak = [f"{name} ({_treatment(p)})" for name, p in data.predictions.items() if _treatment(p) != "full"]
-    said += [f"Covariances that weaken the goodness of fit: {', '.join(weak)}."] if weak else []
-    return said
+    sentences += [f"These covariances weaken the goodness of fit: {', '.join(weak)}."] if weak else []
+    return sentences
 
 
 def _target_facts(data: ReportData, name: str) -> Markup:
@@ -246,15 +250,16 @@ def _target_facts(data: ReportData, name: str) -> Markup:
     rows = [("Kind", f"{data.config.targets[name].kind}; {known}")]
     if "resampling" in read:
         rows.append(("Correlator", describe(read)))
-    rows.append(("scale", f"{a['scale']:.4g}"))
+    rows.append(("Normalisation", f"the correlator was multiplied by {a['scale']:.4g}"))
     if "calibrated" in budget:
-        rows += [("Level of calibrated", f"{a['level']:.1%}"), ("p_value", f"{a['p_value']:.3g}")]
-    beyond = f"χ²/dof = {a['chi2']:.1f}/{a['dof']}" if a["dof"] else "all of the data within reach of the kernel"
+        rows.append(("Level of the calibrated error", f"{a['level']:.1%}"))
+        rows.append(("p-value under the prior", f"{a['p_value']:.3g}"))
+    beyond = f"χ²/dof = {a['chi2']:.1f}/{a['dof']}" if a["dof"] else "all of the data are within reach of the kernel"
     treatment = _treatment(data.predictions[name])
-    p_value = f"{a['goodness_of_fit']:.3g}; "
+    p_value = f"p = {a['goodness_of_fit']:.3g}; "
     if treatment != "full":
-        p_value = f"no p-value, since covariance {treatment} hides what the full one would show; "
-    return parts.facts([*rows, ("goodness_of_fit", p_value + beyond)])
+        p_value = f"there is no p-value, since covariance {treatment} hides what the full one would show; "
+    return parts.facts([*rows, ("Goodness of fit", p_value + beyond)])
 
 
 def _pictures(data: ReportData, names: Iterable[str]) -> list[Markup]:
@@ -312,7 +317,7 @@ def _target_pictures(data: ReportData, name: str, title: str) -> list[Markup]:
 def _reconstruction_caption(budget: xr.Dataset, title: str) -> Markup:
     lower = "the same less the central value, in units of the total error"
     lower += ", and the calibrated error (dotted)" if "calibrated" in budget else ""
-    caption = Markup("{}: {}, central value, {}. Below: {}.")
+    caption = Markup("{}: the upper panel shows {}: the central value, {}. The lower one shows {}.")
     return caption.format(title, DENSITY, figures.bands(budget), lower)
 
 

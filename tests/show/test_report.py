@@ -155,12 +155,14 @@ def test_every_picture_has_words_in_its_place(page: Page, run: Run) -> None:
 
 def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
     p_value = run.budget["o3"].attrs["p_value"]
-    assert f"scale 1 Level of calibrated 68.3% p_value {p_value:.3g}" in page.text
-    assert page.text.count("goodness_of_fit") == len(run.config.targets) + 1
+    assert f"multiplied by 1 Level of the calibrated error 68.3% p-value under the prior {p_value:.3g}" in page.text
+    assert page.text.count("Goodness of fit") == len(run.config.targets)
+    assert {"goodness_of_fit", "p_value"}.isdisjoint(page.pieces)
     assert "None" not in page.text
     assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in page.text
     assert (
-        "central value, total and statistical error (light and dark band), truth (dashed). Below: the same" in page.text
+        "central value, total and statistical error (light and dark band), truth (dashed). The lower one shows the same"
+        in page.text
     )
 
 
@@ -220,7 +222,7 @@ def test_flags_of_a_target_stand_at_the_top_beside_it_and_in_every_title(data: R
         page = Page(render(replace(data, budgets={"o3": budget})))
         assert all(page.pieces.count(f"o3: {flag}") == page.pieces.count(flag) == 1 for flag in flags)
         assert page.source.count('class="flag"') == 2 * len(flags)
-        assert ("No flags." in page.text) == (not flags)
+        assert ("There are no flags." in page.text) == (not flags)
         at = [f"a σ = {s:g}" for s in data.config.smearing.sigma]
         pictures = list(figures.target_pictures("o3", data.predictions["o3"].rho, budget, data.config))
         titles = [one.figure.axes[0].get_title(loc="left") for one in pictures]
@@ -235,7 +237,7 @@ def test_flags_of_a_target_stand_at_the_top_beside_it_and_in_every_title(data: R
 def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(data: ReportData, run: Run) -> None:
     few = run.validation.load()
     text = Page(render(replace(data, validation=few))).text
-    assert "No flags." not in text
+    assert "There are no flags." not in text
     assert "120 draws per family are too few to flag what is out of distribution: no p-value is below" in text
     published = data.budgets["o3"].copy()
     del published.attrs["p_value"]
@@ -246,12 +248,12 @@ def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(
     held = xr.where(few.coverage_of.budget == "calibrated", few.coverage_of.level, few.coverage_of)
     ample["coverage_of"] = held.transpose(*few.coverage_of.dims)
     page = Page(render(replace(data, validation=ample)))
-    assert "No flags." in page.text
+    assert "There are no flags." in page.text
     assert page.source.count('class="flag"') == 0
     bad = {"budget": "calibrated", "family": "o3", "sigma": 0.63, "level": level}
     ample["coverage_of"].loc[bad] = 0.41
     page = Page(render(replace(data, validation=ample)))
-    assert "No flags." not in page.text
+    assert "There are no flags." not in page.text
     says = (
         "validation: the calibrated error is too narrow for o3 at a σ = 0.63: it covers 41.0 % of the truth, not 68.3"
     )
@@ -261,11 +263,14 @@ def test_the_summary_says_what_cannot_be_flagged_and_which_family_is_too_narrow(
 @pytest.mark.parametrize("treatment", ["shrink", "diagonal"])
 def test_a_covariance_that_weakens_the_goodness_of_fit_has_no_p_value(data: ReportData, treatment: str) -> None:
     o3 = data.predictions["o3"]
-    assert f"goodness_of_fit {data.budgets['o3'].attrs['goodness_of_fit']:.3g}; " in Page(render(data)).text
+    assert f"Goodness of fit p = {data.budgets['o3'].attrs['goodness_of_fit']:.3g}; " in Page(render(data)).text
     weak = o3.assign(correlator=o3.correlator.assign_attrs(covariance=treatment))
     text = Page(render(replace(data, predictions={"o3": weak}))).text
-    assert f"goodness_of_fit no p-value, since covariance {treatment} hides what the full one would show; " in text
-    assert f"Covariances that weaken the goodness of fit: o3 ({treatment})." in text
+    assert (
+        f"Goodness of fit there is no p-value, since covariance {treatment} hides what the full one would show; "
+        in text
+    )
+    assert f"These covariances weaken the goodness of fit: o3 ({treatment})." in text
     assert f"covariance ({treatment}) that makes it small" in text
 
 
