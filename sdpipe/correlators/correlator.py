@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe.correlators import formats, statistics
+from sdpipe.correlators import folding, formats, statistics
 from sdpipe.correlators.objects import read_python
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.errors import UserError
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Resampling = Literal["configurations", "bootstrap", "jackknife"]
 ErrorOf = Literal["mean", "sample"]
-
-ASYMMETRY = 5.0
-"""Standard deviations between C(t) and C(T - t) from which on folding them is flagged."""
 
 GROWTH = 0.1
 """Relative growth of an error on doubling the bin from which on it is flagged."""
@@ -275,60 +272,81 @@ def load(
     if record is None:
         snapshot = snapshot or formats.snapshot(source.path)
         record = formats.parse(snapshot, source.dataset)
-    where, there, named = record.where, slices(record, period, first), first is not None or record.times is not None
+    where, present = record.where, folding.slices(record, period, first)
     folds = period if parity else None
-    if times is None:
-        times = tuple(t for t in there if folds is None or (t <= folds // 2 and (parity > 0 or 0 < 2 * t < folds)))
-        if not times:
-            raise record.fault(f"its first time slice, {there[0]}, is beyond half the period {period}", "period")
-    matrix = folding(there, folds, times, where, named, parity)
-    if record.samples is None:
-        mean, given, known = _given(source, record, there)
-        dim, folded, flags = "", None, []
-        covariance = _folded(given, matrix, correlated=record.errors is None)
-    else:
-        samples, known, flags = _independent(source, record, there, matrix, times)
-        mean, folded = samples.mean(axis=0), samples @ matrix.T
-        dim = "boot" if known["resampling"] == "bootstrap" else "cfg"
-        given, covariance = (_covariance(x, known) for x in (samples, folded))
-    flags = [*flags, *asymmetry(mean, given, matrix, times, where)]
+    times = times or folding.default_times(present, folds, parity)
+    if not times:
+        raise record.fault(f"its first time slice, {present[0]}, is beyond half the period {period}", "period")
+    named = first is not None or record.times is not None
+    matrix = folding.folding(present, folds, times, where, named, parity)
+    numbers = (_from_mean if record.samples is None else _from_samples)(source, record, present, matrix, times)
+    flags = [*numbers.flags, *folding.asymmetry(numbers.mean, numbers.unfolded, matrix, times, where)]
     if folds and times[-1] > folds // 2:
         flags.append(
             f"{where}: t = {times[-1]} is beyond T/2 = {folds // 2}: nothing is folded, C(T - t) counts beside C(t)"
         )
-    bins = statistics.binned(folded, known["correlation_bin"]) if dim == "cfg" else folded
-    count = None if dim == "cfg" else known.get("configurations")
-    covariance = treat(covariance, source.covariance, where, bins, count)
-    if (exact := np.flatnonzero(np.diag(covariance) == 0)).size:
-        raise record.fault(f"variance 0 at t = {times[exact[0]]}; it must be positive")
-    if source.covariance == "full":
-        check_covariance(covariance, times, where, rounding=_rounding(record, matrix))
+    covariance = _treated(source, record, numbers, matrix, times)
     facts = {
         "path": str(source.path),
         "dataset": source.dataset or "",
         "sha256": snapshot.sha256 if snapshot else record.sha256,
+        **numbers.facts,
+        "covariance": source.covariance,
     }
-    facts |= {**known, "covariance": source.covariance}
-    facts |= {"first": first} if first and record.times is None else {}
-    return Correlator(times, matrix @ mean, covariance, folded, dim, where, facts, tuple(flags))
+    if first and record.times is None:
+        facts["first"] = first
+    return Correlator(
+        times, matrix @ numbers.mean, covariance, numbers.samples, numbers.dim, where, facts, tuple(flags)
+    )
 
 
-def slices(record: Record, period: int | None, first: int | None) -> tuple[int, ...]:
-    """Return the time slices of a file: those that it names or, where it names none, from ``first`` on.
+@dataclass(frozen=True, eq=False)
+class _Numbers:
+    """The mean (T,) of a record with its covariance, ``unfolded`` (T, T), and what is left on the slices in use.
 
-    Raises UserError where neither says it and the number of slices does not: T, and T/2 + 1, start at 0.
+    That is the ``covariance`` (t, t), and the ``samples`` (n, t) along ``dim`` where there are any.
     """
-    size = (record.samples if record.samples is not None else record.mean).shape[-1]
-    if record.times is not None:
-        there = tuple(int(t) for t in record.times)
-        if len(there) != size:
-            raise record.fault(f"{size} values per sample, but {len(there)} time slices")
-        return there
-    if first is None and (period is None or size not in (period, period // 2 + 1)):
-        known = "" if period is None else f", neither T = {period} nor T/2 + 1"
-        ask = "say lattice.first (from Python first=), the t of the first one, such as 0"
-        raise record.fault(f"{size} time slices{known}, and the file does not say which: {ask}", "first")
-    return tuple(range(first or 0, (first or 0) + size))
+
+    mean: Array
+    unfolded: Array
+    covariance: Array
+    samples: Array | None
+    dim: str
+    facts: dict[str, Any]
+    flags: list[str]
+
+
+def _from_mean(
+    source: Source, record: Record, present: tuple[int, ...], matrix: Array, _times: tuple[int, ...]
+) -> _Numbers:
+    """Return the numbers of a file that holds a mean with its errors."""
+    mean, unfolded, facts = _given(source, record, present)
+    covariance = folding.folded_covariance(unfolded, matrix, correlated=record.errors is None)
+    return _Numbers(mean, unfolded, covariance, None, "", facts, [])
+
+
+def _from_samples(
+    source: Source, record: Record, present: tuple[int, ...], matrix: Array, times: tuple[int, ...]
+) -> _Numbers:
+    """Return the numbers of a file that holds samples; they are folded one by one, since that comes before errors."""
+    samples, facts, flags = _independent(source, record, present, matrix, times)
+    folded, dim = samples @ matrix.T, "boot" if facts["resampling"] == "bootstrap" else "cfg"
+    unfolded, covariance = _covariance(samples, facts), _covariance(folded, facts)
+    return _Numbers(samples.mean(axis=0), unfolded, covariance, folded, dim, facts, flags)
+
+
+def _treated(source: Source, record: Record, numbers: _Numbers, matrix: Array, times: tuple[int, ...]) -> Array:
+    """Return the covariance (t, t) as it is asked for: full, shrunk or diagonal; raise UserError for one that is none."""
+    samples, count = numbers.samples, numbers.facts.get("configurations")
+    if numbers.dim == "cfg":  # bins as independent as they get say how far to shrink, and whether they are enough
+        samples, count = statistics.binned(samples, numbers.facts["correlation_bin"]), None
+    covariance = treat(numbers.covariance, source.covariance, record.where, samples, count)
+    exact = np.flatnonzero(np.diag(covariance) == 0)
+    if exact.size:
+        raise record.fault(f"variance 0 at t = {times[exact[0]]}; it must be positive")
+    if source.covariance == "full":
+        check_covariance(covariance, times, record.where, rounding=_rounding(record, matrix))
+    return covariance
 
 
 def _covariance(samples: Array, facts: dict[str, Any]) -> Array:
@@ -463,88 +481,3 @@ def _rounding(record: Record, matrix: Array) -> float:
         return len(matrix) * record.precision
     x = record.samples @ matrix.T
     return float(np.max(record.precision * np.abs(x).max(axis=0) / x.std(axis=0, ddof=1)) ** 2)
-
-
-# --- which time slices, and what is folded -------------------------------------------------------------------
-
-
-def folding(
-    there: tuple[int, ...],
-    period: int | None,
-    times: tuple[int, ...],
-    where: str,
-    named: bool = False,
-    parity: int = 1,
-) -> Array:
-    """Return the matrix (t, len(there)) that takes data at the slices ``there`` to the slices ``times``.
-
-    With a period T, C(T - t) = parity C(t): data over a whole period are folded, [C(t) + parity C(T - t)] / 2, and data
-    up to T/2 are taken as folded already. Where ``times`` reaches beyond T/2, or ``period`` is None, nothing is folded.
-    ``named`` says that the file or the user names its slices; without, their number must be T, or T/2 + 1 where times
-    allow.
-
-    Raises UserError when the data do not hold these times.
-
-    >>> folding((0, 1, 2, 3), 4, (1, 2), "x")
-    array([[0. , 0.5, 0. , 0.5],
-           [0. , 0. , 1. , 0. ]])
-    """
-    at = {t: i for i, t in enumerate(there)}
-    missing = [t for t in times if t not in at]
-    held = f"{where}: {len(there)} time slices, {there[0]}..{there[-1]}, but lattice.period {period} and times"
-    folds = period is not None and max(times) <= period // 2
-    beyond = period is not None and not folds
-    if folds:
-        half = period // 2
-        mirrored = len(there) == period or (named and all((period - t) % period in at for t in times))
-        folds = max(there) < period and mirrored
-        folded = max(there) <= half and (named or len(there) == half + 1)
-        if not (folds or folded or (named and missing)):
-            raise UserError(f"{held} need {period} (a period), or {half + 1} (folded)")
-    if missing:
-        span = f"{there[0]}..{there[-1]}" if len(there) == there[-1] - there[0] + 1 else ", ".join(map(str, there))
-        raise UserError(f"{where}: t = {missing[0]} is missing; those there: {span}; needed: {times[0]}..{times[-1]}")
-    if beyond and (max(there) >= period or not (named or len(there) == period)):
-        raise UserError(f"{held} up to {max(times)} need {period}")
-    unit = np.eye(len(there))
-    if not folds:
-        return unit[[at[t] for t in times]]
-    return np.array([(unit[at[t]] + parity * unit[at[(period - t) % period]]) / 2 for t in times])
-
-
-def _folded(given: Array, matrix: Array, correlated: bool) -> Array:
-    """Return the covariance (t, t) of folded data from that of the data.
-
-    Where the correlation between times is not known, ``correlated`` false, ``given`` being diagonal, C(t) and
-    C(T - t) are taken as fully correlated: the error of their mean is (e1 + e2) / 2, which is never too small. On
-    real data they are nearly so, and taking them as independent makes errors up to sqrt(2) too small.
-    """
-    if correlated:
-        return matrix @ given @ matrix.T
-    return np.diag((np.abs(matrix) @ np.sqrt(np.diag(given))) ** 2)
-
-
-def asymmetry(mean: Array, covariance: Array, matrix: Array, times: tuple[int, ...], where: str) -> list[str]:
-    """Return a flag where C(t) and parity C(T - t), which are folded, differ by more than ASYMMETRY.
-
-    Raises UserError where they have opposite signs: the weighted sum of C(t) parity C(T - t) is negative.
-    """
-    rows = np.flatnonzero((np.abs(matrix) == 0.5).sum(axis=1) == 2)
-    i, j = np.array([np.flatnonzero(matrix[r]) for r in rows], int).reshape(-1, 2).T
-    parity = 4 * matrix[rows, i] * matrix[rows, j]
-    total = covariance[i, i] + covariance[j, j]
-    if not rows.size or total.min() <= 0:
-        return []
-    if np.sum(parity * mean[i] * mean[j] / total) < 0:
-        has, needs = ("-", "") if parity[0] > 0 else ("", "-")
-        other = "periodic-odd (from Python parity=-1)" if parity[0] > 0 else "periodic (from Python parity=1)"
-        raise UserError(f"{where}: C(T - t) = {has}C(t), but the kernel needs C(T - t) = {needs}C(t): kernel {other}")
-    difference = np.maximum(total - 2 * parity * covariance[i, j], 1e-12 * total)
-    pull = np.abs(mean[i] - parity * mean[j]) / np.sqrt(difference)
-    worst = int(np.argmax(pull))
-    if pull[worst] <= ASYMMETRY:
-        return []
-    return [
-        f"{where}: C(t) and {'' if parity[worst] > 0 else '-'}C(T - t) differ by {pull[worst]:.0f} standard deviations "
-        f"at t = {times[rows[worst]]}; the kernel makes them equal"
-    ]

@@ -15,7 +15,7 @@ from sdpipe.config.load import overridden, validated
 from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS, shipped
 from sdpipe.config.rules import FEWEST_SLICES, highest_threshold
 from sdpipe.config.schema import plain
-from sdpipe.correlators import correlator, formats
+from sdpipe.correlators import correlator, folding, formats
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey
@@ -95,7 +95,7 @@ class _Data:
         self.source = Source(file, **self.section)
         self.symmetry = _symmetry(self.record)
         self._refuse_missing()
-        self.there = correlator.slices(self.record, self.given_key("lattice", "period"), self._first())
+        self.there = folding.slices(self.record, self.given_key("lattice", "period"), self._first())
         self.kernel = self._kernel()
 
     def given_key(self, section: str, key: str) -> Any:

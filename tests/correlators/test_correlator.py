@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 
 from sdpipe import read_correlator
-from sdpipe.correlators.correlator import Correlator, Source, asymmetry, describe, folding, load
+from sdpipe.correlators.correlator import Correlator, Source, describe, load
+from sdpipe.correlators.folding import asymmetry, folding
 from sdpipe.correlators.statistics import binned, bootstrap, covariance_of_mean
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel

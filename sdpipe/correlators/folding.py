@@ -1,0 +1,132 @@
+"""Which time slices a correlator has, and what is folded: C(t) and C(T - t) are one number where a kernel is periodic."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdpipe.correlators.record import Record
+from sdpipe.errors import UserError
+
+Array = NDArray[np.float64]
+
+ASYMMETRY = 5.0
+"""Standard deviations between C(t) and C(T - t) from which on folding them is flagged."""
+
+
+def slices(record: Record, period: int | None, first: int | None) -> tuple[int, ...]:
+    """Return the time slices of a file: those that it names or, where it names none, from ``first`` on.
+
+    Raises UserError where neither says it and the number of slices does not: T, and T/2 + 1, start at 0.
+    """
+    size = (record.samples if record.samples is not None else record.mean).shape[-1]
+    if record.times is not None:
+        present = tuple(int(t) for t in record.times)
+        if len(present) != size:
+            raise record.fault(f"{size} values per sample, but {len(present)} time slices")
+        return present
+    if first is None and (period is None or size not in (period, period // 2 + 1)):
+        neither = "" if period is None else f", neither T = {period} nor T/2 + 1"
+        ask = "say lattice.first (from Python first=), the t of the first one, such as 0"
+        raise record.fault(f"{size} time slices{neither}, and the file does not say which: {ask}", "first")
+    return tuple(range(first or 0, (first or 0) + size))
+
+
+def default_times(present: tuple[int, ...], period: int | None, parity: int) -> tuple[int, ...]:
+    """Return the slices that are left of those ``present`` when a period is folded; all where ``period`` is None.
+
+    >>> default_times((0, 1, 2, 3), 4, 1), default_times((0, 1, 2, 3), 4, -1)
+    ((0, 1, 2), (1,))
+    """
+    if period is None:
+        return present
+    half = [t for t in present if 2 * t <= period]
+    return tuple(t for t in half if parity > 0 or 0 < 2 * t < period)  # an odd C(t) is zero at 0 and T/2
+
+
+def folding(
+    present: tuple[int, ...],
+    period: int | None,
+    times: tuple[int, ...],
+    where: str,
+    named: bool = False,
+    parity: int = 1,
+) -> Array:
+    """Return the matrix (t, len(present)) that takes data at the slices ``present`` to the slices ``times``.
+
+    With a period T, C(T - t) = parity C(t): data over a whole period are folded, [C(t) + parity C(T - t)] / 2, and data
+    up to T/2 are taken as folded already. Where ``times`` reaches beyond T/2, or ``period`` is None, nothing is folded.
+    ``named`` says that the file or the user names its slices; without, their number must be T, or T/2 + 1 where times
+    allow.
+
+    Raises UserError when the data do not hold these times.
+
+    >>> folding((0, 1, 2, 3), 4, (1, 2), "x")
+    array([[0. , 0.5, 0. , 0.5],
+           [0. , 0. , 1. , 0. ]])
+    """
+    index = {t: i for i, t in enumerate(present)}
+    missing = [t for t in times if t not in index]
+    held = f"{where}: {len(present)} time slices, {present[0]}..{present[-1]}, but lattice.period {period} and times"
+    folds = period is not None and max(times) <= period // 2
+    beyond = period is not None and not folds
+    if folds:
+        # A file holds a whole period, or its half that somebody folded. Which of the two it is shows in the number of
+        # slices alone, T or T/2 + 1, unless their times are known: then some that nothing needs may be missing.
+        half = period // 2
+        mirrored = len(present) == period or (named and all((period - t) % period in index for t in times))
+        folds = max(present) < period and mirrored
+        folded = max(present) <= half and (named or len(present) == half + 1)
+        if not (folds or folded or (named and missing)):
+            raise UserError(f"{held} need {period} (a period), or {half + 1} (folded)")
+    if missing:
+        without_gaps = len(present) == present[-1] - present[0] + 1
+        span = f"{present[0]}..{present[-1]}" if without_gaps else ", ".join(map(str, present))
+        raise UserError(f"{where}: t = {missing[0]} is missing; those there: {span}; needed: {times[0]}..{times[-1]}")
+    if beyond and (max(present) >= period or not (named or len(present) == period)):
+        raise UserError(f"{held} up to {max(times)} need {period}")
+    unit = np.eye(len(present))  # rows pick a slice; halves of two rows average C(t) and C(T - t)
+    if not folds:
+        return unit[[index[t] for t in times]]
+    return np.array([(unit[index[t]] + parity * unit[index[(period - t) % period]]) / 2 for t in times])
+
+
+def folded_covariance(covariance: Array, matrix: Array, correlated: bool) -> Array:
+    """Return the covariance (t, t) of folded data from that of the data.
+
+    Where the correlation between times is not known, ``correlated`` false, ``covariance`` being diagonal, C(t) and
+    C(T - t) are taken as fully correlated: the error of their mean is (e1 + e2) / 2, which is never too small. On
+    real data they are nearly so, and taking them as independent makes errors up to sqrt(2) too small.
+    """
+    if correlated:
+        return matrix @ covariance @ matrix.T
+    return np.diag((np.abs(matrix) @ np.sqrt(np.diag(covariance))) ** 2)
+
+
+def asymmetry(mean: Array, covariance: Array, matrix: Array, times: tuple[int, ...], where: str) -> list[str]:
+    """Return a flag where C(t) and parity C(T - t), which are folded, differ by more than ASYMMETRY.
+
+    Raises UserError where they have opposite signs: the weighted sum of C(t) parity C(T - t) is negative.
+    """
+    folded_rows = np.flatnonzero((np.abs(matrix) == 0.5).sum(axis=1) == 2)
+    i, j = np.array([np.flatnonzero(matrix[row]) for row in folded_rows], int).reshape(-1, 2).T
+    parity = 4 * matrix[folded_rows, i] * matrix[folded_rows, j]
+    total = covariance[i, i] + covariance[j, j]
+    if not folded_rows.size or total.min() <= 0:
+        return []
+    if np.sum(parity * mean[i] * mean[j] / total) < 0:
+        has, needs = ("-", "") if parity[0] > 0 else ("", "-")
+        other = "periodic-odd (from Python parity=-1)" if parity[0] > 0 else "periodic (from Python parity=1)"
+        raise UserError(f"{where}: C(T - t) = {has}C(t), but the kernel needs C(T - t) = {needs}C(t): kernel {other}")
+    # The variance of C(t) - parity C(T - t) is a difference of large numbers where the two are the same data: rounding
+    # can make it 0 or less, which must not turn the rounding of the mean into many standard deviations.
+    variance = np.maximum(total - 2 * parity * covariance[i, j], 1e-12 * total)
+    pull = np.abs(mean[i] - parity * mean[j]) / np.sqrt(variance)
+    worst = int(np.argmax(pull))
+    if pull[worst] <= ASYMMETRY:
+        return []
+    sign = "" if parity[worst] > 0 else "-"
+    return [
+        f"{where}: C(t) and {sign}C(T - t) differ by {pull[worst]:.0f} standard deviations "
+        f"at t = {times[folded_rows[worst]]}; the kernel makes them equal"
+    ]
