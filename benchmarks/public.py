@@ -310,13 +310,14 @@ def _judged(place: Path, samples: Array) -> dict[str, Array]:
         halves = np.stack([(half * factor.sel(level=x) / factor.sel(level=run.config.budget.level)) for x in LEVELS])
         found |= {f"{name} central": central.values, f"{name} low": central.values - halves}
         found |= {f"{name} high": central.values + halves}
-    audience, scale = run._audience, budget.attrs["scale"]
-    C, alone = samples * scale, replace(audience, methods=())
+    predictor, scale = run._predictor, budget.attrs["scale"]
+    audience, C, alone = predictor.audience, samples * scale, replace(predictor, methods=())
     mean = C.mean(axis=0)
+    estimators = predictor.estimators
     each = {
-        "networks": lambda: alone.predict(C, scale),
-        "posterior": lambda: audience.posterior.bootstrap(mean, audience.posterior(mean, response=True), C),
-        "hlt": lambda: audience.hlt.around(mean, C),
+        "networks": lambda: alone.predict(C.copy(), scale),
+        "posterior": lambda: estimators["posterior"].estimate(mean, C.copy()),
+        "hlt": lambda: estimators["hlt"].estimate(mean, C),
     }
     for name, function in each.items():
         function()
