@@ -13,9 +13,8 @@ from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS
 from sdpipe.config.schema import Config
 from sdpipe.config.sources import RangeNoise
 from sdpipe.errors import UserError
-from sdpipe.estimators import ESTIMATORS, INTERVALS
+from sdpipe.estimators import ESTIMATORS, INTERVALS, MOST_TIMES
 from sdpipe.estimators.conformal import draws_needed
-from sdpipe.estimators.posterior import MOST_TIMES
 from sdpipe.physics.kernels import KernelName
 from sdpipe.physics.units import amount
 

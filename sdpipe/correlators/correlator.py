@@ -336,7 +336,7 @@ def _from_samples(
 
 
 def _treated(source: Source, record: Record, numbers: _Numbers, matrix: Array, times: tuple[int, ...]) -> Array:
-    """Return the covariance (t, t) as it is asked for: full, shrunk or diagonal; raise UserError for one that is none."""
+    """Return the covariance (t, t) as asked for: full, shrunk or diagonal; raise UserError for one that is none."""
     samples, count = numbers.samples, numbers.facts.get("configurations")
     if numbers.dim == "cfg":  # bins as independent as they get say how far to shrink, and whether they are enough
         samples, count = statistics.binned(samples, numbers.facts["correlation_bin"]), None

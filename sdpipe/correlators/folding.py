@@ -1,4 +1,4 @@
-"""Which time slices a correlator has, and what is folded: C(t) and C(T - t) are one number where a kernel is periodic."""
+"""Which time slices a correlator has, and how they fold: C(t) and C(T - t) are one number in a periodic kernel."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import erf, ndtri
 
 Array = NDArray[np.float64]
 
@@ -48,6 +47,8 @@ def conformal_rank(scores: Array, calibration: Array) -> Array:
     >>> conformal_rank(np.array([0.5, 2.5, 9.0]), np.array([1.0, 2.0, 3.0])).tolist()
     [0.25, 0.75, 1.0]
     """
+    from scipy.special import erf  # where it is needed, since a config is read without it
+
     flat, reference = scores.reshape(len(scores), -1), np.sort(calibration.reshape(len(calibration), -1), axis=0)
     below = [np.searchsorted(reference[:, j], flat[:, j], side="left") for j in range(flat.shape[1])]
     rank = ((np.stack(below, axis=1) + 1) / (len(reference) + 1)).reshape(scores.shape)
@@ -60,4 +61,6 @@ def gaussian_quantile(level: float) -> float:
     >>> round(gaussian_quantile(0.954), 3)
     1.995
     """
+    from scipy.special import ndtri  # where it is needed, since a config is read without it
+
     return float(ndtri((1 + level) / 2))

@@ -20,10 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import lapack, solve_triangular
 from scipy.special import chdtri, erf
@@ -37,6 +36,9 @@ from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.quadrature import nodes_and_weights, refine
 from sdpipe.physics.smearing import UNDERFLOW, Tail
+
+if TYPE_CHECKING:
+    import xarray as xr  # where it is needed, since a config is read without it
 
 Array = NDArray[np.float64]
 Rule = Literal["evidence", "plateau", "balance"]
@@ -595,6 +597,8 @@ def stability(hlts: Sequence[HLT], C: Array, rows: Sequence[int], factor: float 
     (B), each (alpha, sigma, E_scan, lambda) against lambda' = lambda / (1 - lambda), and ``scan_chosen (alpha, sigma,
     E_scan)``, the lambda' that each chooses by its rule. The floor of the noise enters as that of this correlator.
     """
+    import xarray as xr
+
     rows, at = list(rows), [hlt.floored(C) for hlt in hlts]
     scans = [hlt.scan(C) for hlt in at]
     dims, first, rule = ("alpha", "sigma", "E_scan", "lambda"), hlts[0].observables, hlts[0].rule

@@ -34,9 +34,6 @@ LEAST_NOISE = 3e-3
 NEGLIGIBLE = 1e-6
 """Components of a smaller posterior weight are left out."""
 
-MOST_TIMES = 256
-"""Time slices that a posterior can have: it holds a matrix of them for each of its components."""
-
 FAINT = 0.05
 """Directions in which components at the largest amplitude have less variance than this share of the noise, on average,
 are left out where it is only asked which of them have a weight."""

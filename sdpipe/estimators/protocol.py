@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.learn.audience import Audience
+
+if TYPE_CHECKING:
+    import xarray as xr  # where it is needed, since a config is read without it
 
 Array = NDArray[np.float64]
 
@@ -56,6 +58,8 @@ class Estimator(Protocol):
 
     def diagnostics(self, _C: Array, _scale: float) -> xr.Dataset:
         """Return what else there is to store of one C (t,), ``scale`` times too large; nothing by default."""
+        import xarray as xr
+
         return xr.Dataset()
 
 

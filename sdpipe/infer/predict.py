@@ -15,10 +15,10 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
-from sdpipe.estimators import ESTIMATORS, INTERVALS
+from sdpipe.estimators import ESTIMATORS, INTERVALS, MOST_TIMES
 from sdpipe.estimators.hlt import HLTEstimator
 from sdpipe.estimators.networks import Networks, sigma_first
-from sdpipe.estimators.posterior import MOST_TIMES, ClosedForm
+from sdpipe.estimators.posterior import ClosedForm
 from sdpipe.estimators.protocol import Bounded, Estimate, Estimator
 from sdpipe.infer import trust
 from sdpipe.infer.budget import NETWORKS, lead, squared

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5netcdf
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe.disk.files import read_recorded, write_bytes
@@ -26,6 +24,9 @@ from sdpipe.physics.prior import Mixture
 from sdpipe.physics.samples import generate, is_validation
 from sdpipe.physics.spectra import ChebyshevPrior
 from sdpipe.version import SCHEMA, __version__
+
+if TYPE_CHECKING:
+    import xarray as xr  # where it is needed, since a config is read without it
 
 Array = NDArray[np.float64]
 
@@ -178,6 +179,8 @@ class Audience:
 
     def to_dataset(self) -> xr.Dataset:
         """Return everything but the options as a labelled dataset, see docs/files.md."""
+        import xarray as xr
+
         o, s = self.observables, self.statistics
         unit = {"units": o.kernel.unit}
         pair, per_sigma = ("t", "t2"), ("sigma", "E")
@@ -245,6 +248,8 @@ def load(path: Path, sha256: str) -> Audience:
 
 def _as_netcdf(data: xr.Dataset) -> bytes:
     """Return a dataset as a NetCDF file, without the locks of Dask that xarray takes in a worker."""
+    import h5netcdf
+
     buffer = io.BytesIO()
     with h5netcdf.File(buffer, "w") as file:
         file.dimensions = dict(data.sizes)
@@ -257,6 +262,9 @@ def _as_netcdf(data: xr.Dataset) -> bytes:
 
 def _from_netcdf(content: bytes) -> xr.Dataset:
     """Return the dataset of such a file."""
+    import h5netcdf
+    import xarray as xr
+
     with h5netcdf.File(io.BytesIO(content), "r") as file:
         variables = {name: (v.dimensions, v[...], dict(v.attrs)) for name, v in file.variables.items()}
         return xr.Dataset(variables, attrs=dict(file.attrs)).set_coords(variables.keys() & file.dimensions.keys())

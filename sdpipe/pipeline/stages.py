@@ -30,7 +30,6 @@ from sdpipe.pipeline.state import Found, StageProgress, State, survey_of
 from sdpipe.problem.problem import Problem
 from sdpipe.show import console
 from sdpipe.show.console import log
-from sdpipe.show.flags import worded
 from sdpipe.workers import pools
 from sdpipe.workers.pools import Workers
 from sdpipe.workers.serial import Task
@@ -194,6 +193,7 @@ def predict(run: Command, left: list[Found]) -> None:
 def validate(run: Command, left: list[Found]) -> None:
     """Predict draws with known truth; write how well the error bars hold, what calibrates them, and figures."""
     from sdpipe.pipeline import results, tasks
+    from sdpipe.show.flags import worded
 
     _prepare_store(run, left, run.layout.draws, tasks.validation_template)
     blocks, total = [found.piece for found in left if found.piece.work], len(pieces.validation_blocks(run.config))

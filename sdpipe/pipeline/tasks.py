@@ -24,8 +24,9 @@ from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal
 from sdpipe.errors import DamageError, RunError, UserError
+from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.hlt import Choice
-from sdpipe.estimators.posterior import MOST_TIMES, Estimate, Posterior
+from sdpipe.estimators.posterior import Estimate, Posterior
 from sdpipe.infer import coverage, trust
 from sdpipe.infer.predict import Data, Predictor, reconstruct
 from sdpipe.learn import dataset, feeds, memory, shipped, trained, training

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from sdpipe.config import densities, sources
 from sdpipe.config.schema import Config, Energies
-from sdpipe.estimators.hlt import Choice
 from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.learn.audience import Audience
 from sdpipe.physics import rng, samples
@@ -53,6 +52,8 @@ class Problem:
     @cached_property
     def audience(self) -> Audience:
         """What networks and estimators have in common, without statistics over draws of the prior."""
+        from sdpipe.estimators.hlt import Choice  # and SciPy, which a finished run does without
+
         config, grid = self.config, self.observables
         kind = {"kind": config.smearing.kind, **config.smearing.parameters}
         return Audience(

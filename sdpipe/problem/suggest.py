@@ -20,7 +20,8 @@ from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey
 from sdpipe.errors import UserError
-from sdpipe.estimators.posterior import MOST_TIMES, Estimate, Posterior, PriorMoments
+from sdpipe.estimators import MOST_TIMES
+from sdpipe.estimators.posterior import Estimate, Posterior, PriorMoments
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, Noise
 from sdpipe.physics.spectra import ChebyshevPrior
