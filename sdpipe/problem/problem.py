@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.config import densities, sources
 from sdpipe.config.schema import Config, Energies
-from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.learn.audience import Audience
 from sdpipe.physics import rng, samples
 from sdpipe.physics.covariances import Covariances
@@ -19,6 +19,10 @@ from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.prior import Mixture
 from sdpipe.physics.spectra import ChebyshevPrior
+
+if TYPE_CHECKING:
+    from sdpipe.estimators.posterior import Posterior
+    from sdpipe.estimators.prior_moments import PriorMoments
 
 Array = NDArray[np.float64]
 
@@ -47,6 +51,8 @@ class Problem:
     @cached_property
     def posterior(self) -> Posterior:
         """The closed-form posterior with the noise of the run."""
+        from sdpipe.estimators.posterior import Posterior  # and SciPy, which a finished run does without
+
         return Posterior.for_noise(self.moments[0], self.noise)
 
     @cached_property
@@ -107,6 +113,8 @@ def prior_moments(config: Config, grid: Observables | None = None) -> PriorMomen
 
     ``grid`` are kernel, times, sigma and energies; by default those of the run.
     """
+    from sdpipe.estimators.prior_moments import PriorMoments
+
     prior = config.spectra.chebyshev(max(config.spectra.Nb))
     return PriorMoments.from_prior(prior, grid or config.observables, floor=config.noise.floor)
 
