@@ -131,7 +131,10 @@ def execute(argv: list[str]) -> None:
         _from_file(arguments)
         return
     if arguments.config.is_dir():
-        config, origin = ownership.own_config(Layout(arguments.config), arguments.overrides)
+        try:
+            config, origin = ownership.own_config(Layout(arguments.config), arguments.overrides)
+        except OSError as error:
+            raise lock.failure(arguments.config.absolute(), error) from error
     else:
         config, origin = read_config(arguments.config, arguments.overrides)
     try:

@@ -33,7 +33,7 @@ SPELLED = {
 
 
 def printable(text: str, encoding: str = "utf-8", keep: str = "") -> str:
-    """Return text that does nothing to a terminal but show: what is none is escaped, what ``encoding`` lacks spelled.
+    r"""Return text that does nothing to a terminal but show: what is none is escaped, what ``encoding`` lacks spelled.
 
     Names of files and data sets may hold anything. Of control characters those in ``keep`` stay.
 

@@ -101,7 +101,7 @@ def test_a_store_of_targets_is_a_tree_with_a_group_for_each(finished: Finished, 
 
 def test_coordinates_are_those_of_the_config(run: sdpipe.run.Run) -> None:
     config, rho = run.config, run.predictions["o3"].rho
-    assert list(rho.ensemble.values) == [*config.ensembles, "linear", "posterior"]
+    assert list(rho.ensemble.values) == [*config.ensembles]
     assert list(rho.sigma.values) == config.smearing.sigma
     assert rho.sizes["replica"] == config.training.replicas
     assert rho.sizes["boot"] == config.bootstrap

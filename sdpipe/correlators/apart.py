@@ -67,6 +67,7 @@ def read(snapshot: Snapshot, dataset: str | None) -> Record:
         try:
             with suppress(BrokenPipeError):  # it ended early: what it said before is looked at below
                 send_request(process.stdin, snapshot, dataset)
+            with suppress(BrokenPipeError):
                 process.stdin.close()
             answer, said = process.stdout.read(), process.stderr.read()
         except BaseException:

@@ -18,14 +18,11 @@ from numpy.typing import NDArray
 
 from sdpipe.estimators.conformal import conformal_factor, conformal_rank, gaussian_quantile
 from sdpipe.infer.budget import NETWORKS, beyond_latt, lead_errors, spread, total_error
-from sdpipe.infer.calibration import Resolution, beyond_noise, correlation, integral_error, rules_of
+from sdpipe.infer.calibration import ROWS, Resolution, beyond_noise, correlation, integral_error, rules_of
 from sdpipe.infer.predict import Predictor
 from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, Reference
 
 Array = NDArray[np.float64]
-
-ROWS = 5000
-"""Correlators, bootstrap samples included, that are predicted at once: bounds the memory."""
 
 WINDOWS = ("all", "low", "middle", "high")
 """Energies over which the coverage of integrals is tested: all, and each third."""

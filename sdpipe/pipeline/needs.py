@@ -24,7 +24,7 @@ def peaks(config: Config, stage: str) -> tuple[float, float]:
     The factors are those of measured peaks, which they give to a fifth: 8 to 1,024 energies, 50 to 4,000 bootstrap
     samples, 120 to 5,000 draws.
     """
-    from sdpipe.infer.coverage import ROWS
+    from sdpipe.infer.calibration import ROWS
 
     sigmas, energies, validation = len(config.smearing.sigma), config.energies.count, config.validation
     matrix = 8 * energies**2  # between energies; every network holds one

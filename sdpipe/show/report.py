@@ -70,35 +70,6 @@ CAPTIONS = {
     "value (full) with its calibrated error at level {:g} (band), posterior (dash-dotted) or linear estimator "
     "(dotted), and truth (dashed).",
 }
-TERMS = (
-    ("latt, net", "errors from the bootstrap of the lattice data, and from the spread of replicas of one network"),
-    ("b, n, rho, ...", "shift from the central ensemble to the reference of that name, weighed by its significance"),
-    (
-        "resolution",
-        "what the data cannot resolve: rms residual of the networks on draws of the prior without noise, or, "
-        "where networks correct the posterior, its error without that of noise",
-    ),
-    ("scale", "the error that networks give with their estimate, without that of noise"),
-    ("published", "the error of arXiv:2307.00808: all sources but resolution and scale, in quadrature"),
-    ("total", "all sources in quadrature"),
-    ("calibrated", "total times the factor that makes it cover its level of the draws of the prior, at each σ and E"),
-    *((name, f"{kind.summary}; its error, calibrated likewise") for name, kind in ESTIMATORS.items()),
-    ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
-    ("published %, ...", "share of draws and energies whose truth that error covers; of a method: its own error"),
-    ("holds, too narrow, too wide", f"coverage within {BAND:g} binomial standard errors of its level, below, above"),
-    ("MAE", "mean absolute difference from the truth"),
-    ("± calibrated, ...", "mean half width of each error at the quoted level"),
-    (
-        "p-value under the prior",
-        f"could the data be a draw of the prior with its noise? Flagged below {SUSPICIOUS:.0%}",
-    ),
-    ("goodness of fit", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
-    ("flagged %", "share of draws that one of these two flags"),
-    ("normalisation", "factor on the correlator before the networks see it; results are divided by it"),
-    ("arcS, arcM, arcL", "networks of 16 and 32, 32 and 64, 64 and 128 feature maps: arXiv:2307.00808, Tab. 1"),
-    ("mlpS, mlpM, mlpL", "networks of 2 x 128, 3 x 256, 3 x 512 hidden units"),
-)
-"""The words of the page and of the tables."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +94,47 @@ class ReportData:
     data: Sequence[tuple[str, str]]
     stores: Sequence[Sequence[str]]
     networks: Sequence[Sequence[str]]
+
+
+def terms() -> tuple[tuple[str, str], ...]:
+    """Return the words of the page and of the tables, those of every estimator among them."""
+    return (
+        ("latt, net", "errors from the bootstrap of the lattice data, and from the spread of replicas of one network"),
+        (
+            "b, n, rho, ...",
+            "shift from the central ensemble to the reference of that name, weighed by its significance",
+        ),
+        (
+            "resolution",
+            "what the data cannot resolve: rms residual of the networks on draws of the prior without noise, or, "
+            "where networks correct the posterior, its error without that of noise",
+        ),
+        ("scale", "the error that networks give with their estimate, without that of noise"),
+        ("published", "the error of arXiv:2307.00808: all sources but resolution and scale, in quadrature"),
+        ("total", "all sources in quadrature"),
+        (
+            "calibrated",
+            "total times the factor that makes it cover its level of the draws of the prior, at each σ and E",
+        ),
+        *((name, f"{kind.summary}; its error, calibrated likewise") for name, kind in ESTIMATORS.items()),
+        ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
+        ("published %, ...", "share of draws and energies whose truth that error covers; of a method: its own error"),
+        (
+            "holds, too narrow, too wide",
+            f"coverage within {BAND:g} binomial standard errors of its level, below, above",
+        ),
+        ("MAE", "mean absolute difference from the truth"),
+        ("± calibrated, ...", "mean half width of each error at the quoted level"),
+        (
+            "p-value under the prior",
+            f"could the data be a draw of the prior with its noise? Flagged below {SUSPICIOUS:.0%}",
+        ),
+        ("goodness of fit", f"could any spectral density make the correlator? p-value, flagged below {IMPOSSIBLE:.1%}"),
+        ("flagged %", "share of draws that one of these two flags"),
+        ("normalisation", "factor on the correlator before the networks see it; results are divided by it"),
+        ("arcS, arcM, arcL", "networks of 16 and 32, 32 and 64, 64 and 128 feature maps: arXiv:2307.00808, Tab. 1"),
+        ("mlpS, mlpM, mlpL", "networks of 2 x 128, 3 x 256, 3 x 512 hidden units"),
+    )
 
 
 def _span(low: float, high: float) -> str:
@@ -429,7 +441,7 @@ def _sections(data: ReportData) -> Iterator[PageSection]:
         yield _training(data)
     if data.validation is not None:
         yield _validation(data, data.validation)
-    yield PageSection("terms", "Terms", [parts.facts(TERMS)])
+    yield PageSection("terms", "Terms", [parts.facts(terms())])
     yield _provenance(data)
     yield _recipe(data)
 

@@ -105,7 +105,7 @@ def assert_accurate(prior, kernel, times, c, E0, sigmas=SIGMA, energies=ENERGIES
     C, smeared = grid.split(prior.quadrature(grid)(c, E0))
     for i in range(len(c)):
         end = prior.omega_max or 90 / (kernel.spacing * kernel.slowest_decay(times))
-        exact = Reference.from_validation(c[i], E0[i], max(end, 12.0) if prior.omega_max is None else end)
+        exact = Reference.of(c[i], E0[i], max(end, 12.0) if prior.omega_max is None else end)
         for j, t in enumerate(times):
             value, norm = exact.correlator(kernel.name, kernel.spacing, kernel.period, t)
             assert abs(C[i, j] - value) <= C_TOLERANCE * norm, f"draw {i}, E0 = {E0[i]}, t = {t}"
@@ -124,7 +124,7 @@ def test_chebyshev_sum_of_the_reference_is_that_of_mpmath():
 @pytest.mark.parametrize("Nb", [16, 128, 512])
 def test_reference_is_converged(Nb):
     c, E0 = ChebyshevPrior(Nb).draw(3, "reference", 0, 1)
-    coarse, fine = (Reference.from_validation(c[0], E0[0], 90.0, rule) for rule in (COARSE, FINE))
+    coarse, fine = (Reference.of(c[0], E0[0], 90.0, rule) for rule in (COARSE, FINE))
     for t in (1, 16):
         (a, norm), (b, _) = (r.correlator("vector", 1, 32, t) for r in (coarse, fine))
         assert abs(a - b) <= 1e-15 * norm

@@ -128,6 +128,8 @@ def test_what_has_no_answer_is_refused_in_one_line(
 )
 def test_the_shipped_audience_is_for_its_own_smearing_and_kernels(cli, repository, tmp_path, override, words) -> None:
     root = tmp_path / "run"
-    fault = cli("reconstruct", repository / "data/pseudoscalar.txt", override, "--run", root).fault
+    fault = cli(
+        "reconstruct", repository / "data/pseudoscalar.txt", override, "training.audience=shipped", "--run", root
+    ).fault
     assert words in fault
     assert not root.exists()
