@@ -35,7 +35,7 @@ def test_a_run_by_a_rule_of_the_literature(cli, tiny_config: Path, rule: str, al
     flagged = [flag for flag in budget.attrs["flags"] if flag.startswith("hlt: its rule")]
     assert flagged == worded(unanswered("hlt", hlt.found[None]))
     assert found.alpha.values[0] == alpha
-    assert f"The dotted line is λ′ by {rule} for the first α" in run.layout.report.read_text()
+    assert f"The dotted line is λ′ by its {rule} for the first α" in run.layout.report.read_text()
     assert "hlt" in run.validation.estimator
 
 
