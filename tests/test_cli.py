@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import zipfile
@@ -330,7 +331,7 @@ def test_a_dry_run_names_blocks_bytes_and_networks_and_writes_nothing(
     assert (outcome.status, outcome.err) == (0, "")
     assert "6 of 6 blocks" in outcome.out
     assert "kB" in outcome.out
-    assert "12 of 12 networks to make\n  in 3 tasks" in outcome.out
+    assert re.search(r"12 of 12 networks to make\n  in [1-9]\d* tasks", outcome.out)
     assert "4 of 4 targets" in outcome.out
     assert str(tmp_path / "run") in outcome.out
     assert list(tmp_path.iterdir()) == [tiny_config]
