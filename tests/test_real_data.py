@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import sdpipe
+from sdpipe.pipeline.tasks import load_audience
 from sdpipe.problem.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def test_a_real_correlator_from_file_to_budget(cli: Cli, serial: SerialPool, tmp
     error = np.sqrt(np.diag(noise.covariance))
     assert np.abs((predictions.correlator.mean("boot") - C.mean(axis=0)) / error).max() < 0.5
     np.testing.assert_allclose(predictions.correlator.std("boot"), error, rtol=0.35)
-    typical = next(n.typical for n in run.networks if n.ensemble == run.config.budget.central)
+    typical = load_audience(run.layout).statistics.typical
     assert 0.099 < predictions.attrs["scale"] * C[:, 0].mean() / typical < 10.1
     assert run.predictions["o3"].attrs["scale"] == 1.0
 

@@ -25,7 +25,11 @@ CAPTION = Markup(
 BELOW = 1e-4
 """The picture begins at this multiple of the lambda' that is chosen."""
 
-RULES = {"evidence": "the largest marginal likelihood", "plateau": "its plateau", "balance": "balance of both errors"}
+RULES = {
+    "evidence": "the largest marginal likelihood",
+    "plateau": "its plateau",
+    "balance": "the balance of both errors",
+}
 """What chooses lambda, in words."""
 
 HIGH, BETWEEN = 2.2, 0.9

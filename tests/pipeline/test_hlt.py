@@ -15,6 +15,7 @@ from sdpipe.infer.trust import unanswered
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.problem.inputs import Inputs
 from sdpipe.show.flags import worded
+from sdpipe.show.lambda_scan import RULES
 from tests.pipeline.test_smearings import SMALL
 
 
@@ -35,7 +36,7 @@ def test_a_run_by_a_rule_of_the_literature(cli, tiny_config: Path, rule: str, al
     flagged = [flag for flag in budget.attrs["flags"] if flag.startswith("hlt: its rule")]
     assert flagged == worded(unanswered("hlt", hlt.found[None]))
     assert found.alpha.values[0] == alpha
-    assert f"The dotted line is λ′ by its {rule} for the first α" in run.layout.report.read_text()
+    assert f"The dotted line is λ′ by {RULES[rule]} for the first α" in run.layout.report.read_text()
     assert "hlt" in run.validation.estimator
 
 
