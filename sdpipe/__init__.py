@@ -2,7 +2,7 @@
 
 >>> import sdpipe
 >>> dir(sdpipe)
-['__version__', 'error_budget', 'integral', 'judge', 'open_run', 'predict', 'read_correlator', 'reconstruct']
+['__version__', 'combine', 'error_budget', 'integral', 'judge', 'open_run', 'predict', 'read_correlator', 'reconstruct']
 """
 
 from __future__ import annotations
@@ -13,14 +13,26 @@ from typing import TYPE_CHECKING, Any
 from sdpipe.version import __version__
 
 if TYPE_CHECKING:
+    from sdpipe.analysis.combine import combine
     from sdpipe.correlators.correlator import read_correlator
     from sdpipe.infer.budget import error_budget
     from sdpipe.infer.integrals import integral
     from sdpipe.run import judge, open_run, predict, reconstruct
 
-__all__ = ["__version__", "error_budget", "integral", "judge", "open_run", "predict", "read_correlator", "reconstruct"]
+__all__ = [
+    "__version__",
+    "combine",
+    "error_budget",
+    "integral",
+    "judge",
+    "open_run",
+    "predict",
+    "read_correlator",
+    "reconstruct",
+]
 
 _HOMES = {
+    "combine": "analysis.combine",
     "error_budget": "infer.budget",
     "integral": "infer.integrals",
     "judge": "run",

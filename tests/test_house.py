@@ -1,4 +1,4 @@
-"""The house stands: twelve rooms, imports that go down only, Dask in one room, a training core of PyTorch and NumPy."""
+"""The house stands: thirteen rooms, imports go down only, Dask in one room, a training core of PyTorch and NumPy."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ ROOMS = (
     ("pipeline", "the stages, what they are made of, what is done"),
     ("show", "figures, tables, the report, the console"),
     ("workers", "pools of workers, local and on Slurm: the only room that imports Dask"),
+    ("analysis", "from densities to physical numbers: limits, levels, what several runs say together"),
     ("infer", "prediction, budget, calibration, coverage, trust, integrals"),
     ("problem", "what a config stands for: data files read once, the objects of the physics, a config for a file"),
     ("config", "the YAML file"),
