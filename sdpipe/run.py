@@ -292,6 +292,19 @@ class Run:
         more = worded(judge(data, validation)[1])
         return result.assign_attrs(flags=[*data.attrs["flags"], *more])
 
+    def levels(
+        self, target: str, count: int = 1, E: tuple[float, float] | None = None, rest: bool = False
+    ) -> xr.Dataset:
+        """Return masses and residues of ``count`` levels of one target, see :func:`sdpipe.analysis.levels.levels`.
+
+        >>> found = sdpipe.open_run("runs/quickstart").levels("peaks", E=(0.2, 1.4), rest=True)
+        >>> found.mass.dims, "p_value" in found.attrs
+        (('level',), True)
+        """
+        from sdpipe.analysis.levels import levels
+
+        return levels(self, target, count, E=E, rest=rest)
+
     def table(self, target: str, format: Literal["frame", "csv", "latex"] = "frame") -> pd.DataFrame | str:  # noqa: A002
         """Return the answer of one target as a table: energies, and central value with calibrated error at each sigma.
 

@@ -1,0 +1,231 @@
+"""Masses and residues: isolated levels fitted to rho_sigma(E) with its covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from sdpipe.analysis.answers import Answer, Answers, answer
+from sdpipe.analysis.least_squares import p_value
+from sdpipe.errors import UserError
+from sdpipe.physics.smearing import Smearing
+
+Array = NDArray[np.float64]
+
+CUT = 1e-6
+"""Directions in which the correlation matrix has less than this share of its largest eigenvalue are left out."""
+
+FLOOR = 1e-3
+"""Share of the largest |rho| that no number of a run is taken for better than: tails of a peak say it to more digits
+than the estimators that made them are accurate to."""
+
+APART = 2.0
+"""Errors of M_2 - M_1 that it must be larger than, for two levels to be told apart."""
+
+NODES = 64
+"""Of the rule that smears the rest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """Levels in ascending order of mass.
+
+    Attributes
+    ----------
+    mass, amplitude
+        M_k and A_k, (level,).
+    covariance
+        (2 level, 2 level), masses first.
+    rest
+        Threshold and height of the rest, where one was asked for.
+    chi2, freedom
+        chi^2 of the fit and its degrees of freedom.
+    """
+
+    mass: Array
+    amplitude: Array
+    covariance: Array
+    rest: tuple[float, float] | None
+    chi2: float
+    freedom: int
+
+    @property
+    def together(self) -> list[int]:
+        """Which levels k cannot be told from level k + 1: nearer than 2 errors of their difference."""
+        n, V = len(self.mass), self.covariance
+        apart = np.diff(self.mass)
+        error = [np.sqrt(max(V[k, k] + V[k + 1, k + 1] - 2 * V[k, k + 1], 0)) for k in range(n - 1)]
+        return [k for k in range(n - 1) if not apart[k] > APART * error[k]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """Whitened data z and the smearing at all (sigma, E) of them."""
+
+    sigma: Array
+    E: Array
+    smearing: Smearing
+    whiten: Array
+    z: Array
+    count: int
+    rest: bool
+
+    def columns(self, shape: Array) -> Array:
+        """Return S_sigma(E, M_k), and the smeared rest above its threshold, whitened, (direction, linear parameter)."""
+        masses = shape[: self.count]
+        made = [self.smearing(self.E[:, None], masses, self.sigma[:, None])]
+        if self.rest:
+            made.append(self.smeared_rest(shape[-1])[:, None])
+        return self.whiten @ np.concatenate(made, axis=1)
+
+    def smeared_rest(self, threshold: float) -> Array:
+        """Return int_threshold^end S_sigma(E, omega) d omega; the end is nine widths above all energies."""
+        x, w = np.polynomial.legendre.leggauss(NODES)
+        half = (max(self.E.max() + 9 * self.sigma.max(), threshold + 1e-9) - threshold) / 2
+        omega = threshold + half * (x + 1)
+        return self.smearing(self.E[:, None], omega, self.sigma[:, None]) @ (half * w)
+
+    def linear(self, shape: Array) -> Array:
+        """Return the amplitudes that fit best at these masses."""
+        return np.linalg.lstsq(self.columns(shape), self.z, rcond=None)[0]
+
+    def residual(self, shape: Array) -> Array:
+        """Return the residual at the best amplitudes, whose derivative is that of chi^2 (variable projection)."""
+        X = self.columns(shape)
+        return self.z - X @ np.linalg.lstsq(X, self.z, rcond=None)[0]
+
+    def whole(self, parameters: Array) -> Array:
+        """Return the residual for masses and amplitudes, (shape, linear)."""
+        n = self.count + self.rest
+        return self.z - self.columns(parameters[:n]) @ parameters[n:]
+
+
+def fit_levels(
+    sigma: Array, E: Array, values: Array, covariance: Array, smearing: Smearing, count: int = 1, rest: bool = False
+) -> Fitted:
+    """Return the levels that fit rho_sigma(E) best.
+
+        rho_sigma(E) = sum_k A_k S_sigma(E, M_k) [+ h int_w^inf S_sigma(E, omega) d omega]
+
+    with the least chi^2 under the ``covariance`` (sigma E, sigma E) of ``values`` (sigma, E), in the directions that it
+    determines. A_k and h are linear and are eliminated (G. H. Golub, V. Pereyra, SIAM J. Numer. Anal. 10 (1973) 413);
+    masses start where one more level improves chi^2 most. Raises UserError where there are too few data, and where
+    ``count`` is not 1 or more.
+
+    >>> from sdpipe.physics.smearing import GAUSSIAN
+    >>> sigma, E = np.array([0.3, 0.4]), np.linspace(0.2, 2, 10)
+    >>> exact = 2 * GAUSSIAN(E, 0.8, sigma[:, None])
+    >>> one = fit_levels(sigma, E, exact, 1e-4 * np.eye(20), GAUSSIAN)
+    >>> one.mass.round(6).tolist(), one.amplitude.round(6).tolist(), one.freedom
+    ([0.8], [2.0], 18)
+    """
+    if count < 1:
+        raise UserError(f"count: {count} is not allowed; allowed: 1 or more")
+    error = np.sqrt(np.diag(covariance))
+    if not (error > 0).all() or not np.isfinite(values).all():
+        raise UserError("levels need finite values with errors above 0")
+    eigenvalues, vectors = np.linalg.eigh(covariance / np.outer(error, error))
+    kept = eigenvalues > CUT * eigenvalues[-1]
+    whiten = (vectors[:, kept] / np.sqrt(eigenvalues[kept])).T / error
+    parameters = 2 * (count + rest)
+    if len(whiten) <= parameters:
+        raise UserError(f"{len(whiten)} directions of rho do not determine {parameters} parameters of {count} levels")
+    grid = np.repeat(sigma, len(E)), np.tile(E, len(sigma))
+    problem = _Problem(*grid, smearing, whiten, whiten @ values.ravel(), count, rest)
+    shape = _start(problem, E)
+    low, high = max(E[0] - sigma[-1], 1e-9), E[-1] + sigma[-1]
+    found = least_squares(problem.residual, np.clip(shape, low * 1.001, high * 0.999), bounds=(low, high), xtol=1e-10)
+    order = np.argsort(found.x[:count])
+    shape = np.concatenate([found.x[:count][order], found.x[count:]])
+    linear = problem.linear(shape)
+    covariance = _of_parameters(problem, np.concatenate([shape, linear]))
+    n = count + rest
+    rows = [*range(count), *range(n, n + count)]
+    above = (float(shape[-1]), float(linear[-1])) if rest else None
+    chi2 = float(2 * found.cost)
+    return Fitted(shape[:count], linear[:count], covariance[np.ix_(rows, rows)], above, chi2, len(whiten) - parameters)
+
+
+def _start(problem: _Problem, E: Array) -> Array:
+    """Return masses to start from: each further one where it improves chi^2 most, the rest half a range above them."""
+    masses: list[float] = []
+    for k in range(problem.count):
+        one = _Problem(problem.sigma, problem.E, problem.smearing, problem.whiten, problem.z, k + 1, rest=False)
+        tried = [np.array([*masses, M]) for M in np.linspace(E[0], E[-1], 4 * len(E)) if M > 0 and M not in masses]
+        masses = list(tried[int(np.argmin([np.sum(one.residual(t) ** 2) for t in tried]))])
+    return np.array([*masses, (max(masses) + E[-1]) / 2] if problem.rest else masses)
+
+
+def _of_parameters(problem: _Problem, parameters: Array) -> Array:
+    """Return the covariance of all parameters, (J^T J)^-1, J by central differences."""
+    steps = 1e-6 * np.maximum(np.abs(parameters), 1e-3)
+    J = np.stack(
+        [
+            (problem.whole(parameters + h * e) - problem.whole(parameters - h * e)) / (2 * h)
+            for h, e in zip(steps, np.eye(len(parameters)), strict=True)
+        ],
+        axis=1,
+    )
+    size = np.linalg.norm(J, axis=0)
+    return np.linalg.pinv((J / size).T @ (J / size), hermitian=True) / np.outer(size, size)
+
+
+def levels(
+    run: Answers, target: str | None = None, count: int = 1, *, E: Sequence[float] | None = None, rest: bool = False
+) -> xr.Dataset:
+    """Return masses and residues of ``count`` levels of one target, as :func:`fit_levels` finds them.
+
+    ``E`` is a range (lowest, highest) of energies to fit, all of them where it is not given; ``rest`` adds a constant
+    density above a threshold that is fitted. Returns ``mass``, ``mass_error``, ``amplitude``, ``amplitude_error
+    (level)``, ``covariance (parameter, parameter2)`` and, for a Gaussian smearing, ``isolated``, ``isolated_error
+    (level, sigma)``, sqrt(2 pi) sigma rho_sigma(M), which is the amplitude of a state without neighbours within sigma.
+    Attributes: ``chi2``, ``freedom``, ``p_value``, ``threshold`` and ``height`` of the rest, and ``says``: levels that
+    cannot be told apart, and a bad fit. Raises UserError as :func:`fit_levels` does, where there is no calibrated
+    budget of the target, and for a range without energies.
+
+    What lies above the energies that are fitted reaches down by some sigma: fit ``rest``, or energies below it.
+    """
+    one = answer(run, target)
+    if E is not None:
+        rows = np.flatnonzero((min(E) <= one.E) & (max(E) >= one.E))
+        if not len(rows):
+            raise UserError(f"E: no energy of the run lies within {min(E):g}..{max(E):g}")
+        one = one.rows(rows)
+    smearing = run.config.smearing.function
+    floor = (FLOOR * np.abs(one.central).max()) ** 2 * np.eye(one.central.size)
+    found = fit_levels(one.sigma, one.E, one.central, one.covariance + floor, smearing, count, rest)
+    return _labelled(one, found, smearing)
+
+
+def _labelled(one: Answer, found: Fitted, smearing: Smearing) -> xr.Dataset:
+    n, error = len(found.mass), np.sqrt(np.diag(found.covariance))
+    of_mass, of_amplitude = {"units": one.unit}, {"units": f"{one.units} {one.unit}".removeprefix("1 ")}
+    p = float(p_value(np.array(found.chi2), found.freedom))
+    says = [f"levels {k} and {k + 1} cannot be told apart: they are nearer than 2 errors" for k in found.together]
+    if p < 0.01:
+        says.append(f"these levels do not describe rho: chi2/dof {found.chi2:.3g}/{found.freedom}, p = {p:.2g}")
+    made = xr.Dataset(
+        {
+            "mass": ("level", found.mass, of_mass),
+            "mass_error": ("level", error[:n], of_mass),
+            "amplitude": ("level", found.amplitude, of_amplitude),
+            "amplitude_error": ("level", error[n:], of_amplitude),
+            "covariance": (("parameter", "parameter2"), found.covariance),
+        },
+        {"level": np.arange(n), "parameter": [f"{x}{k}" for x in "MA" for k in range(n)]},
+        {"chi2": found.chi2, "freedom": found.freedom, "p_value": p, "says": says},
+    )
+    if found.rest is not None:
+        made = made.assign_attrs(threshold=found.rest[0], height=found.rest[1])
+    if smearing.name == "gaussian":
+        width = np.sqrt(2 * np.pi) * one.sigma
+        for name, values in (("isolated", one.central), ("isolated_error", one.error)):
+            at = np.array([[np.interp(M, one.E, row) for row in values] for M in found.mass])
+            made[name] = (("level", "sigma"), width * at, of_amplitude)
+        made = made.assign_coords(sigma=("sigma", one.sigma, of_mass))
+    return made
