@@ -1,8 +1,8 @@
 """sdpipe: smeared spectral densities from lattice correlators, with a full error budget.
 
 >>> import sdpipe
->>> dir(sdpipe)
-['__version__', 'combine', 'error_budget', 'integral', 'judge', 'open_run', 'predict', 'read_correlator', 'reconstruct']
+>>> print(*dir(sdpipe))
+__version__ combine error_budget integral joint judge open_run predict read_correlator reconstruct smeared
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from sdpipe.version import __version__
 
 if TYPE_CHECKING:
+    from sdpipe.analysis.beside import smeared
     from sdpipe.analysis.combine import combine
+    from sdpipe.analysis.joint import joint
     from sdpipe.correlators.correlator import read_correlator
     from sdpipe.infer.budget import error_budget
     from sdpipe.infer.integrals import integral
@@ -24,22 +26,26 @@ __all__ = [
     "combine",
     "error_budget",
     "integral",
+    "joint",
     "judge",
     "open_run",
     "predict",
     "read_correlator",
     "reconstruct",
+    "smeared",
 ]
 
 _HOMES = {
     "combine": "analysis.combine",
     "error_budget": "infer.budget",
     "integral": "infer.integrals",
+    "joint": "analysis.joint",
     "judge": "run",
     "open_run": "run",
     "predict": "run",
     "read_correlator": "correlators.correlator",
     "reconstruct": "run",
+    "smeared": "analysis.beside",
 }
 """Public name -> its module, imported once somebody asks for it."""
 

@@ -305,6 +305,17 @@ class Run:
 
         return levels(self, target, count, E=E, rest=rest)
 
+    def pull(self, target: str, beside: xr.Dataset) -> xr.Dataset:
+        """Return how far one target is from a density beside it, see :func:`sdpipe.analysis.beside.pull`.
+
+        >>> run = sdpipe.open_run("runs/quickstart")
+        >>> run.pull("o3", sdpipe.smeared(([0.0, 50.0], [1.0, 1.0]), run)).chi2.dims
+        ('sigma',)
+        """
+        from sdpipe.analysis.beside import pull
+
+        return pull(self, target, beside)
+
     def table(self, target: str, format: Literal["frame", "csv", "latex"] = "frame") -> pd.DataFrame | str:  # noqa: A002
         """Return the answer of one target as a table: energies, and central value with calibrated error at each sigma.
 

@@ -17,6 +17,22 @@ ROUNDING = 1e-12
 """Eigenvalues of a correlation matrix below this are no information but rounding."""
 
 
+CUT = 1e-6
+"""Directions in which the correlation matrix has less than this share of its largest eigenvalue are not used."""
+
+
+def whitening(covariance: Array) -> Array:
+    """Return W (direction, n) with W V W^T = 1 in the directions of a covariance V (n, n) that are numerically known.
+
+    >>> whitening(np.array([[4.0, 4.0], [4.0, 4.0]])).shape
+    (1, 2)
+    """
+    error = np.sqrt(np.diag(covariance))
+    values, vectors = np.linalg.eigh(covariance / np.outer(error, error))
+    kept = values > CUT * values[-1]
+    return (vectors[:, kept] / np.sqrt(values[kept])).T / error
+
+
 @dataclass(frozen=True, eq=False)
 class Fit:
     """theta = G y with the smallest chi^2 = (y - D theta)^T V^-1 (y - D theta).

@@ -11,14 +11,11 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from sdpipe.analysis.answers import Answer, Answers, answer
-from sdpipe.analysis.least_squares import p_value
+from sdpipe.analysis.least_squares import p_value, whitening
 from sdpipe.errors import UserError
 from sdpipe.physics.smearing import Smearing
 
 Array = NDArray[np.float64]
-
-CUT = 1e-6
-"""Directions in which the correlation matrix has less than this share of its largest eigenvalue are left out."""
 
 FLOOR = 1e-3
 """Share of the largest |rho| that no number of a run is taken for better than: tails of a peak say it to more digits
@@ -129,9 +126,7 @@ def fit_levels(
     error = np.sqrt(np.diag(covariance))
     if not (error > 0).all() or not np.isfinite(values).all():
         raise UserError("levels need finite values with errors above 0")
-    eigenvalues, vectors = np.linalg.eigh(covariance / np.outer(error, error))
-    kept = eigenvalues > CUT * eigenvalues[-1]
-    whiten = (vectors[:, kept] / np.sqrt(eigenvalues[kept])).T / error
+    whiten = whitening(covariance)
     parameters = 2 * (count + rest)
     if len(whiten) <= parameters:
         raise UserError(f"{len(whiten)} directions of rho do not determine {parameters} parameters of {count} levels")

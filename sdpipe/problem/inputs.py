@@ -26,6 +26,10 @@ from sdpipe.problem.problem import Problem
 
 Array = NDArray[np.float64]
 
+STREAM = "target"
+"""Stream of the bootstrap draws of real data: the same for all, so that correlators of the same configurations have
+the same ones in every sample."""
+
 SIZES = (1e-37, 1e37)
 """What C(t_ref) of a known spectral density must lie between: the networks compute in 32 bits."""
 
@@ -174,7 +178,8 @@ class Inputs:
     def target(self, name: str) -> Target:
         """Return the bootstrap samples of one target.
 
-        Mock targets: C + s L z, s = C(t_ref) / C_latt(t_ref) (44). Real data: bootstrap means.
+        Mock targets: C + s L z, s = C(t_ref) / C_latt(t_ref) (44). Real data: bootstrap means, with the same draws for
+        all correlators of as many configurations.
 
         Raises ConfigError where its file, or its spectral density, cannot be used.
         """
@@ -182,7 +187,8 @@ class Inputs:
         if isinstance(section, sources.CorrelatorTarget):
             c = self._correlator(section, "targets", name)
             scale = None if section.scale == "auto" else section.scale
-            return Target(c.bootstrap(config.bootstrap, config.seed, name), scale, correlator=c)
+            stream = name if c.samples is None else STREAM
+            return Target(c.bootstrap(config.bootstrap, config.seed, stream), scale, correlator=c)
         if isinstance(section, densities.Chebyshev):
             i, prior = section.sample, config.spectra.chebyshev(section.Nb)
             draw = samples.generate(prior, config.observables, config.seed, i, i + 1, stream="target")

@@ -1,0 +1,175 @@
+"""Several correlators of the same configurations as one observable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from sdpipe.analysis.answers import Answer, Answers, answer
+from sdpipe.correlators.record import optional
+from sdpipe.errors import UserError
+from sdpipe.infer.integrals import Weight, quadrature_weights
+
+Array = NDArray[np.float64]
+
+STEP = 1e-4
+"""Of the derivative of a function of densities, in units of their errors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Densities of runs whose samples belong together: sample k of each is of the same configurations.
+
+    ``answers`` are those of the runs, ``samples`` (boot, number) all their samples side by side.
+    """
+
+    answers: tuple[Answer, ...]
+    samples: Array
+
+    @property
+    def central(self) -> Array:
+        """All central values side by side, (number,)."""
+        return np.concatenate([one.central.ravel() for one in self.answers])
+
+    @property
+    def latt(self) -> Array:
+        """Covariance of the noise (number, number), between the runs as within them, from the aligned samples."""
+        return np.cov(self.samples.T, ddof=0)
+
+    @property
+    def unresolved(self) -> Array:
+        """Covariance of what the data do not resolve, in blocks: densities of different correlators have no common."""
+        sizes = np.cumsum([0, *(one.central.size for one in self.answers)])
+        made = np.zeros((sizes[-1], sizes[-1]))
+        for low, high, one in zip(sizes[:-1], sizes[1:], self.answers, strict=True):
+            made[low:high, low:high] = one.unresolved
+        return made
+
+    @property
+    def covariance(self) -> Array:
+        """The whole covariance (number, number)."""
+        return self.latt + self.unresolved
+
+    def split(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return values (number,) as one array (sigma, E) for each run."""
+        cuts = np.cumsum([one.central.size for one in self.answers])[:-1]
+        return [part.reshape(one.central.shape) for part, one in zip(np.split(values, cuts), self.answers, strict=True)]
+
+    def of(self, f: Callable[..., Any]) -> xr.Dataset:
+        """Return O = f(rho_1, rho_2, ...) with its errors, rho_i (sigma, E) those of the runs in their order.
+
+        O is a number or an array. The noise goes through f sample by sample, what is not resolved linearly, by the
+        derivative of f at the central values. Returns ``central``, ``error (source)``, ``total``, ``covariance`` and
+        ``samples (boot)``; several numbers have the dimension ``number``. Raises UserError where f is not finite.
+        """
+        centre = np.asarray(f(*self.split(self.central)), float)
+        samples = np.stack([np.asarray(f(*self.split(row)), float).ravel() for row in self.samples])
+        flat = centre.ravel()
+        if not np.isfinite(flat).all() or not np.isfinite(samples).all():
+            raise UserError("joint: the function is not finite on every sample")
+        root = _root(self.unresolved)
+        derivative = np.stack([self._along(f, column) for column in root.T], axis=1)
+        parts = {"latt": np.atleast_2d(np.cov(samples.T, ddof=0)), "unresolved": derivative @ derivative.T}
+        covariance = sum(parts.values())
+        error = np.stack([np.sqrt(np.diag(V)) for V in parts.values()])
+        made = xr.Dataset(
+            {
+                "central": ("number", flat),
+                "error": (("source", "number"), error),
+                "total": ("number", np.sqrt(np.diag(covariance))),
+                "covariance": (("number", "number2"), covariance),
+                "samples": (("boot", "number"), samples),
+            },
+            {"source": list(parts)},
+        )
+        return made if centre.ndim else made.isel(number=0, number2=0)
+
+    def _along(self, f: Callable[..., Any], step: Array) -> Array:
+        """Return the derivative of f along a step of one error."""
+        up, down = (np.asarray(f(*self.split(self.central + s * STEP * step)), float).ravel() for s in (1, -1))
+        return (up - down) / (2 * STEP)
+
+    def integral(self, *weights: Weight) -> xr.Dataset:
+        """Return O = sum_c int dE w_c(E) rho_sigma^c(E), one weight for each run, all of the same sigma.
+
+        The integral goes over the energies of each run; what :meth:`of` returns has the dimension sigma. Raises
+        UserError for another number of weights or of sigma.
+        """
+        if len(weights) != len(self.answers):
+            raise UserError(f"joint: {len(weights)} weights for {len(self.answers)} runs; needed: one for each")
+        if len({one.central.shape[0] for one in self.answers}) > 1:
+            raise UserError("joint: an integral needs the same number of sigma in all runs")
+        w = [
+            quadrature_weights(one.E) * np.broadcast_to(g(one.E), one.E.shape)
+            for g, one in zip(weights, self.answers, strict=True)
+        ]
+        made = self.of(lambda *rho: sum(r @ v for r, v in zip(rho, w, strict=True)))
+        return made.rename(number="sigma", number2="sigma2")
+
+    def to_gvar(self) -> list[NDArray[Any]]:
+        """Return gvars (sigma, E) for each run, with :attr:`covariance`; raises UserError where gvar is not there."""
+        gvar = optional("gvar", "joint")
+        return self.split(np.array(gvar.gvar(self.central, self.covariance)))
+
+    def to_pyerrors(self, name: str) -> list[NDArray[Any]]:
+        """Return pyerrors Obs (sigma, E) for each run, whose covariance has this ``name``."""
+        pyerrors = optional("pyerrors", "joint")
+        V = (self.covariance + self.covariance.T) / 2
+        return self.split(np.array(pyerrors.cov_Obs(self.central.tolist(), V, name), dtype=object))
+
+
+def joint(runs: Sequence[Answers], targets: str | Sequence[str] | None = None) -> Joint:
+    """Return the densities of several runs, or targets of one, as one observable of common configurations.
+
+        O = sum_c int dE w_c(E) rho_sigma^c(E), or any other function of the rho^c
+
+    Kernels, smearings, sigma and energies may differ. ``targets`` is one name, or one for each run; may be left out
+    where each has one target. Raises UserError for runs whose configurations, bins, resampling, seed or number of
+    samples differ, saying which and what they are, for mock targets, which have no configurations, and where there is
+    no calibrated budget.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> few = ["validation={samples: 60, levels: [0.683], families: {}, bootstrap: 2}", "bootstrap=20"]
+    >>> with TemporaryDirectory() as place:
+    ...     run = sdpipe.reconstruct("data/pseudoscalar.txt", "energies.count=8", *few, run=place + "/mine")
+    ...     ratio = sdpipe.joint([run, run]).of(lambda V, A: V[0, 3] / A[0, 3])
+    >>> float(ratio.central), round(float(ratio.error.sel(source="latt")), 9)
+    (1.0, 0.0)
+    """
+    if not runs:
+        raise UserError("joint: no runs are given")
+    named = [targets] * len(runs) if targets is None or isinstance(targets, str) else list(targets)
+    if len(named) != len(runs):
+        raise UserError(f"joint: {len(runs)} runs and {len(named)} targets; needed: one for each run")
+    answers = [answer(run, name) for run, name in zip(runs, named, strict=True)]
+    facts = [_facts(one) for one in answers]
+    for one, found in zip(answers, facts, strict=True):
+        differ = [key for key, value in found.items() if value != facts[0][key]]
+        if differ:
+            words = ", ".join(f"{key} {facts[0][key]} and {found[key]}" for key in differ)
+            raise UserError(
+                f"joint: {answers[0].target} and {one.target} are not of the same samples: {words}; "
+                "set bin, seed and bootstrap alike"
+            )
+    return Joint(tuple(answers), np.concatenate([one.samples.reshape(len(one.samples), -1) for one in answers], axis=1))
+
+
+def _facts(one: Answer) -> dict[str, Any]:
+    """Return what must be the same for sample k to be of the same configurations."""
+    attrs = one.run.predictions[one.target].correlator.attrs
+    if "resampling" not in attrs or attrs["resampling"] == "none":
+        raise UserError(f"joint: {one.target} has no configurations that could be those of another correlator")
+    kept = ("resampling", "configurations", "samples", "correlation_bin")
+    return {key: attrs.get(key) for key in kept} | {"seed": one.run.config.seed, "bootstrap": len(one.samples)}
+
+
+def _root(V: Array) -> Array:
+    """Return R (n, direction) with R R^T = V, without directions of no variance."""
+    values, vectors = np.linalg.eigh(V)
+    kept = values > 1e-12 * max(values[-1], 1e-300)
+    return vectors[:, kept] * np.sqrt(values[kept])

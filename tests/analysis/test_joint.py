@@ -1,0 +1,124 @@
+"""Several correlators of the same configurations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import sdpipe
+from sdpipe.errors import UserError
+from sdpipe.physics.kernels import Kernel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sdpipe.run import Run
+    from tests.fixtures import Finished
+
+FEW = (
+    "kernel=exponential",
+    "lattice.first=1",
+    "bin=1",
+    "energies={min: 0.3, max: 1.4, count: 12}",
+    "training.audience=none",
+    "methods=[posterior]",
+    "validation={samples: 60, levels: [0.683], families: {}, bootstrap: 2}",
+    "bootstrap=100",
+)
+
+
+@pytest.fixture(scope="module")
+def correlators() -> tuple[np.ndarray, np.ndarray]:
+    """Two correlators (200, 12) of the same configurations, whose noise is common but for a tenth."""
+    g = np.random.default_rng(5)
+    t, kernel = np.arange(1, 13), Kernel("exponential", 64)
+    mean = 0.8 * kernel(t, 0.6) + 0.5 * kernel(t, 1.2)
+    noise = g.standard_normal((2, 200, 12))
+    both = noise[0], noise[0] + 0.1 * noise[1]
+    return tuple(mean * scale * (1 + 0.02 * x) for scale, x in zip((1.0, 2.0), both, strict=True))
+
+
+@pytest.fixture(scope="module")
+def three(correlators: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Three runs with three theta-function kernels: (E - omega)^l theta_sigma(E - omega), l = 0, 1, 2."""
+    place = tmp_path_factory.mktemp("three")
+    return [
+        sdpipe.reconstruct(
+            correlators[power % 2],
+            *FEW,
+            f"smearing={{kind: sigmoid, power: {power}, sigma: [0.2]}}",
+            run=place / f"l{power}",
+        )
+        for power in range(3)
+    ]
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*draws per family are too few")
+
+
+def test_three_kernels_make_one_rate_with_the_covariance_between_them(three: list[Run]) -> None:
+    together = sdpipe.joint(three)
+    k = 6
+    rate = together.of(lambda a, b, c: a[0, k] + 0.5 * b[0, k] - c[0, k])
+    combined = sum(f * one.samples[:, 0, k] for f, one in zip((1, 0.5, -1), together.answers, strict=True))
+    np.testing.assert_allclose(rate.error.sel(source="latt"), combined.std(), rtol=1e-9)
+    alone = np.sqrt(
+        sum((f * one.samples[:, 0, k].std()) ** 2 for f, one in zip((1, 0.5, -1), together.answers, strict=True))
+    )
+    assert abs(float(rate.error.sel(source="latt")) / alone - 1) > 0.02, "the noise is common, and it matters"
+    unresolved = [f * np.sqrt(one.unresolved[k, k]) for f, one in zip((1, 0.5, -1), together.answers, strict=True)]
+    np.testing.assert_allclose(rate.error.sel(source="unresolved"), np.linalg.norm(unresolved), rtol=1e-6)
+
+
+def test_in_a_ratio_common_noise_falls_out(three: list[Run]) -> None:
+    ratio = sdpipe.joint([three[0], three[0]]).of(lambda a, b: a[0] / b[0])
+    np.testing.assert_allclose(ratio.central, 1)
+    assert float(ratio.error.sel(source="latt").max()) < 1e-9
+
+
+def test_samples_of_correlators_of_the_same_configurations_belong_together(three: list[Run]) -> None:
+    one, other = (run.predictions["array"].correlator.isel(t=0).values for run in three[:2])
+    assert np.corrcoef(one, other)[0, 1] > 0.98, "a tenth of the noise is not common"
+
+
+def test_the_same_as_gvars_and_as_an_integral(three: list[Run]) -> None:
+    gvar = pytest.importorskip("gvar")
+    together = sdpipe.joint(three)
+    V, A, P = together.to_gvar()
+    total = together.integral(lambda E: E, lambda E: 0 * E + 1, lambda E: -(E**2))
+    w = sdpipe.infer.integrals.quadrature_weights(together.answers[0].E)
+    E = together.answers[0].E
+    by_gvar = V[0] @ (w * E) + A[0] @ w - P[0] @ (w * E**2)
+    np.testing.assert_allclose(gvar.mean(by_gvar), total.central.item(), rtol=1e-9)
+    np.testing.assert_allclose(gvar.sdev(by_gvar), total.total.item(), rtol=1e-6)
+
+
+def test_the_same_as_obs(three: list[Run]) -> None:
+    pytest.importorskip("pyerrors")
+    rho = sdpipe.joint(three[:2]).to_pyerrors("test of joint")
+    difference = rho[0][0, 3] - rho[1][0, 3]
+    difference.gamma_method()
+    expected = sdpipe.joint(three[:2]).of(lambda a, b: a[0, 3] - b[0, 3])
+    np.testing.assert_allclose([difference.value, difference.dvalue], [expected.central, expected.total], rtol=1e-6)
+
+
+def test_what_differs_is_said(
+    three: list[Run], finished: Finished, correlators: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    shorter = sdpipe.reconstruct(correlators[0][:150], *FEW, "smearing.sigma=[0.3]", run=tmp_path / "shorter")
+    other_seed = sdpipe.reconstruct(correlators[0], *FEW, "seed=2", "smearing.sigma=[0.3]", run=tmp_path / "seed")
+    for runs, words in (
+        ([three[0], shorter], "not of the same samples: configurations 200 and 150"),
+        ([three[0], other_seed], "not of the same samples: seed 1 and 2"),
+        ([], "no runs are given"),
+    ):
+        with pytest.raises(UserError, match=words):
+            sdpipe.joint(runs)
+    with pytest.raises(UserError, match="o3 has no configurations"):
+        sdpipe.joint([sdpipe.open_run(finished.root)], "o3")
+    with pytest.raises(UserError, match="2 weights for 3 runs"):
+        sdpipe.joint(three).integral(np.sin, np.cos)
+    with pytest.raises(UserError, match="not finite on every sample"):
+        sdpipe.joint(three).of(lambda *rho: np.nan * rho[0])
