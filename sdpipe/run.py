@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import warnings
@@ -256,6 +257,12 @@ class Run:
             raise UserError(f"E = {E}: not energies of the run; the nearest are {near}")
         return rows
 
+    def _prediction_of(self, target: str) -> xr.Dataset:
+        there = self.predictions
+        if target not in there:
+            raise UserError(f"there is no prediction of {target}; those there: {', '.join(there) or 'none'}")
+        return there[target].load()
+
     def _budget_of(self, target: str) -> xr.Dataset:
         there = self.budget
         if target not in there:
@@ -304,6 +311,54 @@ class Run:
         from sdpipe.analysis.levels import levels
 
         return levels(self, target, count, E=E, rest=rest)
+
+    def ground_state(self, target: str, between: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return amplitude and mass, each (boot,), of one state fitted to each bootstrap sample of one target.
+
+        See :func:`sdpipe.analysis.known.ground_state`; :meth:`subtract` takes them.
+        """
+        from sdpipe.analysis.known import ground_state
+
+        samples = self._prediction_of(target).correlator
+        return ground_state(samples.values, samples.t.values.tolist(), self.config.kernel_function, between)
+
+    def subtract(self, target: str, states: Sequence[tuple[Any, Any]], to: str | Path, *keys: str) -> xr.Dataset:
+        """Return the budget of one target with known states (amplitude, mass) taken off first and put back after.
+
+        What is left of each bootstrap sample is reconstructed as data of its own, with its own noise, in the run
+        directory ``to``, whose goodness of fit tells of a state that was wrongly taken off; ``keys`` as for
+        :func:`sdpipe.reconstruct`, such as ``"spectra.E0=[0.8, 1.3]"`` with ``"training.audience=none"`` for a
+        threshold above the state. Amplitude and mass are numbers, pairs (value, error), gvars, or one value for each
+        bootstrap sample, such as :meth:`ground_state` returns (:func:`sdpipe.analysis.known.states_of`). Returns what
+        :func:`sdpipe.analysis.known.put_back` does. Raises UserError for a state that is heavier than the cutoff or
+        more than the data, and as :func:`sdpipe.reconstruct` does; nothing is written then.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> few = ["validation={samples: 60, levels: [0.683], families: {}, bootstrap: 2}"]
+        >>> keys = ["training.audience=none", "methods=[posterior]", *few]
+        >>> with TemporaryDirectory() as place:
+        ...     budget = sdpipe.open_run("runs/quickstart").subtract("peaks", [(0.5, 0.7)], place + "/rest", *keys)
+        >>> bool((budget.calibrated > 0).all())
+        True
+        """
+        from sdpipe.analysis.answers import lead_samples
+        from sdpipe.analysis.known import check_states, put_back, state, states_of
+
+        config, grid = self.config, self.config.observables
+        C = self._prediction_of(target).correlator.values.astype(float)
+        A, M = states_of(states, len(C), config.seed)
+        check_states(C, A, M, grid)
+        lattice, same = config.lattice, {"smearing": config.smearing, "energies": config.energies}
+        same = [f"{name}={json.dumps(plain(section))}" for name, section in same.items()]
+        first, last = lattice.slices[0], lattice.slices[-1]
+        said = {"period": lattice.period, "spacing": lattice.spacing, "first": first, "times": f"[{first}, {last}]"}
+        said = [f"lattice.{key}={value}" for key, value in said.items()]
+        unit = f"spectra.unit={config.spectra.unit}"
+        here = ["resampling=bootstrap", f"kernel={config.kernel}", unit, *said, *same, *keys]
+        rest = reconstruct(C - state(A, M, grid.kernel, grid.times), *here, run=to)
+        (name,) = rest.config.targets
+        samples = lead_samples(rest.predictions[name].load(), rest.config.budget.central)
+        return put_back(rest.budget[name], samples, A, M, rest.config.observables)
 
     def pull(self, target: str, beside: xr.Dataset) -> xr.Dataset:
         """Return how far one target is from a density beside it, see :func:`sdpipe.analysis.beside.pull`.
