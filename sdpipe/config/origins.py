@@ -51,11 +51,6 @@ class Origin:
     served: bool
 
     @property
-    def knows(self) -> dict[str, Any] | None:
-        """The config that networks from elsewhere were trained with; None where there are none."""
-        return shipped() if self.served else None
-
-    @property
     def sha256(self) -> str | None:
         """The hash of networks from elsewhere."""
         return manifest()["sha256"] if self.served else None

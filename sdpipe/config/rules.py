@@ -145,6 +145,9 @@ def _training(config: Config) -> Iterator[Fault]:
     training, budget, slices = config.training, config.budget, len(config.lattice.slices)
     if training.inputs == "posterior" and training.protocol == "published":
         yield ("training", "inputs"), "the published protocol has no posterior; allowed: whiten, standardise"
+    if training.inputs == "local" and config.origin.trains:
+        words = "local: networks that see one energy at a time come with sdpipe (training.audience: shipped)"
+        yield ("training", "inputs"), f"{words}; allowed: whiten, standardise, posterior"
     if training.head == "scale" and training.protocol == "published":
         yield ("training", "head"), "the published protocol has no error head; allowed: none"
     if training.head == "scale" and budget.calibration == "none":
@@ -164,8 +167,7 @@ def _training(config: Config) -> Iterator[Fault]:
 
 
 def _shipped(config: Config) -> Iterator[Fault]:
-    own = config.origin.knows
-    if own is None:
+    if not config.origin.served:
         return
     for where, value, known in (
         (("smearing", "kind"), config.smearing.kind, SMEARINGS),
@@ -174,19 +176,7 @@ def _shipped(config: Config) -> Iterator[Fault]:
         if value not in known:
             words = f"the shipped audience does not know {value}; allowed: {', '.join(known)}"
             yield where, f"{words}, networks of your own, or training.audience: none"
-    unit, slices = config.spectra.unit, len(config.lattice.slices)
-    low, high = (unit * f(own["smearing"]["sigma"]) for f in (min, max))
-    said = config.kernel_function.unit
-    in_unit = f"{unit:g} (spectra.unit)"
-    for i, sigma in enumerate(config.smearing.sigma):
-        if not low * (1 - 1e-9) <= sigma <= high * (1 + 1e-9):
-            words = f"the shipped audience knows {amount(f'{low:g} to {high:g}', said)}, in units of {in_unit}"
-            yield ("smearing", "sigma", i), f"{sigma:g}: {words}"
-    for key in ("min", "max"):
-        bottom, top = (unit * own["energies"][k] for k in ("min", "max"))
-        if not bottom <= getattr(config.energies, key) <= top * (1 + 1e-9):
-            words = f"the shipped audience knows {amount(f'{bottom:g} to {top:g}', said)}, in units of {in_unit}"
-            yield ("energies", key), f"{getattr(config.energies, key):g}: {words}"
+    slices = len(config.lattice.slices)
     if slices < FEWEST_SLICES:
         words = f"lattice.times has {slices} slices; the shipped audience needs {FEWEST_SLICES} or more"
         yield ("lattice", "times"), words

@@ -121,7 +121,7 @@ class Spectra(Section):
         return Mixture(dict(sorted(self.mixture.items())), self.chebyshev(Nb))
 
 
-NetworkName = Literal["arcS", "arcM", "arcL", "mlpS", "mlpM", "mlpL"]
+NetworkName = Literal["arcS", "arcM", "arcL", "mlpXXS", "mlpXS", "mlpS", "mlpM", "mlpL"]
 """Architectures, from small to large: those of arXiv:2307.00808, with convolutions, and those without."""
 
 
@@ -196,9 +196,10 @@ class Training(Section):
     """Networks of each ensemble and sigma, with other initial weights, data order and noise."""
     protocol: Literal["default", "published"] = "default"
     """Ours, or that of arXiv:2307.00808."""
-    inputs: Literal["whiten", "standardise", "posterior"] = "whiten"
+    inputs: Literal["whiten", "standardise", "posterior", "local"] = "whiten"
     """C(t) rotated to unit covariance, or standardised time by time; or features of the closed-form posterior, whose
-    mean the networks then correct in units of its standard deviation."""
+    mean the networks then correct in units of its standard deviation. `local` is for the shipped audience, whose
+    networks see one energy at a time."""
     head: Literal["none", "scale"] = "none"
     """Whether networks give an error, too."""
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

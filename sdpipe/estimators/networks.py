@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe.errors import UserError
+from sdpipe.estimators.local import CUT, Local
 from sdpipe.estimators.posterior import ClosedForm
 from sdpipe.learn import architectures
 from sdpipe.learn.audience import Audience
@@ -25,8 +27,9 @@ PAIRS = 8192
 class Networks:
     """Trained networks of one run, ``central`` the name of the ensemble whose mean over replicas is the result.
 
-    Networks on features of the posterior correct it; they need ``posterior``, others do not. Raises UserError when a
-    network of the grid ensemble x sigma x replica is missing.
+    Networks on features of the posterior correct it, those of the run or what they see at one energy
+    (:class:`~sdpipe.estimators.local.Local`); they need ``posterior``, others do not. Raises UserError when a network
+    of the grid ensemble x sigma x replica is missing.
     """
 
     summary = "the broad audience of neural networks"
@@ -35,10 +38,22 @@ class Networks:
         self, members: Sequence[Network], audience: Audience, central: str, posterior: ClosedForm | None = None
     ) -> None:
         self.members, self.audience, self.central, self.posterior = members, audience, central, posterior
-        self.head, self.on_features = audience.head, audience.inputs == "posterior"
+        self.head, self.on_features = audience.head, audience.on_features
         self.ensembles = list(dict.fromkeys(m.ensemble for m in members))
         self.replicas = sorted({m.replica for m in members})
         self._refuse_missing()
+
+    @property
+    def cut(self) -> float:
+        """Standard deviations at which inputs are cut: those of lattices that none was trained on can be anywhere."""
+        return CUT if self.audience.inputs == "local" else np.inf
+
+    @cached_property
+    def local(self) -> Local | None:
+        """What networks see that see one energy at a time; None where they are others."""
+        if self.audience.inputs != "local":
+            return None
+        return Local.around(self.posterior.posterior)
 
     def _refuse_missing(self) -> None:
         trained = [s for s in (None, *self.audience.observables.sigma) if s in {m.sigma for m in self.members}]
@@ -58,8 +73,8 @@ class Networks:
         """Return what networks make of their inputs (boot, input), those of one ``ensemble`` or of all.
 
         ``rho (sigma, ensemble, replica, boot, E)`` and, where they have an error head, ``scale`` likewise. The inputs
-        are correlators in the units of the kernel, or features of the posterior; of these, networks return
-        (rho - mean)/sd and scale/sd. Networks of one architecture share each pass.
+        are correlators in the units of the kernel, or features of the posterior, ``local`` ones (boot, sigma, E,
+        input); of features, networks return (rho - mean)/sd and scale/sd. Networks of one architecture share each pass.
         """
         members = [m for m in self.members if ensemble in (None, m.ensemble)]
         ensembles, grid = [e for e in self.ensembles if ensemble in (None, e)], self.audience.observables
@@ -69,13 +84,13 @@ class Networks:
         error = np.empty(shape, np.float32) if self.head else None
         for architecture in dict.fromkeys(m.architecture for m in members):
             group = [m for m in members if m.architecture == architecture]
-            values, errors = _forward(group, inputs, self.head)
+            values, errors = _forward(group, inputs.reshape(-1, inputs.shape[-1]), self.head, self.cut)
             for i, m in enumerate(group):
                 place = slice(None) if m.sigma is None else sigma.index(m.sigma)
                 where = place, ensembles.index(m.ensemble), self.replicas.index(m.replica)
-                rho[where] = _per_sigma(values[i], m, shape)
+                rho[where] = _per_sigma(values[i].reshape(len(inputs), -1), m, shape)
                 if error is not None:
-                    error[where] = _per_sigma(errors[i], m, shape)
+                    error[where] = _per_sigma(errors[i].reshape(len(inputs), -1), m, shape)
         dims = ("sigma", "ensemble", "replica", "boot", "E")
         coords = {
             "sigma": ("sigma", sigma, {"units": grid.kernel.unit}),
@@ -98,8 +113,12 @@ class Networks:
         """
         if not self.on_features:
             return self.of_inputs(samples.reshape(-1, samples.shape[-1]))
-        estimate, mean, features = self.posterior.with_features(C, samples)
-        found = self.of_inputs(features.reshape(-1, features.shape[-1]))
+        if self.local is None:
+            estimate, mean, features = self.posterior.with_features(C, samples)
+        else:
+            seen = self.local(C, samples)
+            estimate, mean, features = seen.estimate, seen.mean, seen.features
+        found = self.of_inputs(features.reshape(-1, *features.shape[C.ndim :]))
         sd = sigma_first(np.repeat(estimate.sd[..., None, :, :], samples.shape[-2], axis=-3))
         for variable in found.values():
             variable.values *= sd[:, None, None].astype(np.float32)
@@ -122,7 +141,7 @@ def _per_sigma(outputs: NDArray, network: Network, shape: tuple[int, ...]) -> ND
     return outputs.reshape(len(outputs), shape[0], shape[-1]).swapaxes(0, 1)
 
 
-def _forward(group: list[Network], inputs: NDArray, head: bool) -> tuple[NDArray, NDArray | None]:
+def _forward(group: list[Network], inputs: NDArray, head: bool, cut: float) -> tuple[NDArray, NDArray | None]:
     """Return estimates and errors (network, boot, E) of networks of one architecture, these None without a head."""
 
     def tensor(arrays: list[NDArray]) -> torch.Tensor:
@@ -137,7 +156,7 @@ def _forward(group: list[Network], inputs: NDArray, head: bool) -> tuple[NDArray
     with torch.inference_mode():
         for low in range(0, len(inputs), rows):
             batch = inputs[low : low + rows]
-            x = tensor([(batch - m.mean) @ m.matrix for m in group])
+            x = tensor([((batch - m.mean) @ m.matrix).clip(-cut, cut) for m in group])
             outputs = architectures.forward(parameters, x)
             if head:
                 outputs, log_error = architectures.split(outputs)

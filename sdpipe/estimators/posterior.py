@@ -382,8 +382,11 @@ class ClosedForm(Estimator):
     summary = "mean and error of the closed-form posterior"
 
     def __init__(self, audience: Audience) -> None:
-        seen = None if audience.seen == audience.observables else audience.seen
-        moments = PriorMoments.from_prior(audience.prior, audience.observables, floor=audience.noise.floor, seen=seen)
+        grid, floor = audience.observables, audience.noise.floor
+        if audience.scaled:
+            moments = PriorMoments.over_scales(grid, floor=floor)
+        else:
+            moments = PriorMoments.from_prior(audience.prior, grid, floor=floor)
         self.posterior = Posterior.for_noise(moments, audience.noise)
         self._last: tuple[Array, Array, PosteriorEstimate, Array, Array] | None = None
 

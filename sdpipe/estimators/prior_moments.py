@@ -122,7 +122,6 @@ class PriorMoments:
         hierarchical: bool = True,
         nodes: int = 24,
         floor: float = FLOOR,
-        seen: Observables | None = None,
     ) -> PriorMoments:
         """Return the moments of ``nodes`` components of each kind; those of the last calls are kept.
 
@@ -139,33 +138,26 @@ class PriorMoments:
             Number of thresholds.
         floor
             Relative error of C(t).
-        seen
-            The same kernel and times, with the sigma and energies that the modes are those of; by default they are
-            those of ``observables``.
 
         Raises UserError for fewer than two times.
         """
         _refuse_one_time(observables)
         if prior.unit != 1:
-            inside = [None if grid is None else grid.in_units(prior.unit) for grid in (observables, seen)]
-            made = cls.from_prior(replace(prior, unit=1.0), inside[0], hierarchical, nodes, floor, inside[1])
+            inside = observables.in_units(prior.unit)
+            made = cls.from_prior(replace(prior, unit=1.0), inside, hierarchical, nodes, floor)
             larger = prior.unit**observables.kernel.power
             unit = prior.unit * made.unit
             return replace(made, observables=observables, unit=unit, root=larger * made.root, rms=larger * made.rms)
         E0, w = _thresholds(prior, nodes)
-        grids = [observables, *([] if seen is None else [seen])]
-        quadratures = [prior.quadrature(grid) for grid in grids]
-        n, count = len(observables.times), observables.count
-        series = _once(n, [_chebyshev(prior, quadrature, E0) for quadrature in quadratures])
+        quadrature, n = prior.quadrature(observables), len(observables.times)
+        series = _chebyshev(prior, quadrature, E0)
         pooled = (np.sqrt(w / 2)[:, None, None] * series).reshape(-1, series.shape[-1])
-        shown = slice(n if seen is None else count, None)
-        modes = _modes(pooled[:, shown].T @ pooled[:, shown])
+        modes = _modes(pooled[:, n:].T @ pooled[:, n:])
         factors = list(series)
-        edges = np.unique(np.concatenate([quadrature.edges for quadrature in quadratures]))
         exponents = LEVELS if hierarchical else ()
-        for levels in _levels(exponents, lambda omega: _once(n, [g.columns(omega) for g in grids]), edges, E0):
+        for levels in _levels(exponents, observables.columns, quadrature.edges, E0):
             factors += [np.vstack(parts) for parts in levels]
-        reduced = [_reduce(F[:, :count], F[:, shown] @ modes, observables, floor) for F in factors]
+        reduced = [_reduce(F, F[:, n:] @ modes, observables, floor) for F in factors]
         kinds = len(factors) // nodes
         return cls(
             observables,
@@ -189,7 +181,6 @@ class PriorMoments:
         prior: ChebyshevPrior = SCALED,
         thresholds: int = THRESHOLDS,
         floor: float = FLOOR,
-        seen: Observables | None = None,
     ) -> PriorMoments:
         """Return the moments with the unit of energy integrated over; those of the last calls are kept.
 
@@ -199,14 +190,15 @@ class PriorMoments:
 
         Parameters
         ----------
-        observables, floor, seen
+        observables, floor
             As for :meth:`from_prior`.
         prior
             Its Nb and epsilon, and its E0 in each unit; its unit does not matter.
         thresholds
             Number of thresholds at each unit.
 
-        Raises UserError for fewer than two times, and for a prior that ends at an omega_max.
+        Raises UserError for fewer than two times, for a time at which the kernel is not a function of the energy, and
+        for a prior that ends at an omega_max.
 
         >>> from sdpipe.physics.kernels import Kernel
         >>> grid = Observables(Kernel("periodic", 32, spacing=0.4), tuple(range(1, 17)), (0.3,), (0.5, 1.0))
@@ -214,19 +206,19 @@ class PriorMoments:
         [0.16, 0.26, 0.44, 0.74, 1.24, 2.09, 3.52, 5.92, 9.96, 16.75]
         """
         _refuse_one_time(observables)
+        if not observables.kernel.slowest_decay(observables.times):
+            raise UserError("C(0) of this kernel has no limit on the energies in it; allowed: later times", key="times")
         if prior.omega_max is not None:
             raise UserError(f"a prior that ends at omega_max = {prior.omega_max:g} has a unit of energy; allowed: none")
-        n, count, a = len(observables.times), observables.count, observables.kernel.spacing
-        grids = [grid.in_lattice_units for grid in (observables, seen) if grid is not None]
-        shown = slice(n if seen is None else count, None)
-        units = _ladder(grids[0])
+        grid, n, a = observables.in_lattice_units, len(observables.times), observables.kernel.spacing
+        units = _ladder(grid)
         E0, w = _thresholds(prior, thresholds)
-        series = [_once(n, [_stretched(prior, grid, u, E0) for grid in grids]) for u in units]
+        series = [_stretched(prior, grid, u, E0) for u in units]
         pooled = sum(np.einsum("k,knc,knd->cd", w / 2, F, F, optimize=True) for F in series) / len(units)
-        modes = _modes(pooled[shown, shown])
+        modes = _modes(pooled[n:, n:])
         factors = [F for at_unit in series for F in at_unit]
-        factors += _scaled_levels(tuple(SCALED_LEVELS), grids, units, E0)
-        reduced = [_reduce(F[:, :count], F[:, shown] @ modes, observables, floor) for F in factors]
+        factors += _scaled_levels(tuple(SCALED_LEVELS), grid, units, E0)
+        reduced = [_reduce(F, F[:, n:] @ modes, observables, floor) for F in factors]
         root, *rest = (np.stack(arrays) for arrays in zip(*reduced, strict=True))
         share = np.array([1.0, *SCALED_LEVELS.values()])[:, None, None]
         parts = np.arange(len(share))[:, None, None], units[:, None] / a, E0, share / share.sum() * w / 2 / len(units)
@@ -307,11 +299,6 @@ def _chebyshev(prior: ChebyshevPrior, quadrature: ThresholdQuadrature, E0: Array
     return quadrature(c.reshape(-1, prior.Nb), np.repeat(E0, n.size)).reshape(len(E0), n.size, -1)
 
 
-def _once(times: int, parts: list[Array]) -> Array:
-    """Return columns (..., column) of grids that have their first columns, those of ``times`` times, in common."""
-    return np.concatenate([parts[0], *(part[..., times:] for part in parts[1:])], axis=-1)
-
-
 def _levels(
     exponents: Sequence[int], columns: Callable[[Array], Array], edges: Array, E0: Array
 ) -> list[list[tuple[Array, Array]]]:
@@ -336,25 +323,20 @@ def _levels(
     return factors
 
 
-def _scaled_levels(exponents: Sequence[int], grids: list[Observables], units: Array, E0: Array) -> list[Array]:
+def _scaled_levels(exponents: Sequence[int], grid: Observables, units: Array, E0: Array) -> list[Array]:
     """Return for each q, unit and E0 rows (row, column) with the moments of levels and continuum above it.
 
-    omega^(-q) delta(omega - omega') in units of u is u^(q+1) times what it is in those of the ``grids``. Units differ
+    omega^(-q) delta(omega - omega') in units of u is u^(q+1) times what it is in those of the ``grid``. Units differ
     by this factor and by their thresholds alone, so that one pass over all thresholds serves them.
     """
     thresholds, factor = np.outer(units, E0).ravel(), np.repeat(units, len(E0))
     order = np.argsort(thresholds)
-    ends = thresholds[order[0]], max(cutoff(grid, thresholds[order[-1]]) for grid in grids)
-    edges = np.unique(np.concatenate([first_edges(grid, *ends) for grid in grids]))
-
-    def columns(omega: Array) -> Array:
-        return _once(len(grids[0].times), [grid.columns(omega) for grid in grids])
-
-    edges = refine(columns, edges, tolerance=1e-11, floor=1e-40)
+    ends = thresholds[order[0]], cutoff(grid, thresholds[order[-1]])
+    edges = refine(grid.columns, first_edges(grid, *ends), tolerance=1e-11, floor=1e-40)
     place = np.argsort(order)
     return [
         np.vstack([factor[i] ** ((q + 1) / 2) * rows, flat])
-        for q, levels in zip(exponents, _levels(exponents, columns, edges, thresholds[order]), strict=True)
+        for q, levels in zip(exponents, _levels(exponents, grid.columns, edges, thresholds[order]), strict=True)
         for i, (rows, flat) in enumerate(levels[k] for k in place)
     ]
 

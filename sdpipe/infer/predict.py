@@ -88,7 +88,7 @@ class Predictor:
         """All networks; None where there are none."""
         if not self.members:
             return None
-        posterior = self.posterior if self.audience.inputs == "posterior" else None
+        posterior = self.posterior if self.audience.on_features else None
         return Networks(self.members, self.audience, self.central, posterior)
 
     @property

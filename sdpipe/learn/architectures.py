@@ -13,12 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-NetworkName = Literal["arcS", "arcM", "arcL", "mlpS", "mlpM", "mlpL"]
+NetworkName = Literal["arcS", "arcM", "arcL", "mlpXXS", "mlpXS", "mlpS", "mlpM", "mlpL"]
 
 FEATURE_MAPS: dict[str, tuple[int, int]] = {"arcS": (16, 32), "arcM": (32, 64), "arcL": (64, 128)}
 """Feature maps of the two convolutions (kernel 3, stride 2, padding 1), arXiv:2307.00808, Tab. 1."""
 
-LAYERS: dict[str, tuple[int, ...]] = {"mlpS": (128, 128), "mlpM": (256,) * 3, "mlpL": (512,) * 3}
+LAYERS: dict[str, tuple[int, ...]] = {
+    "mlpXXS": (32, 32),
+    "mlpXS": (64, 64),
+    "mlpS": (128, 128),
+    "mlpM": (256,) * 3,
+    "mlpL": (512,) * 3,
+}
 """Widths of the hidden layers of networks without convolutions."""
 
 HIDDEN = 256

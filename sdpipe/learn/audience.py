@@ -95,7 +95,7 @@ class Statistics:
         cls, observables: Observables, moments: list[Moments], inputs: Inputs, reference: NDArray
     ) -> Statistics:
         """Return the linear estimators of moments at one sigma each, or at all; ``reference`` (sample,) is C(t_ref)."""
-        transforms = [InputTransform.fit(m, "whiten" if inputs == "posterior" else inputs) for m in moments]
+        transforms = [InputTransform.fit(m, inputs if inputs == "standardise" else "whiten") for m in moments]
         fits = [LinearEstimator.fit(m, transform) for m, transform in zip(moments, transforms, strict=True)]
         weights = [transform.matrix @ fit.weight for transform, fit in zip(transforms, fits, strict=True)]
         sigmas, n = len(observables.sigma), len(observables.energies)
@@ -126,8 +126,6 @@ class Audience:
         The lowest threshold E0 of the prior in GeV.
     inputs, head
         What networks see, and whether they give an error, too.
-    seen
-        Grids that the features of the posterior are about.
     statistics
         Over draws of the prior; None where there were none with this smearing.
     smearing
@@ -142,7 +140,6 @@ class Audience:
     threshold: float
     inputs: Inputs
     head: bool
-    seen: Observables
     statistics: Statistics | None
     smearing: Mapping[str, Any] = field(default_factory=lambda: {"kind": "gaussian"})
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -150,7 +147,17 @@ class Audience:
     def with_smearing(self, f: smearing.Smearing) -> Audience:
         """Return the same for another smearing, of which no draws are known."""
         grid = replace(self.observables, smearing=f)
-        return replace(self, observables=grid, seen=grid, statistics=None)
+        return replace(self, observables=grid, statistics=None)
+
+    @property
+    def on_features(self) -> bool:
+        """Whether networks correct the closed-form posterior, whose features they see."""
+        return self.inputs in ("posterior", "local")
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the posterior integrates over the unit of energy: where no network was trained in one."""
+        return self.inputs == "local"
 
     @cached_property
     def identity(self) -> str:
@@ -159,7 +166,7 @@ class Audience:
         Statistics are not in it, since they are those of the central ensemble, which may change.
         """
         arrays = self.noise.mean.tobytes(), self.noise.covariance.tobytes()
-        grids = [self.observables.sigma, self.observables.energies, self.seen.sigma, self.seen.energies]
+        grids = [self.observables.sigma, self.observables.energies]
         named = json.dumps([self._attributes(), self.observables.times, grids], sort_keys=True).encode()
         return hashlib.sha256(b"".join([named, *arrays])).hexdigest()
 
@@ -198,8 +205,6 @@ class Audience:
             "t": list(o.times),
             "sigma": ("sigma", list(o.sigma), unit),
             "E": ("E", list(o.energies), unit),
-            "seen_sigma": ("seen_sigma", list(self.seen.sigma), unit),
-            "seen_E": ("seen_E", list(self.seen.energies), unit),
         }
         labelled = {name: (dims, values, {"long_name": words}) for name, (dims, values, words) in variables.items()}
         return xr.Dataset(labelled, coords, self._attributes())
@@ -211,21 +216,17 @@ class Audience:
         kernel = Kernel(str(attrs["kernel"]), int(attrs["period"]), float(attrs["spacing"]))
         kind, prior = json.loads(attrs["smearing"]), json.loads(attrs["prior"])
 
-        def grid(prefix: str) -> Observables:
-            sigma, energies = (tuple(data[prefix + name].values.tolist()) for name in ("sigma", "E"))
-            return Observables(kernel, times, sigma, energies, smearing.made(**kind))
-
+        sigma, energies = (tuple(data[name].values.tolist()) for name in ("sigma", "E"))
         names = ("linear_weight", "linear_offset", "linear_unresolved")
         clean = data.clean_mean.values, data.clean_covariance.values, data.typical.item()
         floor = float(attrs["floor"])
         return cls(
-            grid(""),
+            Observables(kernel, times, sigma, energies, smearing.made(**kind)),
             Noise(times, data.noise_mean.values, data.noise_covariance.values, "networks", floor=floor),
             ChebyshevPrior(**prior | {"E0": tuple(prior["E0"])}),
             float(attrs["threshold"]),
             str(attrs["inputs"]),
             bool(attrs["head"]),
-            grid("seen_"),
             Statistics(*clean, *(data[name].values for name in names)),
             kind,
         )

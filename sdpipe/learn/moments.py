@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sdpipe.physics.noise import Noise
 
 Array = NDArray[np.float64]
-Inputs = Literal["whiten", "standardise", "posterior"]
+Inputs = Literal["whiten", "standardise", "posterior", "local"]
 
 ROWS = 65_536
 

@@ -1,8 +1,7 @@
 """The networks that come with sdpipe, and how they are made to serve a lattice that they never saw.
 
-They correct the closed-form posterior, whose features they see; the kernel, the times and the noise of the data enter
-through these alone. They give rho_sigma(E) on a grid of sigma and E, and between its points by cubic splines in
-log sigma and E of their last layer.
+They correct the closed-form posterior at one sigma and one E at a time, whose features they see; the kernel, the times,
+the noise and the unit of energy enter through these alone (:mod:`sdpipe.estimators.local`).
 """
 
 from __future__ import annotations
@@ -15,16 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.interpolate import make_interp_spline
 
 from sdpipe.disk.files import write_bytes
 from sdpipe.errors import DamageError
 from sdpipe.learn.audience import Audience
 from sdpipe.learn.trained import Network
 from sdpipe.version import SCHEMA
-
-Array = NDArray[np.float64]
 
 KEPT = (
     "ensemble",
@@ -39,71 +34,48 @@ KEPT = (
     "best_epoch",
     "seed",
 )
-"""What is kept of a network beside its weights: no number that belongs to the lattice that it was trained on."""
+"""What is kept of a network beside its weights: no number that belongs to a lattice."""
 
 
-SHARED = ("inputs", "head", "sigmas", "energies")
-"""What all of them share: what they see, whether they give an error, and the grid of their last layer in the unit."""
+def write(networks: Sequence[dict[str, Any]], path: Path) -> str:
+    """Write networks, ``KEPT`` and ``parameters`` of each, into one file; return the SHA-256 of its bytes.
 
-
-def write(networks: Sequence[Network], audience: Audience, path: Path) -> str:
-    """Write networks into one file, weights in half precision; return the SHA-256 of its bytes.
-
-    The bytes are a function of the networks and their audience alone.
+    Weights are in half precision. The bytes are a function of the networks alone.
     """
     content = []
     for network in networks:
-        kept = {name: getattr(network, name) for name in KEPT}
+        kept = {name: network[name] for name in KEPT}
         kept |= {name: torch.as_tensor(kept[name]) for name in ("mean", "matrix")}
-        content.append(kept | {"parameters": {k: v.half() for k, v in network.parameters.items()}})
-    grid = {"sigmas": list(audience.observables.sigma), "energies": list(audience.observables.energies)}
-    shared = {"inputs": audience.inputs, "head": audience.head, **grid}
+        content.append(kept | {"parameters": {k: v.half() for k, v in network["parameters"].items()}})
     buffer = io.BytesIO()
-    torch.save({"schema": SCHEMA, "audience": shared, "networks": content}, buffer)
+    torch.save({"schema": SCHEMA, "networks": content}, buffer)
     write_bytes(path, buffer.getvalue())
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
-def read(path: Path, sha256: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what :func:`write` kept of the audience (``SHARED``), and of each network.
+def read(path: Path, sha256: str) -> list[dict[str, Any]]:
+    """Return what :func:`write` kept of each network.
 
     Raises DamageError where the bytes are not those of that hash.
     """
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamageError(path, "damaged (its SHA-256 is not the recorded one); install sdpipe again")
-    content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return content["audience"], content["networks"]
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["networks"]
 
 
-def serve(kept: dict[str, Any], shared: dict[str, Any], audience: Audience, made_from: str) -> Network:
-    """Return a network for the lattice of this audience, of what was kept of one.
-
-    All but its last layer stay in half precision.
-    """
-    o, unit = audience.observables, audience.prior.unit
-    parameters = dict(kept["parameters"])
-    grid = [np.log(shared["sigmas"]), np.array(shared["energies"])]
-    wanted = [np.log(np.array(o.sigma) / unit), np.array(o.energies) / unit]
-    between = [torch.as_tensor(_spline(x, at), dtype=torch.float32) for x, at in zip(grid, wanted, strict=True)]
-    for name in ("output.weight", "output.bias"):
-        last = parameters[name].float().reshape(-1, len(grid[0]), len(grid[1]))
-        parameters[name] = torch.einsum("hse,as,be->hab", last, *between).flatten(1)
-    features, outputs = len(kept["mean"]), len(o.sigma) * len(o.energies)
+def serve(kept: dict[str, Any], audience: Audience, made_from: str) -> Network:
+    """Return a network for the lattice of this audience, of what was kept of one."""
+    features = len(kept["mean"])
     return Network(
         **{name: kept[name] for name in KEPT if name not in ("mean", "matrix")},
         sigma=None,
-        parameters=parameters,
+        parameters={name: values.float() for name, values in kept["parameters"].items()},
         mean=kept["mean"].numpy(),
         matrix=kept["matrix"].numpy(),
-        weight=np.zeros((features, outputs)),
-        offset=np.zeros(outputs),
-        scale=np.ones(outputs),
+        weight=np.zeros((features, 1)),
+        offset=np.zeros(1),
+        scale=np.ones(1),
         audience=audience.identity,
         config_hash=made_from,
     )
-
-
-def _spline(x: Array, at: Array) -> Array:
-    """Return the matrix (at, x) that takes values at x to those of their cubic spline."""
-    return make_interp_spline(x, np.eye(len(x)), k=3)(at)

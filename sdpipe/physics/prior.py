@@ -329,6 +329,58 @@ class States(Comb):
         return weights
 
 
+class Resonances(Comb):
+    """Sums of one to five peaks in omega, odd in omega as thermal densities are, or with a threshold.
+
+        rho = S(omega) sum_k A_k [h((omega - e_k)/w_k) + h((omega + e_k)/w_k)],    h(x) = exp(-x^2/2)  or  1/(1 + x^2)
+
+    or with the Breit-Wigner form omega^2 e w / [(omega^2 - e^2)^2 + (e w)^2] for the bracket; those that fall slowly
+    end like exp(-(omega/8 GeV)^2). e_k ~ U[-4.5, 4.5] GeV, w_k ~ LU[0.03, 3] GeV, the same for all k in half of the
+    samples; A_k ~ U[0.1, 1], over w_k in 70 %. S is omega / (1 - exp(-b omega)) with b ~ LU[3, 60] / GeV, or
+    1 - exp{-[(omega - E0)/w]^p} with p ~ U[0.3, 3], w ~ LU[0.02, 1] GeV; E0 = 0 in 60 %, else LU[E0_min / 2, E0_max].
+    """
+
+    name = "resonances"
+
+    def draw(self, generator: np.random.Generator, count: int) -> Array:
+        """Return weights (sample, mass)."""
+        g, (low, high) = generator, self.prior.E0
+        places, common = g.uniform(-4.5, 4.5, (count, 5)), g.random((count, 1)) < 0.5
+        widths = log_uniform(g, 0.03, 3, (count, 5))
+        widths = np.where(common, widths[:, :1], widths)
+        heights = g.uniform(0.1, 1, (count, 5)) * (np.arange(5) < g.integers(1, 6, (count, 1)))
+        heights = np.where(g.random((count, 1)) < 0.7, heights / widths, heights)
+        kind = g.choice(3, count, p=(0.6, 0.2, 0.2))
+        E0 = np.where(g.random(count) < 0.6, 0.0, log_uniform(g, low / 2, high, count))
+        rise = self._rise(g, E0)
+        cells = self.masses * 2 * np.sinh(self.spacing / 2)
+        return (
+            rise * cells * sum(self._peak(kind, *(x[:, k, None] for x in (places, widths, heights))) for k in range(5))
+        )
+
+    def _peak(self, kind: NDArray[np.int64], place: Array, width: Array, height: Array) -> Array:
+        """Return one peak (sample, mass) of each sample."""
+        omega, peak = self.masses[None], np.empty((len(kind), MASSES))
+        gaussian, lorentzian, breit_wigner = (kind == k for k in range(3))
+        x = [(sign * omega - place) / width for sign in (1, -1)]
+        peak[gaussian] = sum(np.exp(-(y[gaussian] ** 2) / 2) for y in x)
+        peak[lorentzian] = sum(1 / (1 + y[lorentzian] ** 2) for y in x)
+        e, w = np.abs(place[breit_wigner]) + 0.1, width[breit_wigner]
+        peak[breit_wigner] = omega**2 * e * w / ((omega**2 - e**2) ** 2 + (e * w) ** 2)
+        peak[~gaussian] *= np.exp(-((omega / 8) ** 2))
+        return height * peak
+
+    def _rise(self, g: np.random.Generator, E0: Array) -> Array:
+        """Return S (sample, mass)."""
+        omega, n = self.masses[None], len(E0)
+        power, width, beta = g.uniform(0.3, 3, n), log_uniform(g, 0.02, 1, n), log_uniform(g, 3, 60, n)
+        above = np.maximum(omega - E0[:, None], 0)
+        rise = -np.expm1(-((above / width[:, None]) ** power[:, None]))
+        thermal = g.random(n) < 0.5
+        rise[thermal] = omega / -np.expm1(-omega * beta[thermal, None]) * (above[thermal] > 0)
+        return rise
+
+
 class Signed(Comb):
     """Densities of either sign: rho = rho_1 - r rho_2, r ~ U[0.1, 1], each of them smooth, levels or states."""
 
@@ -348,7 +400,7 @@ class Signed(Comb):
 
 
 COMPONENTS: dict[str, Callable[[ChebyshevPrior], Component]] = {
-    c.name: c for c in (Chebyshev, Smooth, Levels, States, Signed)
+    c.name: c for c in (Chebyshev, Smooth, Levels, States, Resonances, Signed)
 }
 """Name -> what makes the component from the prior's Nb, E0, epsilon, omega_max and positive; your own may be added."""
 

@@ -19,7 +19,7 @@ from sdpipe.errors import DamageError
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import NetworkId, every_network
 
-COST = {"arcS": 1, "arcM": 2, "arcL": 4, "mlpS": 1, "mlpM": 2, "mlpL": 5}
+COST = {"arcS": 1, "arcM": 2, "arcL": 4, "mlpXXS": 1, "mlpXS": 1, "mlpS": 1, "mlpM": 2, "mlpL": 5}
 """Time that a network takes, relative to the smallest."""
 
 Networks = tuple[NetworkId, ...]

@@ -366,11 +366,11 @@ def write_audience(problem: Problem, layout: Layout, piece: Piece) -> None:
 
 def serve_shipped(problem: Problem, layout: Layout, wanted: Sequence[Piece]) -> None:
     """Write the networks of the shipped audience, made to serve the lattice of the run."""
-    shared, every = shipped.read(PLACE / "audience.pt", problem.config.origin.sha256)
+    every = shipped.read(PLACE / "audience.pt", problem.config.origin.sha256)
     kept = {(k["ensemble"], k["replica"]): k for k in every}
     for piece in wanted:
         path, network = layout.networks / f"{piece.name}.pt", kept[piece.work.ensemble, piece.work.replica]
-        trained.save(path, shipped.serve(network, shared, problem.audience, piece.made_from))
+        trained.save(path, shipped.serve(network, problem.audience, piece.made_from))
         losses = {name: network[name] for name in ("linear_loss", "posterior_loss")}
         finish(layout, piece, [path], **losses, val_loss=min(network["val_loss"]))
 
@@ -493,7 +493,7 @@ def validation_template(config: Config) -> store.Template:
         shape = (1, VALIDATION_BLOCK, len(config.estimators), n_sigma, n_E)
         for name, words in (("central", "estimate of each estimator"), ("error", "its error")):
             variables[f"estimator_{name}"] = store.Variable(each, shape, "float32", units, words)
-    corrects = config.training.inputs == "posterior" or config.training.head == "scale"
+    corrects = config.training.inputs in ("posterior", "local") or config.training.head == "scale"
     if corrects or not config.origin.networks:
         variables["beyond"] = per_energy("error of the source that is not the audience's")
     return store.Template(coords, variables)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.config import densities, sources
+from sdpipe.config.origins import shipped
 from sdpipe.config.schema import Config, plain
 from sdpipe.config.section import Section
 from sdpipe.correlators import correlator, formats
@@ -49,10 +50,9 @@ class Target:
 
 def beyond_range(config: Config, found: Noise) -> list[str]:
     """Return a flag, with by how much, where noise is outside of what the shipped audience was trained with."""
-    known = config.origin.knows
-    if known is None:
+    if not config.origin.served:
         return []
-    low, high = known["noise"]["relative"]
+    low, high = shipped()["noise"]["relative"]
     i = found.reference
     relative = float(np.sqrt(found.covariance[i, i]) / abs(found.mean[i]))
     if low <= relative <= high:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.config import densities, sources
-from sdpipe.config.schema import Config, Energies
+from sdpipe.config.schema import Config
 from sdpipe.learn.audience import Audience
 from sdpipe.physics import rng, samples
 from sdpipe.physics.covariances import Covariances
@@ -67,23 +67,12 @@ class Problem:
             noise=replace(self.noise, source="networks", flags=()),
             prior=config.spectra.chebyshev(max(config.spectra.Nb)),
             threshold=config.spectra.E0[0],
-            inputs=config.training.inputs,
+            inputs=config.training.inputs if config.origin.trains else "local",
             head=config.training.head == "scale",
-            seen=self._seen,
             statistics=None,
             smearing=kind,
             options={"hlt": Choice(**config.hlt.model_dump())},
         )
-
-    @property
-    def _seen(self) -> Observables:
-        """The grids that features are about: those of the run or, for networks from elsewhere, of their training."""
-        config, known = self.config, self.config.origin.knows
-        if known is None:
-            return self.observables
-        unit, energies = config.spectra.unit, Energies(**known["energies"]).grid
-        sigma = tuple(unit * s for s in known["smearing"]["sigma"])
-        return replace(self.observables, sigma=sigma, energies=tuple(unit * E for E in energies))
 
     @cached_property
     def covariances(self) -> list[Covariances]:

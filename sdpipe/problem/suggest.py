@@ -13,18 +13,17 @@ from numpy.typing import NDArray
 
 from sdpipe.config.load import overridden, validated
 from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS, shipped
-from sdpipe.config.rules import FEWEST_SLICES, highest_threshold
+from sdpipe.config.rules import FEWEST_SLICES
 from sdpipe.config.schema import plain
 from sdpipe.correlators import correlator, folding, formats
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
-from sdpipe.correlators.survey import Survey
+from sdpipe.correlators.survey import Survey, effective_mass
 from sdpipe.errors import UserError
 from sdpipe.estimators import MOST_TIMES
-from sdpipe.estimators.posterior import Estimate, Posterior, PriorMoments
+from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, Noise
-from sdpipe.physics.spectra import ChebyshevPrior
 
 Array = NDArray[np.float64]
 
@@ -34,11 +33,8 @@ LARGEST_ERROR = 0.3
 RESOLVED = 0.05
 """Posterior error, relative to the largest rho_sigma(E), to which it is known where sigma is called resolved."""
 
-COMFORTABLE = (0.25, 1.2)
-"""Masses of the lowest state, in units of the prior, with which the unit is left at 1 GeV."""
-
-MIDDLE = 0.5
-"""Where another unit puts that mass."""
+WIDTHS = (0.1, 0.14, 0.2, 0.26, 0.34, 0.44, 0.57, 0.76, 1.0)
+"""Sigma to choose from, in the unit of energy that the data have."""
 
 FIRST = "; and lattice.first, the t of the first one, unless there are T of them, or T/2 + 1"
 
@@ -67,8 +63,8 @@ def suggest(path: Path, overrides: Sequence[str] = (), kept: Snapshot | None = N
     ``resampling``, ``error``, ...); what they leave open follows from the data.
 
     Raises UserError, which names all that is missing, where the file cannot be read, its period does not follow from
-    it, a covariance is of nobody knows what; and where fewer than FEWEST_SLICES times
-    have an error below LARGEST_ERROR, or no effective mass is known and sigma, energies and unit are not given.
+    it, a covariance is of nobody knows what; where fewer than FEWEST_SLICES times have an error below LARGEST_ERROR, or
+    C(t) has no effective mass and sigma and energies are not given; and where a unit of energy is.
     """
     return _Data(path, overrides, kept).suggestion()
 
@@ -87,6 +83,8 @@ class _Data:
         self.path, self.why = path, list[str]()
         self.section = {key: value for key, value in given.items() if key in names}
         self.given = {key: value for key, value in given.items() if key not in names}
+        if self.given_key("spectra", "unit") is not None:
+            raise UserError("command line: spectra.unit: no longer needed, all units are integrated over; leave it out")
         self._check_types()
         file, name = path.expanduser().absolute(), self.section.get("dataset")
         self.snapshot = kept or formats.snapshot(file)
@@ -193,9 +191,8 @@ class _Data:
         survey = Survey.from_correlator(self.whole(), self.kernel)
         first, last = self._times(survey)
         seen = self.load(tuple(range(first, last + 1)))
-        unit = self.given_key("spectra", "unit") or self._unit(survey)
-        self._check_unit(unit, last)
-        sigma = self.given_key("smearing", "sigma") or self._sigma(survey, seen, unit)
+        unit, lowest = self._scales(seen)
+        sigma = self.given_key("smearing", "sigma") or self._sigma(seen, unit, lowest)
         section = {"kind": "correlator", "path": str(self.source.path), **self.section}
         name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", self.source.dataset or self.path.stem).strip("-.") or "correlator"
         lattice = {"period": self.kernel.period, "times": [first, last], "spacing": self.kernel.spacing}
@@ -204,12 +201,13 @@ class _Data:
             "lattice": lattice | ({"first": self.there[0]} if self.record.times is None else {}),
             "kernel": self.kernel.name,
             "smearing": {"sigma": sigma},
-            "energies": self._energies(survey, sigma, unit),
+            "energies": self._energies(lowest, sigma),
             "spectra": {"unit": unit},
             "noise": section,
             "budget": {},
             "training": {"audience": self._audience()},
-            "validation": {"samples": 1600, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
+            "hlt": {"E0": "evidence"},
+            "validation": {"samples": 800, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
             "targets": {name: section},
             "cluster": {"cpu": "serial"},
         }
@@ -245,60 +243,53 @@ class _Data:
         self.why.append(f"lattice.times: [{first}, {last}], whose errors are below {100 * LARGEST_ERROR:.0f} %")
         return first, last
 
-    def _unit(self, survey: Survey) -> float:
-        """Return the unit of energy that puts the lowest state into the thresholds of the prior."""
-        mass = survey.lowest
-        if COMFORTABLE[0] <= mass <= COMFORTABLE[1]:
-            self.why.append(
-                f"spectra.unit: 1, since the effective mass falls to {mass:.3g}, inside of the prior's range"
-            )
-            return 1.0
-        unit = float(f"{mass / MIDDLE:.3g}")
-        words = f"so that the effective mass, which falls to {mass:.3g}, is {MIDDLE:g} of it"
-        self.why.append(f"spectra.unit: {unit:g}, {words}")
-        return unit
+    def _scales(self, seen: Correlator) -> tuple[float, float]:
+        """Return the unit of energy that the data have, and where the lowest state is.
 
-    def _check_unit(self, unit: float, last: int) -> None:
-        """Raise UserError where the prior in this unit has no thresholds that C(t) is seen above, or below 1e-4."""
-        lowest, time = shipped()["spectra"]["E0"][0], self.kernel.spacing * last
-        low, high = 1e-4 / lowest, highest_threshold(time) / lowest
-        if not low <= unit <= high:
-            words = f"{unit:g} puts the lowest threshold of the shipped prior at {unit * lowest:.3g}"
-            raise UserError(f"{self.path}: spectra.unit: {words}; allowed here: {low:.3g} to {high:.3g}")
+        That is the effective mass at the last times of the C(t) that the posterior implies, which has the noise of all
+        times and not that of the last ones.
+        """
+        posterior = self._posterior(seen, (1 / self.kernel.spacing,), (1 / self.kernel.spacing,))
+        unit = float(f"{float(posterior(seen.mean).unit):.12g}")
+        masses, _ = effective_mass(posterior.implied(seen.mean), seen.covariance, self.kernel)
+        known = masses[masses > 0]
+        given = self.given_key("smearing", "sigma") and {"min", "max", "count"} <= set(self.given.get("energies", {}))
+        if not known.size and not given:
+            words = f"C(t) does not fall as one of kernel {self.kernel.name} and of rho >= 0 does"
+            raise UserError(f"{self.path}: {words}: say smearing.sigma and energies yourself")
+        return unit, float(known[-1]) if known.size else unit
 
-    def _sigma(self, survey: Survey, seen: Correlator, unit: float) -> list[float]:
-        """Return the narrowest sigma of the shipped networks that the posterior resolves, and the next one."""
-        trained = [float(f"{unit * s:.6g}") for s in shipped()["smearing"]["sigma"]]
-        E = np.linspace(max(0.0, survey.lowest - unit), survey.lowest + 2 * unit, 25)
-        said = self.posterior(seen, unit, tuple(trained), tuple(E))
-        largest = np.abs(said.mean).max(axis=-1)
-        error = [np.median(said.sd[i, survey.lowest + 2 * s > E]) for i, s in enumerate(trained)]
-        i = next((i for i in range(len(trained) - 1) if error[i] < RESOLVED * largest[i]), None)
+    def _sigma(self, seen: Correlator, unit: float, lowest: float) -> list[float]:
+        """Return the narrowest sigma that the posterior resolves, and the next one."""
+        widths = [float(f"{unit * s:.3g}") for s in WIDTHS]
+        E = np.linspace(max(0.0, lowest - unit), lowest + 2 * unit, 13)
+        found = self._posterior(seen, tuple(widths), tuple(E))(seen.mean)
+        largest = np.abs(found.mean).max(axis=-1)
+        error = [np.median(found.sd[i, lowest + 2 * s > E]) for i, s in enumerate(widths)]
+        i = next((i for i in range(len(widths) - 1) if error[i] < RESOLVED * largest[i]), None)
         words = f"the narrowest at which the posterior is known to {100 * RESOLVED:.0f} %, and the next one"
-        found, words = (trained[-2:], "the widest there are") if i is None else (trained[i : i + 2], words)
-        self.why.append(f"smearing.sigma: {found}, {words}")
-        return found
+        if i is None:
+            i, words = len(widths) - 2, f"at none of them is the posterior known to {100 * RESOLVED:.0f} %"
+        self.why.append(f"smearing.sigma: {widths[i : i + 2]}, {words}")
+        return widths[i : i + 2]
 
-    def _energies(self, survey: Survey, sigma: list[float], unit: float) -> dict[str, Any]:
+    def _energies(self, lowest: float, sigma: list[float]) -> dict[str, Any]:
         """Return the energies, as far as they are not given around the lowest state."""
         given = self.given.get("energies", {})
         if {"min", "max", "count"} <= set(given):
             return given
-        top = shipped()["energies"]["max"] * unit
-        low, high = max(0.0, survey.lowest - 2 * max(sigma)), min(survey.lowest + 4 * max(sigma), top)
+        low, high = max(0.0, lowest - 2 * max(sigma)), lowest + 4 * max(sigma)
         low, high = (given.get(k, float(f"{x:.3g}")) for k, x in (("min", low), ("max", high)))
         count = int(np.clip(np.ceil((high - low) / (min(sigma) / 4)) + 1, 2, 100))
-        self.why.append(f"energies: {low:g} to {high:g}, around that mass, about a quarter of a sigma apart")
+        self.why.append(
+            f"energies: {low:g} to {high:g}, around the lowest state at {lowest:.3g}, about a quarter of a sigma apart"
+        )
         return {"min": low, "max": high, "count": count} | given
 
-    def posterior(self, seen: Correlator, unit: float, sigma: tuple[float, ...], E: tuple[float, ...]) -> Estimate:
-        """Return the closed-form posterior of the correlator."""
-        own = shipped()["spectra"]
-        prior = ChebyshevPrior(max(own["Nb"]), tuple(own["E0"]), own["epsilon"], None, False, unit)
+    def _posterior(self, seen: Correlator, sigma: tuple[float, ...], E: tuple[float, ...]) -> Posterior:
+        """Return the closed-form posterior over all units of energy."""
         noise = Noise(seen.times, seen.mean, seen.covariance, seen.where, floor=FLOOR)
-        return Posterior.for_noise(
-            PriorMoments.from_prior(prior, Observables(self.kernel, seen.times, sigma, E)), noise
-        )(seen.mean)
+        return Posterior.for_noise(PriorMoments.over_scales(Observables(self.kernel, seen.times, sigma, E)), noise)
 
 
 def _symmetry(record: Record) -> int:

@@ -12,7 +12,7 @@ from tests.config.faults import check_fault, faults_of, line_of
 
 Write = Callable[..., Path]
 
-ALLOWED = "allowed: chebyshev, smooth, levels, states, signed"
+ALLOWED = "allowed: chebyshev, smooth, levels, states, resonances, signed"
 
 
 @pytest.mark.parametrize(

@@ -278,15 +278,3 @@ def test_a_prior_in_other_units_gives_the_same_answer_for_data_in_these(name: st
     np.testing.assert_allclose(said[1].mean, said[0].mean, rtol=1e-7)
     np.testing.assert_allclose(said[1].sd, said[0].sd, rtol=1e-6)
     np.testing.assert_allclose(said[1].features, said[0].features, rtol=1e-5, atol=1e-5)
-
-
-def test_features_are_about_the_grid_that_networks_see() -> None:
-    times = tuple(range(1, 13))
-    asked = Observables(Kernel("vector", 24), times, (0.44,), (0.5, 1.0))
-    seen = Observables(Kernel("vector", 24), times, (0.3, 0.6), tuple(np.linspace(0, 3, 16)))
-    C = asked.split(delta_tanh().integrals(asked))[0]
-    noise, prior = synthetic(times, C, 1e-3, 0, 4), ChebyshevPrior(16)
-    both = Posterior.for_noise(PriorMoments.from_prior(prior, asked, seen=seen), noise)(C)
-    alone = [Posterior.for_noise(PriorMoments.from_prior(prior, grid), noise)(C) for grid in (asked, seen)]
-    np.testing.assert_allclose(both.mean, alone[0].mean, rtol=1e-9)
-    np.testing.assert_allclose(both.features, alone[1].features, rtol=1e-6, atol=1e-6)

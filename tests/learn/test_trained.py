@@ -57,7 +57,7 @@ def make_audience() -> Audience:
     noise = Noise(tuple(TIMES), rng.standard_normal(t), root @ root.T, "networks")
     linear = rng.standard_normal((t, n, e)), rng.standard_normal((n, e)), np.stack([np.eye(e)] * n)
     statistics = Statistics(rng.standard_normal(t), np.eye(t), 0.3, *linear)
-    return Audience(grid, noise, ChebyshevPrior(16), 0.2, "whiten", False, grid, statistics)
+    return Audience(grid, noise, ChebyshevPrior(16), 0.2, "whiten", False, statistics)
 
 
 def test_what_all_networks_share_is_one_file_that_xarray_opens(tmp_path):

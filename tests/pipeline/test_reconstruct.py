@@ -46,7 +46,6 @@ def test_period_times_sigma_and_energies_follow_from_the_data_and_are_said(run) 
     assert (run.config.kernel, run.config.lattice.period, run.config.lattice.times) == ("periodic", T, (1, T // 2))
     for said in ("kernel: periodic, lattice.period: 24", "lattice.times: [1, 12]", "smearing.sigma:", "energies:"):
         assert said in outcome.err
-    assert "\nspectra: {unit: 1.0}\n" in outcome.err
     assert "eigenvalues of the correlation matrix" in outcome.err
     assert run.config.training.audience == "shipped"
 
@@ -87,7 +86,7 @@ def test_the_same_data_in_other_units_give_the_same_answer(cli: Cli, tmp_path: P
         # C(t) of kernel periodic is in GeV; with a four times as large every energy is a quarter.
         (tmp_path / name).mkdir()
         file = configurations(tmp_path / name / "mine.npy", scale=1 / spacing)
-        keys = [f"lattice.spacing={spacing}", f"smearing.sigma=[{0.44 / spacing}]", f"spectra.unit={1 / spacing}"]
+        keys = [f"lattice.spacing={spacing}", f"smearing.sigma=[{0.44 / spacing}]"]
         keys += [f"energies={{min: {0.4 / spacing}, max: {1.6 / spacing}, count: 7}}", *SMALL[:3]]
         outcome = cli("reconstruct", file, *keys, "--run", tmp_path / name / "run")
         assert outcome.status == 0, outcome.err
@@ -96,12 +95,12 @@ def test_the_same_data_in_other_units_give_the_same_answer(cli: Cli, tmp_path: P
         np.testing.assert_allclose(found[1][name], found[0][name], rtol=1e-3, err_msg=name)
 
 
-def test_a_mass_out_of_range_sets_the_unit(tmp_path: Path) -> None:
-    one = suggest(configurations(tmp_path / "a.npy"))
-    other = suggest(configurations(tmp_path / "b.npy"), ["lattice.spacing=8"])
-    assert one.config["spectra"]["unit"] == 1
-    assert other.config["spectra"]["unit"] == pytest.approx(other.survey.lowest / 0.5, rel=1e-2)
-    assert other.survey.lowest == pytest.approx(one.survey.lowest / 8)
+def test_sigma_energies_and_unit_are_in_the_units_of_the_spacing(tmp_path: Path) -> None:
+    one = suggest(configurations(tmp_path / "a.npy")).config
+    other = suggest(configurations(tmp_path / "b.npy"), ["lattice.spacing=8"]).config
+    assert other["spectra"]["unit"] == pytest.approx(one["spectra"]["unit"] / 8)
+    assert other["smearing"]["sigma"] == pytest.approx([s / 8 for s in one["smearing"]["sigma"]], rel=1e-2)
+    assert other["energies"]["max"] == pytest.approx(one["energies"]["max"] / 8, rel=1e-2)
 
 
 def test_check_writes_nothing_and_says_the_same(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +137,7 @@ def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
     outcome = cli("run", tiny_config, "training.audience=shipped", "--run", tmp_path / "run")
     assert outcome.status == 0, outcome.err
     config = sdpipe.open_run(tmp_path / "run").config
-    assert (config.budget.central, config.training.inputs) == ("Nmax", "posterior")
+    assert (config.budget.central, config.training.inputs) == ("Nmax", "local")
     assert "levels" in config.spectra.mixture
     again = cli("run", tmp_path / "run")
     assert "nothing to do" in again.err
@@ -147,25 +146,16 @@ def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (
-            ["smearing.sigma=[0.1]"],
-            "smearing.sigma.0: 0.1: the shipped audience knows 0.2 to 1 in lattice units, in units of 1",
-        ),
-        (
-            ["energies={min: 0.1, max: 9, count: 5}"],
-            "energies.max: 9: the shipped audience knows 0 to 7.5 in lattice units",
-        ),
+        (["smearing.sigma=[0]"], "command line: smearing.sigma.0: input should be greater than"),
+        (["energies={min: -1, max: 9, count: 5}"], "command line: energies.min: input should be greater than"),
         (["lattice.times=[1, 4]"], "lattice.times has 4 slices; the shipped audience needs 6 or more"),
         (["kernel=cosine", "lattice.period=24"], "kernel"),
         (["wrong=1"], "command line: wrong: unknown key"),
         (["covariance=none"], "command line: covariance: input should be 'full', 'shrink' or 'diagonal'"),
         (["bin=abc"], "command line: bin: input should be a valid integer"),
         (["lattice.times=5"], "command line: lattice.times: input should be a valid tuple"),
-        (["spectra.unit=0"], "command line: spectra.unit: input should be greater than or equal to 0.0001"),
+        (["spectra.unit=0.5"], "command line: spectra.unit: no longer needed, all units are integrated over"),
         (["energies=5"], "command line: energies: input should be a valid dictionary"),
-        (["spectra.unit=1000"], "spectra.unit: 1000 puts the lowest threshold of the shipped prior at 200; allowed"),
-        (["spectra.unit=1e4"], "spectra.unit: 10000 puts the lowest threshold of the shipped prior at 2e+03; allowed"),
-        (["spectra.unit=1e-4"], "spectra.unit: 0.0001 puts the lowest threshold of the shipped prior at 2e-05"),
     ],
 )
 def test_what_is_out_of_range_is_refused_in_one_line(
@@ -245,7 +235,7 @@ def test_check_doubts_a_covariance_of_configurations_that_is_taken_for_that_of_t
     assert words not in cli("check", tmp_path / "x.npz", "error=sample", f"configurations={N}").out
 
 
-@pytest.mark.parametrize("key", ["wrong=1", "smearing.sigma=[0.1]", "cluster.cpu=nosuch"])
+@pytest.mark.parametrize("key", ["wrong=1", "spectra.unit=1", "cluster.cpu=nosuch"])
 def test_an_array_is_not_kept_where_a_key_is_refused(tmp_path: Path, key: str) -> None:
     samples = np.load(configurations(tmp_path / "mine.npy"))
     with pytest.raises(sdpipe.errors.UserError):
