@@ -251,7 +251,7 @@ def steep(file: Path) -> None:
         for name, prior in {**priors, "over units": PriorMoments.over_scales(grid)}.items():
             posterior = Posterior.for_noise(prior, noise)
             e = posterior(C)
-            numbers = {"log evidence": e.log_evidence, "u": e.unit, "E0": e.threshold, "chi2": posterior.chi2(C)}
+            numbers = {"log evidence": e.log_evidence, "u": e.unit, "E0": e.threshold, "chi2": posterior.goodness(C)[0]}
             rows[last, f"posterior, {name}"] = numbers | {f"rho({x})": y for x, y in zip(E, e.mean[0], strict=True)}
         positive = Positive.for_noise(grid, noise)
         found = positive(C)

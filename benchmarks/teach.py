@@ -63,7 +63,7 @@ DRAWS, PART = 16, 25
 HELD_OUT = 10
 """One lattice of so many is not trained on."""
 
-BATCH, EPOCHS, RATE, DECAY = 1024, 16, 4e-3, 1e-2
+BATCH, EPOCHS, RATE, DECAY = 1024, 40, 4e-3, 1e-2
 """Points of a batch; how often each is seen; largest rate of the one cycle; weight decay."""
 
 FARTHEST = 30.0
@@ -253,7 +253,7 @@ def main() -> None:
     """Draw, train and, where asked to, ship."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("directory", type=Path)
-    parser.add_argument("--lattices", type=int, default=1000)
+    parser.add_argument("--lattices", type=int, default=850)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--ship", action="store_true")
     arguments = parser.parse_args()

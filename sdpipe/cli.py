@@ -171,11 +171,9 @@ def _from_file(arguments: argparse.Namespace) -> None:
 
 def _surveyed(suggestion: Suggestion) -> str:
     """Say what a correlator file holds, and which keys of a config follow from it."""
-    from sdpipe.problem.suggest import E0
     from sdpipe.show import survey_text
 
-    threshold = E0(suggestion.config)[0]
-    said = survey_text.text(suggestion.survey, suggestion.used, threshold, suggestion.why)
+    said = survey_text.text(suggestion.survey, suggestion.used, suggestion.why)
     return f"{said}\n\n{survey_text.keys(suggestion.config)}"
 
 
@@ -187,7 +185,7 @@ def _surveys(state: State) -> str:
     config = state.config
     kernel, E0 = config.kernel_function, config.spectra.E0
     found = [(Survey.from_correlator(c, kernel), c) for c in state.inputs.correlators()]
-    return "\n\n".join(survey_text.text(s, c, E0[0], s.doubts(E0)) for s, c in found)
+    return "\n\n".join(survey_text.text(s, c, s.doubts(E0)) for s, c in found)
 
 
 def _new(path: Path) -> None:

@@ -82,7 +82,7 @@ def fill(raw: dict[str, Any]) -> None:
 def _fill_served(raw: dict[str, Any]) -> None:
     """Put in ensembles, references, prior and training of the shipped audience.
 
-    Of ``spectra`` the unit of energy stays; thresholds are those of the audience in that unit.
+    Of ``spectra`` the unit of energy stays, whose thresholds are those of the audience, and that rho >= 0 is known.
     """
     own, spectra = shipped(), raw.get("spectra", {})
     if not isinstance(spectra, dict):
@@ -93,7 +93,12 @@ def _fill_served(raw: dict[str, Any]) -> None:
     if isinstance(budget, dict):
         raw["budget"] = budget | {key: own["budget"][key] for key in ("central", "references")}
     raw["training"] = own["training"] | {"audience": "shipped"}
-    raw["spectra"] = own["spectra"] | {"unit": unit} | _thresholds(unit)
+    kept = {key: spectra[key] for key in ("unit", "positive") if key in spectra}
+    raw["spectra"] = own["spectra"] | kept | _thresholds(unit)
+    if spectra.get("positive"):
+        raw["spectra"]["mixture"] = {
+            name: share for name, share in own["spectra"]["mixture"].items() if name != "signed"
+        }
 
 
 def _fill_without_networks(raw: dict[str, Any]) -> None:

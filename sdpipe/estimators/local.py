@@ -151,7 +151,7 @@ class Local:
     ) -> Array:
         """Return what is the same at all energies, of shape (..., boot, sigma, E), with an axis of features."""
         noise, n = self.posterior.noise, C.shape[-1]
-        chi2 = self.posterior.chi2(C)
+        chi2, _ = self.posterior.goodness(C)
         error = np.sqrt(np.diag(noise.covariance)) * np.abs(noise.scale(C))[..., None]
         relative = error / np.maximum(np.abs(C), 1e-3 * error)
         parts = [np.log1p(chi2 / n), np.full(chi2.shape, np.log(n)), np.log(relative[..., 0]), np.log(relative.min(-1))]

@@ -208,20 +208,32 @@ class Posterior:
         does.
         """
         flat, shape = self._flattened(C)
-        parts = [near._implied(block) for block, near in self._blocks(flat)]
-        return np.concatenate(parts).reshape(*shape, -1)
+        return self._fitted(flat)[0].reshape(*shape, -1)
 
-    def chi2(self, C: ArrayLike) -> Array:
-        """Return chi^2 (...) of C (..., t) about :meth:`implied`: how well the posterior fits, at n_t times.
+    def goodness(self, C: ArrayLike) -> tuple[Array, Array]:
+        """Return chi^2 (...) of C (..., t) about :meth:`implied`, and its degrees of freedom (...).
 
-        The covariance is that of C, s^2 Cov_latt + (floor C)^2. Raises UserError as a call does.
+        The covariance is that of C, s^2 Cov_latt + (floor C)^2. Along each direction the posterior mean takes the
+        share a^2 S^2 / (1 + a^2 S^2) of the data; over draws of a component the mean of chi^2 is what it leaves,
+
+            dof = sum_k 1 / (1 + a^2 S_k^2),
+
+        which is not whole and never zero, and chi^2 has nearly the distribution of that name. Raises UserError as a
+        call does.
         """
         flat, shape = self._flattened(C)
-        s, implied = self._noise_scale(flat), self.implied(flat)
+        implied, dof = self._fitted(flat)
+        s = self._noise_scale(flat)
         floor = (self.priors.floor * flat / s[:, None])[:, :, None] * np.eye(flat.shape[1])
         left = (flat - implied) / s[:, None]
         chi2 = np.einsum("nt,nt->n", left, np.linalg.solve(self.noise.covariance + floor**2, left[..., None])[..., 0])
-        return chi2.reshape(shape)
+        return chi2.reshape(shape), dof.reshape(shape)
+
+    def _fitted(self, C: Array) -> tuple[Array, Array]:
+        """Return the implied correlators (n, t) of C (n, t), and how many directions of each they leave (n,)."""
+        parts = [near._implied(block) for block, near in self._blocks(C)]
+        implied, dof = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return implied, dof
 
     def _blocks(self, C: Array) -> Iterator[tuple[Array, Posterior]]:
         """Yield blocks of correlators (n, t), each with the posterior that holds the components with a weight there."""
@@ -352,13 +364,15 @@ class Posterior:
         modes, ratios = _of_modes(m, v)
         return np.hstack([modes, np.log(v), ratios, kinds, np.stack(numbers, axis=1)])
 
-    def _implied(self, C: Array) -> Array:
-        at, made, share = self._weighted(C), np.zeros(C.shape), self.priors.floor**2 / (1 + self.priors.floor**2)
+    def _implied(self, C: Array) -> tuple[Array, Array]:
+        at, share = self._weighted(C), self.priors.floor**2 / (1 + self.priors.floor**2)
+        made, left = np.zeros(C.shape), np.zeros(len(C))
         for k, g in self._gaussians(at):
             clean = self.noise.covariance @ self.rotation[k] * self.singular[k] ** 2
             clean -= share * np.sum(self.priors.root[k] ** 2, axis=0)[:, None] * self.rotation[k]
             g.add_to(made, g.damped * at.d[k, g.row] @ clean.T)
-        return at.s[:, None] * made
+            g.add_to(left, np.sum(g.damped / g.a2, axis=1))
+        return at.s[:, None] * made, left
 
     def _covariance(self, C: Array) -> Array:
         at, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]

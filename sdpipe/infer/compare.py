@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 
 from sdpipe.infer.budget import NETWORKS
-from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS
+from sdpipe.infer.trust import SUSPICIOUS
+from sdpipe.physics.noise import IMPOSSIBLE
 
 AGREE = 2.0
 """Estimates agree where they differ by at most so many errors."""

@@ -20,7 +20,8 @@ from sdpipe.estimators.conformal import conformal_factor, conformal_rank, gaussi
 from sdpipe.infer.budget import NETWORKS, beyond_latt, lead_errors, spread, total_error
 from sdpipe.infer.calibration import ROWS, Resolution, beyond_noise, correlation, integral_error, rules_of
 from sdpipe.infer.predict import Predictor
-from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, Reference
+from sdpipe.infer.trust import SUSPICIOUS, Reference
+from sdpipe.physics.noise import IMPOSSIBLE
 
 Array = NDArray[np.float64]
 

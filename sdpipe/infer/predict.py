@@ -6,7 +6,7 @@ Everything that predicts goes through here: ``sdpipe.predict``, the stage, and t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from sdpipe.infer.calibration import Resolution
 from sdpipe.infer.trust import Flag
 from sdpipe.learn.audience import Audience
 from sdpipe.learn.trained import Network
-from sdpipe.physics.noise import SINGLE, Noise, check_size
+from sdpipe.physics.noise import SINGLE, Noise, check_size, chi2_p_value
 from sdpipe.physics.smearing import Smearing
 
 Array = NDArray[np.float64]
@@ -249,18 +249,23 @@ class Predictor:
     def checks(self, C: Array, noise: Noise | None = None, count: int | None = None) -> dict[str, Array]:
         """Return how typical correlators C (n, t) are, as the networks see them; every value is (n,).
 
-        ``noise_scale`` s = C(t_ref) / C_latt(t_ref), ``distance`` d^2 from the prior, and the goodness of fit of the
-        kernel: ``chi2``, ``dof``, ``goodness_of_fit``, its p-value. That is of the data with their own ``noise``,
-        estimated from ``count`` configurations; without it, with that of the training.
+        ``noise_scale`` s = C(t_ref) / C_latt(t_ref), ``distance`` d^2 from the prior, and the goodness of fit:
+        ``chi2``, ``dof``, ``goodness_of_fit``, its p-value. That is of the data with their own ``noise``, estimated
+        from ``count`` configurations; without it, with that of the training. Where the unit of energy is integrated
+        over it is that of the posterior, else that of the kernel.
         """
-        kernel, low = self.audience.observables.kernel, self.audience.threshold
-        chi2, dof = trust.goodness_of_fit(kernel, noise or self.noise, low, C)
+        if self.audience.scaled:
+            posterior = self.posterior.posterior
+            chi2, dof = (posterior if noise is None else replace(posterior, noise=noise)).goodness(C)
+        else:
+            kernel, low = self.audience.observables.kernel, self.audience.threshold
+            chi2, dof = trust.goodness_of_fit(kernel, noise or self.noise, low, C)
         return {
             "noise_scale": self.noise.scale(C),
             "distance": self.prior.distance(C),
             "chi2": chi2,
             "dof": dof,
-            "goodness_of_fit": trust.chi2_p_value(chi2, dof, count),
+            "goodness_of_fit": chi2_p_value(chi2, dof, count),
         }
 
     def bounds(self, C: Array) -> dict[str, Bounded]:

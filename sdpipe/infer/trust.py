@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import chdtrc, fdtrc
 
 from sdpipe.estimators.protocol import Bounded
 from sdpipe.infer.budget import answered_by, budget_of, spread
 from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, nearest
 from sdpipe.physics.kernels import Kernel
-from sdpipe.physics.noise import Noise
+from sdpipe.physics.noise import IMPOSSIBLE, Noise
 
 Array = NDArray[np.float64]
 
@@ -36,9 +35,6 @@ order 1 makes, as those of the prior are; that of a larger correlator may be lar
 
 SUSPICIOUS = 0.01
 """p-value below which a correlator counts as out of the training distribution."""
-
-IMPOSSIBLE = 1e-3
-"""p-value of the goodness of fit below which no spectral density explains the data."""
 
 FACTOR = 2.0
 """Ratio of variances, either way, from which on the noise of a correlator is flagged."""
@@ -196,20 +192,6 @@ def goodness_of_fit(kernel: Kernel, noise: Noise, low: float, correlators: Array
         excess = np.maximum(along - np.where(reach > 1, reach, 0), 0)
         parts.append((np.sum(excess**2, axis=1), np.sum(excess > 0, axis=1)))
     return tuple(np.concatenate(x) for x in zip(*parts, strict=True))
-
-
-def chi2_p_value(chi2: Array, dof: Array, samples: int | None = None) -> Array:
-    """Return the probability of a chi^2 at least as large; 1 where there are no degrees of freedom.
-
-    A covariance that was estimated from n ``samples`` makes chi^2 larger: chi^2 (n - d) / (d (n - 1)) then has the
-    F distribution with d and n - d degrees of freedom (Hotelling, Ann. Math. Stat. 2 (1931) 360). d must be below n.
-
-    >>> chi2_p_value(np.array([2.0, 0.0]), np.array([2, 0])).round(4).tolist()
-    [0.3679, 1.0]
-    """
-    d = np.maximum(dof, 1)
-    p = chdtrc(d, chi2) if samples is None else fdtrc(d, samples - d, chi2 * (samples - d) / (d * (samples - 1)))
-    return np.where(dof > 0, p, 1.0)
 
 
 def noise_ratios(response: Array, training: Array, other: Array) -> tuple[Array, Array]:

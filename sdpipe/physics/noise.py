@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from sdpipe.errors import UserError
 
 Array = NDArray[np.float64]
+
+IMPOSSIBLE = 1e-3
+"""p-value of the goodness of fit below which no spectral density explains the data."""
 Treatment = Literal["full", "shrink", "diagonal"]
 
 FLOOR = 1e-6
@@ -205,6 +208,22 @@ def ledoit_wolf(x: Array) -> float:
     distance = np.sum((covariance - np.trace(covariance) / p * np.eye(p)) ** 2)
     fourth = np.sum((x**2).T @ (x**2)) / n - np.sum(covariance**2)
     return float(np.clip(fourth / n / distance, 0, 1))
+
+
+def chi2_p_value(chi2: Array, dof: Array, samples: int | None = None) -> Array:
+    """Return the probability of a chi^2 at least as large; 1 where there are no degrees of freedom.
+
+    A covariance that was estimated from n ``samples`` makes chi^2 larger: chi^2 (n - d) / (d (n - 1)) then has the
+    F distribution with d and n - d degrees of freedom (Hotelling, Ann. Math. Stat. 2 (1931) 360). d must be below n.
+
+    >>> chi2_p_value(np.array([2.0, 0.0]), np.array([2, 0])).round(4).tolist()
+    [0.3679, 1.0]
+    """
+    from scipy.special import chdtrc, fdtrc  # where it is needed, since a config is read without it
+
+    d = np.maximum(dof, 1)
+    p = chdtrc(d, chi2) if samples is None else fdtrc(d, samples - d, chi2 * (samples - d) / (d * (samples - 1)))
+    return np.where(dof > 0, p, 1.0)
 
 
 def synthetic(times: tuple[int, ...], mean: Array, r1: float, delta: float, tau: float) -> Noise:

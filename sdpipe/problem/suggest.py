@@ -21,9 +21,10 @@ from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey, effective_mass
 from sdpipe.errors import UserError
 from sdpipe.estimators import MOST_TIMES
+from sdpipe.estimators.positive import Positive
 from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.noise import FLOOR, Noise
+from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
 
 Array = NDArray[np.float64]
 
@@ -67,12 +68,6 @@ def suggest(path: Path, overrides: Sequence[str] = (), kept: Snapshot | None = N
     C(t) has no effective mass and sigma and energies are not given; and where a unit of energy is.
     """
     return _Data(path, overrides, kept).suggestion()
-
-
-def E0(config: dict[str, Any]) -> tuple[float, float]:
-    """Return the thresholds of the shipped prior, in the unit of a config."""
-    low, high = (config["spectra"]["unit"] * E for E in shipped()["spectra"]["E0"])
-    return low, high
 
 
 class _Data:
@@ -191,6 +186,8 @@ class _Data:
         survey = Survey.from_correlator(self.whole(), self.kernel)
         first, last = self._times(survey)
         seen = self.load(tuple(range(first, last + 1)))
+        if self.given_key("spectra", "positive"):
+            self._check_positive(seen)
         unit, lowest = self._scales(seen)
         sigma = self.given_key("smearing", "sigma") or self._sigma(seen, unit, lowest)
         section = {"kind": "correlator", "path": str(self.source.path), **self.section}
@@ -242,6 +239,16 @@ class _Data:
         last = min(last, first + most - 1)
         self.why.append(f"lattice.times: [{first}, {last}], whose errors are below {100 * LARGEST_ERROR:.0f} %")
         return first, last
+
+    def _check_positive(self, seen: Correlator) -> None:
+        """Raise UserError where no rho >= 0 explains the data."""
+        noise = Noise(seen.times, seen.mean, seen.covariance, seen.where, floor=FLOOR)
+        energy = (1 / self.kernel.spacing,)
+        grid = Observables(self.kernel, seen.times, energy, energy)
+        least, n = float(Positive.for_noise(grid, noise).least_chi2(seen.mean)), len(seen.times)
+        if float(chi2_p_value(np.array(least), np.array(n), seen.estimated_from)) < IMPOSSIBLE:
+            words = f"no rho >= 0 explains these data, whose chi2 is at least {least:.4g} at {n} times"
+            raise UserError(f"{self.path}: spectra.positive: {words}; allowed: false")
 
     def _scales(self, seen: Correlator) -> tuple[float, float]:
         """Return the unit of energy that the data have, and where the lowest state is.

@@ -13,7 +13,7 @@ from sdpipe.infer.trust import FACTOR, SUSPICIOUS, Flag
 WORDS = {
     "noise_unlike": "the variance of its noise is {ratio:.3g} times that of the training noise (allowed: 1/{factor:g} "
     "to {factor:g}) in a direction that matters, strongest at t = {t}",
-    "no_density": "no spectral density explains the data: chi2/dof = {chi2:.1f}/{dof} to the nearest correlator of "
+    "no_density": "no spectral density explains the data: chi2/dof = {chi2:.1f}/{dof:.3g} to the nearest correlator of "
     "kernel {kernel} at T = {period}",
     "unanswered": "{estimator}: its rule for lambda has no answer, or none that reproduces C(t), at {count} of "
     "{points} points (sigma, E), and the nearest was taken",

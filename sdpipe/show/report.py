@@ -23,8 +23,9 @@ from sdpipe.estimators import ESTIMATORS
 from sdpipe.infer.budget import NETWORKS
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
-from sdpipe.infer.trust import IMPOSSIBLE, SUSPICIOUS, too_few
+from sdpipe.infer.trust import SUSPICIOUS, too_few
 from sdpipe.physics import units
+from sdpipe.physics.noise import IMPOSSIBLE
 from sdpipe.physics.units import amount, equation
 from sdpipe.problem.problem import families
 from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, tables, validation_figures
@@ -266,7 +267,9 @@ def _target_facts(data: ReportData, name: str) -> Markup:
     if "calibrated" in budget:
         rows.append(("Level of the calibrated error", f"{a['level']:.1%}"))
         rows.append(("p-value under the prior", f"{a['p_value']:.3g}"))
-    beyond = f"χ²/dof = {a['chi2']:.1f}/{a['dof']}" if a["dof"] else "all of the data are within reach of the kernel"
+    beyond = (
+        f"χ²/dof = {a['chi2']:.1f}/{a['dof']:.3g}" if a["dof"] else "all of the data are within reach of the kernel"
+    )
     treatment = _treatment(data.predictions[name])
     p_value = f"p = {a['goodness_of_fit']:.3g}; "
     if treatment != "full":

@@ -10,9 +10,11 @@ import yaml
 
 from sdpipe.correlators.correlator import ENOUGH, Correlator, describe
 from sdpipe.correlators.survey import Survey
-from sdpipe.infer import trust
+from sdpipe.estimators.posterior import Posterior
+from sdpipe.estimators.prior_moments import PriorMoments
 from sdpipe.physics import units
-from sdpipe.physics.noise import FLOOR, Noise
+from sdpipe.physics.kernels import Observables
+from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
 from sdpipe.show.tables import table
 
 TOO_LARGE = "doubtful: data scatter less than their errors allow: is their covariance that of one configuration?"
@@ -21,11 +23,10 @@ SHOWN = 24
 """Most times in the table."""
 
 
-def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] = ()) -> str:
+def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
     """Return statistics, errors, effective mass and correlations of a correlator; goodness of fit at ``used`` times.
 
-    ``threshold`` is the lowest energy in GeV at which its spectral density may begin; ``why`` are lines on what follows
-    from the data.
+    ``why`` are lines on what follows from the data.
     """
     whole = survey.correlator
     rows = np.unique(np.linspace(0, len(whole.times) - 1, min(len(whole.times), SHOWN)).round().astype(int))
@@ -40,8 +41,10 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
         }
     )
     noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
-    (chi2,), (dof,) = trust.goodness_of_fit(survey.kernel, noise, threshold, used.mean[None])
-    p_value = trust.chi2_p_value(chi2, dof, used.estimated_from)
+    energy = (1 / survey.kernel.spacing,)
+    moments = PriorMoments.over_scales(Observables(survey.kernel, used.times, energy, energy))
+    chi2, dof = Posterior.for_noise(moments, noise).goodness(used.mean)
+    p_value = chi2_p_value(chi2, dof, used.estimated_from)
     lines = [
         f"{whole.where}: {describe(whole.facts)}",
         f"kernel {survey.kernel.name}, T = {survey.kernel.period}, {units.spacing(survey.kernel.spacing)}: "
@@ -52,11 +55,11 @@ def text(survey: Survey, used: Correlator, threshold: float, why: Sequence[str] 
         *([f"shown: {len(rows)} of {len(whole.times)} times"] if len(rows) < len(whole.times) else []),
         "",
         f"eigenvalues of the correlation matrix: {survey.eigenvalues[0]:.2g} to {survey.eigenvalues[-1]:.3g}",
-        f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {chi2:.1f}/{dof} to the nearest C(t) "
-        f"that a spectral density above {threshold:.3g} makes, p = {float(p_value):.2g}"
-        + ("" if p_value >= trust.IMPOSSIBLE else ": no spectral density explains these data with this kernel"),
+        f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} to "
+        f"the C(t) that the closed-form posterior implies, p = {float(p_value):.2g}"
+        + ("" if p_value >= IMPOSSIBLE else ": no spectral density explains these data with this kernel"),
         *(f"doubtful: {flag}" for flag in used.flags),
-        *([TOO_LARGE] if 1 - p_value < trust.IMPOSSIBLE and used.facts["covariance"] == "full" else []),
+        *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),
     ]
     return "\n".join([*lines, *(["", *why] if why else [])])
 

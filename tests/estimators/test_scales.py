@@ -91,7 +91,7 @@ def test_the_size_of_a_correlator_scales_it_exactly_for_powers_of_two(c: float) 
     one, other = posterior(C), posterior(c * C)
     assert np.array_equal(c * one.mean, other.mean)
     assert np.array_equal(one.features, other.features)
-    assert np.array_equal(posterior.chi2(C), posterior.chi2(c * C))
+    assert np.array_equal(posterior.goodness(C)[0], posterior.goodness(c * C)[0])
 
 
 def test_it_is_right_at_scales_where_a_prior_in_one_unit_is_wrong_and_its_chi2_says_so() -> None:
@@ -104,8 +104,8 @@ def test_it_is_right_at_scales_where_a_prior_in_one_unit_is_wrong_and_its_chi2_s
     assert (np.abs(estimate.mean - truth[0]) < 3 * estimate.sd).all()
     assert (estimate.sd[0, 1:3] < 0.02 * truth[0, 0, 1:3]).all()
     assert 1.5 < estimate.threshold < 2.3
-    assert averaged.chi2(C[0]) < 24 + 3 * np.sqrt(48)
-    assert in_gev.chi2(C[0]) > 1000
+    assert averaged.goodness(C[0])[0] < 24 + 3 * np.sqrt(48)
+    assert in_gev.goodness(C[0])[0] > 1000
     assert in_gev(C[0]).log_evidence < estimate.log_evidence - 50
 
 
@@ -135,13 +135,13 @@ def test_it_covers_densities_at_scales_that_nobody_told_it() -> None:
 def test_what_its_chi2_is_of_data_that_some_density_makes_and_of_data_that_none_does() -> None:
     grid = Observables(Kernel("vector", 32, 0.5), TIMES, (0.4,), (0.5, 1.0))
     noises, C, _ = drawn(grid, [delta_tanh(), o3(0.7), peaks((0.4, 0.9), (0.6, 1.3))] * 4)
-    chi2 = [float(over_scales(grid, n).chi2(c)) for n, c in zip(noises, C, strict=True)]
+    chi2 = [float(over_scales(grid, n).goodness(c)[0]) for n, c in zip(noises, C, strict=True)]
     assert 4 < np.mean(chi2) < 16
     noise = noises[0]
     broken = C[0] + 5 * np.sqrt(np.diag(noise.covariance)) * (-1.0) ** np.arange(16)
-    assert over_scales(grid, noise).chi2(broken) > 100
-    stacked = over_scales(grid, noise).chi2(np.stack([[C[0], broken]]))
-    np.testing.assert_allclose(stacked, [[chi2[0], over_scales(grid, noise).chi2(broken)]], rtol=1e-3)
+    assert over_scales(grid, noise).goodness(broken)[0] > 100
+    stacked = over_scales(grid, noise).goodness(np.stack([[C[0], broken]]))[0]
+    np.testing.assert_allclose(stacked, [[chi2[0], over_scales(grid, noise).goodness(broken)[0]]], rtol=1e-3)
 
 
 def test_components_that_are_screened_away_have_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:

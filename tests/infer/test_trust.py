@@ -20,11 +20,11 @@ from sdpipe.config.sources import CorrelatorNoise
 from sdpipe.correlators.statistics import bootstrap, covariance_of_mean
 from sdpipe.errors import UserError
 from sdpipe.infer import trust
-from sdpipe.infer.trust import IMPOSSIBLE, PriorOfData, Reference, chi2_p_value, judge
+from sdpipe.infer.trust import PriorOfData, Reference, judge
 from sdpipe.learn.moments import Moments
 from sdpipe.physics import samples
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.noise import Noise, synthetic
+from sdpipe.physics.noise import IMPOSSIBLE, Noise, chi2_p_value, synthetic
 from sdpipe.physics.spectra import ChebyshevPrior, o3, peaks
 from sdpipe.pipeline.tasks import load_audience
 from sdpipe.problem.inputs import Inputs
