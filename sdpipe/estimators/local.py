@@ -93,11 +93,11 @@ class Local:
     posterior
         Over all units of energy.
     positive
-        The solutions rho >= 0, for ``EXPONENTS``.
+        The most probable rho >= 0, of which there is one for each of ``EXPONENTS``.
     """
 
     posterior: Posterior
-    positive: tuple[Positive, ...]
+    positive: Positive
 
     @classmethod
     def for_noise(cls, observables: Observables, noise: Noise) -> Local:
@@ -107,8 +107,7 @@ class Local:
     @classmethod
     def around(cls, posterior: Posterior) -> Local:
         """Return the features of a posterior over all units of energy."""
-        observables, noise = posterior.priors.observables, posterior.noise
-        return cls(posterior, tuple(Positive.for_noise(observables, noise, q) for q in EXPONENTS))
+        return cls(posterior, Positive.for_noise(posterior.priors.observables, posterior.noise))
 
     def __call__(self, C: ArrayLike, samples: ArrayLike) -> Seen:
         """Return what networks see of C (..., t) with bootstrap ``samples`` (..., boot, t) around it.
@@ -118,7 +117,7 @@ class Local:
         C, samples = np.asarray(C, float), np.asarray(samples, float)
         estimate = self.posterior(C, response=True)
         mean, _ = self.posterior.bootstrap(C, estimate, samples)
-        solutions = [positive.around(C, samples) for positive in self.positive]
+        solutions = self.positive.for_priors(C, samples, EXPONENTS)
         at_energy = self._at_energy(estimate, mean, solutions)
         features = np.concatenate([at_energy, self._everywhere(C, estimate, solutions, at_energy.shape[:-1])], axis=-1)
         return Seen(mean, estimate.sd, np.nan_to_num(features.clip(-LARGEST, LARGEST)), estimate)

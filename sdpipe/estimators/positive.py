@@ -17,7 +17,9 @@ and R. J. Hanson, Solving Least Squares Problems, Prentice-Hall 1974, chapter 23
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -143,8 +145,7 @@ class Positive:
         Their noise is s L z, s = C(t_ref) / C_latt(t_ref), with its floor. Raises UserError where C has another number
         of times, is not finite or is zero at t_ref.
         """
-        solutions = [self._solved(c) for c in self._checked(C)]
-        parts = [self._density(solution) for solution in solutions]
+        parts = [self._density(self._solved(self._cells(c))) for c in self._checked(C)]
         return _stacked(parts, np.shape(C)[:-1])
 
     def bootstrap(self, C: ArrayLike) -> Density:
@@ -163,11 +164,19 @@ class Positive:
 
         ``samples (..., boot, sigma, E)`` have the zeros of their centre. Raises UserError as a call does.
         """
+        return self.for_priors(centre, C, (self.exponent,))[0]
+
+    def for_priors(self, centre: ArrayLike, C: ArrayLike, exponents: Sequence[float]) -> list[Density]:
+        """Return what :meth:`around` does for each q of ``exponents``, on the same grids."""
         flat = self._checked(centre)
         each = np.asarray(C, float).reshape(len(flat), -1, flat.shape[-1])
-        solutions = [self._solved(c) for c in flat]
-        parts = [self._density(x, samples) for x, samples in zip(solutions, each, strict=True)]
-        return _stacked(parts, np.shape(centre)[:-1])
+        cells = [self._cells(c) for c in flat]
+        densities = []
+        for q in exponents:
+            solver = replace(self, exponent=q)
+            parts = [solver._density(solver._solved(x), samples) for x, samples in zip(cells, each, strict=True)]
+            densities.append(_stacked(parts, np.shape(centre)[:-1]))
+        return densities
 
     def covariance(self, C: ArrayLike) -> Array:
         """Return the covariance, both errors in one, shape (..., sigma, E, sigma, E), for C (..., t).
@@ -175,7 +184,7 @@ class Positive:
         Its diagonal is the square of :attr:`Density.error`. Raises UserError as a call does.
         """
         shape = (len(self.observables.sigma), len(self.observables.energies))
-        covariance = np.stack([x.covariance for x in map(self._solved, self._checked(C))])
+        covariance = np.stack([self._solved(self._cells(c)).covariance for c in self._checked(C)])
         return covariance.reshape(*np.shape(C)[:-1], *shape, *shape)
 
     def least_chi2(self, C: ArrayLike) -> Array:
@@ -216,14 +225,13 @@ class Positive:
         chosen = np.unique(np.searchsorted(number, np.arange(number[-1])))
         edges = self.omega[chosen]
         edges = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
-        profile = np.sqrt(np.diff(edges) * self.omega[chosen] ** -self.exponent)
         whitened = [solve_triangular(L, x, lower=True) for x in (self.kernels[:, chosen], c)]
-        return _Cells(float(s), chosen, profile, top[chosen], *whitened, L / unit)
+        return _Cells(float(s), chosen, self.omega[chosen], np.diff(edges), top[chosen], *whitened, L / unit)
 
-    def _solved(self, C: Array) -> _Solution:
-        """Return the minimum for one C (t,)."""
-        cells = self._cells(C)
-        sd = cells.sd(cells.best_alpha())
+    def _solved(self, cells: _Cells) -> _Solution:
+        """Return the minimum on the grid of one C (t,)."""
+        profile = np.sqrt(cells.width * cells.omega**-self.exponent)
+        sd = cells.sd(cells.best_alpha(profile) * profile)
         U, S, Vt = np.linalg.svd(cells.K * sd, full_matrices=False)
         seen = S > UNSEEN
         S, V = S[seen], np.ascontiguousarray(Vt[seen].T)
@@ -288,32 +296,38 @@ class _Solution:
 class _Cells:
     """The grid of one correlator, in lattice units and in units of its noise scale s.
 
-    Which candidates are ``chosen`` (i,), (d omega omega^-q)^(1/2) and top (i,), L^-1 K (t, i), y = L^-1 C / s (t,), L.
+    Which candidates are ``chosen`` (i,), omega, d omega and top (i,), L^-1 K (t, i), y = L^-1 C / s (t,), L.
     """
 
     s: float
     chosen: NDArray[np.intp]
-    profile: Array
+    omega: Array
+    width: Array
     top: Array
     K: Array
     y: Array
     L: Array
 
-    def sd(self, alpha: float) -> Array:
-        """Return the standard deviations (i,) of the prior."""
-        return 1 / np.sqrt((alpha * self.profile) ** -2.0 + self.top**-2)
+    def sd(self, size: Array) -> Array:
+        """Return the standard deviations (i,) of a prior of that size, alpha (d omega omega^-q)^(1/2)."""
+        return 1 / np.sqrt(size**-2.0 + self.top**-2)
 
-    def best_alpha(self) -> float:
+    @cached_property
+    def seen(self) -> tuple[Array, Array]:
+        """L^-1 K and y in the directions of the data that the largest prior has a signal in."""
+        U, S, _ = np.linalg.svd(self.K * self.top, full_matrices=False)
+        U = U[:, S > UNSEEN]
+        return U.T @ self.K, U.T @ self.y
+
+    def best_alpha(self, profile: Array) -> float:
         """Return alpha of the largest evidence, -[log det(1 + B B^T) + y (1 + B B^T)^-1 y] / 2.
 
         It falls from where too small an alpha does not fit the data to where all sd are ``top``.
         """
-        U, S, _ = np.linalg.svd(self.K * self.top, full_matrices=False)
-        U = U[:, S > UNSEEN]
-        K, z = U.T @ self.K, U.T @ self.y
-        ends = np.log(self.top / self.profile)
+        K, z = self.seen
+        ends = np.log(self.top / profile)
         found = minimize_scalar(
-            lambda log_alpha: _loss(K * self.sd(np.exp(log_alpha)), z),
+            lambda log_alpha: _loss(K * self.sd(np.exp(log_alpha) * profile), z),
             bounds=(ends.min() - SMALLER, ends.max()),
             method="bounded",
             options={"xatol": 0.01},

@@ -34,7 +34,7 @@ LARGEST_ERROR = 0.3
 RESOLVED = 0.05
 """Posterior error, relative to the largest rho_sigma(E), to which it is known where sigma is called resolved."""
 
-WIDTHS = (0.1, 0.14, 0.2, 0.26, 0.34, 0.44, 0.57, 0.76, 1.0)
+WIDTHS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.26, 0.34, 0.44, 0.57, 0.76, 1.0)
 """Sigma to choose from, in the unit of energy that the data have."""
 
 FIRST = "; and lattice.first, the t of the first one, unless there are T of them, or T/2 + 1"
@@ -204,7 +204,7 @@ class _Data:
             "budget": {},
             "training": {"audience": self._audience()},
             "hlt": {"E0": "evidence"},
-            "validation": {"samples": 800, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
+            "validation": {"samples": 1600, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
             "targets": {name: section},
             "cluster": {"cpu": "serial"},
         }
