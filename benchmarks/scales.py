@@ -4,11 +4,11 @@
 
 Suites V and A of ``public.py``, and six families on lattices of their own, from states below 0.1/a to states above 2/a.
 Rows are the posterior with its prior in one unit or another, in GeV; the posterior that integrates over the unit; the
-most probable rho >= 0; and HLT by evidence. Columns: mean and median of Err = sum |rho - truth| / sum |truth| over
-energies in per cent; coverage of one and two errors; half width. Errors are those of each method, and in the last
-columns times one factor for each level and method, the conformal one of ``CALIBRATION`` draws of all six families
-together. Settings of sdpipe were chosen on other draws of such families, what is shown is of ``TEST``: no two have a
-draw in common.
+shipped networks; the most probable rho >= 0; and HLT by evidence. Columns: mean and median of
+Err = sum |rho - truth| / sum |truth| over energies in per cent; coverage of one and two errors; half width. Errors are
+those of each method, and in the last columns times one factor for each level and method, the conformal one of
+``CALIBRATION`` draws of all six families together. Settings of sdpipe were chosen on other draws of such families, what
+is shown is of ``TEST``: no two have a draw in common.
 
 With ``--steep``, element (0, 0) of the dataset ``matrix (configuration, 3, 3, t)`` of a file as well, at 12, 24 and 30
 times from t = 1, covariance of the mean from blocks of 20: log evidence, chi^2 of the C(t) that is implied, and
@@ -29,10 +29,15 @@ from numpy.typing import NDArray
 
 from benchmarks.public import SUITES
 from benchmarks.table import markdown
+from sdpipe.config.origins import PLACE, manifest
 from sdpipe.estimators.conformal import conformal_factor
 from sdpipe.estimators.hlt import Choice
+from sdpipe.estimators.networks import Networks
 from sdpipe.estimators.positive import Positive
-from sdpipe.estimators.posterior import Posterior, PriorMoments
+from sdpipe.estimators.posterior import ClosedForm, Posterior, PriorMoments
+from sdpipe.infer.calibration import beyond_noise
+from sdpipe.learn import shipped
+from sdpipe.learn.audience import Audience
 from sdpipe.physics.families import (
     DeltaTanhFamily,
     FewStatesFamily,
@@ -52,6 +57,7 @@ Answer = tuple[Array, Array]
 CALIBRATION, TEST = 20261130, 20261131
 LEVELS = (0.683, 0.954)
 UNITS = (0.35, 0.5, 0.7, 1.0, 1.4)
+CENTRAL, BOOTS, SEED = "Nmax", 60, 1
 
 
 @dataclass(frozen=True)
@@ -179,6 +185,21 @@ def _positive(suite: Suite) -> Answer:
     return np.stack([e.mean[0] for e in found]), np.stack([e.error[0] for e in found])
 
 
+def _networks(suite: Suite) -> Answer:
+    """The shipped networks: their error, that of the noise in it, and what the posterior leaves open."""
+    kept, g = shipped.read(PLACE / "audience.pt", manifest()["sha256"]), np.random.default_rng(SEED)
+    found = []
+    for n, c in zip(suite.noises, suite.C, strict=True):
+        noise = Noise(n.times, n.mean, n.covariance, n.source, floor=FLOOR)
+        audience = Audience(suite.grid, noise, ChebyshevPrior(64), 0.2, "local", True, None)
+        networks = Networks([shipped.serve(k, audience, "") for k in kept], audience, CENTRAL, ClosedForm(audience))
+        said = networks.predict(c, noise.draw(c, BOOTS, g)).isel(sigma=0).sel(ensemble=CENTRAL)
+        latt = said.rho.mean("replica").std("boot")
+        beyond = beyond_noise(said.scale.mean(("replica", "boot")), latt, said.unresolved)
+        found.append((said.rho.mean(("replica", "boot")).values, np.hypot(latt, beyond).values))
+    return np.stack([mean for mean, _ in found]), np.stack([error for _, error in found])
+
+
 def _hlt(choice: Choice) -> Callable[[Suite], Answer]:
     def answer(suite: Suite) -> Answer:
         noises = [Noise(n.times, n.mean, n.covariance, n.source, floor=FLOOR) for n in suite.noises]
@@ -196,6 +217,7 @@ def _in_unit(unit: float) -> Callable[[Suite], Answer]:
 METHODS: dict[str, Callable[[Suite], Answer]] = {
     **{f"posterior, unit {unit:g}": _in_unit(unit) for unit in UNITS},
     "posterior, over units": _posterior(PriorMoments.over_scales),
+    "shipped networks": _networks,
     "most probable rho >= 0": _positive,
     "HLT, E0 = 0.2 or lower": _hlt(Choice()),
     "HLT, E0 by evidence": _hlt(Choice(E0="evidence")),

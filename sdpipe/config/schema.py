@@ -88,8 +88,8 @@ class Spectra(Section):
     Nrho: Annotated[int, Field(ge=100, le=10_000_000)]
     """Samples in each training set; an ensemble may use fewer, the first ones."""
     mixture: dict[Name, float] = {"chebyshev": 1.0}
-    """Share of each component, `chebyshev`, `smooth`, `levels`, `states` or `signed`: zero or positive, only their
-    ratios count; `chebyshev` alone is the prior of arXiv:2307.00808."""
+    """Share of each component, `chebyshev`, `smooth`, `levels`, `states`, `resonances` or `signed`: zero or positive,
+    only their ratios count; `chebyshev` alone is the prior of arXiv:2307.00808."""
     positive: bool = False
     """Whether rho >= 0 is known: component `chebyshev` is then positive, too, and `signed` is not allowed."""
     unit: Energy = 1.0

@@ -36,6 +36,9 @@ order 1 makes, as those of the prior are; that of a larger correlator may be lar
 SUSPICIOUS = 0.01
 """p-value below which a correlator counts as out of the training distribution."""
 
+FAR = 10.0
+"""Errors from the central value from which on an estimator contradicts it."""
+
 FACTOR = 2.0
 """Ratio of variances, either way, from which on the noise of a correlator is flagged."""
 
@@ -299,6 +302,39 @@ def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray 
     return xr.DataArray(covariance, dims=("sigma", "E", "E2"), coords={d: predictions[d] for d in ("sigma", "E")})
 
 
+def contradicted(budget: xr.Dataset) -> list[Flag]:
+    """Return a flag for each estimator that is more than FAR errors from the central value somewhere.
+
+    The error is that of both in quadrature, calibrated where that is known.
+
+    >>> point = {"sigma": [0.4], "E": [1.0]}
+    >>> one, m = xr.DataArray([[1.0]], dims=("sigma", "E"), coords=point), {"estimator": ["hlt"]}
+    >>> budget = xr.Dataset({"central": one, "total": 0.01 * one, "estimator_central": (0 * one).expand_dims(m),
+    ...                      "estimator_error": (0.01 * one).expand_dims(m)})
+    >>> [flag.facts["estimator"] for flag in contradicted(budget)]
+    ['hlt']
+    """
+    flags = []
+    for name in map(str, budget.estimator.values) if "estimator" in budget else ():
+        other = budget.sel(estimator=name)
+        error = np.hypot(
+            budget.get("calibrated", budget.total), other.get("estimator_calibrated", other.estimator_error)
+        )
+        pull = np.abs((budget.central - other.estimator_central) / error).transpose("sigma", "E")
+        i, j = np.unravel_index(int(pull.fillna(np.inf).values.argmax()), pull.shape)
+        if not pull.values[i, j] <= FAR:
+            place = {"sigma": float(pull.sigma[i]), "E": float(pull.E[j])}
+            flags.append(Flag("contradicted", {"estimator": name, "errors": float(pull.values[i, j]), **place}))
+    return flags
+
+
+def nothing_resolved(budget: xr.Dataset) -> list[Flag]:
+    """Return a flag where at every sigma half of the errors are larger than the largest value."""
+    error = budget.get("calibrated", budget.total)
+    ratio = float((error.median("E") / np.abs(budget.central).max("E")).min())
+    return [Flag("nothing_resolved", {"ratio": ratio})] if ratio > 1 else []
+
+
 def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float | None, list[Flag]]:
     """Return the p-value of one target under the prior, None without ``validation``, and a flag where it is too small.
 
@@ -346,6 +382,7 @@ def assess(
     if validation is not None:
         budget = budget.assign(_calibrated(budget, validation, predictions.attrs["scale_rule"], level))
         budget.attrs["level"] = level
+    flags += [*contradicted(budget), *nothing_resolved(budget)]
     budget.attrs |= {"flags": [*predictions.attrs["flags"], *flags], "answered_by": answered_by(predictions, central)}
     return budget if p_value is None else budget.assign_attrs(p_value=p_value)
 

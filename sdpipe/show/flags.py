@@ -25,6 +25,10 @@ WORDS = {
     "that agrees with the data has it there, whatever the prior",
     "out_of_distribution": "out of distribution: p {sign} {p_value:.3g} that the training set holds such a correlator; "
     "the calibrated error promises nothing here",
+    "contradicted": "{estimator} is {errors:.4g} errors of both away at sigma = {sigma:.3g}, E = {E:.3g}: one of the "
+    "two is wrong",
+    "nothing_resolved": "nothing is resolved: at every sigma half of the errors are more than {ratio:.2g} times the "
+    "largest value; a larger sigma, more configurations or later times would help",
     "too_few_draws": "{samples} draws per family are too few to flag what is out of distribution: no p-value is below "
     "{smallest:.2g}; from 1600 on they reach {suspicious:g}",
 }

@@ -473,3 +473,27 @@ def test_a_floor_tells_the_goodness_of_fit_what_late_times_are_worth() -> None:
     assert np.mean(p_value < 0.05) < 0.08
     blind = chi2_p_value(*trust.goodness_of_fit(KERNEL, replace(noise, floor=0.0), 0.2, data))
     assert np.mean(blind < 0.05) > 0.3
+
+
+def _budget(central: float, error: float, other: float) -> xr.Dataset:
+    point = {"sigma": [0.3, 0.5], "E": [0.5, 1.0, 1.5]}
+    one = xr.DataArray(np.ones((2, 3)), dims=("sigma", "E"), coords=point)
+    m = {"estimator": ["posterior"]}
+    estimators = {"estimator_central": (other * one).expand_dims(m), "estimator_error": (error * one).expand_dims(m)}
+    return xr.Dataset({"central": central * one, "total": error * one, **estimators})
+
+
+def test_an_estimate_many_errors_away_is_a_flag_and_one_a_few_away_is_none() -> None:
+    assert trust.contradicted(_budget(1.0, 0.1, 1.5)) == []
+    (flag,) = trust.contradicted(_budget(1.0, 0.1, 3.0))
+    assert (flag.code, flag.facts["estimator"]) == ("contradicted", "posterior")
+    assert flag.facts["errors"] == pytest.approx(2 / (0.1 * np.sqrt(2)))
+    assert "posterior is 14.14 errors of both away at sigma = 0.3, E = 0.5" in flags.worded([flag])[0]
+    (nan,) = trust.contradicted(_budget(1.0, 0.1, np.nan))
+    assert nan.facts["estimator"] == "posterior"
+
+
+def test_errors_larger_than_the_answer_are_a_flag() -> None:
+    assert trust.nothing_resolved(_budget(1.0, 0.9, 1.0)) == []
+    (flag,) = trust.nothing_resolved(_budget(1.0, 2.0, 1.0))
+    assert "more than 2 times the largest value" in flags.worded([flag])[0]
