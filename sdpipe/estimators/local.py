@@ -107,7 +107,7 @@ class Local:
     @classmethod
     def around(cls, posterior: Posterior) -> Local:
         """Return the features of a posterior over all units of energy."""
-        return cls(posterior, Positive.for_noise(posterior.priors.observables, posterior.noise))
+        return cls(posterior, Positive.for_noise(posterior.priors.observables, posterior.noise).hurried())
 
     def __call__(self, C: ArrayLike, samples: ArrayLike) -> Seen:
         """Return what networks see of C (..., t) with bootstrap ``samples`` (..., boot, t) around it.

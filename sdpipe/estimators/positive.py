@@ -53,11 +53,13 @@ SMALLER = 7.0
 UNSEEN = 1e-3
 """Directions of the data in which the prior has less than this share of the noise are left out."""
 
-STEPS = 50
-"""Most steps of Newton's method, some ten for a continuum.
+STEPS = 2000
+"""Most steps of Newton's method: some ten for a continuum, some hundred for a few states known to many digits.
 
-A few states known to many digits take hundreds, and data that no rho >= 0 is near to have no end: for both, those x are
-zero that are zero in the fit of the data alone."""
+Data that no rho >= 0 is near to have no end: after that, those x are zero that are zero in the fit of the data alone."""
+
+HURRIED = 50
+"""Most steps for :meth:`Positive.hurried`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +116,8 @@ class Positive:
         Candidates for the grid, in lattice units, shape (omega,).
     kernels, smearing
         b_T(t, omega) in lattice units, shape (t, omega), and f_sigma(omega, E), shape (column, omega), sigma by sigma.
+    steps
+        Most steps of Newton's method.
     """
 
     observables: Observables
@@ -122,6 +126,7 @@ class Positive:
     omega: Array
     kernels: Array
     smearing: Array
+    steps: int = STEPS
 
     @classmethod
     def for_noise(cls, observables: Observables, noise: Noise, exponent: float = 0.0) -> Positive:
@@ -165,6 +170,10 @@ class Positive:
         ``samples (..., boot, sigma, E)`` have the zeros of their centre. Raises UserError as a call does.
         """
         return self.for_priors(centre, C, (self.exponent,))[0]
+
+    def hurried(self) -> Positive:
+        """Return the method that stops after HURRIED steps, for many correlators that are to be roughly right."""
+        return replace(self, steps=HURRIED)
 
     def for_priors(self, centre: ArrayLike, C: ArrayLike, exponents: Sequence[float]) -> list[Density]:
         """Return what :meth:`around` does for each q of ``exponents``, on the same grids."""
@@ -235,7 +244,7 @@ class Positive:
         U, S, Vt = np.linalg.svd(cells.K * sd, full_matrices=False)
         seen = S > UNSEEN
         S, V = S[seen], np.ascontiguousarray(Vt[seen].T)
-        x, R = _nonnegative(S, V, U.T[seen] @ cells.y)
+        x, R = _nonnegative(S, V, U.T[seen] @ cells.y, self.steps)
         inside = x > 0
         f = self.smearing[:, cells.chosen[inside]] * sd[inside]
         overlap = f @ V[inside]
@@ -346,7 +355,7 @@ def _loss(B: Array, z: Array) -> float:
     return float(v @ v + 2 * np.log(np.diag(L)).sum())
 
 
-def _nonnegative(S: Array, V: Array, z: Array) -> tuple[Array, Array]:
+def _nonnegative(S: Array, V: Array, z: Array, steps: int) -> tuple[Array, Array]:
     """Return x = max(0, V u) with u / S^2 + V^T x = z / S, and R of R^T R = S^-2 + the V^T V of those that are not 0.
 
     x minimises |z - S V^T x|^2 + |x|^2 for x >= 0. It is the minimum of the convex function |u / S|^2 / 2 + |x|^2 / 2
@@ -356,7 +365,7 @@ def _nonnegative(S: Array, V: Array, z: Array) -> tuple[Array, Array]:
     right = z / S
     u, R = _step(S, V, right)
     p = V @ u
-    for _ in range(STEPS):
+    for _ in range(steps):
         inside = p > 0
         new, R = _step(S, V[inside], right)
         ahead = V @ new
