@@ -56,7 +56,7 @@ UNSEEN = 1e-3
 STEPS = 2000
 """Most steps of Newton's method: some ten for a continuum, some hundred for a few states known to many digits.
 
-Data that no rho >= 0 is near to have no end: after that, those x are zero that are zero in the fit of the data alone."""
+Data that no rho >= 0 is near to have no end: then those x are zero that are zero in the fit of the data alone."""
 
 HURRIED = 50
 """Most steps for :meth:`Positive.hurried`."""
