@@ -28,6 +28,7 @@ from sdpipe.errors import UserError
 from sdpipe.physics.noise import check_size
 from sdpipe.pipeline import ownership, stages
 from sdpipe.pipeline.state import State
+from sdpipe.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -388,6 +389,25 @@ class Run:
         if format not in makers:
             raise UserError(f"format: {format!r} is not allowed; allowed: {', '.join(makers)}")
         return makers[format](budget)
+
+    def save(self, target: str, path: str | Path) -> Path:
+        """Write the budget of one target for a paper, see :func:`sdpipe.analysis.paper.write`, and return the path.
+
+        ``.h5``: central value, every error and the covariance with units; ``.yaml``: a table for HEPData. Both say the
+        version, config and seed that made them. Raises UserError where there is no budget of the target, and for
+        another end of the name.
+
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as place:
+        ...     sdpipe.open_run("runs/quickstart").save("o3", place + "/o3.h5").name
+        'o3.h5'
+        """
+        from sdpipe.analysis.paper import write
+
+        budget = self._budget_of(target)
+        provenance = {"target": target, "made_by": f"sdpipe {__version__}", "config": digest(plain(self.config))}
+        provenance |= {"run": self.config.name, "seed": str(self.config.seed)}
+        return write(budget, path, provenance)
 
     def to_xarray(self, target: str) -> xr.Dataset:
         """Return ``central``, ``error (sigma, E)`` and their whole ``covariance (sigma, E, sigma2, E2)`` of one target.

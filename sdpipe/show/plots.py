@@ -67,9 +67,21 @@ class Plots:
     def __init__(self, run: Stores) -> None:
         self._run = run
 
-    def reconstruction(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
-        """Draw rho_sigma(E) with its statistical and total band, and the truth where it is known."""
-        return self._draw_target(figures.reconstruction, target, sigma, ax)
+    def reconstruction(
+        self, target: str, sigma: float | None = None, ax: Axes | None = None, beside: xr.Dataset | None = None
+    ) -> Axes:
+        """Draw rho_sigma(E) with its statistical and total band, and the truth where it is known.
+
+        ``beside`` is what :func:`sdpipe.smeared` returns: it is drawn with its error, too.
+        """
+        ax = self._draw_target(figures.reconstruction, target, sigma, ax)
+        if beside is not None:
+            j = 0 if sigma is None else int(np.abs(beside.sigma.values - sigma).argmin())
+            one, colour = beside.isel(sigma=j), figures.COLOURS[2]
+            ax.errorbar(one.E, one.central, one.error, fmt=".-", ms=3, lw=1, color=colour, label="beside")
+            title = ax.get_legend().get_title().get_text()
+            ax.legend(title=title)
+        return ax
 
     def budget(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw each source of error, and the total, against E."""

@@ -1,0 +1,104 @@
+"""Files and figures for a paper."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import h5py
+import matplotlib as mpl
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+import sdpipe
+from sdpipe.analysis.paper import write
+from sdpipe.errors import UserError
+from sdpipe.show.limit_figure import WIDTHS, limits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sdpipe.run import Run
+    from tests.fixtures import Finished
+
+
+@pytest.fixture(scope="module")
+def run(finished: Finished) -> Run:
+    return sdpipe.open_run(finished.root)
+
+
+@pytest.fixture(scope="module")
+def limit(run: Run) -> xr.Dataset:
+    return sdpipe.combine([run] * 3, "o3", points=[{"a": 0.3}, {"a": 0.4}, {"a": 0.5}])
+
+
+def test_hdf5_holds_every_number_with_its_units(run: Run, tmp_path: Path) -> None:
+    path, budget = run.save("o3", tmp_path / "o3.h5"), run.budget["o3"].load()
+    with h5py.File(path) as file:
+        assert set(file) >= {"central", "error", "total", "calibrated", "covariance", "sigma", "E", "source"}
+        assert file["error"].attrs["dims"] == "source, sigma, E"
+        assert file["E"].attrs["units"] == "1/a"
+        assert file.attrs["made_by"] == f"sdpipe {sdpipe.__version__}"
+        np.testing.assert_array_equal(file["covariance"][:], budget.covariance)
+        np.testing.assert_array_equal(file["error"][:], budget.error)
+        assert [name.decode() for name in file["source"][:]] == budget.source.values.tolist()
+
+
+def test_hepdata_holds_energies_values_and_errors_by_source(run: Run, tmp_path: Path) -> None:
+    table, budget = yaml.safe_load(run.save("o3", tmp_path / "o3.yaml").read_text()), run.budget["o3"].load()
+    (energies,) = table["independent_variables"]
+    assert [one["value"] for one in energies["values"]] == budget.E.values.tolist()
+    assert len(table["dependent_variables"]) == budget.sizes["sigma"]
+    first = table["dependent_variables"][1]["values"][3]
+    assert first["value"] == float(budget.central[1, 3])
+    labels = {error["label"]: error["symerror"] for error in first["errors"]}
+    assert labels["latt"] == float(budget.error.sel(source="latt")[1, 3])
+    assert labels["total, calibrated"] == float(budget.calibrated[1, 3])
+
+
+def test_a_limit_is_written_like_a_budget_and_another_format_is_refused(limit: xr.Dataset, tmp_path: Path) -> None:
+    with h5py.File(write(limit, tmp_path / "limit.h5", {"made_by": "me"})) as file:
+        np.testing.assert_array_equal(file["covariance"][:], limit.covariance)
+        assert file["model"][1].decode() == "1 + a2"
+    assert "1 + a2" not in write(limit, tmp_path / "limit.yaml", {}).read_text()
+    with pytest.raises(UserError, match=r"\.txt is not allowed; allowed: \.h5, \.yaml"):
+        write(limit, tmp_path / "limit.txt", {})
+    assert not (tmp_path / "limit.txt").exists()
+
+
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_limits_are_drawn_in_both_widths_and_nothing_of_the_session_changes(
+    limit: xr.Dataset, width: str, tmp_path: Path
+) -> None:
+    before = dict(mpl.rcParams)
+    figure = limits(limit, [0.5, 1.1], "a2", 0.63, width, {"font.size": 7})
+    figure.savefig(tmp_path / "limit.pdf")
+    assert dict(mpl.rcParams) == before
+    assert figure.get_size_inches()[0] == WIDTHS[width]
+    assert len(figure.axes) == 2
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    for ax in figure.axes:
+        ticks = [t.get_window_extent(renderer) for t in ax.get_xticklabels() if t.get_visible() and t.get_text()]
+        inside = [b for b in ticks if ax.bbox.x0 - 1 <= (b.x0 + b.x1) / 2 <= ax.bbox.x1 + 1]
+        assert all(one.x1 < other.x0 for one, other in pairwise(inside))
+
+
+def test_what_a_limit_does_not_have_is_not_drawn(limit: xr.Dataset) -> None:
+    for arguments, words in (
+        (([0.5], "a4"), "'a4' is not allowed; allowed: a2"),
+        (([0.55], "a2"), "not energies of the limit"),
+        (([0.5], "a2", 0.5), "sigma = 0.5; those there: 0.44, 0.63"),
+        (([0.5], "a2", None, "wide"), "'wide' is not allowed; allowed: inches, column, page"),
+    ):
+        with pytest.raises(UserError, match=words):
+            limits(limit, *arguments)
+
+
+def test_a_density_beside_is_drawn_with_its_error(run: Run) -> None:
+    ax = run.plot.reconstruction("o3", beside=sdpipe.smeared(([0.0, 50.0], [1.0, 1.0], [0.1, 0.1]), run))
+    assert "beside" in [text.get_text() for text in ax.get_legend().get_texts()]
