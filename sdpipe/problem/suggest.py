@@ -257,6 +257,7 @@ class _Data:
         times and not that of the last ones.
         """
         posterior = self._posterior(seen, (1 / self.kernel.spacing,), (1 / self.kernel.spacing,))
+        self._check_reach(float(np.max(posterior.priors.unit * posterior.priors.E0)), seen.times[0])
         unit = float(f"{float(posterior(seen.mean).unit):.12g}")
         masses, _ = effective_mass(posterior.implied(seen.mean), seen.covariance, self.kernel)
         known = masses[masses > 0]
@@ -265,6 +266,15 @@ class _Data:
             words = f"C(t) does not fall as one of kernel {self.kernel.name} and of rho >= 0 does"
             raise UserError(f"{self.path}: {words}: say smearing.sigma and energies yourself")
         return unit, float(known[-1]) if known.size else unit
+
+    def _check_reach(self, highest: float, first: int) -> None:
+        """Raise UserError where energies or sigma are beyond every threshold that the first time sees anything above."""
+        given = [("energies.min", self.given_key("energies", "min"))]
+        given += [("smearing.sigma", sigma) for sigma in self.given_key("smearing", "sigma") or ()]
+        for key, value in given:
+            if value is not None and value > highest:
+                words = f"C(t) from t = {first} on knows nothing above {highest:.3g}"
+                raise UserError(f"{self.path}: {key}: {value:g}: {words}; allowed: up to that")
 
     def _sigma(self, seen: Correlator, unit: float, lowest: float) -> list[float]:
         """Return the narrowest sigma that the posterior resolves, and the next one."""

@@ -11,8 +11,10 @@ import yaml
 
 import sdpipe
 import sdpipe.errors
+from sdpipe.config.load import config_of
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.spectra import delta_tanh
+from sdpipe.physics.noise import synthetic
+from sdpipe.physics.spectra import delta_tanh, peaks
 from sdpipe.problem.suggest import suggest
 from tests.fixtures import TINY, Outcome
 
@@ -103,6 +105,34 @@ def test_sigma_energies_and_unit_are_in_the_units_of_the_spacing(tmp_path: Path)
     assert other["energies"]["max"] == pytest.approx(one["energies"]["max"] / 8, rel=1e-2)
 
 
+def test_data_of_which_rho_is_known_to_be_positive(cli: Cli, tmp_path: Path) -> None:
+    known = config_of(suggest(configurations(tmp_path / "a.npy"), ["spectra.positive=true"]).config, "a.npy")
+    assert known.spectra.positive
+    assert "signed" not in known.spectra.mixture
+    negative = configurations(tmp_path / "b.npy", scale=-1.0)
+    assert cli("check", negative).status == 0
+    outcome = cli("reconstruct", negative, "spectra.positive=true", "--run", tmp_path / "run")
+    assert outcome.status == 2
+    assert "spectra.positive: no rho >= 0 explains these data, whose chi2 is at least" in outcome.fault
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_fall_over_many_decades_have_one_answer_by_every_method(tmp_path: Path) -> None:
+    grid = Observables(Kernel("exponential", 64), tuple(range(1, 25)), (0.4,), (2.2,))
+    C = grid.split(peaks((300.0, 400.0, 900.0), (2.15, 2.9, 4.1)).integrals(grid))[0]
+    noise = synthetic(grid.times, C, 2e-3, 0.05, 3.0)
+    samples = noise.draw(C, 400, np.random.default_rng(5)) + np.zeros(24)
+    assert C[0] / C[-1] > 1e20
+    keys = ["kernel=exponential", "lattice.first=1", "methods=[posterior, hlt, positive]", *SMALL[:3]]
+    run = sdpipe.reconstruct(samples, *keys, "smearing.sigma=[0.4]", run=tmp_path / "run")
+    assert run.config.energies.min < 2.15 - 0.4 < 2.15 + 0.8 < run.config.energies.max
+    compared = run.compare("array")
+    low = compared.E < 2.5
+    assert float(np.abs(compared.pull.sel(other="networks")[..., low]).max()) < 4
+    assert run.budget["array"].attrs["goodness_of_fit"] > 0.001
+    assert not [flag for flag in run.budget["array"].attrs["flags"] if "errors of both away" in flag]
+
+
 def test_check_writes_nothing_and_says_the_same(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     file = configurations(tmp_path / "mine.npy")
@@ -148,6 +178,8 @@ def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
     [
         (["smearing.sigma=[0]"], "command line: smearing.sigma.0: input should be greater than"),
         (["energies={min: -1, max: 9, count: 5}"], "command line: energies.min: input should be greater than"),
+        (["energies={min: 50, max: 60, count: 5}"], "energies.min: 50: C(t) from t = 1 on knows nothing above 8.6"),
+        (["smearing.sigma=[0.4, 40]"], "smearing.sigma: 40: C(t) from t = 1 on knows nothing above 8.6"),
         (["lattice.times=[1, 4]"], "lattice.times has 4 slices; the shipped audience needs 6 or more"),
         (["kernel=cosine", "lattice.period=24"], "kernel"),
         (["wrong=1"], "command line: wrong: unknown key"),
