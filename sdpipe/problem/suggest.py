@@ -268,7 +268,7 @@ class _Data:
         return unit, float(known[-1]) if known.size else unit
 
     def _check_reach(self, highest: float, first: int) -> None:
-        """Raise UserError where energies or sigma are beyond every threshold that the first time sees anything above."""
+        """Raise UserError where energies or sigma are above all that the first time knows of."""
         given = [("energies.min", self.given_key("energies", "min"))]
         given += [("smearing.sigma", sigma) for sigma in self.given_key("smearing", "sigma") or ()]
         for key, value in given:

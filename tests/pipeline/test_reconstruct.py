@@ -178,8 +178,8 @@ def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
     [
         (["smearing.sigma=[0]"], "command line: smearing.sigma.0: input should be greater than"),
         (["energies={min: -1, max: 9, count: 5}"], "command line: energies.min: input should be greater than"),
-        (["energies={min: 50, max: 60, count: 5}"], "energies.min: 50: C(t) from t = 1 on knows nothing above 8.6"),
-        (["smearing.sigma=[0.4, 40]"], "smearing.sigma: 40: C(t) from t = 1 on knows nothing above 8.6"),
+        (["energies={min: 50, max: 60, count: 5}"], "energies.min: 50: C(t) from t = 1 on knows nothing above 8.5"),
+        (["smearing.sigma=[0.4, 40]"], "smearing.sigma: 40: C(t) from t = 1 on knows nothing above 8.5"),
         (["lattice.times=[1, 4]"], "lattice.times has 4 slices; the shipped audience needs 6 or more"),
         (["kernel=cosine", "lattice.period=24"], "kernel"),
         (["wrong=1"], "command line: wrong: unknown key"),
