@@ -354,8 +354,7 @@ class Run:
         first, last = lattice.slices[0], lattice.slices[-1]
         said = {"period": lattice.period, "spacing": lattice.spacing, "first": first, "times": f"[{first}, {last}]"}
         said = [f"lattice.{key}={value}" for key, value in said.items()]
-        unit = f"spectra.unit={config.spectra.unit}"
-        here = ["resampling=bootstrap", f"kernel={config.kernel}", unit, *said, *same, *keys]
+        here = ["resampling=bootstrap", f"kernel={config.kernel}", *said, *same, *keys]
         rest = reconstruct(C - state(A, M, grid.kernel, grid.times), *here, run=to)
         (name,) = rest.config.targets
         samples = lead_samples(rest.predictions[name].load(), rest.config.budget.central)
