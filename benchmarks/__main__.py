@@ -20,6 +20,7 @@ from benchmarks import (
     interruption,
     methods,
     o3_montecarlo,
+    physics,
     public,
     reference,
     scaling,
@@ -49,11 +50,12 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "ablation": ablation.measure,
     "time-to-accuracy": time_to_accuracy.measure,
     "universal": universal.measure,
+    "physics": physics.measure,
     "public": public.measure,
     "reference": reference.measure,
 }
 
-LONG = ("o3", "ablation", "time-to-accuracy", "universal", "public", "reference")
+LONG = ("o3", "ablation", "time-to-accuracy", "universal", "physics", "public", "reference")
 """Not measured unless named: minutes to hours."""
 
 

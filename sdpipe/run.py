@@ -326,13 +326,14 @@ class Run:
     def subtract(self, target: str, states: Sequence[tuple[Any, Any]], to: str | Path, *keys: str) -> xr.Dataset:
         """Return the budget of one target with known states (amplitude, mass) taken off first and put back after.
 
-        What is left of each bootstrap sample is reconstructed as data of its own, with its own noise, in the run
-        directory ``to``, whose goodness of fit tells of a state that was wrongly taken off; ``keys`` as for
-        :func:`sdpipe.reconstruct`, such as ``"spectra.E0=[0.8, 1.3]"`` with ``"training.audience=none"`` for a
-        threshold above the state. Amplitude and mass are numbers, pairs (value, error), gvars, or one value for each
-        bootstrap sample, such as :meth:`ground_state` returns (:func:`sdpipe.analysis.known.states_of`). Returns what
-        :func:`sdpipe.analysis.known.put_back` does. Raises UserError for a state that is heavier than the cutoff or
-        more than the data, and as :func:`sdpipe.reconstruct` does; nothing is written then.
+        What is left of each bootstrap sample is reconstructed as data of its own, with its own noise and the times at
+        which there is something left, in the run directory ``to``, whose goodness of fit tells of a state that was
+        wrongly taken off; ``keys`` as for :func:`sdpipe.reconstruct`, such as ``"spectra.E0=[0.8, 1.3]"`` with
+        ``"training.audience=none"`` for a threshold above the state. Amplitude and mass are numbers, pairs (value,
+        error), gvars, or one value for each bootstrap sample, such as :meth:`ground_state` returns, see
+        :func:`sdpipe.analysis.known.states_of`. Returns what :func:`sdpipe.analysis.known.put_back` does. Raises
+        UserError for a state that is heavier than the cutoff or more than the data, and as :func:`sdpipe.reconstruct`
+        does; nothing is written then.
 
         >>> from tempfile import TemporaryDirectory
         >>> few = ["validation={samples: 60, levels: [0.683], families: {}, bootstrap: 2}"]
@@ -351,8 +352,7 @@ class Run:
         check_states(C, A, M, grid)
         lattice, same = config.lattice, {"smearing": config.smearing, "energies": config.energies}
         same = [f"{name}={json.dumps(plain(section))}" for name, section in same.items()]
-        first, last = lattice.slices[0], lattice.slices[-1]
-        said = {"period": lattice.period, "spacing": lattice.spacing, "first": first, "times": f"[{first}, {last}]"}
+        said = {"period": lattice.period, "spacing": lattice.spacing, "first": lattice.slices[0]}
         said = [f"lattice.{key}={value}" for key, value in said.items()]
         here = ["resampling=bootstrap", f"kernel={config.kernel}", *said, *same, *keys]
         rest = reconstruct(C - state(A, M, grid.kernel, grid.times), *here, run=to)
