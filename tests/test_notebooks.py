@@ -24,7 +24,14 @@ WORDS = 2000
 """Of text: about ten minutes."""
 
 
-PICTURES = {"quickstart": 5, "error-budget": 4, "cluster": 2, "your-correlator": 2, "o3-montecarlo": 4}
+PICTURES = {
+    "quickstart": 5,
+    "error-budget": 4,
+    "cluster": 2,
+    "your-correlator": 2,
+    "o3-montecarlo": 4,
+    "three-lattices": 2,
+}
 """Notebook -> the least number of pictures that it draws."""
 
 SMALL = (
@@ -81,5 +88,6 @@ def test_a_notebook_runs_on_a_finished_run(
     streams = [output.text for output in outputs if output.output_type == "stream"]
     assert not [text for text in streams if "Warning" in text]
     data = [output.data for output in outputs if "data" in output]
-    assert any("12/12 networks" in d.get("text/plain", "") for d in data)
+    if path.stem != "three-lattices":  # it makes its own runs
+        assert any("12/12 networks" in d.get("text/plain", "") for d in data)
     assert sum("image/png" in d for d in data) >= PICTURES[path.stem]
