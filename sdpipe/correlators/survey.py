@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpipe.correlators import statistics
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
@@ -50,6 +51,32 @@ def effective_mass(C: Array, covariance: Array, kernel: Kernel) -> tuple[Array, 
     return mass / kernel.spacing, error / kernel.spacing
 
 
+def resampled(correlator: Correlator, kernel: Kernel, linear: Array) -> Array:
+    """Return the error (t,) of the effective mass from the samples of a correlator, NaN where it has none.
+
+    That of bootstrap means is their standard deviation; that of bins of configurations is the jackknife's,
+
+        error^2 = (n - 1)/n sum_i (m_i - <m>)^2,    m_i without bin i,
+
+    times what the errors of C(t) are larger by than those of the bins. Neighbouring times of few configurations are
+    correlated, which a covariance that only a larger number of them determines does not know. Where a sample has no
+    mass, the ``linear`` error stays.
+    """
+    samples = correlator.samples
+    if correlator.dim == "boot":
+        masses, weight, larger = samples, 1 / len(samples), 1.0
+    else:
+        bins = statistics.binned(samples, correlator.facts["correlation_bin"])
+        n = len(bins)
+        masses, weight = (bins.sum(axis=0) - bins) / (n - 1), (n - 1) / n
+        own = np.sqrt(np.diag(statistics.covariance_of_mean(bins)))
+        larger = np.sqrt(np.diag(correlator.covariance)) / own
+    unknown = np.eye(samples.shape[1])
+    values = np.stack([effective_mass(C, unknown, kernel)[0] for C in masses])
+    error = larger * np.sqrt(weight * np.sum((values - values.mean(axis=0)) ** 2, axis=0))
+    return np.where(np.isfinite(error), error, linear)
+
+
 @dataclass(frozen=True, eq=False)
 class Survey:
     """A correlator looked at.
@@ -77,9 +104,11 @@ class Survey:
     def from_correlator(cls, correlator: Correlator, kernel: Kernel) -> Survey:
         """Look at a correlator."""
         error = np.sqrt(np.diag(correlator.covariance))
-        mass = effective_mass(correlator.mean, correlator.covariance, kernel)
+        mass, mass_error = effective_mass(correlator.mean, correlator.covariance, kernel)
+        if correlator.samples is not None:
+            mass_error = resampled(correlator, kernel, mass_error)
         eigenvalues = np.linalg.eigvalsh(correlator.covariance / np.outer(error, error))
-        return cls(correlator, kernel, error / np.abs(correlator.mean), *mass, eigenvalues)
+        return cls(correlator, kernel, error / np.abs(correlator.mean), mass, mass_error, eigenvalues)
 
     @property
     def late_mass(self) -> float | None:

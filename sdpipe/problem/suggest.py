@@ -234,10 +234,20 @@ class _Data:
             raise UserError(f"{self.path}: {words}; needed: {FEWEST_SLICES} or more{read}")
         first, last = run
         most, independent = MOST_TIMES, survey.correlator.facts.get("independent")
-        if independent and self.source.covariance == "full":
-            most = min(MOST_TIMES, max(FEWEST_SLICES, independent // 2))  # more than these samples do not determine
-        last = min(last, first + most - 1)
-        self.why.append(f"lattice.times: [{first}, {last}], whose errors are below {100 * LARGEST_ERROR:.0f} %")
+        few = bool(independent) and independent // 2 < last - first + 1 and self.source.covariance == "full"
+        if few and "covariance" not in {*self.section, *self.record.said}:
+            self.section["covariance"] = "shrink"
+            self.source = replace(self.source, covariance="shrink")
+            words = f"{independent} independent configurations do not determine that of {last - first + 1} times"
+            self.why.append(f"covariance: shrink, since {words}")
+        elif few:
+            most = min(MOST_TIMES, max(FEWEST_SLICES, independent // 2))
+        known = f"whose errors are below {100 * LARGEST_ERROR:.0f} %"
+        if last - first >= most:
+            last = first + most - 1
+            limit = "a posterior can have" if most == MOST_TIMES else f"{independent} configurations determine"
+            known = f"the first {most} {known}, no more than {limit}"
+        self.why.append(f"lattice.times: [{first}, {last}], {known}")
         return first, last
 
     def _check_positive(self, seen: Correlator) -> None:

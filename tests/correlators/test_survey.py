@@ -62,3 +62,21 @@ def test_noise_without_an_effective_mass_is_refused_with_what_to_say() -> None:
     kernel = Kernel("exponential", T, SPACING)
     with pytest.raises(UserError, match=r"no effective mass is known to 10 %.*say smearing\.sigma, energies"):
         _ = Survey.from_correlator(correlator(kernel, 0.9), kernel).lowest
+
+
+def test_the_error_with_few_configurations_is_that_of_the_jackknife() -> None:
+    kernel, t = Kernel("exponential", T), np.arange(1, 25)
+    C, errors, spread = np.exp(-0.3 * t), [], []
+    for seed in range(60):
+        # Each configuration has a size of its own, 20 %, which the ratio of neighbouring times does not see.
+        g = np.random.default_rng(seed)
+        samples = C * (1 + 0.2 * g.standard_normal((12, 1)) + 0.01 * g.standard_normal((12, len(t))))
+        known = {"correlation_bin": 1, "independent": 12, "covariance": "diagonal"}
+        covariance = np.diag(samples.var(axis=0, ddof=1)) / 12
+        one = Correlator(tuple(t), samples.mean(axis=0), covariance, samples, "cfg", "x", known)
+        survey = Survey.from_correlator(one, kernel)
+        errors.append(survey.mass_error[:-1])
+        spread.append(survey.mass[:-1])
+    expected = np.std(spread, axis=0).mean()
+    assert np.mean(errors) == pytest.approx(expected, rel=0.1)
+    assert effective_mass(one.mean, one.covariance, kernel)[1][5] > 5 * expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -131,6 +132,38 @@ def test_data_that_fall_over_many_decades_have_one_answer_by_every_method(tmp_pa
     assert float(np.abs(compared.pull.sel(other="networks")[..., low]).max()) < 4
     assert run.budget["array"].attrs["goodness_of_fit"] > 0.001
     assert not [flag for flag in run.budget["array"].attrs["flags"] if "errors of both away" in flag]
+
+
+def test_a_dozen_configurations_are_shrunk_and_hold_the_lowest_state(tmp_path: Path) -> None:
+    grid = Observables(Kernel("periodic", 64), tuple(range(64)), (0.1,), (0.2,))
+    C = grid.split(peaks((1.0, 1.0, 2.0), (0.15, 0.7, 1.4)).integrals(grid))[0]
+    t = np.minimum(np.arange(64), 64 - np.arange(64))
+    noise = np.random.default_rng(2).multivariate_normal(np.zeros(64), np.exp(-np.abs(t[:, None] - t) / 20.0), 13)
+    np.save(tmp_path / "few.npy", C * (1 + 0.2 * noise))
+    suggestion = suggest(tmp_path / "few.npy")
+    assert suggestion.config["lattice"]["times"] == [1, 32]
+    assert suggestion.config["noise"]["covariance"] == "shrink"
+    assert any(line.startswith("covariance: shrink, since 13 independent") for line in suggestion.why)
+    energies = suggestion.config["energies"]
+    assert energies["min"] < 0.15 < energies["max"]
+    cut = suggest(tmp_path / "few.npy", ["covariance=full"])
+    assert "no more than 13 configurations determine" in " ".join(cut.why)
+
+
+DATA = Path(__file__).parents[3] / "shared" / "data" / "openqxd-matrix.h5"
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the openQxD correlators are not there")
+def test_the_lowest_states_of_real_correlators_are_inside_of_the_window(tmp_path: Path) -> None:
+    with h5py.File(DATA) as file:
+        pion, steep = file["pion"][()], file["matrix"][:, 0, 0, 1:31]
+    np.save(tmp_path / "pion.npy", pion)
+    np.save(tmp_path / "steep.npy", steep)
+    for name, mass, keys in (("pion", 0.13, []), ("steep", 2.1525, ["kernel=exponential", "lattice.first=1"])):
+        found = suggest(tmp_path / f"{name}.npy", keys)
+        energies, sigma = found.config["energies"], found.config["smearing"]["sigma"]
+        assert energies["min"] < mass < energies["max"] - 2 * min(sigma), name
+        assert max(sigma) < 2 * mass, name
 
 
 def test_check_writes_nothing_and_says_the_same(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
