@@ -35,12 +35,12 @@ def slices(record: Record, period: int | None, first: int | None) -> tuple[int, 
 def default_times(present: tuple[int, ...], period: int | None, parity: int) -> tuple[int, ...]:
     """Return the slices that are left of those ``present`` when a period is folded; all where ``period`` is None.
 
-    >>> default_times((0, 1, 2, 3), 4, 1), default_times((0, 1, 2, 3), 4, -1)
-    ((0, 1, 2), (1,))
+    >>> default_times((0, 1, 2, 3), 4, 1), default_times((0, 1, 2, 3), 4, -1), default_times((5, 6, 7), 10, 1)
+    ((0, 1, 2), (1,), (3, 4, 5))
     """
     if period is None:
         return present
-    half = [t for t in present if 2 * t <= period]
+    half = sorted({min(t, period - t) for t in present if t < period} | {t for t in present if 2 * t <= period})
     return tuple(t for t in half if parity > 0 or 0 < 2 * t < period)  # an odd C(t) is zero at 0 and T/2
 
 
@@ -54,10 +54,10 @@ def folding(
 ) -> Array:
     """Return the matrix (t, len(present)) that takes data at the slices ``present`` to the slices ``times``.
 
-    With a period T, C(T - t) = parity C(t): data over a whole period are folded, [C(t) + parity C(T - t)] / 2, and data
-    up to T/2 are taken as folded already. Where ``times`` reaches beyond T/2, or ``period`` is None, nothing is folded.
-    ``named`` says that the file or the user names its slices; without, their number must be T, or T/2 + 1 where times
-    allow.
+    With a period T, C(T - t) = parity C(t): data beyond T/2 are folded, [C(t) + parity C(T - t)] / 2, or stand for the
+    other one where only one of the two is there, and data up to T/2 are taken as folded already. Where ``times``
+    reaches beyond T/2, or ``period`` is None, nothing is folded. ``named`` says that the file or the user names its
+    slices; without, their number must be T, or T/2 + 1 where times allow.
 
     Raises UserError when the data do not hold these times.
 
@@ -66,29 +66,25 @@ def folding(
            [0. , 0. , 1. , 0. ]])
     """
     index = {t: i for i, t in enumerate(present)}
-    missing = [t for t in times if t not in index]
     held = f"{where}: {len(present)} time slices, {present[0]}..{present[-1]}, but lattice.period {period} and times"
-    folds = period is not None and max(times) <= period // 2
-    beyond = period is not None and not folds
-    if folds:
-        # A file holds a whole period, or its half that somebody folded. Which of the two it is shows in the number of
-        # slices alone, T or T/2 + 1, unless their times are known: then some that nothing needs may be missing.
-        half = period // 2
-        mirrored = len(present) == period or (named and all((period - t) % period in index for t in times))
-        folds = max(present) < period and mirrored
-        folded = max(present) <= half and (named or len(present) == half + 1)
-        if not (folds or folded or (named and missing)):
-            raise UserError(f"{held} need {period} (a period), or {half + 1} (folded)")
+    within = period is not None and max(times) <= period // 2
+    if within and (max(present) >= period or not (named or len(present) in (period, period // 2 + 1))):
+        raise UserError(f"{held} need {period} (a period), or {period // 2 + 1} (folded)")
+    folds = within and max(present) > period // 2
+    both = [sorted({t, (period - t) % period}) if folds else [t] for t in times]
+    there = [[m for m in pair if m in index] for pair in both]
+    missing = [t for t, found in zip(times, there, strict=True) if not found]
     if missing:
         without_gaps = len(present) == present[-1] - present[0] + 1
         span = f"{present[0]}..{present[-1]}" if without_gaps else ", ".join(map(str, present))
         raise UserError(f"{where}: t = {missing[0]} is missing; those there: {span}; needed: {times[0]}..{times[-1]}")
-    if beyond and (max(present) >= period or not (named or len(present) == period)):
+    if period is not None and not within and (max(present) >= period or not (named or len(present) == period)):
         raise UserError(f"{held} up to {max(times)} need {period}")
-    unit = np.eye(len(present))  # rows pick a slice; halves of two rows average C(t) and C(T - t)
-    if not folds:
-        return unit[[index[t] for t in times]]
-    return np.array([(unit[index[t]] + parity * unit[index[(period - t) % period]]) / 2 for t in times])
+    matrix = np.zeros((len(times), len(present)))  # a row picks a slice, or averages C(t) and C(T - t)
+    for row, t, found in zip(matrix, times, there, strict=True):
+        for m in found:
+            row[index[m]] = (1 if m == t else parity) / len(found)
+    return matrix
 
 
 def folded_covariance(covariance: Array, matrix: Array, correlated: bool) -> Array:

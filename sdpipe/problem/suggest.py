@@ -150,7 +150,10 @@ class _Data:
         """Return the time of the first slice; where nobody says it, 0 for a whole period of symmetric data."""
         first = self.given_key("lattice", "first")
         silent = first is None and self.record.times is None and self.given_key("lattice", "period") is None
-        return 0 if silent and self.symmetry else first
+        if not (silent and self.symmetry):
+            return first
+        self.why.append("lattice.first: 0, since the file does not say which slice is the first")
+        return 0
 
     def _kernel(self) -> Kernel:
         """Return the kernel, given or found out."""
@@ -326,7 +329,7 @@ def _symmetry(record: Record) -> int:
     if record.times is not None and tuple(record.times) != tuple(range(n)):
         return 0
     forward, backward = C[1:], C[:0:-1]
-    size = np.abs(C[1]) if n > 4 else 0
+    size = np.abs(C[1]) if n > 4 and np.abs(C).argmax() == 0 else 0  # C(0) is larger than any other of a period
     for sign in (1, -1):
         if size and np.abs(forward - sign * backward).max() < SYMMETRIC * size:
             return sign

@@ -310,7 +310,6 @@ def test_times_beyond_half_a_period_are_flagged(npy: Callable) -> None:
 @pytest.mark.parametrize(
     ("there", "period", "times", "words"),
     [
-        (range(6), T, (1, 4), r"6 time slices, 0\.\.5, but lattice.period 8 .* 8 \(a period\), or 5 \(folded\)"),
         (range(T + 1), T, (1, 4), r"9 time slices, .* 8 \(a period\)"),
         (range(5), T, (1, 6), r"t = 6 is missing; those there: 0\.\.4"),
         (range(T + 4), T, (1, 6), r"12 time slices, 0\.\.11, but lattice.period 8 and times up to 6 need 8"),
@@ -329,8 +328,9 @@ def test_data_of_the_wrong_length_are_refused(
     ("there", "times", "named", "words"),
     [
         (WHOLE[:-1], (1, 4), False, r"7 time slices, 0\.\.6"),
+        (WHOLE[:6], (1, 4), False, r"6 time slices, 0\.\.5, but lattice.period 8 .* 8 \(a period\), or 5 \(folded\)"),
         (WHOLE[1:], (0, 1, 2, 3, 4), True, r"t = 0 is missing; those there: 1\.\.7; needed: 0\.\.4"),
-        ((0, 1, 2, 4, 5, 6, 7), (1, 2, 3), True, r"t = 3 is missing; those there: 0, 1, 2, 4, 5, 6, 7"),
+        ((0, 1, 2, 4, 6, 7), (1, 2, 3), True, r"t = 3 is missing; those there: 0, 1, 2, 4, 6, 7"),
     ],
 )
 def test_slices_that_are_missing_are_named(
@@ -479,7 +479,7 @@ BAD = [
         "covariance"),
     Bad("errors without correlations", "x.txt", columns(ROWS), "allowed: covariance: diagonal", OF_MEAN, "covariance"),
     Bad("no word on errors", "x.txt", columns(ROWS), "those of the mean, or those of one", DIAGONAL, "error"),
-    Bad("a time is missing", "x.txt", columns(np.delete(ROWS, 3, axis=0)), "t = 3 is missing; those there: 0, 1, 2, 4"),
+    Bad("a time is missing", "x.txt", columns(np.delete(ROWS, [3, 13], axis=0)), "t = 3 is missing; those there: 0, 1"),
     Bad("zero error", "x.txt", columns(ROWS * [1, 1, 0]), "variance 0 at t = 1", OF_MEAN | DIAGONAL),
 ]  # fmt: skip
 
@@ -489,10 +489,19 @@ def test_numbers_that_cannot_be_used(tmp_path: Path, bad: Bad) -> None:
     bad.check(tmp_path)
 
 
-def test_a_file_that_holds_late_slices_only_cannot_be_folded(tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_text("6 0.1 0.01\n7 0.2 0.01\n")
-    with pytest.raises(UserError, match="its first time slice, 6, is beyond half the period 8"):
-        read_correlator(tmp_path / "x.txt", error="mean", covariance="diagonal", period=8)
+def test_any_part_of_a_period_is_read_and_folded_where_both_slices_are_there(tmp_path: Path) -> None:
+    t = np.arange(10, 54)
+    C = np.cosh(0.2 * (t - 32.0))
+    noise = np.random.default_rng(1).standard_normal((300, len(t)))
+    np.save(tmp_path / "part.npy", C * (1 + 0.01 * noise))
+    part = read_correlator(tmp_path / "part.npy", period=64, first=10)
+    assert part.t.values.tolist() == list(range(10, 33))
+    samples = C * (1 + 0.01 * noise)
+    np.testing.assert_allclose(part["mean"].sel(t=12), (samples[:, 2] + samples[:, 42]).mean() / 2)
+    np.testing.assert_allclose(part["mean"].sel(t=10), samples[:, 0].mean())  # t = 54 is not there
+    (tmp_path / "late.txt").write_text("6 0.1 0.01\n7 0.2 0.01\n")
+    late = read_correlator(tmp_path / "late.txt", error="mean", covariance="diagonal", period=8)
+    assert (late.t.values.tolist(), late["mean"].values.tolist()) == ([1, 2], [0.2, 0.1])
 
 
 @pytest.mark.parametrize(
