@@ -82,7 +82,7 @@ def test_a_notebook_runs_on_a_finished_run(
     monkeypatch.setenv("SDPIPE_RUN", str(root))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(sdpipe.__file__).parents[1])]))
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}})
     client.execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     streams = [output.text for output in outputs if output.output_type == "stream"]
