@@ -23,6 +23,7 @@ from sdpipe.errors import UserError
 from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.positive import Positive
 from sdpipe.estimators.posterior import Posterior, PriorMoments
+from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
 
@@ -202,7 +203,7 @@ class _Data:
             "kernel": self.kernel.name,
             "smearing": {"sigma": sigma},
             "energies": self._energies(lowest, sigma),
-            "spectra": {"unit": unit},
+            "spectra": self._prior(unit),
             "noise": section,
             "budget": {},
             "training": {"audience": self._audience()},
@@ -279,6 +280,16 @@ class _Data:
             words = f"C(t) does not fall as one of kernel {self.kernel.name} and of rho >= 0 does"
             raise UserError(f"{self.path}: {words}: say smearing.sigma and energies yourself")
         return unit, float(known[-1]) if known.size else unit
+
+    def _prior(self, unit: float) -> dict[str, Any]:
+        """Return the prior that draws are of: in the unit that the data have or, where a smearing is in GeV, with
+        thresholds there.
+        """
+        parameters = {"kind": "gaussian", **self.given.get("smearing", {})}
+        parameters.pop("sigma", None)
+        if smearing.made(**parameters).scaleless:
+            return {"unit": unit}
+        return {"unit": 1.0, "E0": [float(f"{unit * E0:.12g}") for E0 in shipped()["spectra"]["E0"]]}
 
     def _check_reach(self, highest: float, first: int) -> None:
         """Raise UserError where energies or sigma are above all that the first time knows of."""
