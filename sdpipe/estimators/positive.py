@@ -241,15 +241,15 @@ class Positive:
         """Return the minimum on the grid of one C (t,)."""
         profile = np.sqrt(cells.width * cells.omega**-self.exponent)
         sd = cells.sd(cells.best_alpha(profile) * profile)
-        U, S, Vt = np.linalg.svd(cells.K * sd, full_matrices=False)
-        seen = S > UNSEEN
-        S, V = S[seen], np.ascontiguousarray(Vt[seen].T)
-        x, R = _nonnegative(S, V, U.T[seen] @ cells.y, self.steps)
+        B = cells.K * sd
+        U, S = _directions(B)
+        V = B.T @ (U / S)
+        x, R = _nonnegative(S, V, U.T @ cells.y, self.steps)
         inside = x > 0
         f = self.smearing[:, cells.chosen[inside]] * sd[inside]
         overlap = f @ V[inside]
         gain = _solved_by(R, overlap.T).T
-        response = cells.to_data(U[:, seen] @ (gain / S).T).T
+        response = cells.to_data(U @ (gain / S).T).T
         left = cells.y - cells.K @ (sd * x)
         return _Solution(
             cells.s * (f @ x[inside]),
@@ -324,8 +324,7 @@ class _Cells:
     @cached_property
     def seen(self) -> tuple[Array, Array]:
         """L^-1 K and y in the directions of the data that the largest prior has a signal in."""
-        U, S, _ = np.linalg.svd(self.K * self.top, full_matrices=False)
-        U = U[:, S > UNSEEN]
+        U, _ = _directions(self.K * self.top)
         return U.T @ self.K, U.T @ self.y
 
     def best_alpha(self, profile: Array) -> float:
@@ -346,6 +345,15 @@ class _Cells:
     def to_data(self, x: Array) -> Array:
         """Return L^-T x in units of 1/C."""
         return solve_triangular(self.L, x, lower=True, trans=1)
+
+
+def _directions(B: Array) -> tuple[Array, Array]:
+    """Return the left singular vectors (t, r) of B (t, i) and its singular values (r,), those above UNSEEN.
+
+    They are those of R of B^T = Q R, which is much smaller.
+    """
+    U, S, _ = np.linalg.svd(np.linalg.qr(B.T, mode="r").T)
+    return U[:, S > UNSEEN], S[S > UNSEEN]
 
 
 def _loss(B: Array, z: Array) -> float:
