@@ -254,7 +254,7 @@ class Predictor:
         from ``count`` configurations; without it, with that of the training. Where the unit of energy is integrated
         over it is that of the posterior, else that of the kernel.
         """
-        if self.audience.scaled:
+        if self.audience.scaled and 2 <= len(self.noise.times) <= MOST_TIMES:
             posterior = self.posterior.posterior
             chi2, dof = (posterior if noise is None else replace(posterior, noise=noise)).goodness(C)
         else:

@@ -67,12 +67,18 @@ class Problem:
             noise=replace(self.noise, source="networks", flags=()),
             prior=config.spectra.chebyshev(max(config.spectra.Nb)),
             threshold=config.spectra.E0[0],
-            inputs=config.training.inputs if config.origin.trains else "local",
+            inputs=config.training.inputs if self._in_one_unit else "local",
             head=config.training.head == "scale",
             statistics=None,
             smearing=kind,
             options={"hlt": Choice(**config.hlt.model_dump())},
         )
+
+    @property
+    def _in_one_unit(self) -> bool:
+        """Whether networks are trained in a unit of energy or, without any, spectra end at a known energy."""
+        origin = self.config.origin
+        return origin.trains or (not origin.served and self.config.spectra.omega_max is not None)
 
     @cached_property
     def covariances(self) -> list[Covariances]:

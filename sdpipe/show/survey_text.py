@@ -10,10 +10,12 @@ import yaml
 
 from sdpipe.correlators.correlator import ENOUGH, Correlator, describe
 from sdpipe.correlators.survey import Survey
+from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.posterior import Posterior
 from sdpipe.estimators.prior_moments import PriorMoments
+from sdpipe.infer import trust
 from sdpipe.physics import units
-from sdpipe.physics.kernels import Observables
+from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
 from sdpipe.show.tables import table
 
@@ -41,9 +43,7 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
         }
     )
     noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
-    energy = (1 / survey.kernel.spacing,)
-    moments = PriorMoments.over_scales(Observables(survey.kernel, used.times, energy, energy))
-    chi2, dof = Posterior.for_noise(moments, noise).goodness(used.mean)
+    chi2, dof = _goodness_of_fit(survey.kernel, noise, used)
     p_value = chi2_p_value(chi2, dof, used.estimated_from)
     lines = [
         f"{whole.where}: {describe(whole.facts)}",
@@ -56,12 +56,23 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
         "",
         f"eigenvalues of the correlation matrix: {survey.eigenvalues[0]:.2g} to {survey.eigenvalues[-1]:.3g}",
         f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} to "
-        f"the C(t) that the closed-form posterior implies, p = {float(p_value):.2g}"
+        f"the nearest C(t) that a spectral density makes, p = {float(p_value):.2g}"
         + ("" if p_value >= IMPOSSIBLE else ": no spectral density explains these data with this kernel"),
         *(f"doubtful: {flag}" for flag in used.flags),
         *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),
     ]
     return "\n".join([*lines, *(["", *why] if why else [])])
+
+
+def _goodness_of_fit(kernel: Kernel, noise: Noise, used: Correlator) -> tuple[float, float]:
+    """Return chi^2 and degrees of freedom of the posterior or, at times that it does not take, of the kernel."""
+    n, last = len(used.times), kernel.spacing * max(used.times[-1], 1)
+    if not (2 <= n <= MOST_TIMES and kernel.slowest_decay(used.times) > 0):
+        (chi2,), (dof,) = trust.goodness_of_fit(kernel, noise, 0.1 / last, used.mean[None])
+        return chi2, dof
+    energy = (1 / kernel.spacing,)
+    moments = PriorMoments.over_scales(Observables(kernel, used.times, energy, energy))
+    return Posterior.for_noise(moments, noise).goodness(used.mean)
 
 
 def keys(config: dict) -> str:
