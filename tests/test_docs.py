@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-README_LINES = 100
-"""About a page."""
+README_WORDS, WIDTH = 500, 120
+"""A page that invites, and the longest line of its prose in characters."""
 
 
 def anchors(text: str) -> set[str]:
@@ -75,11 +75,29 @@ def test_the_configuration_reference_is_current_and_explains_every_key() -> None
     assert "| `lattice.period` | integer | needed | ≥ 2, ≤ 100000 | T, the number of time slices. |" in made
 
 
-def test_the_readme_is_a_page_and_leads_to_every_document() -> None:
+def prose(text: str) -> str:
+    """Return a document without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_readme_is_a_page_that_invites() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= README_LINES
-    for path in (ROOT / "docs").glob("*.md"):
-        assert f"](docs/{path.name})" in text, path.name
+    assert len(text.split()) <= README_WORDS
+    assert max(map(len, prose(text).splitlines())) <= WIDTH
+    assert "](docs/index.md)" in text
+
+
+def test_the_first_commands_of_the_readme_are_the_main_job_and_the_tests() -> None:
+    blocks = re.findall(r"^```console\n\$ (.*)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert blocks[0].endswith("python -m sdpipe run configs/quickstart.yaml")
+    assert "python -m pytest" in blocks[1]
+    assert all(block.startswith("python3 -m venv .venv && ") for block in blocks[:2])
+
+
+def test_the_index_leads_to_every_document() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    for path in {*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "index.md"}:
+        assert f"]({path.name})" in text, path.name
 
 
 def test_what_can_be_resolved_is_as_choosing_says() -> None:
