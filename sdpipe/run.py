@@ -411,19 +411,19 @@ class Run:
     def to_xarray(self, target: str) -> xr.Dataset:
         """Return ``central``, ``error (sigma, E)`` and their whole ``covariance (sigma, E, sigma2, E2)`` of one target.
 
-        The error is the calibrated one, see :func:`sdpipe.infer.export.joint`. Raises UserError where there is no
+        The error is the calibrated one, see :func:`sdpipe.infer.export.correlated`. Raises UserError where there is no
         budget of the target, and without ``validate``, which the correlations come from.
 
         >>> made = sdpipe.open_run("runs/quickstart").to_xarray("o3")
         >>> made.covariance.dims
         ('sigma', 'E', 'sigma2', 'E2')
         """
-        from sdpipe.infer.export import joint
+        from sdpipe.infer.export import correlated
 
         budget = self._budget_of(target)
         if "calibrated" not in budget:
             raise UserError("a covariance needs the calibrated error: set budget.calibration=conformal")
-        return joint(budget, self.validation.load(), self.predictions[target].attrs["scale_rule"])
+        return correlated(budget, self.validation.load(), self.predictions[target].attrs["scale_rule"])
 
     def to_gvar(self, target: str) -> NDArray[Any]:
         """Return rho (sigma, E) of one target as correlated gvars, with the covariance of :meth:`to_xarray`.

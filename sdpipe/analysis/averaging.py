@@ -9,8 +9,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe.analysis.least_squares import Fit, fit
 from sdpipe.errors import UserError
+from sdpipe.infer.least_squares import Fit, fit
 
 Array = NDArray[np.float64]
 

@@ -9,10 +9,11 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.analysis.answers import Answers, answer
-from sdpipe.analysis.least_squares import p_value, whitening
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import squared
+from sdpipe.infer.least_squares import whitening
 from sdpipe.physics.kernels import Observables
+from sdpipe.physics.noise import chi2_p_value
 from sdpipe.physics.quadrature import first_edges, nodes_and_weights
 from sdpipe.physics.spectra import Spectrum
 
@@ -137,14 +138,13 @@ def pull(run: Answers, target: str, beside: xr.Dataset) -> xr.Dataset:
         W = whitening(V[rows, rows])
         chi2.append(float(np.sum((W @ off[j]) ** 2)))
         freedom.append(len(W))
-    p = [float(p_value(np.array(x), f)) for x, f in zip(chi2, freedom, strict=True)]
     width = np.hypot(one.error, beside.error.values)
     return xr.Dataset(
         {
             "pull": (("sigma", "E"), off / width, {"units": "1", "long_name": "(rho - beside) / error of both"}),
             "chi2": ("sigma", chi2),
             "freedom": ("sigma", freedom),
-            "p_value": ("sigma", p),
+            "p_value": ("sigma", chi2_p_value(np.array(chi2), np.array(freedom))),
         },
         {name: beside[name] for name in ("sigma", "E")},
     )

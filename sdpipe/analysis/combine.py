@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from sdpipe.analysis import averaging
 from sdpipe.analysis.answers import Answer, Answers, answer
 from sdpipe.analysis.averaging import Average, Model
-from sdpipe.analysis.least_squares import fit, p_value
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import squared
+from sdpipe.infer.least_squares import fit
+from sdpipe.physics.noise import chi2_p_value
 
 Array = NDArray[np.float64]
 Point = Mapping[str, float]
@@ -288,7 +289,8 @@ def _labelled(
     mean_map = (weight[..., None, None, None] * maps).sum(axis=0).reshape(P, n)
     samples = (data.samples.reshape(len(data.samples), n) @ mean_map.T).reshape(-1, *central.shape)
     error, total = stacked("error", 1), stacked("total", 0)
-    p_values = np.stack([p_value(x, int(f)) for x, f in zip(stacked("chi2", 1), parts[0].freedom, strict=True)])
+    chi2, freedom = stacked("chi2", 1), parts[0].freedom[:, None, None]
+    p_values = np.where(freedom > 0, chi2_p_value(chi2, freedom), np.nan)
     words = [_in_words(model, labels, n_ens, data.names, len(widths[0])) for model in parts[0].models]
     variables = {
         "central": (grid, central, {"units": units, "long_name": "limit of the smeared spectral density"}),

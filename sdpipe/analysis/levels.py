@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from sdpipe.analysis.answers import Answer, Answers, answer
-from sdpipe.analysis.least_squares import p_value, whitening
 from sdpipe.errors import UserError
+from sdpipe.infer.least_squares import whitening
+from sdpipe.physics.noise import chi2_p_value
 from sdpipe.physics.smearing import Smearing
 
 Array = NDArray[np.float64]
@@ -200,7 +201,7 @@ def levels(
 def _labelled(one: Answer, found: Fitted, smearing: Smearing) -> xr.Dataset:
     n, error = len(found.mass), np.sqrt(np.diag(found.covariance))
     of_mass, of_amplitude = {"units": one.unit}, {"units": f"{one.units} {one.unit}".removeprefix("1 ")}
-    p = float(p_value(np.array(found.chi2), found.freedom))
+    p = float(chi2_p_value(found.chi2, found.freedom)) if found.freedom else np.nan
     says = [f"levels {k} and {k + 1} cannot be told apart: they are nearer than 2 errors" for k in found.together]
     if p < 0.01:
         says.append(f"these levels do not describe rho: chi2/dof {found.chi2:.3g}/{found.freedom}, p = {p:.2g}")

@@ -302,7 +302,7 @@ class Config(Section):
         return copies * (1 + len(self.noise.lattices)) if isinstance(self.noise, RangeNoise) else copies
 
     @property
-    def joint(self) -> bool:
+    def sigma_together(self) -> bool:
         """Whether each network gives rho_sigma(E) at all sigma together."""
         return isinstance(self.noise, RangeNoise) or not self.origin.trains
 

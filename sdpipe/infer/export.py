@@ -15,7 +15,7 @@ from sdpipe.infer.calibration import calibrating, correlation
 from sdpipe.physics.units import unit_of
 
 
-def joint(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
+def correlated(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
     """Return ``central``, ``error (sigma, E)`` and ``covariance (sigma, E, sigma2, E2)`` of one target.
 
         covariance = D R D,    D = diag(calibrated),
@@ -53,7 +53,7 @@ def joint(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Dataset:
 
 
 def as_gvars(made: xr.Dataset) -> NDArray[Any]:
-    """Return what :func:`joint` returns as gvars (sigma, E); raises UserError where gvar is not installed."""
+    """Return what :func:`correlated` returns as gvars (sigma, E); raises UserError where gvar is not installed."""
     gvar, shape = optional("gvar", "to_gvar"), made.central.shape
     values = gvar.gvar(made.central.values.ravel(), made.covariance.values.reshape(2 * (made.central.size,)))
     return values.reshape(shape)

@@ -7,17 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import solve_triangular
-from scipy.special import chdtrc
 
 from sdpipe.errors import UserError
 from sdpipe.infer.calibration import calibrating, correlation
+from sdpipe.infer.least_squares import fit
+from sdpipe.physics.noise import chi2_p_value
 from sdpipe.physics.units import unit_of
 
 Array = NDArray[np.float64]
-
-ROUNDING = 1e-12
-"""Eigenvalues of a correlation matrix below this are no information but rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +44,7 @@ class Limit:
     @property
     def p_value(self) -> float:
         """Probability of a larger chi^2; NaN without degrees of freedom."""
-        return float(chdtrc(self.freedom, self.chi2)) if self.freedom else np.nan
+        return float(chi2_p_value(self.chi2, self.freedom)) if self.freedom else np.nan
 
     def __call__(self, sigma: ArrayLike) -> Array:
         """Return the fitted curve at ``sigma`` in GeV."""
@@ -91,20 +88,9 @@ def extrapolate(sigma: ArrayLike, values: ArrayLike, covariance: ArrayLike, powe
         raise UserError(f"sigma {s.tolist()}; they must be positive, and differ")
     if n < len(powers):
         raise UserError(f"{n} values of sigma do not determine {len(powers)} coefficients", key="sigma")
-    error = np.sqrt(np.maximum(np.diag(cov), 0))
-    if (error == 0).any() or np.linalg.eigvalsh(cov / np.outer(error, error))[0] <= ROUNDING:
-        raise UserError(
-            "the covariance between the values of sigma is not positive definite: they are nearly the same "
-            "combination of the data; allowed: fewer values of sigma, or farther apart"
-        )
-    L = error[:, None] * np.linalg.cholesky(cov / np.outer(error, error))
-    scale = s.max() ** np.array(powers, float)
-    Q, R = np.linalg.qr(solve_triangular(L, _design(s, powers) / scale, lower=True))
-    z = solve_triangular(L, y, lower=True)
-    inverse = solve_triangular(R, np.eye(len(powers))) / scale[:, None]
-    c, of_c = inverse @ (Q.T @ z), inverse @ inverse.T
-    left = z - Q @ (Q.T @ z)
-    return Limit(float(c[0]), float(np.sqrt(of_c[0, 0])), c, of_c, powers, float(left @ left), n - len(powers))
+    law = fit(_design(s, powers), cov, [f"sigma = {width:g}" for width in s])
+    c, error = law(y), float(np.sqrt(law.covariance[0, 0]))
+    return Limit(float(c[0]), error, c, law.covariance, powers, float(law.chi2(y)), law.freedom)
 
 
 def limits(budget: xr.Dataset, validation: xr.Dataset, rule: str, powers: tuple[int, ...] = (0, 2)) -> xr.Dataset:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from sdpipe.errors import UserError
 
@@ -210,7 +210,7 @@ def ledoit_wolf(x: Array) -> float:
     return float(np.clip(fourth / n / distance, 0, 1))
 
 
-def chi2_p_value(chi2: Array, dof: Array, samples: int | None = None) -> Array:
+def chi2_p_value(chi2: ArrayLike, dof: ArrayLike, samples: int | None = None) -> Array:
     """Return the probability of a chi^2 at least as large; 1 where there are no degrees of freedom.
 
     A covariance that was estimated from n ``samples`` makes chi^2 larger: chi^2 (n - d) / (d (n - 1)) then has the
@@ -221,9 +221,9 @@ def chi2_p_value(chi2: Array, dof: Array, samples: int | None = None) -> Array:
     """
     from scipy.special import chdtrc, fdtrc  # where it is needed, since a config is read without it
 
-    d = np.maximum(dof, 1)
+    d, chi2 = np.maximum(dof, 1), np.asarray(chi2)
     p = chdtrc(d, chi2) if samples is None else fdtrc(d, samples - d, chi2 * (samples - d) / (d * (samples - 1)))
-    return np.where(dof > 0, p, 1.0)
+    return np.where(np.asarray(dof) > 0, p, 1.0)
 
 
 def synthetic(times: tuple[int, ...], mean: Array, r1: float, delta: float, tau: float) -> Noise:

@@ -169,6 +169,6 @@ class NetworkId(NamedTuple):
 
 def every_network(config: Config) -> list[NetworkId]:
     """Return the whole broad audience."""
-    sigmas = [None] if config.joint else range(len(config.smearing.sigma))
+    sigmas = [None] if config.sigma_together else range(len(config.smearing.sigma))
     replicas = range(config.training.replicas)
     return [NetworkId(*choice) for choice in product(config.ensembles, sigmas, replicas)]

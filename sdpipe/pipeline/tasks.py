@@ -179,7 +179,7 @@ def _protocol(config: Config) -> training.Protocol:
 def _need(config: Config, samples: int) -> memory.Need:
     """Return what training on a set of so many samples takes."""
     protocol, copies = _protocol(config), config.copies
-    outputs = config.energies.count * (len(config.smearing.sigma) if config.joint else 1)
+    outputs = config.energies.count * (len(config.smearing.sigma) if config.sigma_together else 1)
     if config.training.inputs == "posterior":  # mean and standard deviation of each copy beside its target
         features = prior_moments(config).features
         return memory.need(samples * copies, features, 3 * outputs, 1, protocol.batch)
@@ -354,7 +354,7 @@ def write_audience(problem: Problem, layout: Layout, piece: Piece) -> None:
     if config.origin.trains:
         central = config.ensembles[config.budget.central]
         training = store.read(layout.training).sel(Nb=central.Nb).isel(sample=slice(central.Nrho))
-        fitted = training, audience.observables, problem.noise, audience.inputs, config.joint
+        fitted = training, audience.observables, problem.noise, audience.inputs, config.sigma_together
         statistics = Statistics.from_training(*fitted)
     else:
         prior = problem.prior(config.central_Nb)

@@ -13,8 +13,8 @@ from sdpipe.analysis import averaging
 from sdpipe.analysis.answers import answer
 from sdpipe.analysis.averaging import models
 from sdpipe.analysis.combine import design_of, in_turn, limit_of, together
-from sdpipe.analysis.least_squares import fit
 from sdpipe.errors import UserError
+from sdpipe.infer.least_squares import fit
 from sdpipe.physics import rng
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import xarray as xr
 
 import sdpipe
 from sdpipe.errors import UserError
-from sdpipe.infer.export import as_gvars, as_obs, joint
+from sdpipe.infer.export import as_gvars, as_obs, correlated
 from sdpipe.pipeline.tasks import load_audience
 from tests.fixtures import Finished
 
@@ -28,7 +28,7 @@ def made(draws: int = 8000) -> xr.Dataset:
     width = np.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     budget = xr.Dataset({"central": (dims[2:], 1 + width), "calibrated": (dims[2:], width)}, validation.coords)
     budget.central.attrs["units"] = "GeV"
-    return joint(budget.assign_attrs(level=0.683, flags=["doubtful"]), validation, "given")
+    return correlated(budget.assign_attrs(level=0.683, flags=["doubtful"]), validation, "given")
 
 
 def test_the_covariance_has_the_calibrated_errors_and_the_correlations_of_the_draws() -> None:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc
 
 from sdpipe.errors import UserError
 
@@ -15,7 +14,6 @@ Array = NDArray[np.float64]
 
 ROUNDING = 1e-12
 """Eigenvalues of a correlation matrix below this are no information but rounding."""
-
 
 CUT = 1e-6
 """Directions in which the correlation matrix has less than this share of its largest eigenvalue are not used."""
@@ -104,11 +102,6 @@ def cholesky(covariance: Array, names: Sequence[str]) -> Array:
         words = " ".join(f"{direction[i]:+.2f} [{names[i]}]" for i in most)
         raise UserError(
             f"the covariance is not positive definite: eigenvalue {values[worst][0]:.2g} of the correlation matrix in "
-            f"the direction {words}"
+            f"the direction {words}; leave one of these out"
         )
     return error[..., :, None] * np.linalg.cholesky(correlation)
-
-
-def p_value(chi2: Array, freedom: int) -> Array:
-    """Return the probability of a larger chi^2; NaN without degrees of freedom."""
-    return chdtrc(freedom, chi2) if freedom else np.full(np.shape(chi2), np.nan)
