@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.peers import INSTALL, Absent, ask
 from benchmarks.table import Limit, Row, processor_seconds, turn_by_turn
 from sdpipe.estimators.bounds import Bounds
-from sdpipe.estimators.hlt import HLT
+from sdpipe.estimators.hlt_solution import HLT
 from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic

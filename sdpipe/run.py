@@ -233,7 +233,7 @@ class Run:
         omega, sigma) among them; sigma and E are those of the run. Returns ``central``, ``error (estimator, sigma,
         E)``, ``samples (estimator, boot, sigma, E)`` and, with ``bounds`` for rho >= 0 at ``budget.level``, ``lower``,
         ``upper (sigma, E)``. Samples of several smearings share their bootstrap: the covariance of their noise is
-        :func:`~sdpipe.estimators.hlt.joint_covariance` of two of them. Networks know the smearing of their
+        :func:`~sdpipe.estimators.hlt_solution.joint_covariance` of two of them. Networks know the smearing of their
         training alone. Raises UserError where there is no prediction of the target, where the
         integrals of the smearing do not exist, and where it is not finite.
 

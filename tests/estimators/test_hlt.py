@@ -9,7 +9,9 @@ import pytest
 from flint import arb, arb_mat, ctx
 
 from sdpipe.errors import UserError
-from sdpipe.estimators.hlt import ALPHAS, BALANCE, HLT, PLATEAU, Choice, best_mu, joint_covariance
+from sdpipe.estimators.hlt import Choice
+from sdpipe.estimators.hlt_lambda import ALPHAS, BALANCE, PLATEAU, best_mu
+from sdpipe.estimators.hlt_solution import HLT, joint_covariance
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise, synthetic
 from sdpipe.physics.smearing import Cauchy, Function, Sigmoid, Sinh, Tail, Tau

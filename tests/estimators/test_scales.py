@@ -9,7 +9,7 @@ import pytest
 
 from sdpipe.errors import UserError
 from sdpipe.estimators.bounds import Bounds
-from sdpipe.estimators.hlt import HLT
+from sdpipe.estimators.hlt_solution import HLT
 from sdpipe.estimators.posterior import Estimate, Posterior, PriorMoments
 from sdpipe.physics.families import FewStatesFamily, PeaksFamily, ResonanceFamily
 from sdpipe.physics.kernels import Kernel, Observables

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sdpipe.estimators.hlt import ALPHAS, HLT, kept, stability
+from sdpipe.estimators.hlt import kept, stability
+from sdpipe.estimators.hlt_lambda import ALPHAS
+from sdpipe.estimators.hlt_solution import HLT
 from tests.estimators.test_hlt import data, grid_of
 
 

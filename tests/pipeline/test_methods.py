@@ -14,7 +14,7 @@ from sdpipe.config.load import load_config
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
 from sdpipe.estimators.bounds import Bounds
-from sdpipe.estimators.hlt import HLT, joint_covariance
+from sdpipe.estimators.hlt_solution import HLT, joint_covariance
 from sdpipe.physics.smearing import Cauchy, Function, Gaussian, HalfNorm, Tail
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.problem.inputs import Inputs
