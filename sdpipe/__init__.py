@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from sdpipe.correlators.correlator import read_correlator
     from sdpipe.infer.budget import error_budget
     from sdpipe.infer.integrals import integral
-    from sdpipe.run import judge, open_run, predict, reconstruct
+    from sdpipe.new_data import judge, predict
+    from sdpipe.run import open_run, reconstruct
 
 __all__ = [
     "__version__",
@@ -40,9 +41,9 @@ _HOMES = {
     "error_budget": "infer.budget",
     "integral": "infer.integrals",
     "joint": "analysis.joint",
-    "judge": "run",
+    "judge": "new_data",
     "open_run": "run",
-    "predict": "run",
+    "predict": "new_data",
     "read_correlator": "correlators.correlator",
     "reconstruct": "run",
     "smeared": "analysis.beside",

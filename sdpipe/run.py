@@ -1,15 +1,12 @@
-"""Open a run directory from Python: lazy labelled objects, and predictions for new correlators."""
+"""What is made of a run from Python, and a run that is made of a correlator."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,16 +14,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe.config.schema import Config, digest, plain
-from sdpipe.correlators.correlator import Correlator, Source, read_correlator
-from sdpipe.correlators.objects import holds_errors, read_python
-from sdpipe.correlators.record import Snapshot, first_line
-from sdpipe.correlators.statistics import covariance_of_bootstrap
-from sdpipe.disk import files, store
+from sdpipe.config.schema import digest, plain
+from sdpipe.correlators.objects import read_python
+from sdpipe.correlators.record import Snapshot
+from sdpipe.directory import RunDirectory
+from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
-from sdpipe.physics.noise import check_size
-from sdpipe.pipeline import ownership, stages
+from sdpipe.pipeline import stages
 from sdpipe.pipeline.state import State
 from sdpipe.version import __version__
 
@@ -34,44 +29,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sdpipe.infer.integrals import Weight
-    from sdpipe.infer.predict import Predictor
-    from sdpipe.learn.trained import Network
     from sdpipe.physics.smearing import Smearing
     from sdpipe.show.plots import Plots
 
-STREAM = "predict"
-"""Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
 
-
-class Groups(Mapping[str, xr.Dataset]):
-    """Target -> its dataset, for the targets that are done.
-
-    Each is held against its receipt, and opened, when it is asked for: a run may have hundreds.
-    """
-
-    def __init__(self, run: Run, stage: str, path: Path) -> None:
-        self._run, self._stage, self._path = run, stage, path
-
-    def __getitem__(self, name: str) -> xr.Dataset:
-        if name not in self or not self._run._checked(self._stage, name):
-            raise KeyError(name)
-        return store.read(self._path / name)
-
-    def __contains__(self, name: object) -> bool:
-        targets, receipts = self._run.config.targets, self._run.layout.receipts
-        return name in targets and receipts.path(self._stage, str(name)).exists()
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self._run.config.targets if name in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(self)})"
-
-
-class Run:
+class Run(RunDirectory):
     """A run directory. Stores are opened when first asked for, and read lazily.
 
     What is damaged is not read: DamageError says which file, and the command that makes it anew. What was made from
@@ -87,73 +49,6 @@ class Run:
     >>> run.networks[0].architecture, run.plot.reconstruction("o3").get_lines()[0].get_label()
     ('arcS', 'central value')
     """
-
-    def __init__(self, path: Path) -> None:
-        self.layout = Layout(path)
-        self.config: Config = ownership.own_config(self.layout)[0]
-
-    @property
-    def training(self) -> xr.Dataset:
-        """correlator (Nb, sample, t), smeared (Nb, sample, sigma, E), threshold and component (Nb, sample)."""
-        stages.require(self._state, "train")
-        return store.read(self.layout.training)
-
-    @property
-    def history(self) -> xr.Dataset:
-        """train_loss, val_loss (ensemble, sigma, replica, epoch), linear_loss, posterior_loss (ensemble, sigma)."""
-        self._checked("train", "history")
-        return store.read(self.layout.history)
-
-    @property
-    def predictions(self) -> Mapping[str, xr.Dataset]:
-        """Target -> rho (sigma, ensemble, replica, boot, E), correlator (boot, t), truth where known."""
-        return Groups(self, "predict", self.layout.predictions)
-
-    @property
-    def budget(self) -> Mapping[str, xr.Dataset]:
-        """Target -> central, error, total, covariance, and truth and pull where known."""
-        return Groups(self, "analyze", self.layout.budget)
-
-    @property
-    def validation(self) -> xr.Dataset:
-        """Draws with known truth, the coverage of every error on them, and the factors that calibrate it."""
-        self._checked("validate", "validation")
-        return store.read(self.layout.validation)
-
-    @cached_property
-    def networks(self) -> list[Network]:
-        """Every trained network of the config. Their files are enough: data files need not be there."""
-        from sdpipe.pipeline.tasks import load_networks
-
-        return load_networks(self.config, self.layout)
-
-    @cached_property
-    def _predictor(self) -> Predictor:
-        from sdpipe.pipeline.tasks import load_predictor
-
-        return load_predictor(self.config, self.layout)
-
-    @property
-    def _state(self) -> State:
-        """What is done now, from the data files as they are now."""
-        return State(self.config, self.layout)
-
-    def _checked(self, stage: str, name: str) -> bool:
-        """Return whether the piece ``name`` is there; raise where it is damaged, warn where it is stale.
-
-        Of all targets only one of that name is looked at, and its data file alone is read.
-        """
-        only = {target: section for target, section in self.config.targets.items() if target == name}
-        state = State(self.config.model_copy(update={"targets": only or self.config.targets}), self.layout)
-        (piece,) = (piece for piece in stages.STAGE[stage].pieces(state.made) if piece.name == name)
-        found = state.look(piece)
-        if found.condition == "damaged":
-            raise found.damage[0]
-        if found.condition == "stale" and not state.inputs.unreadable:
-            made = f"{stage}: {name} was made from other inputs than those of now"
-            command = shlex.join(["sdpipe", "run", str(self.layout.root)])
-            warnings.warn(f"{made}; run: {command}", stacklevel=3)  # the line that asked
-        return found.receipt is not None
 
     @property
     def plot(self) -> Plots:
@@ -242,11 +137,9 @@ class Run:
         >>> sdpipe.open_run("runs/quickstart").smear("o3", weight).central.dims
         ('estimator', 'sigma', 'E')
         """
-        there = self.predictions
-        if target not in there:
-            raise UserError(f"there is no prediction of {target}; those there: {', '.join(there) or 'none'}")
-        factor = there[target].attrs["scale"]
-        samples = factor * there[target].correlator.values
+        prediction = self._prediction_of(target)
+        factor = prediction.attrs["scale"]
+        samples = factor * prediction.correlator.values
         return self._predictor.smear(samples, smearing, factor, bounds)
 
     def _rows(self, E: float | Sequence[float]) -> NDArray[np.intp]:
@@ -259,16 +152,10 @@ class Run:
         return rows
 
     def _prediction_of(self, target: str) -> xr.Dataset:
-        there = self.predictions
-        if target not in there:
-            raise UserError(f"there is no prediction of {target}; those there: {', '.join(there) or 'none'}")
-        return there[target].load()
+        return _one(self.predictions, "prediction", target)
 
     def _budget_of(self, target: str) -> xr.Dataset:
-        there = self.budget
-        if target not in there:
-            raise UserError(f"there is no budget of {target}; those there: {', '.join(there) or 'none'}")
-        return there[target].load()
+        return _one(self.budget, "budget", target).load()
 
     def integral(self, target: str, f: Weight, between: tuple[float, float] | None = None) -> xr.Dataset:
         """Return I = ∫ f(E) rho_sigma(E) dE of one target with every error of the budget, see :func:`sdpipe.integral`.
@@ -286,10 +173,7 @@ class Run:
         from sdpipe.infer.trust import judge, unresolved
         from sdpipe.show.flags import worded
 
-        there = self.predictions
-        if target not in there:
-            raise UserError(f"there is no prediction of {target}; those there: {', '.join(there) or 'none'}")
-        data, budget = there[target].load(), self.config.budget
+        data, budget = self._prediction_of(target).load(), self.config.budget
         validation = self.validation.load() if budget.calibration == "conformal" else None
         resolution = None if validation is None else unresolved(data, validation)
         known, source = data.get("truth"), data.attrs["source"]
@@ -450,21 +334,12 @@ class Run:
         made = self.to_xarray(target)
         return as_obs(made, f"{self.config.name}_{digest(plain(self.config))[:8]}_{target}")
 
-    def __repr__(self) -> str:
-        from sdpipe.show.tables import run_as_text
 
-        return run_as_text(self.config, self.layout, *self._stages())
-
-    def _repr_html_(self) -> str:
-        from sdpipe.show.tables import run_as_html
-
-        return run_as_html(self.config, self.layout, *self._stages())
-
-    def _stages(self) -> tuple[pd.DataFrame, str | None]:
-        from sdpipe.show.tables import stages_frame
-
-        survey = stages.survey(self._state)
-        return stages_frame(survey), stages.next_stage(survey)
+def _one(groups: Mapping[str, xr.Dataset], what: str, target: str) -> xr.Dataset:
+    """Return the group of one target; raise UserError where there is none, with those that there are."""
+    if target not in groups:
+        raise UserError(f"there is no {what} of {target}; those there: {', '.join(groups) or 'none'}")
+    return groups[target]
 
 
 def open_run(path: str | Path) -> Run:
@@ -542,167 +417,3 @@ def _kept(values: Any, path: Path) -> tuple[Snapshot, list[str]]:
     else:
         np.savez(content, samples=record.samples)
     return Snapshot.from_bytes(path, content.getvalue()), said
-
-
-def predict(
-    run: Run | str | Path, samples: xr.Dataset | xr.DataArray | NDArray, scale: float | Literal["auto"] = "auto"
-) -> xr.DataArray:
-    """Return rho (sigma, ensemble, replica, boot, E) for a correlator of any normalisation.
-
-    ``run`` is an open run or its directory; ``samples`` are bootstrap means (boot, t), what
-    :func:`sdpipe.read_correlator` returns at the time slices of the networks, or what it reads: gvars (T,) or at these
-    times, a pyerrors Corr or a list of Obs.
-
-    With ``scale="auto"`` the samples are scaled together to the amplitude that makes their mean most likely under the
-    prior, and the prediction is scaled back, which the linearity of the problem allows. Networks are not exactly
-    linear: with the ``scale`` that ``predictions.zarr`` records for a target, its stored samples give the stored
-    prediction.
-
-    The result carries what ``predictions.zarr`` records of a target as attributes, ``scale``, ``distance``, ``chi2``,
-    ``dof``, ``goodness_of_fit`` and ``flags`` among them, and after ``validate`` ``p_value``. A flag, such as noise
-    unlike that of the training (:mod:`sdpipe.infer.trust`), is also a warning. Where there are no more samples than
-    times the noise is not known: it is not compared, and the goodness of fit takes that of the training.
-
-    Raises
-    ------
-    UserError
-        When ``run`` is not a run directory, ``samples`` or ``scale`` is none of these, the time slices are not those
-        of the networks, a value is not finite, or the mean at t_ref is zero.
-
-    Examples
-    --------
-    >>> run = sdpipe.open_run("runs/quickstart")
-    >>> rho = sdpipe.predict(run, run.predictions["o3"].correlator)
-    >>> rho.dims, rho.attrs["flags"]
-    (('sigma', 'ensemble', 'replica', 'boot', 'E'), [])
-    """
-    run, made = _reconstructed(run, samples, scale)
-    flags = made.attrs["flags"]
-    for flag in flags[made.attrs.pop("known") :]:
-        warnings.warn(flag, stacklevel=2)
-    return made.rho.assign_attrs(made.attrs)
-
-
-def judge(
-    run: Run | str | Path, samples: xr.Dataset | xr.DataArray | NDArray, scale: float | Literal["auto"] = "auto"
-) -> xr.Dataset:
-    """Return the whole error budget of a correlator, as ``analyze`` stores it of a target.
-
-    The arguments, and what they may be, are those of :func:`predict`. Returns ``central``, ``total``, ``calibrated``,
-    ``band (sigma, E)``, ``error (source, sigma, E)``, ``covariance (sigma, E, E2)``, ``estimator_central``,
-    ``estimator_error``, ``estimator_calibrated (estimator, sigma, E)``, and as attributes ``p_value``,
-    ``goodness_of_fit``, ``scale`` and ``flags`` among others. Without ``validate`` what is calibrated is not there, and
-    the budget is the published one. Raises UserError as :func:`predict` does.
-
-    >>> run = sdpipe.open_run("runs/quickstart")
-    >>> budget = sdpipe.judge(run, run.predictions["o3"].correlator)
-    >>> sorted({"central", "total", "calibrated", "estimator_central"} - set(budget)), budget.attrs["flags"]
-    ([], [])
-    """
-    from sdpipe.infer.trust import assess
-    from sdpipe.show.flags import worded
-
-    run, made = _reconstructed(run, samples, scale, judged=False)
-    budget = run.config.budget
-    judged = assess(made, budget.central, budget.references, _calibration(run), budget.level)
-    return judged.assign_attrs(flags=worded(judged.attrs["flags"]))
-
-
-def _reconstructed(
-    run: Run | str | Path,
-    samples: xr.Dataset | xr.DataArray | NDArray,
-    scale: float | Literal["auto"],
-    judged: bool = True,
-) -> tuple[Run, xr.Dataset]:
-    """Return an open run and what its audience predicts; ``judged`` with its p-value, and how many flags were known."""
-    from sdpipe.infer import trust
-    from sdpipe.infer.predict import Data, reconstruct
-    from sdpipe.show import flags as wording
-
-    if scale != "auto" and not (isinstance(scale, Real) and np.isfinite(scale) and scale):
-        raise UserError(f"scale: {scale!r} is not allowed; allowed: 'auto', or a finite number other than 0")
-    run = run if isinstance(run, Run) else open_run(run)
-    values, known, keys = _data(run, samples)
-    remedy = wording.remedy(str(run.layout.root), "mine", keys, run.config.origin.trains)
-    remedy += f" lattice.first={known.pop('first')}" if "first" in known else ""
-    remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
-    predicted = reconstruct(run._predictor, values, Data(**known), scale)
-    flags = wording.worded(predicted.attrs["flags"], remedy)
-    if judged:
-        p_value, more = trust.judge(predicted, _calibration(run))
-        flags += wording.worded(more)
-        predicted.attrs |= {"known": len(known["flags"])} | ({} if p_value is None else {"p_value": p_value})
-    return run, predicted.assign_attrs(flags=flags)
-
-
-def _calibration(run: Run) -> xr.Dataset | None:
-    """Return what ``validate`` wrote, None where it did not."""
-    if run.config.budget.calibration != "conformal" or not run.layout.validation.exists():
-        return None
-    return run.validation
-
-
-def _data(
-    run: Run, samples: xr.Dataset | xr.DataArray | NDArray
-) -> tuple[NDArray[np.float64], dict[str, Any], dict[str, Any]]:
-    """Return bootstrap means (boot, t), what is known of them, and the keys that read them from their file.
-
-    Raises UserError where they cannot be used.
-    """
-    if isinstance(samples, xr.Dataset):
-        if not {"mean", "covariance"} <= samples.keys():
-            raise UserError(
-                f"samples: a Dataset of {', '.join(map(str, samples))}; allowed: what sdpipe.read_correlator returns, "
-                "or an array (boot, t) such as run.predictions[TARGET].correlator"
-            )
-        c = Correlator.from_xarray(samples)
-        _check_times(run, c.times)
-        check_size(c.mean, c.times, "samples")
-        known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
-        known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
-        return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.from_facts(c.facts).keys()
-    if holds_errors(samples):
-        lattice, parity = run.config.lattice, run.config.kernel_function.parity
-        how = {"period": lattice.period, "parity": parity} if parity else {}
-        first = lattice.times[0] if np.shape(samples) == (len(lattice.slices),) else lattice.first
-        return _data(run, read_correlator(samples, times=lattice.times, first=first, **how))
-    values, attrs = _values(run, samples), getattr(samples, "attrs", {})
-    covariance = covariance_of_bootstrap(values) if len(values) > values.shape[1] else None
-    keys = Source.from_facts(attrs).keys() if "sha256" in attrs else {"path": "FILE", "resampling": "bootstrap"}
-    return values, {"mean": values.mean(axis=0), "covariance": covariance, "flags": ()}, keys
-
-
-def _values(run: Run, samples: xr.DataArray | NDArray) -> NDArray[np.float64]:
-    """Return samples as an array (boot, t); raise UserError where they are not at the times of the networks."""
-    if isinstance(samples, xr.DataArray):
-        if set(samples.dims) != {"boot", "t"}:
-            raise UserError(f"samples have dimensions {samples.dims}; needed (boot, t)")
-        samples = samples.transpose("boot", "t")
-        if "t" in samples.coords:
-            _check_times(run, tuple(samples.t.values.tolist()))
-    times = run.config.lattice.slices
-    try:
-        values = np.asarray(samples)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"samples: {type(samples).__name__} is not an array ({first_line(error)})") from None
-    if values.dtype.kind not in "fiu":
-        raise UserError(f"samples must be real numbers, not {values.dtype}")
-    if values.ndim != 2 or values.shape[1] != len(times) or not len(values):
-        raise UserError(f"samples of shape {values.shape}; needed (boot, {len(times)}), t = {times[0]}..{times[-1]}")
-    values = values.astype(float)
-    if not np.isfinite(values).all():
-        raise UserError("samples must be finite")
-    check_size(np.abs(values).max(axis=0), times, "samples")
-    check_size(values.mean(axis=0), times, "the mean of samples")
-    return values
-
-
-def _check_times(run: Run, times: tuple[int, ...]) -> None:
-    needed, parity = run.config.lattice.slices, run.config.kernel_function.parity
-    if times != needed:
-        how = f"times=({needed[0]}, {needed[-1]})" + (f", period={run.config.lattice.period}" if parity else "")
-        how += ", parity=-1" if parity < 0 else ""
-        raise UserError(
-            f"samples are at t = {', '.join(map(str, times))}; the networks take {needed[0]}..{needed[-1]}: "
-            f"sdpipe.read_correlator(..., {how})"
-        )

@@ -16,8 +16,8 @@ import torch
 import xarray as xr
 
 import sdpipe
-from sdpipe import run as run_module
 from sdpipe.config.load import load_config
+from sdpipe.disk import store
 from sdpipe.errors import DamageError, UserError
 from sdpipe.problem.inputs import Inputs
 
@@ -194,8 +194,8 @@ def test_a_target_is_opened_alone(run: sdpipe.run.Run, monkeypatch: pytest.Monke
         opened.append(path.relative_to(run.layout.root).as_posix())
         return store_read(path)
 
-    store_read = run_module.store.read
-    monkeypatch.setattr(run_module.store, "read", read)
+    store_read = store.read
+    monkeypatch.setattr(store, "read", read)
     predictions, budget = run.predictions, run.budget
     assert list(predictions) == list(budget) == list(run.config.targets)
     assert len(budget) == len(run.config.targets)
