@@ -100,10 +100,26 @@ def beyond_noise(scale: T, latt: T, unresolved: T | None = None) -> T:
     return np.sqrt(beyond if unresolved is None else beyond + (SHARE * unresolved) ** 2)
 
 
+SMALLEST = float(np.finfo(np.float64).tiny)
+"""No error counts as smaller."""
+
+
+def errors_off(difference: T, error: T) -> T:
+    """Return difference/error, which is 0 where there is no difference.
+
+    A draw that has nothing at an energy has estimate, truth and error 0 there, in the precision that they are kept in:
+    it is right, and not 0/0.
+
+    >>> errors_off(np.array([0.0, -2.0, 1.0]), np.array([0.0, 1.0, 0.0])).tolist()[:2]
+    [0.0, -2.0]
+    """
+    return difference / np.maximum(error.astype(float), SMALLEST)
+
+
 def correlation(scores: Array) -> Array:
     """Return the correlation (..., E, E) between energies of scores (n, ..., E) around zero."""
     second = np.einsum("n...e,n...f->...ef", scores, scores) / len(scores)
-    root = np.sqrt(np.diagonal(second, axis1=-2, axis2=-1))
+    root = np.sqrt(np.maximum(np.diagonal(second, axis1=-2, axis2=-1), SMALLEST))
     return second / (root[..., :, None] * root[..., None, :])
 
 

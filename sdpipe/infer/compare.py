@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from sdpipe.infer.budget import NETWORKS
+from sdpipe.infer.calibration import errors_off
 from sdpipe.infer.trust import SUSPICIOUS
 from sdpipe.physics.noise import IMPOSSIBLE
 
@@ -64,13 +65,14 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
     """
     compared = _joined(budget)
     quoted, others = compared.get("calibrated", compared.error), {"estimate": "other"}
-    pull = (compared.central - compared.central.rename(others)) / np.hypot(quoted, quoted.rename(others))
+    pull = errors_off(compared.central - compared.central.rename(others), np.hypot(quoted, quoted.rename(others)))
     pull = pull.where(compared.estimate != pull.other, 0.0)
     compared["pull"] = pull.transpose("estimate", "other", "sigma", "E")
     compared = compared.assign({name: budget[name] for name in ("lower", "upper", "truth") if name in budget})
     compared = compared.assign(_distances(compared))
     if "lower" in compared and bool(compared.lower.notnull().any()):
         compared["outside"] = _outside(compared)
+    compared = compared.assign_coords({axis: budget[axis] for axis in ("sigma", "E")})
     trusted, reason = _trusted(compared, budget)
     compared.attrs = {"trusted": trusted, "reason": reason}
     covered = _covered(compared, budget, validation)

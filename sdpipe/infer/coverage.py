@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sdpipe.estimators.conformal import conformal_factor, conformal_rank, gaussian_quantile
 from sdpipe.infer.budget import NETWORKS, beyond_latt, lead_errors, spread, total_error
-from sdpipe.infer.calibration import ROWS, Resolution, beyond_noise, correlation, integral_error, rules_of
+from sdpipe.infer.calibration import ROWS, Resolution, beyond_noise, correlation, errors_off, integral_error, rules_of
 from sdpipe.infer.predict import Predictor
 from sdpipe.infer.trust import SUSPICIOUS, Reference
 from sdpipe.physics.noise import IMPOSSIBLE
@@ -201,12 +201,12 @@ class _Test:
     @cached_property
     def scores(self) -> dict[str, xr.DataArray]:
         """Of the total error, by the name of what calibrates it, and of each estimator."""
-        return {name: self.off[name] / width for name, width in self.widths.items()}
+        return {name: errors_off(self.off[name], width) for name, width in self.widths.items()}
 
     @cached_property
     def joint_scores(self) -> dict[str, xr.DataArray]:
         """Of the band over all energies at once, and of integrals."""
-        standardised = (self.error / self.total).transpose(*_PER_ENERGY).values
+        standardised = errors_off(self.error, self.total).transpose(*_PER_ENERGY).values
         correlations = np.stack([correlation(standardised[i, : self.half]) for i in self.calibrating])
         integral = _integral_scores(self.error, self.total, correlations, self.rule)
         return {"band": self.scores["calibrated"].max("E"), "integral": integral}
@@ -275,7 +275,7 @@ class _Test:
         named = {
             "error": (every_error.transpose("family", "sample", "source", "sigma", "E"), "error by source"),
             "total": (self.total, "total error, all sources included"),
-            "pull": (self.error / self.total, "(central - truth) / total error"),
+            "pull": (errors_off(self.error, self.total), "(central - truth) / total error"),
             "covering_level": ((_PER_ENERGY, self.ranks("calibrated")), f"{covers} just covers the truth"),
             "tested": (self.tested, "draw tests; the others calibrate"),
         }
@@ -368,5 +368,5 @@ def _integral_scores(error: xr.DataArray, total: xr.DataArray, correlations: Arr
         weight = np.zeros(error.shape[-1])
         weight[rows] = 1
         width = np.stack([integral_error(weight, t, correlations[r]) for t, r in zip(total, rule, strict=True)])
-        scores.append(np.abs(error @ weight) / width)
+        scores.append(errors_off(np.abs(error @ weight), width))
     return xr.DataArray(np.stack(scores, axis=-1), dims=("family", "sample", "sigma", "window"))

@@ -12,7 +12,7 @@ from scipy.interpolate import CubicSpline
 from sdpipe.errors import UserError
 from sdpipe.estimators.conformal import conformal_factor
 from sdpipe.infer.budget import error_budget
-from sdpipe.infer.calibration import calibrating, correlation, integral_error
+from sdpipe.infer.calibration import calibrating, correlation, errors_off, integral_error
 from sdpipe.physics import units as unit
 
 Weight = Callable[[NDArray[np.float64]], ArrayLike]
@@ -124,8 +124,8 @@ def calibrated(
     draws = calibrating(validation, rule)
     error = (draws.central - draws.truth).transpose("sample", "sigma", "E").values.astype(float)
     totals, w = draws.total.transpose("sample", "sigma", "E").values.astype(float), weight.values
-    R = correlation(error / totals)
-    q = conformal_factor(np.abs(error @ w) / integral_error(w, totals, R), level)
+    R = correlation(draws.pull.transpose("sample", "sigma", "E").values.astype(float))
+    q = conformal_factor(errors_off(np.abs(error @ w), integral_error(w, totals, R)), level)
     made = q * integral_error(w, total.transpose("sigma", "E").values.astype(float), R)
     words = {"units": f"{unit.unit_of(total)} [f]", "long_name": f"total error scaled to coverage {level:g}"}
     return xr.DataArray(made, dims="sigma", coords={"sigma": total.sigma}, attrs=words)

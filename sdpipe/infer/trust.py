@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sdpipe.estimators.protocol import Bounded
 from sdpipe.infer.budget import answered_by, budget_of, spread
-from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, nearest
+from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, errors_off, nearest
 from sdpipe.physics.kernels import Kernel
 from sdpipe.physics.noise import IMPOSSIBLE, Noise
 
@@ -320,7 +320,7 @@ def contradicted(budget: xr.Dataset) -> list[Flag]:
         error = np.hypot(
             budget.get("calibrated", budget.total), other.get("estimator_calibrated", other.estimator_error)
         )
-        pull = np.abs((budget.central - other.estimator_central) / error).transpose("sigma", "E")
+        pull = np.abs(errors_off(budget.central - other.estimator_central, error)).transpose("sigma", "E")
         i, j = np.unravel_index(int(pull.fillna(np.inf).values.argmax()), pull.shape)
         if not pull.values[i, j] <= FAR:
             place = {"sigma": float(pull.sigma[i]), "E": float(pull.E[j])}

@@ -43,6 +43,13 @@ def test_pulls_are_differences_over_both_errors() -> None:
     assert (compared.error.sel(estimate="networks") == 0.05).all()
 
 
+def test_energies_keep_their_unit() -> None:
+    data = budget({"hlt": 1}, {"hlt": 0.1})
+    data.sigma.attrs["units"] = data.E.attrs["units"] = "1/a"
+    compared = compare(data)
+    assert compared.sigma.attrs["units"] == compared.E.attrs["units"] == "1/a"
+
+
 def test_what_is_apart_is_told_with_its_place() -> None:
     compared = compare(budget({"posterior": 4, "hlt": 1}, {"posterior": 0.1, "hlt": 0.3}))
     assert compared.apart.values == pytest.approx([0, 1 / 3, 0])

@@ -284,3 +284,14 @@ def test_flags_are_set_against_coverage() -> None:
     other = v.coverage_flagged.sel(family="other", level=0.683)
     assert float(v.flag_rate.sel(family="other").mean()) == pytest.approx(0.5, abs=0.03)
     assert (other < 0.35).all()
+
+
+def test_a_draw_that_has_nothing_at_an_energy_is_right_there() -> None:
+    draws = planted(1).drop_vars(["estimator_central", "estimator_error"]).drop_dims("estimator")
+    for name in ("truth", "central", "error"):
+        draws[name] = draws[name].where((draws.sample >= 4) | (draws.E != 0.5), 0)
+    measured = measure(draws)
+    assert (measured.pull.isel(sample=slice(4)).sel(E=0.5) == 0).all()
+    assert (measured.covering_level.isel(sample=slice(4)).sel(E=0.5) == 0).all()
+    assert all(np.isfinite(measured[name]).all() for name in ("pull", "factor", "band_factor", "coverage"))
+    assert verdicts(measured) == ("holds", "holds")
