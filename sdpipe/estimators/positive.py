@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
-from scipy.linalg.lapack import dtrtrs
+from scipy.linalg.lapack import dgeqrf, dpotrf, dtrtrs
 from scipy.optimize import minimize_scalar, nnls
 
 from sdpipe.errors import UserError
@@ -144,6 +144,12 @@ class Positive:
         n = len(o.times)
         return cls(observables, noise, exponent, omega, columns[:n], columns[n:])
 
+    @cached_property
+    def inverse(self) -> Array:
+        """1/|b_T(t, omega)|, shape (t, omega), infinite where it is no number above 0."""
+        with np.errstate(divide="ignore"):
+            return 1 / np.abs(self.kernels)
+
     def __call__(self, C: ArrayLike) -> Density:
         """Return the answer for independent correlators C (..., t).
 
@@ -179,13 +185,14 @@ class Positive:
         """Return what :meth:`around` does for each q of ``exponents``, on the same grids."""
         flat = self._checked(centre)
         each = np.asarray(C, float).reshape(len(flat), -1, flat.shape[-1])
-        cells = [self._cells(c) for c in flat]
-        densities = []
-        for q in exponents:
-            solver = replace(self, exponent=q)
-            parts = [solver._density(solver._solved(x), samples) for x, samples in zip(cells, each, strict=True)]
-            densities.append(_stacked(parts, np.shape(centre)[:-1]))
-        return densities
+        solvers, parts = [replace(self, exponent=q) for q in exponents], []
+        for c, samples in zip(flat, each, strict=True):
+            cells, inside = self._cells(c), None
+            for solver in solvers:
+                solution = solver._solved(cells, inside)
+                inside = solution.inside
+                parts.append(self._density(solution, samples))
+        return [_stacked(parts[i :: len(solvers)], np.shape(centre)[:-1]) for i in range(len(solvers))]
 
     def covariance(self, C: ArrayLike) -> Array:
         """Return the covariance, both errors in one, shape (..., sigma, E, sigma, E), for C (..., t).
@@ -223,13 +230,12 @@ class Positive:
         c = unit * C / s
         L = unit * noise.cholesky
         error = np.linalg.norm(L, axis=1)
-        with np.errstate(divide="ignore", over="ignore"):
-            top = np.min((np.abs(c) + 2 * error)[:, None] / np.abs(self.kernels), axis=0)
+        top = np.min((np.abs(c) + 2 * error)[:, None] * self.inverse, axis=0)
         width = WIDEST[0] * self.omega
         lives = (self.omega > min(o.energies) - 5 * max(o.sigma)) & (self.omega < max(o.energies) + 5 * max(o.sigma))
         width[lives] = np.minimum(width[lives], WIDEST[1] * min(o.sigma))
-        seen = np.maximum(top * np.abs(self.kernels) / error[:, None], 1e-300)
-        width = np.minimum(width, np.min(np.sqrt(8 * SHIFT / seen) / np.array(o.times)[:, None], axis=0))
+        moved = top * np.max(np.abs(self.kernels) * (np.square(o.times) / error)[:, None], axis=0)
+        width = np.minimum(width, np.sqrt(8 * SHIFT / np.maximum(moved, 1e-300)))
         number = np.concatenate([[0], np.cumsum(np.diff(self.omega) * (1 / width[1:] + 1 / width[:-1]) / 2)])
         chosen = np.unique(np.searchsorted(number, np.arange(number[-1])))
         edges = self.omega[chosen]
@@ -237,14 +243,14 @@ class Positive:
         whitened = [solve_triangular(L, x, lower=True) for x in (self.kernels[:, chosen], c)]
         return _Cells(float(s), chosen, self.omega[chosen], np.diff(edges), top[chosen], *whitened, L / unit)
 
-    def _solved(self, cells: _Cells) -> _Solution:
-        """Return the minimum on the grid of one C (t,)."""
+    def _solved(self, cells: _Cells, start: NDArray[np.bool_] | None = None) -> _Solution:
+        """Return the minimum on the grid of one C (t,); the search begins with only w at ``start`` (i,) not zero."""
         profile = np.sqrt(cells.width * cells.omega**-self.exponent)
         sd = cells.sd(cells.best_alpha(profile) * profile)
         B = cells.K * sd
         U, S = _directions(B)
         V = B.T @ (U / S)
-        x, R = _nonnegative(S, V, U.T @ cells.y, self.steps)
+        x, R = _nonnegative(S, V, U.T @ cells.y, self.steps, start)
         inside = x > 0
         f = self.smearing[:, cells.chosen[inside]] * sd[inside]
         overlap = f @ V[inside]
@@ -258,6 +264,7 @@ class Positive:
             cells.s**2 * (f @ f.T - overlap @ gain.T),
             float(left @ left),
             float(x @ x),
+            inside,
         )
 
     def _density(self, solution: _Solution, samples: Array | None = None) -> Density:
@@ -291,7 +298,10 @@ class MostProbable(Estimator):
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
-    """Mean (column,), its response (column, t) to C, covariances of its noise and of all, chi^2 and penalty."""
+    """Mean (column,), its response (column, t) to C, covariances of its noise and of all, chi^2, penalty.
+
+    ``inside`` (i,) says which weights are not zero.
+    """
 
     mean: Array
     response: Array
@@ -299,6 +309,7 @@ class _Solution:
     covariance: Array
     chi2: float
     penalty: float
+    inside: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,12 +369,14 @@ def _directions(B: Array) -> tuple[Array, Array]:
 
 def _loss(B: Array, z: Array) -> float:
     """Return log det(1 + B B^T) + z (1 + B B^T)^-1 z."""
-    L = np.linalg.cholesky(B @ B.T + np.eye(len(z)))
+    L, _ = dpotrf(B @ B.T + np.eye(len(z)), lower=1)
     v, _ = dtrtrs(L, z, lower=1)
     return float(v @ v + 2 * np.log(np.diag(L)).sum())
 
 
-def _nonnegative(S: Array, V: Array, z: Array, steps: int) -> tuple[Array, Array]:
+def _nonnegative(
+    S: Array, V: Array, z: Array, steps: int, start: NDArray[np.bool_] | None = None
+) -> tuple[Array, Array]:
     """Return x = max(0, V u) with u / S^2 + V^T x = z / S, and R of R^T R = S^-2 + the V^T V of those that are not 0.
 
     x minimises |z - S V^T x|^2 + |x|^2 for x >= 0. It is the minimum of the convex function |u / S|^2 / 2 + |x|^2 / 2
@@ -371,7 +384,7 @@ def _nonnegative(S: Array, V: Array, z: Array, steps: int) -> tuple[Array, Array
     an x becomes 0.
     """
     right = z / S
-    u, R = _step(S, V, right)
+    u, R = _step(S, V if start is None else V[start], right)
     p = V @ u
     for _ in range(steps):
         inside = p > 0
@@ -389,7 +402,8 @@ def _nonnegative(S: Array, V: Array, z: Array, steps: int) -> tuple[Array, Array
 
 def _step(S: Array, V: Array, right: Array) -> tuple[Array, Array]:
     """Return u of (S^-2 + V^T V) u = right, refined once, and R."""
-    R = np.linalg.qr(np.vstack([V, np.diag(1 / S)]), mode="r")
+    R, *_ = dgeqrf(np.vstack([V, np.diag(1 / S)]))
+    R = np.triu(R[: len(S)])
     u = np.zeros(len(S))
     for _ in range(2):
         left = right - u / S**2 - V.T @ (V @ u)
@@ -398,7 +412,7 @@ def _step(S: Array, V: Array, right: Array) -> tuple[Array, Array]:
 
 
 def _solved_by(R: Array, right: Array) -> Array:
-    """Return the solution of R^T R x = right; LAPACK itself, since SciPy's checks take ten times as long."""
+    """Return the solution of R^T R x = right; LAPACK itself, since the checks of SciPy and NumPy take much longer."""
     half, _ = dtrtrs(R, right, trans=1)
     return dtrtrs(R, half)[0]
 

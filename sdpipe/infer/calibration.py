@@ -51,14 +51,16 @@ def calibrating(validation: xr.Dataset, rule: str) -> xr.Dataset:
     return prior.isel(sample=~prior.tested.values)
 
 
-def nearest(scale: float, reference: Array) -> NDArray[np.intp]:
-    """Return the indices of the ``len(reference) / NEIGHBOURS`` reference noise scales nearest to ``scale`` in |log|.
+def nearest(scale: float, reference: Array, count: int | None = None) -> NDArray[np.intp]:
+    """Return the indices of the ``count`` reference noise scales nearest to ``scale`` in |log|.
+
+    Without it they are ``len(reference) / NEIGHBOURS``.
 
     >>> nearest(1.0, np.array([0.1, 10.0, -0.9, 3.0])).tolist()
     [2]
     """
     distance = np.abs(np.log(np.abs(reference) / abs(scale)))
-    return np.argsort(distance, kind="stable")[: max(len(reference) // NEIGHBOURS, 1)]
+    return np.argsort(distance, kind="stable")[: count or max(len(reference) // NEIGHBOURS, 1)]
 
 
 def band(level: float, count: int) -> float:

@@ -36,6 +36,9 @@ order 1 makes, as those of the prior are; that of a larger correlator may be lar
 SUSPICIOUS = 0.01
 """p-value below which a correlator counts as out of the training distribution."""
 
+ENOUGH = 200
+"""Draws from which p-values are below that."""
+
 FAR = 10.0
 """Errors from the central value from which on an estimator contradicts it."""
 
@@ -111,17 +114,26 @@ class PriorOfData:
 def smallest_p_value(count: int) -> float:
     """Return the smallest p-value that ``count`` draws of a :class:`Reference` can give.
 
-    >>> smallest_p_value(796)
-    0.01
+    >>> smallest_p_value(796), smallest_p_value(199)
+    (0.01, 0.01)
     """
-    return 2 / (1 + max(count // NEIGHBOURS, 1))
+    return 2 / (1 + compared(count))
+
+
+def compared(count: int) -> int:
+    """Return with how many of so many draws a correlator is compared: a quarter, but ENOUGH where there are as many.
+
+    >>> compared(1600), compared(400), compared(100)
+    (400, 200, 100)
+    """
+    return max(count // NEIGHBOURS, min(count, ENOUGH))
 
 
 def too_few(samples: int) -> list[Flag]:
     """Return a flag where no p-value can flag: half of the draws per family calibrate, and these are too few.
 
-    >>> too_few(1600), too_few(240)
-    ([], [Flag(code='too_few_draws', facts={'samples': 240, 'smallest': 0.06451612903225806})])
+    >>> too_few(400), too_few(240)
+    ([], [Flag(code='too_few_draws', facts={'samples': 240, 'smallest': 0.01652892561983471})])
     """
     smallest = smallest_p_value(samples // 2)
     return [] if smallest < SUSPICIOUS else [Flag("too_few_draws", {"samples": samples, "smallest": smallest})]
@@ -133,7 +145,7 @@ class Reference:
 
     ``spread`` is the standard deviation over networks, averaged over sigma and E.
 
-    >>> Reference(np.ones(76), np.arange(76.0), np.arange(76.0)).p_value(1.0, distance=18.5, spread=3.0)
+    >>> Reference(np.ones(79), np.arange(79.0), np.arange(79.0)).p_value(1.0, distance=75.5, spread=3.0)
     0.1
     """
 
@@ -154,7 +166,7 @@ class Reference:
 
         among the n draws nearest in noise scale: uniform ranks for exchangeable values, and Bonferroni.
         """
-        near = nearest(noise_scale, self.noise_scale)
+        near = nearest(noise_scale, self.noise_scale, compared(len(self.noise_scale)))
         farther = min(np.sum(self.distance[near] >= distance), np.sum(self.spread[near] >= spread))
         return min(1.0, float(2 * ((1 + farther) / (1 + near.size))))
 

@@ -208,7 +208,7 @@ class _Data:
             "budget": {},
             "training": {"audience": self._audience()},
             "hlt": {"E0": "evidence"},
-            "validation": {"samples": 1600, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
+            "validation": {"samples": 800, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
             "targets": {name: section},
             "cluster": {"cpu": "serial"},
         }

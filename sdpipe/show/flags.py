@@ -30,7 +30,7 @@ WORDS = {
     "nothing_resolved": "nothing is resolved: at every sigma half of the errors are more than {ratio:.2g} times the "
     "largest value; a larger sigma, more configurations or later times would help",
     "too_few_draws": "{samples} draws per family are too few to flag what is out of distribution: no p-value is below "
-    "{smallest:.2g}; from 1600 on they reach {suspicious:g}",
+    "{smallest:.2g}; from 400 on they reach {suspicious:g}",
 }
 """Reason code of a :class:`~sdpipe.infer.trust.Flag` -> its sentence."""
 
