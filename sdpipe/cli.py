@@ -29,7 +29,7 @@ SAYS = {stage.name: (stage.says, stage.example) for stage in STAGES} | {
         "sdpipe run configs/quickstart.yaml cluster.cpu=slurm-cpu --run runs/mine --dry-run",
     ),
     "reconstruct": (
-        "a correlator file to its spectral density, by the audience that comes with sdpipe, without training",
+        "take a correlator file to its spectral density, by the networks that come with sdpipe, without training",
         "sdpipe reconstruct data/pseudoscalar.txt smearing.sigma=[0.3,0.4] --run runs/mine",
     ),
     "check": (
@@ -74,7 +74,8 @@ def _overview() -> argparse.ArgumentParser:
     return parser
 
 
-def _stage_parser(stage: str) -> argparse.ArgumentParser:
+def parser_of(stage: str) -> argparse.ArgumentParser:
+    """Return the parser of one command; docs/commands.py writes a page of them all."""
     says, example = SAYS[stage]
     parser = _Parser(
         prog=f"sdpipe {stage}",
@@ -110,15 +111,19 @@ def _stage_parser(stage: str) -> argparse.ArgumentParser:
         parser.add_argument("--take-over", action="store_true", help="go on in place of a driver that died elsewhere")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     volume = parser.add_mutually_exclusive_group()
-    volume.add_argument("-q", "--quiet", dest="level", action="store_const", const=-1, default=0)
-    volume.add_argument("-v", "--verbose", dest="level", action="store_const", const=1)
+    volume.add_argument(
+        "-q", "--quiet", dest="level", action="store_const", const=-1, default=0, help="say warnings and faults only"
+    )
+    volume.add_argument(
+        "-v", "--verbose", dest="level", action="store_const", const=1, help="print whole tables, and say more"
+    )
     return parser
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     if not argv or argv[0] not in SAYS:
         _overview().parse_args(argv)
-    return _stage_parser(argv[0]).parse_intermixed_args(argv[1:])
+    return parser_of(argv[0]).parse_intermixed_args(argv[1:])
 
 
 def execute(argv: list[str]) -> None:

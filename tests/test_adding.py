@@ -1,4 +1,4 @@
-"""What docs/architecture.md says of adding a thing, as typed: a component of the prior, and an estimator."""
+"""What docs/extending.md says of adding a thing, as typed: a component of the prior, and an estimator."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FEW = ["validation={samples: 60, levels: [0.683], bootstrap: 2, families: {}}", 
 
 def examples() -> list[str]:
     """Return the code that the page shows, in its order."""
-    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    text = (REPOSITORY / "docs" / "extending.md").read_text(encoding="utf-8")
     return [dedent(block) for block in re.findall(r"\n\n((?:      .*\n)+)", text)]
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import sdpipe
+
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "notebooks").glob("*.md")])
 README_WORDS, WIDTH = 500, 120
 """A page that invites, and the longest line of its prose in characters."""
 
@@ -22,7 +24,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_symbol_that_is_named_exists(path: Path) -> None:
     for name in re.findall(r"\bsdpipe\.[a-z_]+(?:\.[A-Za-z_]\w*)+", path.read_text(encoding="utf-8")):
         found = import_module("sdpipe")
@@ -33,7 +35,7 @@ def test_every_symbol_that_is_named_exists(path: Path) -> None:
             found = getattr(found, part)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_link_leads_somewhere(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -45,7 +47,7 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), target
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_every_table_has_its_header_and_no_gap(path: Path) -> None:
     """A row after a blank line is no row: it is shown as text."""
     for block in re.split(r"\n\s*\n", path.read_text(encoding="utf-8")):
@@ -95,9 +97,29 @@ def test_the_first_commands_of_the_readme_are_the_main_job_and_the_tests() -> No
 
 
 def test_the_index_leads_to_every_document() -> None:
-    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
-    for path in {*(ROOT / "docs").glob("*.md")} - {ROOT / "docs" / "index.md"}:
-        assert f"]({path.name})" in text, path.name
+    """By links, as a reader goes, and by the tables of contents of the site."""
+    docs, seen, todo, listed = ROOT / "docs", set(), {"index"}, {"index"}
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        text = (docs / f"{name}.md").read_text(encoding="utf-8")
+        todo |= set(re.findall(r"\]\(([\w-]+)\.md", text)) - seen
+        for block in re.findall(r"^```\{toctree\}\n:hidden:\n\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+            listed |= set(block.split())
+    written = {path.stem for path in docs.glob("*.md")}
+    assert written - {"contributing", "changelog"} <= seen
+    notebooks = {f"tutorials/{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert listed == written | notebooks
+
+
+def test_the_page_of_commands_is_current() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "commands.py"))["reference"]()
+    assert made == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8"), "run: python docs/commands.py"
+
+
+def test_the_page_of_python_names_everything_public() -> None:
+    listed = re.findall(r"^   ([\w.]+)$", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert {*sdpipe.__all__} - {"__version__"} <= set(listed)
 
 
 def test_what_can_be_resolved_is_as_choosing_says() -> None:

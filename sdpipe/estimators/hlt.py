@@ -82,7 +82,7 @@ class ByThreshold:
 
     Where rho is zero below E0, kernels of lower energies say nothing of it but are larger by orders of magnitude: for
     data that fall steeply no double precision is left for what counts. E0 is a step of a ladder below the ``threshold``
-    of the posterior over scales (:class:`~sdpipe.estimators.posterior.Estimate`), and may be above an energy E.
+    of the posterior over scales (:class:`~sdpipe.estimators.posterior.PosteriorEstimate`); it may be above an energy E.
 
     Attributes
     ----------

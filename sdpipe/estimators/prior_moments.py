@@ -237,7 +237,7 @@ class PriorMoments:
 
     @property
     def features(self) -> int:
-        """How many features an :class:`~sdpipe.estimators.posterior.Estimate` has."""
+        """How many features an :class:`~sdpipe.estimators.posterior.PosteriorEstimate` has."""
         return 3 * self.modes + self.kinds + (7 if self.scaled else 5)
 
     @property

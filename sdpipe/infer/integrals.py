@@ -62,8 +62,8 @@ def integral(
 
         I[ensemble, replica, boot] = Σ_k w_k f(E_k) rho[ensemble, replica, boot, E_k]
 
-    with the weights w of :func:`quadrature_weights`, and then what :func:`sdpipe.error_budget` does with rho(E) at one
-    E, done with I. Its arguments are those of this function, and
+    with the weights w of :func:`~sdpipe.infer.integrals.quadrature_weights`, and then what :func:`sdpipe.error_budget`
+    does with rho(E) at one E, done with I. Its arguments are those of this function, and
 
     f
         Function of the energies (E,) in GeV, smooth between a and b: cut with ``between``, not with a step in f.
@@ -73,7 +73,7 @@ def integral(
     Linear propagation, propagated^2 = Σ_kl w_k f(E_k) covariance(E_k, E_l) f(E_l) w_l, has the same statistical part.
     Its systematic part differs a little from ``total``: there the shift at each E is weighed with its erf before they
     are added, here the shift of I is. Δ_resolution follows linearly from the covariance ``resolution``. The conformal
-    factors of single energies say nothing of an integral; :func:`calibrated` has its own.
+    factors of single energies say nothing of an integral; :func:`~sdpipe.infer.integrals.calibrated` has its own.
 
     Returns ``central (sigma)``, ``error (source, sigma)``, ``total (sigma)``, ``propagated (sigma)``,
     ``boot_values (sigma, boot)``, the mean over replicas of the central ensemble for each bootstrap sample,

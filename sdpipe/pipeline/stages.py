@@ -389,7 +389,7 @@ STAGES = (
         needs=("analyze",),
     ),
 )
-"""Stages in the order in which ``run`` takes them. To add one, see docs/architecture.md."""
+"""Stages in the order in which ``run`` takes them. To add one, see docs/extending.md."""
 
 STAGE = {stage.name: stage for stage in STAGES}
 
