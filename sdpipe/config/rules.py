@@ -11,7 +11,7 @@ import numpy as np
 from sdpipe.config.densities import Chebyshev, ChebyshevFamily, Family, MixtureFamily
 from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS
 from sdpipe.config.schema import Config
-from sdpipe.config.sources import RangeNoise
+from sdpipe.config.sources import CorrelatorTarget, RangeNoise
 from sdpipe.errors import UserError
 from sdpipe.estimators import ESTIMATORS, INTERVALS, MOST_TIMES
 from sdpipe.estimators.conformal import draws_needed
@@ -24,6 +24,9 @@ FEWEST_SLICES = 6
 Location = tuple[str | int, ...]
 Fault = tuple[Location, str]
 """The keys that lead to a value, and what is wrong with it."""
+
+POSITIVE = ("positive", "bounds")
+"""Methods that know rho >= 0."""
 
 SMALLEST = 70.0
 """-log of the smallest C(t) of the training set; numbers of 32 bits end at 87."""
@@ -192,6 +195,18 @@ def _methods(config: Config) -> Iterator[Fault]:
         yield ("methods",), f"{words}; allowed: lattice.times from 1 on, or methods without {name}"
 
 
+def _crossed(config: Config) -> Iterator[Fault]:
+    crossed = [n for n, s in config.targets.items() if isinstance(s, CorrelatorTarget) and s.source.crossed]
+    if not crossed:
+        return
+    words = f"{crossed[0]} is off the diagonal of its matrix, where rho is of either sign"
+    if config.spectra.positive:
+        yield ("spectra", "positive"), f"{words}; allowed: false"
+    for name in config.methods:
+        if name in POSITIVE:
+            yield ("methods",), f"{name} is for rho >= 0, and {words}; allowed: methods without {name}"
+
+
 def _hlt(config: Config) -> Iterator[Fault]:
     grid, hlt, lowest = config.observables, config.hlt, config.energies.min
     if "hlt" not in config.methods or not grid.kernel.slowest_decay(grid.times):
@@ -279,6 +294,7 @@ RULES = (
     _training,
     _shipped,
     _methods,
+    _crossed,
     _hlt,
     _budget,
     _validation,

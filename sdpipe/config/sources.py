@@ -11,8 +11,20 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from sdpipe.config.densities import O3, DeltaTanh, Peaks
 from sdpipe.config.section import DataPath, Positive, Section, ascending
 from sdpipe.correlators.correlator import ErrorOf, Resampling, Source
+from sdpipe.correlators.matrices import Gevp
 from sdpipe.physics.kernels import KernelName
 from sdpipe.physics.noise import FLOOR, Treatment
+
+
+class GevpSection(Section):
+    """A state of a matrix of correlators, see [correlators.md](correlators.md#matrices)."""
+
+    t0: Annotated[int, Field(ge=0)]
+    """Time at which the vectors are normalised, below `td`."""
+    td: Annotated[int, Field(ge=0)]
+    """Time at which they are found: C(td) v = λ C(t0) v."""
+    state: Annotated[int, Field(ge=0)] = 0
+    """Which state; 0 is that of the largest eigenvalue, the lowest energy."""
 
 
 class Data(Section):
@@ -32,11 +44,16 @@ class Data(Section):
     """Consecutive configurations that are averaged into one; null: the Gamma method measures what to make of them."""
     covariance: Treatment = "full"
     """The covariance as it is; shrunk towards its diagonal (Ledoit and Wolf), for few samples; its diagonal only."""
+    component: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    """Of a file that holds a matrix of correlators, the element [i, j], from 0 on."""
+    gevp: GevpSection | None = None
+    """Of a matrix of correlators, the correlator of one state of its generalised eigenvalue problem."""
 
     @property
     def source(self) -> Source:
         """Where the correlator is, and how its numbers are to be understood."""
-        return Source(**{field.name: getattr(self, field.name) for field in fields(Source)})
+        keys = {field.name: getattr(self, field.name) for field in fields(Source)}
+        return Source(**keys | {"gevp": self.gevp and Gevp(**dict(self.gevp))})
 
 
 class CorrelatorTarget(Data):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from operator import index
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -11,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from sdpipe.correlators import folding, formats, statistics
+from sdpipe.correlators import folding, formats, matrices, statistics
+from sdpipe.correlators.matrices import Gevp
 from sdpipe.correlators.objects import read_python
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.errors import UserError
@@ -43,6 +46,25 @@ class Source:
     configurations: int | None = None
     bin: int | None = None
     covariance: Treatment = "full"
+    component: tuple[int, int] | None = None
+    gevp: Gevp | None = None
+
+    @classmethod
+    def from_keys(cls, path: Path, keys: Mapping[str, Any]) -> Source:
+        """Return the source of a section of a config, as plain data.
+
+        >>> Source.from_keys(Path("x.h5"), {"gevp": {"t0": 2, "td": 5}}).gevp
+        Gevp(t0=2, td=5, state=0)
+        """
+        gevp, component = keys.get("gevp"), keys.get("component")
+        matrix = {"component": tuple(component)} if component is not None else {}
+        matrix |= {"gevp": Gevp(**gevp)} if gevp is not None else {}
+        return cls(path, **{**keys, **matrix})
+
+    @property
+    def crossed(self) -> bool:
+        """Whether it is an element off the diagonal of a matrix, whose spectral density is of either sign."""
+        return self.component is not None and self.component[0] != self.component[1]
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Source:
@@ -61,12 +83,16 @@ class Source:
             configurations=int(n) if n and kind in ("none", "bootstrap") else None,
             bin=int(size) if size else None,
             covariance=facts["covariance"],
+            component=tuple(facts["component"]) if "component" in facts else None,
+            gevp=Gevp(*facts["gevp"]) if "gevp" in facts else None,
         )
 
     def keys(self) -> dict[str, Any]:
         """Return the keys of the config that read this correlator, without defaults."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return {**values, "path": str(self.path)}
+        gevp = {"gevp": asdict(self.gevp)} if self.gevp else {}
+        component = {"component": list(self.component)} if self.component else {}
+        return {**values, **gevp, **component, "path": str(self.path)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +180,11 @@ def describe(facts: dict[str, Any]) -> str:
         words += f" ({facts['dropped']} left over)" if facts["dropped"] else ""
         words += f", tau_int {facts['tau_int']:.2f} +- {facts['tau_int_error']:.2f}"
         words += "" if size else ", errors by the Gamma method"
+    if "component" in facts:
+        words = f"component {facts['component']} of {facts['operators']} x {facts['operators']}; {words}"
+    if "gevp" in facts:
+        t0, td, state = facts["gevp"]
+        words = f"state {state} of {facts['operators']} operators, GEVP at t0 = {t0}, td = {td}; {words}"
     weak = "" if treatment == "full" else ", which hides from chi2 and the goodness of fit what the full one would show"
     return f"{words}; covariance {treatment}{weak}"
 
@@ -171,6 +202,7 @@ def read_correlator(
     parity: Literal[1, -1] = 1,
     times: tuple[int, int] | None = None,
     first: int | None = None,
+    matrix: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Read a correlator from a file of any known format (docs/correlators.md), or from what a session holds.
 
@@ -203,6 +235,9 @@ def read_correlator(
     first
         t of the first slice, for a file that does not say it; needed where the number of slices is neither T nor
         T/2 + 1, with which they start at 0.
+    matrix
+        Of a matrix of correlators, samples (n, t, i, j) or (n, i, j, t), what is read: ``{"component": [i, j]}``, or
+        ``{"gevp": {"t0": 2, "td": 5, "state": 0}}``, see :func:`sdpipe.correlators.matrices.projected`.
 
     Returns
     -------
@@ -212,7 +247,8 @@ def read_correlator(
     resampling, configurations, bin, first (where it was said), tau_int (in configurations, at the slice where it is
     largest beyond its error), correlation_bin (whose means correlations between times are from), independent (how many
     independent configurations there are about), error_of (what the errors in the file are of: mean or sample),
-    covariance, and ``flags``, each of which is also a warning.
+    covariance, of a matrix component, or gevp (t0, td, state) and vector, and ``flags``, each of which is also a
+    warning.
 
     Raises
     ------
@@ -241,12 +277,27 @@ def read_correlator(
             raise UserError(f"read_correlator: {key}: {value} is not allowed; allowed: {words}", key=key)
     record = None if isinstance(path, (str, PathLike)) else read_python(path, dataset)
     where = Path("FILE" if record else path).expanduser()
-    source = Source(where, dataset, resampling, error, configurations, bin, covariance)
+    source = Source(where, dataset, resampling, error, configurations, bin, covariance, **_of_matrix(matrix))
     slices = None if times is None else tuple(range(times[0], times[1] + 1))
     correlator = load(source, period, slices, parity=parity if period else 0, first=first, record=record)
     for flag in correlator.flags:
         warnings.warn(flag, stacklevel=2)
     return correlator.to_xarray()
+
+
+def _of_matrix(matrix: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the fields of a Source that say what is read of a matrix; raise UserError for other keys or values."""
+    matrix = matrix or {}
+    try:
+        if set(matrix) - {"component", "gevp"}:
+            raise ValueError
+        component, gevp = matrix.get("component"), matrix.get("gevp")
+        i, j = (0, 0) if component is None else map(index, component)
+        made = None if gevp is None else Gevp(**{key: index(value) for key, value in gevp.items()})
+    except (TypeError, ValueError, AttributeError):
+        words = f"read_correlator: matrix: {matrix} is not allowed; allowed: {matrices.ALLOWED}"
+        raise UserError(words, key="matrix") from None
+    return {"component": None if component is None else (i, j), "gevp": made}
 
 
 def load(
@@ -272,6 +323,8 @@ def load(
     if record is None:
         snapshot = snapshot or formats.snapshot(source.path)
         record = formats.parse(snapshot, source.dataset)
+    kind = source.resampling or record.said.get("resampling", "configurations")
+    record, projection = matrices.projected(record, source.component, source.gevp, kind, first or 0)
     where, present = record.where, folding.slices(record, period, first)
     folds = period if parity else None
     times = times or folding.default_times(present, folds, parity)
@@ -290,6 +343,7 @@ def load(
         "path": str(source.path),
         "dataset": source.dataset or "",
         "sha256": snapshot.sha256 if snapshot else record.sha256,
+        **projection,
         **numbers.facts,
         "covariance": source.covariance,
     }

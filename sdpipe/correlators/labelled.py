@@ -23,13 +23,15 @@ def read_labelled(
 ) -> Record:
     """Read a variable (samples, t), or ``mean`` (t) and ``covariance`` (t, t2), with dimensions in any order.
 
+    A matrix of correlators has two more dimensions, ``i`` and ``j``.
+
     The coordinate ``t`` has the time slices, along the dimension that it belongs to. ``check`` raises UserError for a
     variable that must not be read.
 
     Raises UserError where there is no such correlator in the data, and as :class:`Record` does.
     """
     variables = {str(name): variable for name, variable in data.data_vars.items()}
-    tables = {name for name, variable in variables.items() if variable.ndim == 2}
+    tables = {name for name, variable in variables.items() if variable.ndim == 2 or {"i", "j"} <= {*variable.dims}}
     if dataset is None and "samples" in tables and "sha256" in data.attrs:  # what read_correlator returned
         dataset = "samples"
     means = {"mean"} & variables.keys() if tables & {"cov", "covariance"} else set()
@@ -44,6 +46,7 @@ def read_labelled(
     says = said(data.attrs, variables[name].attrs if name in variables else {})
     if len(parts) == 1:
         variables[name] = _samples_first(variables[name], data["t"].dims[0] if timed else "t")
+        _check_square(variables[name], f"{path}: {name}")
         kind = SAMPLE_DIMS.get(str(variables[name].dims[0]))
         says |= {"resampling": kind} if kind else {}
     elif timed:
@@ -52,9 +55,18 @@ def read_labelled(
 
 
 def _samples_first(variable: xr.DataArray, time: Hashable) -> xr.DataArray:
-    """Return a variable with the dimension of its samples first and that of time last, where it has them."""
+    """Return a variable with the dimension of its samples first, then that of time, ``i`` and ``j``, those it has."""
     samples = [dim for dim in variable.dims if dim in SAMPLE_DIMS and dim != time]
-    return variable.transpose(*samples, ..., time, missing_dims="ignore")
+    matrix = ("i", "j") if variable.ndim != 2 else ()
+    return variable.transpose(*samples, ..., time, *matrix, missing_dims="ignore")
+
+
+def _check_square(variable: xr.DataArray, where: str) -> None:
+    """Raise UserError where a variable of more than two dimensions is no square matrix of correlators."""
+    sizes = dict(variable.sizes)
+    if len(sizes) != 2 and (len(sizes) != 4 or sizes.get("i") is None or sizes["i"] != sizes.get("j")):
+        has = ", ".join(f"{dim}: {n}" for dim, n in sizes.items())
+        raise UserError(f"{where}: ({has}) is no square matrix; needed: (configurations, t, i, j), as many j as i")
 
 
 def _check_same_times(covariance: xr.DataArray, times: xr.DataArray, where: str) -> None:

@@ -60,12 +60,17 @@ def read_pyerrors(snapshot: Snapshot, dataset: str | None) -> Record:
 def _read_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
     """Return the samples of a Corr or a list of Obs that come from one ensemble, else the sum over their ensembles.
 
+    Of a matrix of correlators from one ensemble these are samples of all of it where no element is named.
+
     Cov = sum_e Cov_e, each with the errors that the Gamma method of pyerrors finds in its own chain, at the same S as
     :func:`~sdpipe.correlators.statistics.autocorrelation_time`.
     """
     where, whole = str(path), isinstance(content, pe.Corr)
     entries = list(content.content if whole else content)
     found = {t: np.asarray(e) for t, e in enumerate(entries) if e is not None}
+    if whole and content.N > 1 and dataset is None and (samples := _matrix_samples(pe, found)) is not None:
+        times = np.array(list(found), float)
+        return Record(where, real(samples, where), times=times, said={"resampling": "configurations"})
     if whole and content.N > 1:
         name = choose(dataset, [f"{i},{j}" for i in range(content.N) for j in range(content.N)], path)
         i, j = map(int, name.split(","))
@@ -77,7 +82,7 @@ def _read_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
     if not obs or len(obs) != len(times):
         raise UserError(f"{where}: needed one Corr, or one list of Obs, with one value per time")
     first = obs[0]
-    if len(first.mc_names) == 1 and all(o.idl == first.idl and not o.cov_names for o in obs):
+    if _alike(obs):
         samples = np.array([np.concatenate([o.deltas[r] + o.r_values[r] for r in first.names]) for o in obs]).T
         return Record(where, real(samples, where), times=times, said={"resampling": "configurations"})
     covariance = np.zeros((len(obs), len(obs)))
@@ -91,6 +96,21 @@ def _read_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
         covariance += gradient @ cov @ gradient.T
     mean = real(np.array([o.value for o in obs]), where)
     return Record(where, mean=mean, covariance=covariance, times=times, said={"error": "mean"})
+
+
+def _alike(obs: list[Any]) -> bool:
+    """Return whether these Obs have the same configurations of one ensemble, and no other errors."""
+    first = obs[0]
+    return len(first.mc_names) == 1 and all(o.idl == first.idl and not o.cov_names for o in obs)
+
+
+def _matrix_samples(pe: Any, found: dict[int, Any]) -> Array | None:
+    """Return samples (n, t, i, j) of a matrix of Obs at each time, None where these are not of the same samples."""
+    obs = np.array(list(found.values()), object)
+    if not all(isinstance(o, pe.Obs) for o in obs.flat) or not _alike(list(obs.flat)):
+        return None
+    samples = [np.concatenate([o.deltas[r] + o.r_values[r] for r in o.names]) for o in obs.flat]
+    return np.moveaxis(np.array(samples).reshape(*obs.shape, -1), -1, 0)
 
 
 def _ensemble_covariance(pe: Any, obs: list[Any], ensemble: str) -> Array:
@@ -214,8 +234,9 @@ def _read_xarray(values: Any, dataset: str | None, path: Path) -> Record:
         return read_labelled(values, dataset, path)
     if dataset is not None:
         raise _without_names(path)
-    if values.ndim != 2:
-        raise UserError(f"{path}: shape {values.shape}; it must be (configurations, times)")
+    if values.ndim not in (2, 4):
+        matrix = "or (configurations, times, i, j) for a matrix"
+        raise UserError(f"{path}: shape {values.shape}; it must be (configurations, times), {matrix}")
     name = "C" if "C" not in values.coords else "values"
     return replace(read_labelled(values.to_dataset(name=name), name, path), where=str(path))
 

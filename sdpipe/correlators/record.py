@@ -63,6 +63,8 @@ class Snapshot:
 class Record:
     """Samples (n, T), or a mean (T,) with its covariance (T, T) or with errors (T,) alone.
 
+    Samples of a matrix of correlators are (n, T, i, j), see :mod:`sdpipe.correlators.matrices`.
+
     ``times`` are the time slices that the file names, None where it lists T values without saying. ``said`` is what
     the file states about itself: ``resampling``, ``error`` (``mean``: errors of the mean; ``sample``: of one
     configuration) and ``configurations``, how many there were. ``stored`` is the type of the numbers in the file, of
@@ -81,13 +83,14 @@ class Record:
     stored: np.dtype | type = float
 
     def __post_init__(self) -> None:
-        if self.samples is not None and self.samples.ndim != 2:
-            raise self.fault(f"shape {self.samples.shape}; it must be (configurations, times)")
+        if self.samples is not None and self.samples.ndim not in (2, 4):
+            matrix = "or (configurations, times, i, j) for a matrix"
+            raise self.fault(f"shape {self.samples.shape}; it must be (configurations, times), {matrix}")
         if self.mean is not None and self.covariance is not None:
             mean, cov = self.mean.shape, self.covariance.shape
             if len(mean) != 1 or cov != mean * 2:
                 raise self.fault(f"mean has shape {mean} and cov {cov}; needed (T,) and (T, T)")
-        size = (self.mean if self.samples is None else self.samples).shape[-1]
+        size = self.mean.shape[-1] if self.samples is None else self.samples.shape[1]
         if size > MOST_SLICES:
             raise self.fault(f"{size} time slices; allowed: up to {MOST_SLICES}; samples are (configurations, times)")
         for values in (self.samples, self.mean, self.errors):
@@ -183,11 +186,31 @@ def pick(dataset: str | None, names: Iterable[str], path: Path) -> tuple[str, tu
     return name, pairs.get(name, (name,))
 
 
+def times_second(values: Array, where: str) -> Array:
+    """Return samples of a matrix as (n, t, i, j), from that order or from (n, i, j, t).
+
+    Raises UserError where neither leaves a square matrix, or both do.
+
+    >>> times_second(np.zeros((5, 2, 2, 9)), "x").shape, times_second(np.zeros((5, 9, 2, 2)), "x").shape
+    ((5, 9, 2, 2), (5, 9, 2, 2))
+    """
+    last, first = values.shape[2] == values.shape[3], values.shape[1] == values.shape[2]
+    if not (last or first):
+        needed = "needed: a square one, (configurations, t, i, j) or (configurations, i, j, t)"
+        raise UserError(f"{where}: shape {values.shape} is no matrix of correlators; {needed}")
+    if last and first:
+        needed = "needed: names of the dimensions, cfg, t, i and j, as in NetCDF"
+        raise UserError(f"{where}: shape {values.shape} does not say which dimension is t; {needed}")
+    return values if last else np.moveaxis(values, -1, 1)
+
+
 def assemble(path: Path, name: str, parts: tuple[str, ...], arrays: Mapping[str, Any], **more: Any) -> Record:
     """Return the record of a correlator from its ``parts`` among ``arrays``, those that :func:`pick` returns."""
     values = [real(arrays[part], f"{path}: {part}" if part else str(path)) for part in parts]
     roles = ("samples",) if len(parts) == 1 else ("mean", "covariance")
     where = f"{path}: {name}" if name else str(path)
+    if len(parts) == 1 and values[0].ndim == 4 and "times" not in more:
+        values = [times_second(values[0], where)]
     return Record(where, **dict(zip(roles, values, strict=True)), stored=arrays[parts[-1]].dtype, **more)
 
 

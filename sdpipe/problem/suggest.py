@@ -15,7 +15,7 @@ from sdpipe.config.load import overridden, validated
 from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS, shipped
 from sdpipe.config.rules import FEWEST_SLICES
 from sdpipe.config.schema import plain
-from sdpipe.correlators import correlator, folding, formats
+from sdpipe.correlators import correlator, folding, formats, matrices
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey, effective_mass
@@ -84,14 +84,20 @@ class _Data:
         self._check_types()
         file, name = path.expanduser().absolute(), self.section.get("dataset")
         self.snapshot = kept or formats.snapshot(file)
-        self.record = formats.parse(self.snapshot, name)
+        self.record = self._record(formats.parse(self.snapshot, name), file)
         self.taken = self._conclude()
         self.why += self.taken
-        self.source = Source(file, **self.section)
+        self.source = Source.from_keys(file, self.section)
         self.symmetry = _symmetry(self.record)
         self._refuse_missing()
         self.there = folding.slices(self.record, self.given_key("lattice", "period"), self._first())
         self.kernel = self._kernel()
+
+    def _record(self, record: Record, file: Path) -> Record:
+        """Return a record or, of one that is a matrix, the correlator in it that is asked for."""
+        asked = Source.from_keys(file, self.section)
+        kind = asked.resampling or record.said.get("resampling", "configurations")
+        return matrices.projected(record, asked.component, asked.gevp, kind, self.given_key("lattice", "first") or 0)[0]
 
     def given_key(self, section: str, key: str) -> Any:
         """Return a key that is given, None where it is not."""
