@@ -131,7 +131,8 @@ def section(
             which = definitions[other]["properties"].get("kind", {}).get("const") if len(inner) > 1 else None
             heading = f"{prefix}{key}{more}" + (f", kind {which}" if which else "")
             if other in shown:
-                meaning += f" For kind {which}: keys as in {shown[other]}."
+                meaning += f" For kind {which}: keys" if which else " Keys"
+                meaning += f" as in {shown[other]}."
             else:
                 shown[other] = heading
                 below += section(heading, other, definitions, shown, f"{prefix}{key}{more}.")

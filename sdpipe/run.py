@@ -244,6 +244,19 @@ class Run(RunDirectory):
         samples = lead_samples(rest.predictions[name].load(), rest.config.budget.central)
         return put_back(rest.budget[name], samples, A, M, rest.config.observables)
 
+    def band(self, target: str) -> xr.Dataset:
+        """Return the bound of Cauchy and Schwarz on one density off the diagonal of a matrix of correlators.
+
+        The targets of the run must hold its diagonal elements, too, see :func:`sdpipe.analysis.cauchy_schwarz.band`.
+
+        >>> sdpipe.open_run("runs/quickstart").band("o3")
+        Traceback (most recent call last):
+        sdpipe.errors.UserError: quickstart: o3: no band; needed: a budget of component [i, j] and ...
+        """
+        from sdpipe.analysis.cauchy_schwarz import band
+
+        return band(self.config, self.budget, target)
+
     def pull(self, target: str, beside: xr.Dataset) -> xr.Dataset:
         """Return how far one target is from a density beside it, see :func:`sdpipe.analysis.beside.pull`.
 
@@ -276,9 +289,9 @@ class Run(RunDirectory):
     def save(self, target: str, path: str | Path) -> Path:
         """Write the budget of one target for a paper, see :func:`sdpipe.analysis.paper.write`, and return the path.
 
-        ``.h5``: central value, every error and the covariance with units; ``.yaml``: a table for HEPData. Both say the
-        version, config and seed that made them. Raises UserError where there is no budget of the target, and for
-        another end of the name.
+        ``.h5`` and ``.nc``: central value, every error and the covariance with units; ``.yaml``: a table for HEPData.
+        All say the version, config and seed that made them. Raises UserError where there is no budget of the target,
+        and for another end of the name.
 
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as place:

@@ -1,10 +1,11 @@
-"""Results as files for a paper: HDF5 with every number, and YAML as HEPData takes it."""
+"""Results as files for a paper: HDF5 or NetCDF with every number, and YAML as HEPData takes it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -14,16 +15,17 @@ from sdpipe.disk import files
 from sdpipe.errors import UserError
 from sdpipe.physics.units import unit_of
 
-FORMATS = (".h5", ".yaml")
-"""How the name of a file ends: HDF5, or YAML for HEPData."""
+FORMATS = (".h5", ".nc", ".yaml")
+"""How the name of a file ends: HDF5, NetCDF, or YAML for HEPData."""
 
 
 def write(result: xr.Dataset, path: str | Path, provenance: Mapping[str, str]) -> Path:
     """Write a budget, a limit, or another result as its path ends, and return the path.
 
     ``.h5`` holds every variable and coordinate with its units and dimensions as attributes, and ``provenance`` as those
-    of the file; any reader of HDF5 opens it. ``.yaml`` is a table of HEPData, see :func:`hepdata`. Raises UserError for
-    another end of the name.
+    of the file; any reader of HDF5 opens it. ``.nc`` is the same as NetCDF, which ``xarray.open_dataset`` opens, with
+    what the result says of itself as further attributes. ``.yaml`` is a table of HEPData, see :func:`hepdata`. Raises
+    UserError for another end of the name.
     """
     path = Path(path)
     if path.suffix not in FORMATS:
@@ -31,8 +33,25 @@ def write(result: xr.Dataset, path: str | Path, provenance: Mapping[str, str]) -
     if path.suffix == ".yaml":
         files.write_text(path, hepdata(result, provenance))
     else:
-        files.write_bytes(path, as_hdf5(result, provenance))
+        files.write_bytes(path, {".h5": as_hdf5, ".nc": as_netcdf}[path.suffix](result, provenance))
     return path
+
+
+def as_netcdf(result: xr.Dataset, provenance: Mapping[str, str]) -> bytes:
+    """Return the content of the NetCDF file of a result.
+
+    >>> budget = xr.Dataset({"central": ("E", [1.0])}, {"E": [1.5]}, {"flags": ["a", "b"]})
+    >>> xr.load_dataset(BytesIO(as_netcdf(budget, {"made_by": "sdpipe"})), engine="h5netcdf").attrs
+    {'flags': 'a; b', 'made_by': 'sdpipe'}
+    """
+    plain = {key: "; ".join(map(str, value)) if isinstance(value, list) else value for key, value in _said(result)}
+    labelled = result.drop_attrs(deep=False).assign_attrs(plain | dict(provenance)).drop_encoding()
+    return bytes(labelled.to_netcdf(engine="h5netcdf"))
+
+
+def _said(result: xr.Dataset) -> list[tuple[str, Any]]:
+    """Return what a result says of itself, without what NetCDF has no type for."""
+    return [(str(key), value) for key, value in result.attrs.items() if isinstance(value, str | int | float | list)]
 
 
 def as_hdf5(result: xr.Dataset, provenance: Mapping[str, str]) -> bytes:

@@ -31,6 +31,9 @@ STREAM = "target"
 """Stream of the bootstrap draws of real data: the same for all, so that correlators of the same configurations have
 the same ones in every sample."""
 
+LATER = ("component", "gevp")
+"""Keys that a hash has where they are said: they came after runs that are still there."""
+
 SIZES = (1e-37, 1e37)
 """What C(t_ref) of a known spectral density must lie between: the networks compute in 32 bits."""
 
@@ -97,6 +100,7 @@ class Inputs:
     def content(self, section: Section) -> dict[str, Any]:
         """Return a section as plain data, with the hash of its file in place of the path and ``lattice.first``."""
         data, first = plain(section), self.config.lattice.first
+        data = {key: value for key, value in data.items() if value is not None or key not in LATER}
         if "path" not in data:
             return data
         return data | {"path": self.sha256(Path(data["path"]))} | ({} if first is None else {"first": first})

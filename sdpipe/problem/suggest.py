@@ -40,6 +40,9 @@ WIDTHS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.26, 0.34, 0.44, 0.57, 0.76, 1.0)
 
 FIRST = "; and lattice.first, the t of the first one, unless there are T of them, or T/2 + 1"
 
+EITHER_SIGN = {"chebyshev": 1.0, "signed": 1.0}
+"""Components of the prior for densities of either sign."""
+
 SYMMETRIC = 0.02
 """C(t) and C(T - t) are those of a period where they differ by less than this share of C(1)."""
 
@@ -198,10 +201,11 @@ class _Data:
         seen = self.load(tuple(range(first, last + 1)))
         if self.given_key("spectra", "positive"):
             self._check_positive(seen)
-        unit, lowest = self._scales(seen)
+        unit, lowest = self._scales(self._diagonal(seen))
         sigma = self.given_key("smearing", "sigma") or self._sigma(seen, unit, lowest)
         section = {"kind": "correlator", "path": str(self.source.path), **self.section}
-        name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", self.source.dataset or self.path.stem).strip("-.") or "correlator"
+        name = "-".join([self.source.dataset or self.path.stem, *self._of_matrix()])
+        name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.") or "correlator"
         lattice = {"period": self.kernel.period, "times": [first, last], "spacing": self.kernel.spacing}
         config = {
             "name": name,
@@ -209,7 +213,7 @@ class _Data:
             "kernel": self.kernel.name,
             "smearing": {"sigma": sigma},
             "energies": self._energies(lowest, sigma),
-            "spectra": self._prior(unit),
+            "spectra": self._prior(unit) | ({"mixture": EITHER_SIGN} if self.source.crossed else {}),
             "noise": section,
             "budget": {},
             "training": {"audience": self._audience()},
@@ -220,8 +224,26 @@ class _Data:
         }
         return Suggestion(survey, seen, _merged(config, self.given), tuple(self.why), self.taken)
 
+    def _of_matrix(self) -> list[str]:
+        """Return what names a correlator in a matrix."""
+        component, gevp = self.source.component, self.source.gevp
+        return [f"state{gevp.state}"] if gevp else [f"{i}" for i in component or ()]
+
+    def _diagonal(self, seen: Correlator) -> Correlator:
+        """Return the correlator that says where the lowest state is: off the diagonal of a matrix that on it."""
+        if not self.source.crossed:
+            return seen
+        i = self.source.component[0]
+        how = {"parity": self.kernel.parity, "first": self.there[0]}
+        one = replace(self.source, component=(i, i))
+        return correlator.load(one, self.kernel.period, seen.times, self.snapshot, **how)
+
     def _audience(self) -> str:
         """Return which networks answer: the shipped ones where they know kernel and smearing."""
+        if self.source.crossed and not self.given_key("training", "audience"):
+            words = "since rho is of either sign off the diagonal of a matrix, of which the shipped networks saw little"
+            self.why.append(f"training.audience: none, spectra.mixture: {EITHER_SIGN}, {words}; methods answer alone")
+            return "none"
         kind = self.given_key("smearing", "kind") or "gaussian"
         unknown = [name for name in (self.kernel.name,) if name in UNKNOWN_KERNELS]
         unknown += [kind] if kind not in SMEARINGS else []
@@ -261,7 +283,10 @@ class _Data:
         return first, last
 
     def _check_positive(self, seen: Correlator) -> None:
-        """Raise UserError where no rho >= 0 explains the data."""
+        """Raise UserError where rho is of either sign, and where no rho >= 0 explains the data."""
+        if self.source.crossed:
+            words = f"component {self.section['component']} is off the diagonal, where rho is of either sign"
+            raise UserError(f"{self.path}: spectra.positive: {words}; allowed: false")
         noise = Noise(seen.times, seen.mean, seen.covariance, seen.where, floor=FLOOR)
         energy = (1 / self.kernel.spacing,)
         grid = Observables(self.kernel, seen.times, energy, energy)

@@ -15,6 +15,7 @@ import pandas as pd
 import xarray as xr
 from markupsafe import Markup
 
+from sdpipe.analysis.cauchy_schwarz import band, diagonal, nowhere_negative
 from sdpipe.config.densities import ChebyshevFamily, MixtureFamily
 from sdpipe.config.schema import Config, Smearing, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
@@ -298,9 +299,16 @@ def _target(data: ReportData, name: str) -> PageSection:
     """The reconstruction of a target with its error budget."""
     budget = data.budgets[name]
     title = figures.title_of(name, budget.attrs["flags"])
-    flags = [parts.text(flag, "flag") for flag in budget.attrs["flags"]]
+    flags = [parts.text(flag, "flag") for flag in (*budget.attrs["flags"], *_beyond_its_bound(data, name))]
     pictures, tables = _target_pictures(data, name, title), _budget_tables(budget, title)
     return PageSection(f"target-{name}", name, [_target_facts(data, name), *flags, *pictures, *tables])
+
+
+def _beyond_its_bound(data: ReportData, name: str) -> list[str]:
+    """Return what is said of an element off the diagonal of a matrix whose diagonal is there, too."""
+    if diagonal(data.config, name) is None or not nowhere_negative(data.config.observables):
+        return []
+    return band(data.config, data.budgets, name).attrs["says"]
 
 
 def _target_pictures(data: ReportData, name: str, title: str) -> list[Markup]:

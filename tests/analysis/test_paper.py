@@ -47,6 +47,21 @@ def test_hdf5_holds_every_number_with_its_units(run: Run, tmp_path: Path) -> Non
         assert [name.decode() for name in file["source"][:]] == budget.source.values.tolist()
 
 
+def test_netcdf_holds_the_same_and_opens_with_its_labels(run: Run, tmp_path: Path) -> None:
+    budget = run.budget["o3"].load()
+    with xr.open_dataset(run.save("o3", tmp_path / "o3.nc"), engine="h5netcdf") as data:
+        xr.testing.assert_equal(data, budget)
+        assert data.E.attrs["units"] == "1/a"
+        assert data.attrs["made_by"] == f"sdpipe {sdpipe.__version__}"
+        assert data.attrs["flags"] == "; ".join(budget.attrs["flags"])
+
+
+def test_a_limit_is_written_as_netcdf(limit: xr.Dataset, tmp_path: Path) -> None:
+    with xr.open_dataset(write(limit, tmp_path / "limit.nc", {}), engine="h5netcdf") as data:
+        np.testing.assert_array_equal(data.covariance, limit.covariance)
+        assert data.model.values.tolist() == limit.model.values.tolist()
+
+
 def test_hepdata_holds_energies_values_and_errors_by_source(run: Run, tmp_path: Path) -> None:
     table, budget = yaml.safe_load(run.save("o3", tmp_path / "o3.yaml").read_text()), run.budget["o3"].load()
     (energies,) = table["independent_variables"]
@@ -64,7 +79,7 @@ def test_a_limit_is_written_like_a_budget_and_another_format_is_refused(limit: x
         np.testing.assert_array_equal(file["covariance"][:], limit.covariance)
         assert file["model"][1].decode() == "1 + a2"
     assert "1 + a2" not in write(limit, tmp_path / "limit.yaml", {}).read_text()
-    with pytest.raises(UserError, match=r"\.txt is not allowed; allowed: \.h5, \.yaml"):
+    with pytest.raises(UserError, match=r"\.txt is not allowed; allowed: \.h5, \.nc, \.yaml"):
         write(limit, tmp_path / "limit.txt", {})
     assert not (tmp_path / "limit.txt").exists()
 
