@@ -11,11 +11,23 @@ from sdpipe.errors import RunError, UserError, printable
 # The driver's matrices are small: several threads cost four times the time where they have to share a machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+SOON = 0.01
+"""Seconds after which a dropped interruption comes again."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 the user can mend it, 1 anything else, 130 interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
+    hook, sys.unraisablehook = sys.unraisablehook, _dropped
+    try:
+        return _run(argv)
+    finally:
+        sys.unraisablehook = hook
+
+
+def _run(argv: list[str] | None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         from sdpipe.cli import execute  # an interruption while this is imported ends in one line, too
@@ -47,6 +59,14 @@ def _fail(status: int, *faults: str) -> int:
 
 def _interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _dropped(what: sys.UnraisableHookArgs) -> None:
+    """Interrupt once more: in a finaliser, or the callback of a weak reference, Python drops every exception."""
+    if issubclass(what.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, SOON)
+    else:
+        sys.__unraisablehook__(what)
 
 
 if __name__ == "__main__":
