@@ -176,8 +176,7 @@ class Run(RunDirectory):
         data, budget = self._prediction_of(target).load(), self.config.budget
         validation = self.validation.load() if budget.calibration == "conformal" else None
         resolution = None if validation is None else unresolved(data, validation)
-        known, source = data.get("truth"), data.attrs["source"]
-        result = integral(data.rho, f, budget.central, budget.references, known, between, resolution, source)
+        result = integral(data.rho, f, budget.central, budget.references, data.get("truth"), between, resolution)
         if validation is not None:
             rule, total = data.attrs["scale_rule"], self.budget[target].total
             result["calibrated"] = calibrated(result.weight, total, validation, rule, budget.level)

@@ -91,7 +91,6 @@ def error_budget(
     references: Mapping[str, str],
     truth: xr.DataArray | None = None,
     resolution: xr.DataArray | None = None,
-    source: str = "resolution",
 ) -> xr.Dataset:
     """Return the central value with its statistical and systematic errors.
 
@@ -113,10 +112,9 @@ def error_budget(
     truth
         (sigma, E), where it is known: adds ``truth`` and ``pull`` = (rho - truth) / Delta_tot.
     resolution
-        Covariance (sigma, E, E2) of what the data cannot resolve: adds a source of error, the roots of its diagonal.
-        Without it the budget is the published one.
-    source
-        The name of that source.
+        Covariance (sigma, E, E2) of what the data cannot resolve: adds a source of error, the roots of its diagonal,
+        which bears the name of this array, ``resolution`` where it has none. Without it the budget is the published
+        one.
 
     Returns
     -------
@@ -145,9 +143,10 @@ def error_budget(
         covariance = covariance + shift * shift.rename(E="E2")
     error = np.abs(signed)
     if resolution is not None:
+        source = np.array([resolution.name or "resolution"], object)
         width = np.sqrt(np.diagonal(resolution.transpose("sigma", "E", "E2").values, axis1=1, axis2=2))
         width = xr.DataArray(width, dims=("sigma", "E"), coords={"sigma": rho.sigma, "E": rho.E})
-        error = xr.concat([error, width.expand_dims(source=np.array([source], object))], dim="source")
+        error = xr.concat([error, width.expand_dims(source=source)], dim="source")
         covariance = covariance + resolution.drop_vars("E2", errors="ignore")
     return _labelled(value, error, covariance, rho, truth)
 
@@ -234,8 +233,7 @@ def budget_of(
     ``estimator_central`` and ``estimator_error (estimator, sigma, E)``.
     """
     if "rho" in predictions:
-        truth, source = predictions.get("truth"), predictions.attrs["source"]
-        budget = error_budget(predictions.rho, central, references, truth, resolution, source)
+        budget = error_budget(predictions.rho, central, references, predictions.get("truth"), resolution)
     else:
         budget = _estimator_budget(predictions, central)
     if "estimator" in predictions:

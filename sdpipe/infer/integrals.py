@@ -56,7 +56,6 @@ def integral(
     truth: xr.DataArray | None = None,
     between: tuple[float, float] | None = None,
     resolution: xr.DataArray | None = None,
-    source: str = "resolution",
 ) -> xr.Dataset:
     """Return I = ∫_a^b f(E) rho_sigma(E) dE with its errors.
 
@@ -97,10 +96,11 @@ def integral(
     width = None
     if resolution is not None:
         resolution = resolution.assign_coords(E2=rho.E.values)
-        width = xr.dot(weight, resolution, other, dim=("E", "E2")).expand_dims(point | {"E2": [np.nan]}, axis=(-2, -1))
-    result = error_budget(each.expand_dims(point, axis=-1), central, references, known, width, source)
+        width = xr.dot(weight, resolution, other, dim=("E", "E2")).rename(resolution.name)
+        width = width.expand_dims(point | {"E2": [np.nan]}, axis=(-2, -1))
+    result = error_budget(each.expand_dims(point, axis=-1), central, references, known, width)
     result = result.drop_vars("covariance").isel(E=0, E2=0, drop=True)
-    covariance = error_budget(rho, central, references, None, resolution, source).covariance
+    covariance = error_budget(rho, central, references, None, resolution).covariance
     result["propagated"] = np.sqrt(xr.dot(weight, covariance, other, dim=("E", "E2")))
     result["boot_values"] = each.sel(ensemble=central, drop=True).mean("replica")
     result["weight"] = weight

@@ -293,6 +293,8 @@ def outside(name: str, interval: Bounded, central: Array) -> list[Flag]:
 def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray | None:
     """Return the covariance (sigma, E, E2) of what the data of one target cannot resolve; None without networks.
 
+    Its name is that of the source of error: ``resolution``, or ``scale`` where networks say it.
+
     That of the posterior where networks correct it, else that of residuals on draws of the prior. Where networks give
     an error b, its correlations with the error of :func:`~sdpipe.infer.calibration.beyond_noise`.
     """
@@ -311,7 +313,8 @@ def unresolved(predictions: xr.Dataset, validation: xr.Dataset) -> xr.DataArray 
         )
         factor = wide.transpose("sigma", "E").values / np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
         covariance = factor[:, :, None] * covariance * factor[:, None, :]
-    return xr.DataArray(covariance, dims=("sigma", "E", "E2"), coords={d: predictions[d] for d in ("sigma", "E")})
+    coords = {d: predictions[d] for d in ("sigma", "E")}
+    return xr.DataArray(covariance, coords, ("sigma", "E", "E2"), predictions.attrs["source"])
 
 
 def contradicted(budget: xr.Dataset) -> list[Flag]:
