@@ -23,7 +23,7 @@ from sdpipe.version import __version__
 if TYPE_CHECKING:
     from sdpipe.problem.suggest import Suggestion
 
-SAYS = {stage.name: (stage.says, stage.example) for stage in STAGES} | {
+SAYS = {stage.name: (stage.says, stage.example) for stage in STAGES.values()} | {
     "run": (
         "generate, train, predict, validate, analyze and report in one go",
         "sdpipe run configs/quickstart.yaml cluster.cpu=slurm-cpu --run runs/mine --dry-run",
@@ -283,7 +283,7 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
     if arguments.verify:
         layout.refuse_links()
         driver = lock.holder(layout.driver)
-        every = [piece for stage in STAGES for piece in stage.pieces(state.made)]
+        every = [piece for stage in STAGES.values() for piece in stage.pieces(state.made)]
         damaged = verify(layout, every, forget=driver is None or not driver.may_live())
     survey = stages.survey(state)
     following, training = _next(arguments, survey), layout.in_training()

@@ -116,7 +116,7 @@ class RunDirectory:
         """
         only = {target: section for target, section in self.config.targets.items() if target == name}
         state = State(self.config.model_copy(update={"targets": only or self.config.targets}), self.layout)
-        (piece,) = (piece for piece in stages.STAGE[stage].pieces(state.made) if piece.name == name)
+        (piece,) = (piece for piece in stages.STAGES[stage].pieces(state.made) if piece.name == name)
         found = state.look(piece)
         if found.condition == "damaged":
             raise found.damage[0]

@@ -21,7 +21,7 @@ from sdpipe import cli as command_line
 from sdpipe.cli import SAYS
 from sdpipe.config.load import load_config
 from sdpipe.disk import store
-from sdpipe.pipeline.stages import STAGE
+from sdpipe.pipeline.stages import STAGES
 from tests.fixtures import REPOSITORY
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def test_quiet_says_nothing_and_verbose_says_more(cli: Cli, finished_copy: Path)
     quiet = cli("run", finished_copy, "-q")
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
     verbose = cli("run", finished_copy, "-v")
-    assert all(f"{stage}: nothing to do" in verbose.err for stage in STAGE)
+    assert all(f"{stage}: nothing to do" in verbose.err for stage in STAGES)
     assert verbose.out == ""
 
 

@@ -13,10 +13,10 @@ PLACE = Path(str(resources.files("sdpipe"))) / "data"
 """The shipped audience: ``audience.json``, its config and the hash of its networks, and ``audience.pt``, these."""
 
 SMEARINGS = ("gaussian",)
-"""What the shipped networks know."""
+"""Smearings that the shipped networks know."""
 
-UNKNOWN_KERNELS = ("thermal",)
-"""What they do not know."""
+KNOWN_KERNELS = ("vector", "periodic", "periodic-odd", "exponential")
+"""Kernels that they know."""
 
 AudienceName = Literal["own", "shipped", "none"]
 

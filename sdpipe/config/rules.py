@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import get_args
 
 import numpy as np
 
 from sdpipe.config.densities import Chebyshev, ChebyshevFamily, Family, MixtureFamily
-from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS
+from sdpipe.config.origins import KNOWN_KERNELS, SMEARINGS
 from sdpipe.config.schema import Config
 from sdpipe.config.sources import CorrelatorTarget, RangeNoise
 from sdpipe.errors import UserError
 from sdpipe.estimators import ESTIMATORS, INTERVALS, MOST_TIMES
 from sdpipe.estimators.conformal import draws_needed
-from sdpipe.physics.kernels import KernelName
 from sdpipe.physics.units import amount
 
 FEWEST_SLICES = 6
@@ -174,7 +172,7 @@ def _shipped(config: Config) -> Iterator[Fault]:
         return
     for where, value, known in (
         (("smearing", "kind"), config.smearing.kind, SMEARINGS),
-        (("kernel",), config.kernel, [name for name in get_args(KernelName) if name not in UNKNOWN_KERNELS]),
+        (("kernel",), config.kernel, KNOWN_KERNELS),
     ):
         if value not in known:
             words = f"the shipped audience does not know {value}; allowed: {', '.join(known)}"

@@ -13,12 +13,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Positive
 
 from sdpipe.config.densities import Family, Mock, Ranges
 from sdpipe.config.origins import ORIGINS, AudienceName, Origin
-from sdpipe.config.section import Energy, Level, Name, Section, distinct
+from sdpipe.config.section import Energy, Level, Name, Section, distinct, name_in
 from sdpipe.config.smearings import Smearing
-from sdpipe.config.sources import CorrelatorTarget, Noise, RangeNoise
+from sdpipe.config.sources import CorrelatorTarget, KernelName, Noise, RangeNoise
 from sdpipe.estimators import ESTIMATORS, INTERVALS
 from sdpipe.physics import spectra
-from sdpipe.physics.kernels import Kernel, KernelName, Observables
+from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.prior import Mixture
 
 MOST_SLICES = 2048
@@ -125,14 +125,7 @@ NetworkName = Literal["arcS", "arcM", "arcL", "mlpXXS", "mlpXS", "mlpS", "mlpM",
 """Architectures, from small to large: those of arXiv:2307.00808, with convolutions, and those without."""
 
 
-def _method(name: str) -> str:
-    allowed = [*ESTIMATORS, *INTERVALS]
-    if name not in allowed:
-        raise ValueError(f"there is no method {name[:60]!r}; allowed: {', '.join(allowed)}")
-    return name
-
-
-Method = Annotated[str, AfterValidator(_method), Field(json_schema_extra={"enum": [*ESTIMATORS, *INTERVALS]})]
+Method = name_in("method", ESTIMATORS, INTERVALS)
 """A name of :data:`sdpipe.estimators.ESTIMATORS` or :data:`sdpipe.estimators.INTERVALS`."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,18 @@ def distinct(values: Sequence[Any]) -> Sequence[Any]:
     if len(set(values)) != len(values):
         raise ValueError("values must differ from each other")
     return values
+
+
+def name_in(what: str, *tables: Mapping[str, Any]) -> Any:
+    """Return the type of a key that names a row of tables, which Python may have added rows to."""
+
+    def known(name: str) -> str:
+        if not any(name in table for table in tables):
+            raise ValueError(f"there is no {what} {name[:60]!r}; allowed: {', '.join(chain(*tables))}")
+        return name
+
+    enum = Field(json_schema_extra=lambda schema: schema.update(enum=list(chain(*tables))))
+    return Annotated[str, AfterValidator(known), enum]
 
 
 def ascending(values: tuple[float, float]) -> tuple[float, float]:

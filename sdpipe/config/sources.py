@@ -9,11 +9,13 @@ import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from sdpipe.config.densities import O3, DeltaTanh, Peaks
-from sdpipe.config.section import DataPath, Positive, Section, ascending
+from sdpipe.config.section import DataPath, Positive, Section, ascending, name_in
 from sdpipe.correlators.correlator import ErrorOf, Resampling, Source
 from sdpipe.correlators.matrices import Gevp
-from sdpipe.physics.kernels import KernelName
+from sdpipe.physics.kernels import KERNELS
 from sdpipe.physics.noise import FLOOR, Treatment
+
+KernelName = name_in("kernel", KERNELS)
 
 
 class GevpSection(Section):

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -49,8 +50,10 @@ ARRAYS = ("samples", "mean", "covariance", "errors", "times")
 """Fields of a Record that are arrays of float64."""
 
 
-def read(snapshot: Snapshot, dataset: str | None) -> Record:
+def read(snapshot: Snapshot, dataset: str | None, libraries: Sequence[str]) -> Record:
     """Return the correlator ``dataset`` in the bytes of a file, as :func:`sdpipe.correlators.formats.parse` does.
+
+    ``libraries`` are modules that its reader needs, or is in.
 
     Raises UserError for what the reader refuses, for more than MOST_MEMORY or MOST_SECONDS, and where the bytes crash
     the library that reads them; RunError where no process can be started.
@@ -66,7 +69,7 @@ def read(snapshot: Snapshot, dataset: str | None) -> Record:
     with process:
         try:
             with suppress(BrokenPipeError):  # it ended early: what it said before is looked at below
-                send_request(process.stdin, snapshot, dataset)
+                send_request(process.stdin, snapshot, dataset, libraries)
             with suppress(BrokenPipeError):
                 process.stdin.close()
             answer, said = process.stdout.read(), process.stderr.read()
@@ -94,19 +97,20 @@ def _death(number: int) -> str:
 # --- what goes from one process to the other -----------------------------------------------------------------
 
 
-def send_request(stream: IO[bytes], snapshot: Snapshot, dataset: str | None) -> None:
-    """Write which correlator is to be read, and the bytes of its file."""
+def send_request(stream: IO[bytes], snapshot: Snapshot, dataset: str | None, libraries: Sequence[str]) -> None:
+    """Write which correlator is to be read, what its reader imports, and the bytes of its file."""
     sizes = {name: len(content) for name, content in snapshot.files.items()}
-    _write_line(stream, {"path": str(snapshot.path), "dataset": dataset, "sizes": sizes})
+    request = {"path": str(snapshot.path), "dataset": dataset, "libraries": libraries, "sizes": sizes}
+    _write_line(stream, request)
     for content in snapshot.files.values():
         stream.write(content)
 
 
-def receive_request(stream: IO[bytes]) -> tuple[Snapshot, str | None]:
+def receive_request(stream: IO[bytes]) -> tuple[Snapshot, str | None, list[str]]:
     """Read what :func:`send_request` wrote."""
     head = json.loads(stream.readline())
     files = {name: stream.read(size) for name, size in head["sizes"].items()}
-    return Snapshot(Path(head["path"]), "", files), head["dataset"]
+    return Snapshot(Path(head["path"]), "", files), head["dataset"], head["libraries"]
 
 
 def send_record(stream: IO[bytes], record: Record) -> None:

@@ -22,8 +22,8 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # what libraries print is no answer
-    snapshot, dataset = apart.receive_request(sys.stdin.buffer)
-    for name in formats.reader(snapshot.path).libraries:
+    snapshot, dataset, libraries = apart.receive_request(sys.stdin.buffer)
+    for name in libraries:
         with suppress(ImportError):  # the reader says what to install
             import_module(name)
     answer.write(apart.READY)

@@ -73,7 +73,7 @@ def parse(snapshot: Snapshot, dataset: str | None = None) -> Record:
     ([1.0], [0.5], [0.01])
     """
     if dataset not in snapshot.records:
-        snapshot.records[dataset] = apart.read(snapshot, dataset)
+        snapshot.records[dataset] = apart.read(snapshot, dataset, reader(snapshot.path).libraries)
     return snapshot.records[dataset]
 
 

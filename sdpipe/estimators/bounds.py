@@ -107,7 +107,7 @@ class Bounds:
             raise UserError(f"{noise.source}: times {noise.times}; the bounds have {o.times}")
         if not 0 < level < 1:
             raise UserError(f"level is {level:g}; it must be between 0 and 1", key="level")
-        if E0 < 0 or (E0 == 0 and (o.kernel.name == "vector" or o.smearing.pole)):
+        if E0 < 0 or (E0 == 0 and (o.kernel.vanishes or o.smearing.pole)):
             raise UserError(
                 f"E0 is {E0:g}: densities at omega = 0 are not seen in C(t), so that no bound is finite; "
                 "it must be above 0, below every threshold that rho may have",

@@ -84,7 +84,7 @@ def panels(o: Observables, E0: float, alpha: float) -> Array:
             "a smaller alpha is allowed, 0 where it falls as a power faster than omega^-1/2",
             key="alpha",
         )
-    decay = Tail(a * (2 * slowest - alpha), 4.0 if o.kernel.name == "vector" else 2.0)
+    decay = Tail(a * (2 * slowest - alpha), 2.0 * max(o.kernel.power - 1, 1))
     top = max(o.energies) + max(max(n, 9 * s) + growth * s**2 for n, s in zip(lengths, o.sigma, strict=True))
     end = max(top, E0 + decay.length(1.0))
     widest = min(3 * min(o.sigma), 2 / a)

@@ -7,8 +7,8 @@ numbers are those of arXiv:2307.00808.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,42 +18,66 @@ from sdpipe.physics import units
 from sdpipe.physics.smearing import GAUSSIAN, UNDERFLOW, Rescaled, Smearing, Tail
 from sdpipe.physics.smearing import gaussian as gaussian
 
-KernelName = Literal["vector", "periodic", "periodic-odd", "exponential", "thermal"]
-UNITS: dict[KernelName, str] = {
-    "vector": "GeV^3",
-    "periodic": "GeV",
-    "periodic-odd": "GeV",
-    "exponential": "GeV",
-    "thermal": "GeV^2",
+
+@dataclass(frozen=True)
+class Form:
+    """What tells one kernel from another: b_T(t, omega) = F(omega) [exp(-a omega t) + P exp(-a omega (T - t))].
+
+    Attributes
+    ----------
+    formula
+        b_T(t, omega) as people write it, in HTML.
+    parity
+        P, what C(T - t) / C(t) is: 1, -1, or 0 where nothing relates the two.
+    power
+        C(t) of a dimensionless rho is in GeV^power; F grows as omega^(power - 1).
+    factor
+        F of omega in GeV and of a T in 1/GeV.
+    vanishes
+        Whether F(0) = 0.
+    """
+
+    formula: str
+    parity: int = 1
+    power: int = 1
+    factor: Callable[[NDArray[np.float64], float], ArrayLike] | None = None
+    vanishes: bool = False
+
+
+def _thermal(omega: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+    """Return omega / (1 - exp(-omega a T)), 1/(a T) at omega = 0."""
+    y = np.maximum(length * omega, 1e-300)
+    return y / (-np.expm1(-y) * length)
+
+
+KERNELS = {
+    "vector": Form(
+        "ω²/(12π²) · [e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>]",
+        power=3,
+        factor=lambda omega, _: omega**2 / (12 * np.pi**2),
+        vanishes=True,
+    ),
+    "periodic": Form("e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>"),
+    "periodic-odd": Form("e<sup>−aωt</sup> − e<sup>−aω(T−t)</sup>", parity=-1),
+    "exponential": Form("e<sup>−aωt</sup>", parity=0),
+    "thermal": Form("ω cosh[aω(t − T/2)]/sinh(aωT/2), with ρ/ω in place of ρ", power=2, factor=_thermal),
 }
+"""Name -> form. ``vector`` is (32). For ``thermal`` the density is rho(omega)/omega, finite at omega -> 0: C(t) is at
+the temperature 1/(aT), as in arXiv:2308.01287."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The kernel b_T(t, omega) in C(t) = int_0^inf d omega b_T(t, omega) rho(omega).
+    """The kernel b_T(t, omega) in C(t) = int_0^inf d omega b_T(t, omega) rho(omega), see :data:`KERNELS`."""
 
-    ============ ==================================================================
-    name         b_T(t, omega)
-    ============ ==================================================================
-    vector       omega^2 / (12 pi^2) [exp(-a omega t) + exp(-a omega (T - t))]  (32)
-    periodic     exp(-a omega t) + exp(-a omega (T - t))
-    periodic-odd exp(-a omega t) - exp(-a omega (T - t))
-    exponential  exp(-a omega t)
-    thermal      omega cosh(a omega (t - T/2)) / sinh(a omega T/2)
-    ============ ==================================================================
-
-    For ``thermal`` the density is rho(omega)/omega, finite at omega -> 0: C(t) is at the temperature 1/(aT), as in
-    arXiv:2308.01287.
-    """
-
-    name: KernelName
+    name: str
     period: int
     spacing: float = 1.0
 
     @property
     def parity(self) -> int:
         """What C(T - t) / C(t) is, so that data are folded: 1, -1, or 0 where nothing relates the two."""
-        return {"exponential": 0, "periodic-odd": -1}.get(self.name, 1)
+        return KERNELS[self.name].parity
 
     @property
     def unit(self) -> str:
@@ -63,12 +87,17 @@ class Kernel:
     @property
     def units(self) -> str:
         """Units of C(t) for a dimensionless rho."""
-        return units.within(UNITS[self.name], self.unit)
+        return units.within("GeV" if self.power == 1 else f"GeV^{self.power}", self.unit)
 
     @property
     def power(self) -> int:
         """The power of the unit of energy that C(t) is in, for a dimensionless rho."""
-        return {"vector": 3, "thermal": 2}.get(self.name, 1)
+        return KERNELS[self.name].power
+
+    @property
+    def vanishes(self) -> bool:
+        """Whether b_T(t, 0) is 0."""
+        return KERNELS[self.name].vanishes
 
     def slowest_decay(self, times: ArrayLike) -> float:
         """Return the smallest exponent d in exp(-a omega d) among ``times`` (lattice units)."""
@@ -84,13 +113,8 @@ class Kernel:
         value = np.exp(-self.spacing * omega * (t - shift))
         if self.parity:
             value = value + self.parity * np.exp(-self.spacing * omega * (self.period - t - shift))
-        if self.name == "vector":
-            value = omega**2 / (12 * np.pi**2) * value
-        elif self.name == "thermal":
-            rate = self.spacing * self.period
-            y = np.maximum(rate * omega, 1e-300)
-            value = value * (y / (-np.expm1(-y) * rate))
-        return value
+        factor = KERNELS[self.name].factor
+        return value if factor is None else factor(omega, self.spacing * self.period) * value
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def peaks(config: Config, stage: str) -> tuple[float, float]:
         "validate": (networks + 2 * sigmas * matrix + 7 * one * rows, networks + 30 * draws),
         "analyze": (0, 14 * sigmas * matrix + 5.5 * one * config.bootstrap),
         "report": (0, 2 * sigmas * matrix * len(config.targets)),
-    }[stage]
+    }.get(stage, (0, 0))
     return BASE + worker, BASE + driver
 
 

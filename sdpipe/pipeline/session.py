@@ -78,8 +78,8 @@ def check(state: State, names: list[str]) -> list[str]:
         _check_solver()
     stages.require(state, names[0])
     for name in todo:
-        needs.check(state.config, name, stages.STAGE[name].pool, state.layout.logs)
-    kinds = dict.fromkeys(kind for name in names if (kind := stages.STAGE[name].pool))
+        needs.check(state.config, name, stages.STAGES[name].pool, state.layout.logs)
+    kinds = dict.fromkeys(kind for name in names if (kind := stages.STAGES[name].pool))
     return pools.check_pools(state.config, list(kinds), state.layout.logs)
 
 

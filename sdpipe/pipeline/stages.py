@@ -252,7 +252,7 @@ def _map(
         return
     left, total = counts or (len(tasks), len(tasks))
     with (
-        run.workers.pool(STAGE[stage].pool, stage, len(tasks)) as pool,
+        run.workers.pool(STAGES[stage].pool, stage, len(tasks)) as pool,
         console.progress(stage, total, left) as progress,
     ):
         on_message = (lambda message: show(progress, message)) if show else None
@@ -266,7 +266,7 @@ def _prepare_store(run: Command, left: list[Found], path: Path, template: Callab
     from sdpipe.disk import store
 
     for piece in (found.piece for found in left if found.piece.name == "template"):
-        blocks = [p for p in STAGE[piece.stage].pieces(run.state.made) if p.work]
+        blocks = [p for p in STAGES[piece.stage].pieces(run.state.made) if p.work]
         if len(run.state.left(blocks)) == len(blocks):
             files.remove(path)
             run.layout.receipts.forget_below(path)
@@ -322,76 +322,77 @@ def _networks(state: State, left: list[Found]) -> list[str]:
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
-STAGES = (
-    Stage(
-        "generate",
-        "draw mock spectral densities; write training.zarr",
-        "sdpipe generate configs/quickstart.yaml spectra.Nrho=50000 --run runs/mine",
-        pieces.of_training,
-        "blocks",
-        lambda at: [at.training],
-        generate,
-        pool="cpu",
-        detail=_bytes,
-    ),
-    Stage(
-        "train",
-        "train the networks; write networks/ and history.zarr",
-        "sdpipe train runs/mine training.replicas=5 -v",
-        pieces.of_audience,
-        "networks",
-        lambda at: [at.networks, at.history],
-        train,
-        needs=("generate",),
-        pool="gpu",
-        detail=_networks,
-    ),
-    Stage(
-        "predict",
-        "send every target through every network; write predictions.zarr",
-        "sdpipe predict runs/mine targets.other.kind=correlator targets.other.path=other.h5",
-        pieces.of_predictions,
-        "targets",
-        lambda at: [at.predictions],
-        predict,
-        needs=("train",),
-        pool="cpu",
-    ),
-    Stage(
-        "validate",
-        "test the error bars on draws with known truth; write validation.zarr and its figures",
-        "sdpipe validate runs/mine validation.samples=4000",
-        pieces.of_validation,
-        "blocks",
-        lambda at: [at.validation, at.draws],
-        validate,
-        needs=("train",),
-        pool="cpu",
-    ),
-    Stage(
-        "analyze",
-        "write the error budget and its figures; print its tables",
-        "sdpipe analyze runs/mine > tables.txt",
-        pieces.of_budgets,
-        "targets",
-        lambda at: [at.budget, at.figures],
-        analyze,
-        needs=("predict", "validate"),
-    ),
-    Stage(
-        "report",
-        "write report.html",
-        "sdpipe report runs/mine",
-        pieces.of_report,
-        "page",
-        lambda at: [at.report],
-        report,
-        needs=("analyze",),
-    ),
-)
-"""Stages in the order in which ``run`` takes them. To add one, see docs/extending.md."""
-
-STAGE = {stage.name: stage for stage in STAGES}
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "generate",
+            "draw mock spectral densities; write training.zarr",
+            "sdpipe generate configs/quickstart.yaml spectra.Nrho=50000 --run runs/mine",
+            pieces.of_training,
+            "blocks",
+            lambda at: [at.training],
+            generate,
+            pool="cpu",
+            detail=_bytes,
+        ),
+        Stage(
+            "train",
+            "train the networks; write networks/ and history.zarr",
+            "sdpipe train runs/mine training.replicas=5 -v",
+            pieces.of_audience,
+            "networks",
+            lambda at: [at.networks, at.history],
+            train,
+            needs=("generate",),
+            pool="gpu",
+            detail=_networks,
+        ),
+        Stage(
+            "predict",
+            "send every target through every network; write predictions.zarr",
+            "sdpipe predict runs/mine targets.other.kind=correlator targets.other.path=other.h5",
+            pieces.of_predictions,
+            "targets",
+            lambda at: [at.predictions],
+            predict,
+            needs=("train",),
+            pool="cpu",
+        ),
+        Stage(
+            "validate",
+            "test the error bars on draws with known truth; write validation.zarr and its figures",
+            "sdpipe validate runs/mine validation.samples=4000",
+            pieces.of_validation,
+            "blocks",
+            lambda at: [at.validation, at.draws],
+            validate,
+            needs=("train",),
+            pool="cpu",
+        ),
+        Stage(
+            "analyze",
+            "write the error budget and its figures; print its tables",
+            "sdpipe analyze runs/mine > tables.txt",
+            pieces.of_budgets,
+            "targets",
+            lambda at: [at.budget, at.figures],
+            analyze,
+            needs=("predict", "validate"),
+        ),
+        Stage(
+            "report",
+            "write report.html",
+            "sdpipe report runs/mine",
+            pieces.of_report,
+            "page",
+            lambda at: [at.report],
+            report,
+            needs=("analyze",),
+        ),
+    )
+}
+"""Name -> stage, in the order in which ``run`` takes them. To add one, see docs/extending.md."""
 
 
 def wanted(config: Config, layout: Layout | None = None) -> list[str]:
@@ -402,17 +403,17 @@ def wanted(config: Config, layout: Layout | None = None) -> list[str]:
     """
     calibrates = config.budget.calibration == "conformal" or (layout is not None and layout.validation.exists())
     unwanted = {name for name, wanted in (("validate", calibrates), ("generate", config.origin.trains)) if not wanted}
-    return [stage.name for stage in STAGES if stage.name not in unwanted]
+    return [stage.name for stage in STAGES.values() if stage.name not in unwanted]
 
 
 def left(state: State, name: str) -> list[Found]:
     """Return the pieces of a stage that are not done."""
-    return state.left(STAGE[name].pieces(state.made))
+    return state.left(STAGES[name].pieces(state.made))
 
 
 def survey(state: State) -> list[StageProgress]:
     """Return how far each stage is, in their order."""
-    rows = [STAGE[name] for name in wanted(state.config, state.layout)]
+    rows = [STAGES[name] for name in wanted(state.config, state.layout)]
     return [survey_of(state, s.name, s.unit, s.pieces(state.made), s.places(state.layout)) for s in rows]
 
 
@@ -429,8 +430,8 @@ def next_stage(survey: Iterable[StageProgress]) -> str | None:
 
 def require(state: State, name: str) -> None:
     """Raise UserError, with the command that mends it, where a stage that ``name`` needs is not done."""
-    needed = [n for n in STAGE[name].needs if n in wanted(state.config)]
-    for stage in (STAGE[n] for n in needed):
+    needed = [n for n in STAGES[name].needs if n in wanted(state.config)]
+    for stage in (STAGES[n] for n in needed):
         missing = [found for found in left(state, stage.name) if found.piece.needed]
         if not missing:
             continue
@@ -460,7 +461,7 @@ def perform(name: str, run: Command) -> bool:
             files.set_aside(place)  # before the receipt, which alone knows of it
         run.layout.receipts.forget(found.piece.stage, found.piece.name)
     try:
-        STAGE[name].do(run, todo)
+        STAGES[name].do(run, todo)
     finally:
         run.layout.note_session(name, begun, time.monotonic() - start)
     return True
@@ -482,7 +483,7 @@ def _say_why(name: str, todo: list[Found]) -> None:
 def plan(state: State, names: list[str]) -> str:
     """Return what the stages ``names`` would do, for ``--dry-run``."""
     lines = [f"run directory: {state.layout.root}"]
-    for stage in (STAGE[name] for name in names):
+    for stage in (STAGES[name] for name in names):
         every = [p for p in stage.pieces(state.made) if p.counted]
         todo = left(state, stage.name)
         count = sum(f.piece.counted for f in todo)

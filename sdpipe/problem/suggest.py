@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdpipe.config.load import overridden, validated
-from sdpipe.config.origins import SMEARINGS, UNKNOWN_KERNELS, shipped
+from sdpipe.config.origins import KNOWN_KERNELS, SMEARINGS, shipped
 from sdpipe.config.rules import FEWEST_SLICES
 from sdpipe.config.schema import plain
 from sdpipe.correlators import correlator, folding, formats, matrices
@@ -245,7 +245,7 @@ class _Data:
             self.why.append(f"training.audience: none, spectra.mixture: {EITHER_SIGN}, {words}; methods answer alone")
             return "none"
         kind = self.given_key("smearing", "kind") or "gaussian"
-        unknown = [name for name in (self.kernel.name,) if name in UNKNOWN_KERNELS]
+        unknown = [name for name in (self.kernel.name,) if name not in KNOWN_KERNELS]
         unknown += [kind] if kind not in SMEARINGS else []
         if not unknown or self.given_key("training", "audience"):
             return "shipped"

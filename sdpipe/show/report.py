@@ -26,6 +26,7 @@ from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
 from sdpipe.infer.trust import SUSPICIOUS, too_few
 from sdpipe.physics import units
+from sdpipe.physics.kernels import KERNELS
 from sdpipe.physics.noise import IMPOSSIBLE
 from sdpipe.physics.units import amount, equation
 from sdpipe.problem.problem import families
@@ -36,13 +37,6 @@ from sdpipe.version import __version__
 
 PACKAGES = ("numpy", "scipy", "torch", "xarray", "zarr", "dask", "distributed", "matplotlib")
 DENSITY = Markup("ρ̂<sub>σ</sub>(E)")
-KERNELS = {
-    "vector": Markup("b<sub>T</sub>(t, ω) = ω²/(12π²) · [e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>]"),
-    "periodic": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> + e<sup>−aω(T−t)</sup>"),
-    "periodic-odd": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup> − e<sup>−aω(T−t)</sup>"),
-    "exponential": Markup("b<sub>T</sub>(t, ω) = e<sup>−aωt</sup>"),
-    "thermal": Markup("b<sub>T</sub>(t, ω) = ω cosh[aω(t − T/2)]/sinh(aωT/2), with ρ/ω in place of ρ"),
-}
 CALIBRATES = {
     "given": "; it calibrates mock targets, and data with a scale that is given",
     "auto": ", each draw scaled as data with scale: auto are; it calibrates these",
@@ -171,7 +165,7 @@ def _question(c: Config) -> PageSection:
     references = ", ".join(f"{x}: {name}" for x, name in c.budget.references.items()) or "none"
     words = f"Central ensemble {c.budget.central}; reference for each systematic error: {references}."
     rows = [
-        ("Kernel", Markup("{} (<b>{}</b>)").format(KERNELS[c.kernel], c.kernel)),
+        ("Kernel", Markup("b<sub>T</sub>(t, ω) = {} (<b>{}</b>)").format(Markup(KERNELS[c.kernel].formula), c.kernel)),
         ("Lattice", f"T = {c.lattice.period}, t = {_span(*c.lattice.times)}, {units.spacing(c.lattice.spacing)}"),
         ("Smearing", f"{_smearing(c.smearing)}, σ = {amount(', '.join(f'{s:g}' for s in c.smearing.sigma), unit)}"),
         ("Energies", f"{c.energies.count} from {amount(f'{c.energies.min:g} to {c.energies.max:g}', unit)}"),

@@ -114,7 +114,12 @@ def test_relative_paths_are_relative_to_the_working_directory(
         ("sigma: [0.44, 0.63]", "sigma: [0.44, .nan]", "smearing.sigma.1", "finite"),
         ("sigma: [0.44, 0.63]", "sigma: []", "smearing.sigma", "at least 1"),
         ("sigma: [0.44, 0.63]", "sigma: [0.44, 0.44]", "smearing.sigma", "differ"),
-        ("kernel: vector", "kernel: scalar", "kernel", "'periodic', 'periodic-odd', 'exponential' or 'thermal'"),
+        (
+            "kernel: vector",
+            "kernel: scalar",
+            "kernel",
+            "'scalar'; allowed: vector, periodic, periodic-odd, exponential, thermal",
+        ),
         ("times: [1, 8]", "times: [1, 17]", "lattice.times", "0..16 (the period)"),
         ("times: [1, 8]", "times: [8, 1]", "lattice.times", "ascend"),
         ("times: [1, 8]", "times: [-1, 8]", "lattice.times.0", "greater than or equal to 0"),

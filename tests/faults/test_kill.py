@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.fixtures import Outcome
 
 KILLS = 60 if FULL else 4
-STAGES = list(stages.STAGE)
+STAGES = list(stages.STAGES)
 
 MADE = {
     "generate": ("training.zarr",),

@@ -13,7 +13,7 @@ from sdpipe.estimators.networks import Networks
 from sdpipe.estimators.posterior import ClosedForm
 from sdpipe.learn import shipped as networks
 from sdpipe.learn.audience import Audience
-from sdpipe.physics.kernels import Kernel, KernelName, Observables
+from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise, synthetic
 from sdpipe.physics.spectra import ChebyshevPrior, delta_tanh
 
@@ -38,7 +38,7 @@ def test_the_file_is_small_and_of_the_config_beside_it(kept: list[dict]) -> None
 
 
 @pytest.mark.parametrize("kernel", ["periodic", "vector", "exponential", "periodic-odd"])
-def test_the_unit_of_energy_changes_no_answer(kept: list[dict], kernel: KernelName) -> None:
+def test_the_unit_of_energy_changes_no_answer(kept: list[dict], kernel: str) -> None:
     times, found = tuple(range(1, 12)), []
     one = Observables(Kernel(kernel, 24), times, (0.3, 0.44), (0.5, 1.0, 1.5))
     C = one.split(delta_tanh().integrals(one))[0]

@@ -71,7 +71,7 @@ def test_the_peaks_are_those_that_were_measured(tiny_config: Path) -> None:
     """In MB, of one process that did all the work of a stage."""
     measured = {"train": 614, "predict": 588, "validate": 783, "analyze": 634, "report": 587}
     config = load_config(tiny_config, ["energies.count=1024"])
-    for stage in (stage.name for stage in STAGES if stage.name in measured):
+    for stage in (name for name in STAGES if name in measured):
         assert max(needs.peaks(config, stage)) / 1e6 == pytest.approx(measured[stage], rel=0.2), stage
     config = load_config(tiny_config, ["energies.count=256", "validation.samples=5000", "validation.bootstrap=2"])
     assert max(needs.peaks(config, "validate")) / 1e6 == pytest.approx(2284, rel=0.2)

@@ -23,7 +23,7 @@ from sdpipe.disk.receipts import seal, unseal
 from sdpipe.errors import DamageError, UserError
 from sdpipe.pipeline import pieces, tasks
 from sdpipe.pipeline.pieces import Piece
-from sdpipe.pipeline.stages import STAGE, STAGES
+from sdpipe.pipeline.stages import STAGES
 from sdpipe.pipeline.state import State, verify
 from sdpipe.version import SCHEMA
 from tests.pipeline.test_pipeline import assert_like_network, assert_same_network, load_network, networks
@@ -55,7 +55,9 @@ def payload(root: Path) -> list[Path]:
 def look(root: Path) -> list[DamageError]:
     """Return all damage of a run, and leave it there."""
     state = State(load_config(root), Layout(root))
-    return verify(state.layout, [piece for stage in STAGES for piece in stage.pieces(state.made)], forget=False)
+    return verify(
+        state.layout, [piece for stage in STAGES.values() for piece in stage.pieces(state.made)], forget=False
+    )
 
 
 def values(root: Path, snapshot: Snapshot) -> dict[str, str]:
@@ -212,7 +214,7 @@ def test_a_store_that_another_worker_puts_in_place_before_the_receipt_is_not_don
 ) -> None:
     """As a worker can that outlives its driver, for other inputs."""
     state = State(load_config(finished_copy), Layout(finished_copy))
-    (piece,) = (p for p in STAGE["predict"].pieces(state.made) if p.name == "o3")
+    (piece,) = (p for p in STAGES["predict"].pieces(state.made) if p.name == "o3")
     other = store.load(state.layout.predictions / "peaks")
 
     def finish(layout: Layout, piece: Piece, written: Any, **facts: Any) -> None:

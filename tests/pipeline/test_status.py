@@ -58,7 +58,7 @@ def test_the_table_has_sizes_and_ages(cli: Cli, finished_copy: Path) -> None:
     written = report.stat().st_mtime - 7300
     os.utime(report, (written, written))
     lines = [line.split() for line in cli("status", finished_copy).out.splitlines()]
-    assert [line[0] for line in lines] == ["stage", *(stage.name for stage in STAGES)]
+    assert [line[0] for line in lines] == ["stage", *STAGES]
     assert lines[-1][:4] == ["report", "done", "1/1", "page"]
     assert float(lines[-1][4]) == pytest.approx(report.stat().st_size / 1e6, abs=0.05)
     assert lines[-1][5:] == ["MB", "2", "h", "ago"]

@@ -210,7 +210,7 @@ def test_the_report_says_where_the_run_comes_from(page: Page, run: Run) -> None:
     assert f"sdpipe {sdpipe.__version__}, python {platform.python_version()}" in page.text
     for path in (run.layout.training, run.layout.history, run.layout.budget / "o3"):
         assert store.read_attributes(path)["config_hash"] in page.text
-    assert [s["stage"] for s in run.layout.sessions()] == [stage.name for stage in STAGES]
+    assert [s["stage"] for s in run.layout.sessions()] == list(STAGES)
     assert all(f"{s['seconds']:.1f}" in page.text for s in run.layout.sessions()[:-1])
     for network in run.layout.networks.glob("*.pt"):
         assert hashlib.sha256(network.read_bytes()).hexdigest()[:16] in page.text
