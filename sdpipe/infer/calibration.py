@@ -20,7 +20,7 @@ T = TypeVar("T", Array, xr.DataArray)
 NEIGHBOURS = 4
 """A correlator is compared with this share, 1/4, of the reference draws: those nearest in noise scale."""
 
-ROWS = 1500
+ROWS = 500
 """Correlators, bootstrap samples included, that are predicted at once: bounds the memory."""
 
 BAND = 3.0
