@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks import (
     ablation,
     driver,
+    files,
     generation,
     gpu,
     gpu_steps,
@@ -50,12 +51,13 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "ablation": ablation.measure,
     "time-to-accuracy": time_to_accuracy.measure,
     "universal": universal.measure,
+    "files": files.measure,
     "physics": physics.measure,
     "public": public.measure,
     "reference": reference.measure,
 }
 
-LONG = ("o3", "ablation", "time-to-accuracy", "universal", "physics", "public", "reference")
+LONG = ("o3", "ablation", "time-to-accuracy", "universal", "files", "physics", "public", "reference")
 """Not measured unless named: minutes to hours."""
 
 

@@ -28,6 +28,7 @@ from sdpipe.version import __version__
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sdpipe.analysis.joint import Joint
     from sdpipe.infer.integrals import Weight
     from sdpipe.physics.smearing import Smearing
     from sdpipe.show.plots import Plots
@@ -321,10 +322,12 @@ class Run(RunDirectory):
             raise UserError("a covariance needs the calibrated error: set budget.calibration=conformal")
         return correlated(budget, self.validation.load(), self.predictions[target].attrs["scale_rule"])
 
-    def to_gvar(self, target: str) -> NDArray[Any]:
+    def to_gvar(self, target: str, *others: str) -> NDArray[Any] | list[NDArray[Any]]:
         """Return rho (sigma, E) of one target as correlated gvars, with the covariance of :meth:`to_xarray`.
 
-        Raises UserError as that does, and where gvar is not installed.
+        Two calls know nothing of each other. Targets of the same configurations, named in one call, come as a list
+        with their correlations, those of :func:`sdpipe.joint`. Raises UserError as these do, and where gvar is not
+        installed.
 
         >>> rho = sdpipe.open_run("runs/quickstart").to_gvar("o3")
         >>> type(rho[0] @ np.ones(rho.shape[1])).__name__
@@ -332,10 +335,12 @@ class Run(RunDirectory):
         """
         from sdpipe.infer.export import as_gvars
 
+        if others:
+            return self._joint(target, *others).to_gvar()
         return as_gvars(self.to_xarray(target))
 
-    def to_pyerrors(self, target: str) -> NDArray[Any]:
-        """Return the same as pyerrors Obs (sigma, E); their covariance is named by config, run and target.
+    def to_pyerrors(self, target: str, *others: str) -> NDArray[Any] | list[NDArray[Any]]:
+        """Return the same as pyerrors Obs (sigma, E); their covariance is named by config, run and targets.
 
         >>> rho = sdpipe.open_run("runs/quickstart").to_pyerrors("o3")
         >>> type(rho[0] @ np.ones(rho.shape[1])).__name__
@@ -343,8 +348,13 @@ class Run(RunDirectory):
         """
         from sdpipe.infer.export import as_obs
 
-        made = self.to_xarray(target)
-        return as_obs(made, f"{self.config.name}_{digest(plain(self.config))[:8]}_{target}")
+        name = "_".join([self.config.name, digest(plain(self.config))[:8], target, *others])
+        return self._joint(target, *others).to_pyerrors(name) if others else as_obs(self.to_xarray(target), name)
+
+    def _joint(self, *targets: str) -> Joint:
+        from sdpipe.analysis.joint import joint
+
+        return joint([self] * len(targets), targets)
 
 
 def _one(groups: Mapping[str, xr.Dataset], what: str, target: str) -> xr.Dataset:

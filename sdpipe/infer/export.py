@@ -9,7 +9,6 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe.correlators.record import optional
-from sdpipe.errors import UserError
 from sdpipe.infer.budget import squared
 from sdpipe.infer.calibration import calibrating, correlation
 from sdpipe.physics.units import unit_of
@@ -23,16 +22,9 @@ def correlated(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Data
     R the correlation between all sigma and energies of the pulls of the draws of ``validation.zarr`` that calibrate
     this ``scale_rule``. The calibrated error counts as one standard deviation. Attributes: ``level``,
     and ``flags``, what speaks against the result.
-
-    Raises UserError where there are not more draws than numbers: their correlation would be singular.
     """
     pulls = calibrating(validation, rule).pull.transpose("sample", "sigma", "E").values.astype(float)
     flat = pulls.reshape(len(pulls), -1)
-    if len(flat) <= flat.shape[1]:
-        raise UserError(
-            f"{len(flat)} draws calibrate {flat.shape[1]} numbers: their covariance would be singular; set "
-            f"validation.samples to more than {2 * flat.shape[1]}"
-        )
     units = budget.central.attrs.get("units", "1")
     made = budget[["central"]].assign(error=budget.calibrated).transpose("sigma", "E").drop_attrs(deep=True)
     width = made.error.values.ravel()

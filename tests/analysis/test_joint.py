@@ -122,3 +122,23 @@ def test_what_differs_is_said(
         sdpipe.joint(three).integral(np.sin, np.cos)
     with pytest.raises(UserError, match="not finite on every sample"):
         sdpipe.joint(three).of(lambda *rho: np.nan * rho[0])
+
+
+def test_targets_of_one_file_named_in_one_call_are_correlated(
+    correlators: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    gvar, pyerrors = pytest.importorskip("gvar"), pytest.importorskip("pyerrors")
+    for name, samples in zip("ab", correlators, strict=True):
+        np.save(tmp_path / f"{name}.npy", samples)
+    other = f"targets={{b: {{kind: correlator, path: {tmp_path}/b.npy, bin: 1}}}}"
+    run = sdpipe.reconstruct(tmp_path / "a.npy", *FEW, other, run=tmp_path / "run")
+    together = sdpipe.joint([run, run], ["a", "b"])
+    differences = [y[0, 3] - 2 * x[0, 3] for x, y in (run.to_gvar("a", "b"), (run.to_gvar("a"), run.to_gvar("b")))]
+    total = float(together.of(lambda x, y: y[0, 3] - 2 * x[0, 3]).total)
+    assert gvar.sdev(differences[0]) == pytest.approx(total, rel=0.01)
+    assert gvar.sdev(differences[0]) < gvar.sdev(differences[1])
+    x, y = run.to_pyerrors("a", "b")
+    one = y[0, 3] - 2 * x[0, 3]
+    one.gamma_method()
+    assert pyerrors.Obs is type(one)
+    assert one.dvalue == pytest.approx(total, rel=0.01)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdpipe.estimators.conformal import conformal_factor, conformal_rank, draws_needed, gaussian_quantile
-from sdpipe.infer.calibration import Resolution, band, nearest, verdict
+from sdpipe.infer.calibration import Resolution, band, correlation, nearest, verdict
 
 
 @given(st.floats(0.01, 0.999))
@@ -77,3 +77,22 @@ def test_resolution_is_that_of_draws_of_similar_noise() -> None:
     covariance = resolution.covariance(np.exp(2))
     assert np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)) == pytest.approx(high)
     assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_chi2_of_new_draws_is_not_larger_than_one_a_number_however_few_draws_there_are() -> None:
+    generator = np.random.default_rng(3)
+    E = np.linspace(0, 3, 40)
+    root = np.linalg.cholesky(np.exp(-(np.subtract.outer(E, E) ** 2)) + 1e-6 * np.eye(40))
+    size = np.exp(0.5 * generator.standard_normal((4000, 1)))
+    scores = size * (generator.standard_normal((4000, 40)) @ root.T)
+    scores /= scores.std()
+    for count in (30, 80, 400):
+        R = correlation(scores[:count])
+        chi2 = np.sum(np.linalg.solve(np.linalg.cholesky(R), scores[400:].T) ** 2, axis=0) / 40
+        assert 0.4 < chi2.mean() < 1.3
+
+
+def test_one_draw_that_is_all_wrong_does_not_decide_over_correlations() -> None:
+    scores = np.random.default_rng(4).standard_normal((400, 3))
+    scores[7] = 1e14, 1e14, 0
+    assert abs(correlation(scores)[0, 1]) < 0.2
