@@ -69,7 +69,8 @@ def _overview() -> argparse.ArgumentParser:
         "sdpipe STAGE --help says more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"sdpipe {__version__}")
+    words = "print the version; with --verbose those of all packages, threads and BLAS, for a bug report"
+    parser.add_argument("--version", action="version", version=f"sdpipe {__version__}", help=words)
     parser.add_argument("stage", metavar="STAGE", choices=SAYS, help=argparse.SUPPRESS)
     return parser
 
@@ -128,6 +129,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def execute(argv: list[str]) -> None:
     """Run one command; raises what :func:`sdpipe.__main__.main` makes exit statuses of."""
+    if sorted(argv) in (["--verbose", "--version"], ["--version", "-v"]):
+        from sdpipe.show import versions
+
+        say(versions.text())
+        return
     arguments = _arguments(argv)
     if arguments.stage == "new":
         _new(arguments.config)

@@ -9,7 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from sdpipe import cli as command_line
 from sdpipe.cli import SAYS
 from sdpipe.config.load import load_config
 from sdpipe.disk import store
+from sdpipe.physics.kernels import KernelName
 from sdpipe.pipeline.stages import STAGES
 from tests.fixtures import REPOSITORY
 
@@ -143,6 +144,15 @@ def test_version(cli: Cli) -> None:
     assert (outcome.status, outcome.out, outcome.err) == (0, f"sdpipe {__version__}\n", "")
 
 
+@pytest.mark.parametrize("more", ["-v", "--verbose"])
+def test_the_version_says_with_verbose_what_a_bug_report_needs(cli: Cli, more: str) -> None:
+    outcome = cli("--version", more)
+    assert (outcome.status, outcome.err) == (0, "")
+    rows = dict(line.split(None, 1) for line in outcome.out.splitlines())
+    assert rows["sdpipe"].startswith(__version__)
+    assert {"python", "numpy", "torch", "OMP_NUM_THREADS", "BLAS"} <= rows.keys()
+
+
 @pytest.mark.parametrize("arguments", [(), ("fly",), ("run",), ("run", "a.yaml", "--fast"), ("run", "a.yaml", "--run")])
 def test_a_wrong_command_line_is_a_fault_of_the_user(cli: Cli, arguments: tuple[str, ...]) -> None:
     outcome = cli(*arguments)
@@ -161,6 +171,7 @@ def test_new_writes_the_template_once(cli: Cli, tmp_path: Path, monkeypatch: pyt
     assert "my.yaml: edit the lines marked <-, then: sdpipe run my.yaml --dry-run" in outcome.out
     written = Path("my.yaml").read_text()
     assert written == (REPOSITORY / "configs" / "lattice-data.yaml").read_text()
+    assert all(f"{kernel}:" in written for kernel in get_args(KernelName))
     assert cli("new", "my.yaml").fault == "error: my.yaml: there already; choose another name"
     assert cli("new", "no/my.yaml").fault == "error: no/my.yaml: cannot be written: No such file or directory"
     assert "noise.path: " in cli("run", "my.yaml").faults[0]
