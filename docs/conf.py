@@ -11,8 +11,13 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.util.nodes import make_refnode
 
+import sdpipe
 from sdpipe.version import __version__
 
 project, author, copyright = "sdpipe", "the sdpipe developers", "the sdpipe developers"  # noqa: A001
@@ -51,11 +56,19 @@ html_theme_options = {
 }
 
 autosummary_generate = True
-autodoc_default_options = {"members": True, "undoc-members": True}
+_FOREIGN = ("Exception", "Mapping", "MutableMapping", "UserDict", "Protocol", "BaseModel", "Handler", "ArgumentParser")
+autodoc_default_options = {
+    "members": True,
+    "undoc-members": True,
+    "inherited-members": ",".join(_FOREIGN),
+}
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 
-nitpick_ignore_regex = [("py:.*", r"(numpy|xarray|pandas|matplotlib|torch|collections|pathlib|typing)\..*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(numpy|xarray|pandas|matplotlib|torch|pydantic|collections|pathlib|typing)\..*"),
+    ("py:.*", r"sdpipe\..*\._\w+"),
+]
 
 _inventories = {
     "python": "https://docs.python.org/3",
@@ -70,6 +83,8 @@ if os.environ.get("SDPIPE_INTERSPHINX"):
 BAR = "\0"
 """A | within a formula."""
 
+PACKAGE = Path(sdpipe.__file__).parent
+
 ELSEWHERE = {
     "](../notebooks/README.md)": "](index.md)",
     "](../CONTRIBUTING.md": "](contributing.md",
@@ -78,6 +93,27 @@ ELSEWHERE = {
     "](docs/": "](",
 }
 """A link of a file in the repository -> the same link in the site."""
+
+
+def _write_modules(path: Path) -> None:
+    """Write the page of all modules by room, which autosummary then makes a page each of."""
+    rooms: dict[str, list[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        *room, name = file.relative_to(PACKAGE).with_suffix("").parts
+        if name == "__init__" and room:
+            rooms.setdefault(room[0], []).append(room[0])
+        elif not name.startswith("_") or name == "__main__":
+            rooms.setdefault(room[0] if room else "top", []).append(".".join([*room, name]))
+    text = "# Modules\n\nThese are all modules of sdpipe by [room](../architecture.md). "
+    text += "What is not on the [page of Python](../api.md) may change from one version to the next.\n"
+    for room in sorted(rooms, key=lambda room: (room != "top", room)):
+        names = "\n".join(f"   sdpipe.{name}" for name in rooms[room])
+        text += f"\n## {room}\n\n```{{eval-rst}}\n.. autosummary::\n   :toctree: .\n\n{names}\n```\n"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+_write_modules(Path(__file__).parent / "api" / "modules.md")
 
 
 def _in_the_site(app: Sphinx, _name: str, source: list[str]) -> None:
@@ -100,7 +136,21 @@ def _block(found: re.Match[str]) -> str:
     return f"\n\n::\n\n{found[1]}\n".replace("|", BAR)
 
 
+def _found(app: Sphinx, env: BuildEnvironment, node: pending_xref, words: nodes.Element) -> nodes.Element | None:
+    """Resolve a name that is written short, or imported where it is used, to the one object that is called so."""
+    if node.get("refdomain") != "py":
+        return None
+    objects, parts = env.domains["py"].objects, node["reftarget"].split(".")
+    for tail in ("." + ".".join(parts[-count:]) for count in (2, 1)):
+        named = [name for name in objects if name.startswith("sdpipe.") and name.endswith(tail)]
+        if len(named) == 1:
+            entry = objects[named[0]]
+            return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, words, named[0])
+    return None
+
+
 def setup(app: Sphinx) -> None:
     """Connect what is changed on the way."""
     app.connect("source-read", _in_the_site)
     app.connect("autodoc-process-docstring", _as_rst)
+    app.connect("missing-reference", _found)
