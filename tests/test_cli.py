@@ -9,7 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from sdpipe import cli as command_line
 from sdpipe.cli import SAYS
 from sdpipe.config.load import load_config
 from sdpipe.disk import store
-from sdpipe.physics.kernels import KernelName
+from sdpipe.physics.kernels import KERNELS
 from sdpipe.pipeline.stages import STAGES
 from tests.fixtures import REPOSITORY
 
@@ -171,7 +171,7 @@ def test_new_writes_the_template_once(cli: Cli, tmp_path: Path, monkeypatch: pyt
     assert "my.yaml: edit the lines marked <-, then: sdpipe run my.yaml --dry-run" in outcome.out
     written = Path("my.yaml").read_text()
     assert written == (REPOSITORY / "configs" / "lattice-data.yaml").read_text()
-    assert all(f"{kernel}:" in written for kernel in get_args(KernelName))
+    assert all(f"{kernel}:" in written for kernel in KERNELS)
     assert cli("new", "my.yaml").fault == "error: my.yaml: there already; choose another name"
     assert cli("new", "no/my.yaml").fault == "error: no/my.yaml: cannot be written: No such file or directory"
     assert "noise.path: " in cli("run", "my.yaml").faults[0]
