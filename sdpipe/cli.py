@@ -169,13 +169,13 @@ def _from_file(arguments: argparse.Namespace) -> None:
     from sdpipe.problem.suggest import suggest
 
     suggestion = suggest(arguments.config, arguments.overrides)
-    said = _surveyed(suggestion)
+    survey = _surveyed(suggestion)
     if arguments.stage == "check":
-        say(said)
+        say(survey)
         return
     config = config_of(suggestion.config, str(arguments.config))
     listen(arguments.level)
-    for line in said.splitlines():
+    for line in survey.splitlines():
         log.info(line)
     _work(arguments, config)
 

@@ -55,11 +55,11 @@ def predict(
     >>> rho.dims, rho.attrs["flags"]
     (('sigma', 'ensemble', 'replica', 'boot', 'E'), [])
     """
-    run, made = _reconstructed(run, samples, scale)
-    flags = made.attrs["flags"]
-    for flag in flags[made.attrs.pop("known") :]:
+    run, prediction = _reconstructed(run, samples, scale)
+    flags = prediction.attrs["flags"]
+    for flag in flags[prediction.attrs.pop("known") :]:
         warnings.warn(flag, stacklevel=2)
-    return made.rho.assign_attrs(made.attrs)
+    return prediction.rho.assign_attrs(prediction.attrs)
 
 
 def judge(
@@ -81,9 +81,9 @@ def judge(
     from sdpipe.infer.trust import assess
     from sdpipe.show.flags import worded
 
-    run, made = _reconstructed(run, samples, scale, judged=False)
+    run, prediction = _reconstructed(run, samples, scale, judged=False)
     budget = run.config.budget
-    judged = assess(made, budget.central, budget.references, _calibration(run), budget.level)
+    judged = assess(prediction, budget.central, budget.references, _calibration(run), budget.level)
     return judged.assign_attrs(flags=worded(judged.attrs["flags"]))
 
 

@@ -115,12 +115,12 @@ class Run(RunDirectory):
         stored = self.predictions[target].load()
         factor = stored.attrs["scale"]
         C = factor * stored.correlator.mean("boot").values
-        found, estimate = self._predictor.scans(C, rows, factor)
+        scans, estimate = self._predictor.scans(C, rows, factor)
         dims, coords = ("estimator", "sigma", "E"), {"estimator": ["hlt"], "E": stored.E.values}
-        found = found.assign_coords(coords)
-        found["estimator_central"] = (dims, estimate.mean[None] / factor)
-        found["estimator_error"] = (dims, estimate.error[None] / abs(factor))
-        return found
+        scans = scans.assign_coords(coords)
+        scans["estimator_central"] = (dims, estimate.mean[None] / factor)
+        scans["estimator_error"] = (dims, estimate.error[None] / abs(factor))
+        return scans
 
     def smear(self, target: str, smearing: Smearing, bounds: bool = False) -> xr.Dataset:
         """Return another smearing of rho of one target, by posterior, HLT and bounds, which need no training for it.
@@ -409,8 +409,8 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
     kept = None
     if not isinstance(data, str | os.PathLike):
         run = run or Path("runs/array")
-        kept, said = _kept(data, Layout(Path(run).absolute()).given)
-        data, keys = kept.path, (*said, *keys)
+        kept, reading = _kept(data, Layout(Path(run).absolute()).given)
+        data, keys = kept.path, (*reading, *keys)
     suggestion = suggest(Path(data), keys, kept)
     for reason in suggestion.taken:
         warnings.warn(reason, stacklevel=2)
@@ -429,13 +429,13 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
 def _kept(values: Any, path: Path) -> tuple[Snapshot, list[str]]:
     """Return a correlator of this session as the file that it becomes in its run directory, and keys that read it."""
     record, content = read_python(values), BytesIO()
-    said = [f"{key}={value}" for key, value in record.said.items()]
+    reading = [f"{key}={value}" for key, value in record.said.items()]
     if record.times is not None:
         if (np.diff(record.times) != 1).any():
             raise record.fault(f"t = {', '.join(f'{t:g}' for t in record.times)}; needed: times without gaps")
-        said.append(f"lattice.first={record.times[0]:g}")
+        reading.append(f"lattice.first={record.times[0]:g}")
     if record.samples is None:
         np.savez(content, mean=record.mean, cov=record.covariance)
     else:
         np.savez(content, samples=record.samples)
-    return Snapshot.from_bytes(path, content.getvalue()), said
+    return Snapshot.from_bytes(path, content.getvalue()), reading

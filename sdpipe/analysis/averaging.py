@@ -67,11 +67,11 @@ class Average:
         """
         weighed = np.sqrt(self.weight)[..., None] * self.maps
         p, n = weighed.shape[1:]
-        V, found = between.reshape(p * n, p * n), np.zeros((p, p))
+        V, covariance = between.reshape(p * n, p * n), np.zeros((p, p))
         for one in weighed:
             left = np.einsum("pn,pnq->pq", one, V.reshape(p, n, p * n)).reshape(p, p, n)
-            found += np.einsum("pqn,qn->pq", left, one)
-        return found
+            covariance += np.einsum("pqn,qn->pq", left, one)
+        return covariance
 
     @property
     def spread(self) -> Array:
@@ -85,7 +85,7 @@ def models(design: Array, ensemble: Sequence[int], leave_out: int) -> list[Model
 
     ``ensemble`` (n,) says which ensemble a row is of. Those are left out which do not determine their coefficients.
     """
-    found, columns, groups = [], range(1, design.shape[1]), np.asarray(ensemble)
+    chosen_models, columns, groups = [], range(1, design.shape[1]), np.asarray(ensemble)
     for out in range(leave_out + 1):
         for absent in combinations(sorted(set(ensemble)), out):
             rows = np.flatnonzero(~np.isin(groups, absent))
@@ -94,8 +94,8 @@ def models(design: Array, ensemble: Sequence[int], leave_out: int) -> list[Model
                     model = Model((0, *chosen), tuple(rows.tolist()))
                     part = design[np.ix_(model.rows, model.columns)]
                     if len(np.unique(groups[rows])) > k and _determined(part):
-                        found.append(model)
-    return found
+                        chosen_models.append(model)
+    return chosen_models
 
 
 def _determined(part: Array) -> bool:
@@ -131,11 +131,11 @@ def average(
     penalty = np.empty(len(chosen))
     for m, model in enumerate(chosen):
         rows = list(model.rows)
-        made: Fit = fit(design[np.ix_(rows, model.columns)], total[..., rows, :][..., rows], [names[r] for r in rows])
-        maps[m][..., rows] = made.G[..., 0, :]
-        theta = made(y[..., rows])
+        fitted: Fit = fit(design[np.ix_(rows, model.columns)], total[..., rows, :][..., rows], [names[r] for r in rows])
+        maps[m][..., rows] = fitted.G[..., 0, :]
+        theta = fitted(y[..., rows])
         coefficients[m, list(model.columns)] = np.moveaxis(theta, -1, 0)
-        value[m], chi2[m], freedom[m] = theta[..., 0], made.chi2(y[..., rows]), made.freedom
+        value[m], chi2[m], freedom[m] = theta[..., 0], fitted.chi2(y[..., rows]), fitted.freedom
         penalty[m] = 2 * len(model.columns) + 2 * (n - len(rows))
     score = -(chi2 + penalty.reshape(-1, *(1,) * len(shape))) / 2
     weight = np.exp(score - score.max(axis=0))

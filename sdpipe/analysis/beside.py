@@ -49,8 +49,8 @@ def smeared(rho: Density, run: Answers, threshold: float = 0.0, breaks: Sequence
     """
     grid = run.config.observables
     if callable(rho) and not isinstance(rho, xr.DataArray | xr.Dataset):
-        made = Spectrum(continuum=_checked(rho), threshold=threshold, breaks=tuple(breaks)).integrals(grid)
-        values = grid.split(made)[1].ravel()
+        integrals = Spectrum(continuum=_checked(rho), threshold=threshold, breaks=tuple(breaks)).integrals(grid)
+        values = grid.split(integrals)[1].ravel()
         covariance = np.zeros((values.size, values.size))
     else:
         omega, table, error = _table(rho)

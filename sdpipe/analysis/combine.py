@@ -199,10 +199,10 @@ def _unresolved(answers: Sequence[Answer], factors: Array, common: bool) -> Arra
 
 def _blocks(parts: Sequence[Array]) -> Array:
     n = len(parts[0])
-    made = np.zeros((len(parts), n, len(parts), n))
+    covariance = np.zeros((len(parts), n, len(parts), n))
     for i, part in enumerate(parts):
-        made[i, :, i] = part
-    return made.reshape(2 * (len(parts) * n,))
+        covariance[i, :, i] = part
+    return covariance.reshape(2 * (len(parts) * n,))
 
 
 def design_of(data: Ensembles, terms: Sequence[Term]) -> tuple[Array, list[str]]:
@@ -365,15 +365,15 @@ def in_turn(data: Ensembles, design: Array) -> xr.Dataset:
     V = V.reshape(n_E, n_ens, n_sigma, n_ens, n_sigma)
     D_ens, D_sigma = design[:, 0, [0, *of_ensemble]], design[0, :, [0, *of_sigma]].T
     names, sigmas = data.names, [f"sigma {s:g}" for s in data.answers[0].sigma]
-    y, made = np.moveaxis(data.y, -1, 0), {}
+    y, limits = np.moveaxis(data.y, -1, 0), {}
     G = np.stack([fit(D_ens, V[:, :, j, :, j], names).G[:, 0] for j in range(n_sigma)], axis=1)
     left = np.einsum("eai,eiajb,ebj->eab", G, V, G)
     last = fit(D_sigma, left, sigmas)
-    made["sigma last"] = last(np.einsum("eai,eia->ea", G, y))[:, 0], last.covariance[:, 0, 0]
+    limits["sigma last"] = last(np.einsum("eai,eia->ea", G, y))[:, 0], last.covariance[:, 0, 0]
     H = np.stack([fit(D_sigma, V[:, i, :, i], sigmas).G[:, 0] for i in range(n_ens)], axis=1)
     left = np.einsum("eia,eiajb,ejb->eij", H, V, H)
     last = fit(D_ens, left, names)
-    made["sigma first"] = last(np.einsum("eia,eia->ei", H, y))[:, 0], last.covariance[:, 0, 0]
-    value, variance = (np.stack([one[k] for one in made.values()]) for k in (0, 1))
+    limits["sigma first"] = last(np.einsum("eia,eia->ei", H, y))[:, 0], last.covariance[:, 0, 0]
+    value, variance = (np.stack([one[k] for one in limits.values()]) for k in (0, 1))
     variables = {"in_turn": (("order", "E"), value), "in_turn_error": (("order", "E"), np.sqrt(variance))}
-    return xr.Dataset(variables, {"order": list(made), "E": data.answers[0].E})
+    return xr.Dataset(variables, {"order": list(limits), "E": data.answers[0].E})

@@ -45,10 +45,10 @@ class Joint:
     def unresolved(self) -> Array:
         """Covariance of what the data do not resolve, in blocks: densities of different correlators have no common."""
         sizes = np.cumsum([0, *(one.central.size for one in self.answers)])
-        made = np.zeros((sizes[-1], sizes[-1]))
+        covariance = np.zeros((sizes[-1], sizes[-1]))
         for low, high, one in zip(sizes[:-1], sizes[1:], self.answers, strict=True):
-            made[low:high, low:high] = one.unresolved
-        return made
+            covariance[low:high, low:high] = one.unresolved
+        return covariance
 
     @property
     def covariance(self) -> Array:
@@ -77,7 +77,7 @@ class Joint:
         parts = {"latt": np.atleast_2d(np.cov(samples.T, ddof=0)), "unresolved": derivative @ derivative.T}
         covariance = sum(parts.values())
         error = np.stack([np.sqrt(np.diag(V)) for V in parts.values()])
-        made = xr.Dataset(
+        result = xr.Dataset(
             {
                 "central": ("number", flat),
                 "error": (("source", "number"), error),
@@ -87,7 +87,7 @@ class Joint:
             },
             {"source": list(parts)},
         )
-        return made if centre.ndim else made.isel(number=0, number2=0)
+        return result if centre.ndim else result.isel(number=0, number2=0)
 
     def _along(self, f: Callable[..., Any], step: Array) -> Array:
         """Return the derivative of f along a step of one error."""
@@ -108,8 +108,8 @@ class Joint:
             quadrature_weights(one.E) * np.broadcast_to(g(one.E), one.E.shape)
             for g, one in zip(weights, self.answers, strict=True)
         ]
-        made = self.of(lambda *rho: sum(r @ v for r, v in zip(rho, w, strict=True)))
-        return made.rename(number="sigma", number2="sigma2")
+        result = self.of(lambda *rho: sum(r @ v for r, v in zip(rho, w, strict=True)))
+        return result.rename(number="sigma", number2="sigma2")
 
     def to_gvar(self) -> list[NDArray[Any]]:
         """Return gvars (sigma, E) for each run, with :attr:`covariance`; raises UserError where gvar is not there."""

@@ -77,20 +77,20 @@ def put_back(budget: xr.Dataset, samples: Array, A: Array, M: Array, grid: Obser
     f = grid.smearing(E, M[:, :, None, None], sigma[:, None])
     back = np.einsum("bk,bkse->bse", A, f)
     wider = _second(samples + back) - _second(samples)
-    made = (
+    result = (
         budget[[n for n in ("central", "error", "total", "calibrated", "covariance") if n in budget]]
         .load()
         .copy(deep=True)
     )
-    made["central"] = made.central + back.mean(axis=0)
+    result["central"] = result.central + back.mean(axis=0)
     own = np.diagonal(wider, axis1=1, axis2=2)
     for name in ("total", "calibrated"):
-        if name in made:
-            made[name] = np.sqrt(np.maximum(made[name] ** 2 + own, 0)).assign_attrs(budget[name].attrs)
-    made["covariance"] = made.covariance + wider
-    made.error.loc[{"source": "latt"}] = (samples + back).std(axis=0)
-    made["samples"] = (("boot", "sigma", "E"), samples + back)
-    return made.assign_attrs(budget.attrs)
+        if name in result:
+            result[name] = np.sqrt(np.maximum(result[name] ** 2 + own, 0)).assign_attrs(budget[name].attrs)
+    result["covariance"] = result.covariance + wider
+    result.error.loc[{"source": "latt"}] = (samples + back).std(axis=0)
+    result["samples"] = (("boot", "sigma", "E"), samples + back)
+    return result.assign_attrs(budget.attrs)
 
 
 def _second(samples: Array) -> Array:

@@ -76,10 +76,10 @@ class _Problem:
     def columns(self, shape: Array) -> Array:
         """Return S_sigma(E, M_k), and the smeared rest above its threshold, whitened, (direction, linear parameter)."""
         masses = shape[: self.count]
-        made = [self.smearing(self.E[:, None], masses, self.sigma[:, None])]
+        parts = [self.smearing(self.E[:, None], masses, self.sigma[:, None])]
         if self.rest:
-            made.append(self.smeared_rest(shape[-1])[:, None])
-        return self.whiten @ np.concatenate(made, axis=1)
+            parts.append(self.smeared_rest(shape[-1])[:, None])
+        return self.whiten @ np.concatenate(parts, axis=1)
 
     def smeared_rest(self, threshold: float) -> Array:
         """Return int_threshold^end S_sigma(E, omega) d omega; the end is nine widths above all energies."""
@@ -135,15 +135,17 @@ def fit_levels(
     problem = _Problem(*grid, smearing, whiten, whiten @ values.ravel(), count, rest)
     shape = _start(problem, E)
     low, high = max(E[0] - sigma[-1], 1e-9), E[-1] + sigma[-1]
-    found = least_squares(problem.residual, np.clip(shape, low * 1.001, high * 0.999), bounds=(low, high), xtol=1e-10)
-    order = np.argsort(found.x[:count])
-    shape = np.concatenate([found.x[:count][order], found.x[count:]])
+    solution = least_squares(
+        problem.residual, np.clip(shape, low * 1.001, high * 0.999), bounds=(low, high), xtol=1e-10
+    )
+    order = np.argsort(solution.x[:count])
+    shape = np.concatenate([solution.x[:count][order], solution.x[count:]])
     linear = problem.linear(shape)
     covariance = _of_parameters(problem, np.concatenate([shape, linear]))
     n = count + rest
     rows = [*range(count), *range(n, n + count)]
     above = (float(shape[-1]), float(linear[-1])) if rest else None
-    chi2 = float(2 * found.cost)
+    chi2 = float(2 * solution.cost)
     return Fitted(shape[:count], linear[:count], covariance[np.ix_(rows, rows)], above, chi2, len(whiten) - parameters)
 
 
@@ -194,34 +196,34 @@ def levels(
         one = one.rows(rows)
     smearing = run.config.smearing.function
     floor = (FLOOR * np.abs(one.central).max()) ** 2 * np.eye(one.central.size)
-    found = fit_levels(one.sigma, one.E, one.central, one.covariance + floor, smearing, count, rest)
-    return _labelled(one, found, smearing)
+    fitted = fit_levels(one.sigma, one.E, one.central, one.covariance + floor, smearing, count, rest)
+    return _labelled(one, fitted, smearing)
 
 
-def _labelled(one: Answer, found: Fitted, smearing: Smearing) -> xr.Dataset:
-    n, error = len(found.mass), np.sqrt(np.diag(found.covariance))
+def _labelled(one: Answer, fitted: Fitted, smearing: Smearing) -> xr.Dataset:
+    n, error = len(fitted.mass), np.sqrt(np.diag(fitted.covariance))
     of_mass, of_amplitude = {"units": one.unit}, {"units": f"{one.units} {one.unit}".removeprefix("1 ")}
-    p = float(chi2_p_value(found.chi2, found.freedom)) if found.freedom else np.nan
-    says = [f"levels {k} and {k + 1} cannot be told apart: they are nearer than 2 errors" for k in found.together]
+    p = float(chi2_p_value(fitted.chi2, fitted.freedom)) if fitted.freedom else np.nan
+    says = [f"levels {k} and {k + 1} cannot be told apart: they are nearer than 2 errors" for k in fitted.together]
     if p < 0.01:
-        says.append(f"these levels do not describe rho: chi2/dof {found.chi2:.3g}/{found.freedom}, p = {p:.2g}")
-    made = xr.Dataset(
+        says.append(f"these levels do not describe rho: chi2/dof {fitted.chi2:.3g}/{fitted.freedom}, p = {p:.2g}")
+    result = xr.Dataset(
         {
-            "mass": ("level", found.mass, of_mass),
+            "mass": ("level", fitted.mass, of_mass),
             "mass_error": ("level", error[:n], of_mass),
-            "amplitude": ("level", found.amplitude, of_amplitude),
+            "amplitude": ("level", fitted.amplitude, of_amplitude),
             "amplitude_error": ("level", error[n:], of_amplitude),
-            "covariance": (("parameter", "parameter2"), found.covariance),
+            "covariance": (("parameter", "parameter2"), fitted.covariance),
         },
         {"level": np.arange(n), "parameter": [f"{x}{k}" for x in "MA" for k in range(n)]},
-        {"chi2": found.chi2, "freedom": found.freedom, "p_value": p, "says": says},
+        {"chi2": fitted.chi2, "freedom": fitted.freedom, "p_value": p, "says": says},
     )
-    if found.rest is not None:
-        made = made.assign_attrs(threshold=found.rest[0], height=found.rest[1])
+    if fitted.rest is not None:
+        result = result.assign_attrs(threshold=fitted.rest[0], height=fitted.rest[1])
     if smearing.name == "gaussian":
         width = np.sqrt(2 * np.pi) * one.sigma
         for name, values in (("isolated", one.central), ("isolated_error", one.error)):
-            at = np.array([[np.interp(M, one.E, row) for row in values] for M in found.mass])
-            made[name] = (("level", "sigma"), width * at, of_amplitude)
-        made = made.assign_coords(sigma=("sigma", one.sigma, of_mass))
-    return made
+            at = np.array([[np.interp(M, one.E, row) for row in values] for M in fitted.mass])
+            result[name] = (("level", "sigma"), width * at, of_amplitude)
+        result = result.assign_coords(sigma=("sigma", one.sigma, of_mass))
+    return result

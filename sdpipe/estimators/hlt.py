@@ -183,7 +183,7 @@ def stability(hlts: Sequence[HLT], C: Array, rows: Sequence[int], factor: float 
 
     chosen = np.stack([(hlt(C).mu / hlt.unit)[:, rows] for hlt in at])
     unit, units = first.kernel.unit, first.units
-    made = {
+    variables = {
         "scan_mean": (dims, stacked("mean", factor), units, "HLT against lambda'"),
         "scan_error": (dims, stacked("error", abs(factor)), units, "its statistical error"),
         "scan_misfit": (dims, stacked("misfit"), "1", "A/A[0]"),
@@ -196,4 +196,4 @@ def stability(hlts: Sequence[HLT], C: Array, rows: Sequence[int], factor: float 
         "E_scan": ("E_scan", [first.energies[i] for i in rows], {"units": unit}),
         "lambda": scans[0].lambdas,
     }
-    return xr.Dataset({k: (d, v, {"units": u, "long_name": w}) for k, (d, v, u, w) in made.items()}, coords)
+    return xr.Dataset({k: (d, v, {"units": u, "long_name": w}) for k, (d, v, u, w) in variables.items()}, coords)

@@ -289,13 +289,13 @@ class HLT:
         by evidence; by the other rules that of the noise, s^2 h h', and the systematic error as fully correlated. Its
         diagonal is the square of :attr:`Reconstruction.error`. Raises UserError as a call does.
         """
-        found = self(C)
+        estimate = self(C)
         if self.rule != "evidence":
             s = np.abs(self.noise.scale(np.asarray(C, float)))[..., None, None, None]
-            h = s * np.moveaxis(self.filters(np.moveaxis(found.mu, (-2, -1), (0, 1))), (0, 1), (-3, -2))
-            systematic = np.einsum("...se,...uf->...seuf", found.systematic, found.systematic)
+            h = s * np.moveaxis(self.filters(np.moveaxis(estimate.mu, (-2, -1), (0, 1))), (0, 1), (-3, -2))
+            systematic = np.einsum("...se,...uf->...seuf", estimate.systematic, estimate.systematic)
             return np.einsum("...sek,...ufk->...seuf", h, h) + systematic
-        mu = found.mu[..., 0, 0]
+        mu = estimate.mu[..., 0, 0]
         tau2 = np.asarray(self.noise.scale(np.asarray(C, float)) ** 2 / mu)
         c = self.overlap.reshape(-1, self.overlap.shape[-1])
         damped = mu[..., None, None] / (self.singular**2 + mu[..., None, None])
@@ -350,12 +350,12 @@ def around(floored: Callable[[Array], HLT], centre: ArrayLike, C: ArrayLike) -> 
     """Return the estimate for each ``centre`` (..., t), with samples C (..., boot, t), by the HLT of each."""
     centre, C = np.asarray(centre, float), np.asarray(C, float)
     flat, each = centre.reshape(-1, centre.shape[-1]), C.reshape(-1, *C.shape[-2:])
-    made = []
+    reconstructions = []
     for one, samples in zip(flat, each, strict=True):
         hlt = floored(one)
         r = hlt(one)
-        made.append(replace(r, samples=hlt.samples(samples, r.mu)))
-    parts = {f.name: np.stack([getattr(r, f.name) for r in made]) for f in fields(Reconstruction)}
+        reconstructions.append(replace(r, samples=hlt.samples(samples, r.mu)))
+    parts = {f.name: np.stack([getattr(r, f.name) for r in reconstructions]) for f in fields(Reconstruction)}
     return Reconstruction(**{k: v.reshape(*centre.shape[:-1], *v.shape[1:]) for k, v in parts.items()})
 
 

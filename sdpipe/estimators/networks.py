@@ -118,15 +118,15 @@ class Networks:
         else:
             seen = self.local(C, samples)
             estimate, mean, features = seen.estimate, seen.mean, seen.features
-        found = self.of_inputs(features.reshape(-1, *features.shape[C.ndim :]))
+        prediction = self.of_inputs(features.reshape(-1, *features.shape[C.ndim :]))
         sd = sigma_first(np.repeat(estimate.sd[..., None, :, :], samples.shape[-2], axis=-3))
-        for variable in found.values():
+        for variable in prediction.values():
             variable.values *= sd[:, None, None].astype(np.float32)
-        found.rho.values += sigma_first(mean)[:, None, None].astype(np.float32)
+        prediction.rho.values += sigma_first(mean)[:, None, None].astype(np.float32)
         resolved = np.diagonal(self.posterior.posterior.resolved(C, estimate), axis1=-2, axis2=-1)
         between = ("sample",)[: C.ndim - 1]
-        found["unresolved"] = ((*between, "sigma", "E"), np.sqrt(np.maximum(estimate.sd**2 - resolved, 0)))
-        return found
+        prediction["unresolved"] = ((*between, "sigma", "E"), np.sqrt(np.maximum(estimate.sd**2 - resolved, 0)))
+        return prediction
 
 
 def sigma_first(values: Array) -> Array:

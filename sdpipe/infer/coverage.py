@@ -52,8 +52,8 @@ def predict_draws(
     parts, step = [], max(1, ROWS // boots)
     for part in (slice(low, low + step) for low in range(0, len(data), step)):
         samples = predictor.noise.draw(data[part], boots, generator)
-        found = predictor.predict(samples, scale[part], data[part])
-        parts.append(_summarised(found, predictor, references, scale[part]))
+        predicted = predictor.predict(samples, scale[part], data[part])
+        parts.append(_summarised(predicted, predictor, references, scale[part]))
     checks = predictor.checks(data)
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} | {
         "scale": scale,

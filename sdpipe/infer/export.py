@@ -26,37 +26,37 @@ def correlated(budget: xr.Dataset, validation: xr.Dataset, rule: str) -> xr.Data
     pulls = calibrating(validation, rule).pull.transpose("sample", "sigma", "E").values.astype(float)
     flat = pulls.reshape(len(pulls), -1)
     units = budget.central.attrs.get("units", "1")
-    made = budget[["central"]].assign(error=budget.calibrated).transpose("sigma", "E").drop_attrs(deep=True)
-    width = made.error.values.ravel()
+    result = budget[["central"]].assign(error=budget.calibrated).transpose("sigma", "E").drop_attrs(deep=True)
+    width = result.error.values.ravel()
     covariance = width[:, None] * correlation(flat) * width
     covariance = (covariance + covariance.T) / 2  # to the last bit, which pyerrors asks for
-    made["covariance"] = (("sigma", "E", "sigma2", "E2"), covariance.reshape(2 * made.error.shape))
+    result["covariance"] = (("sigma", "E", "sigma2", "E2"), covariance.reshape(2 * result.error.shape))
     words = {
         "central": "smeared spectral density",
         "error": f"total error scaled to coverage {budget.attrs['level']:g}",
         "covariance": "covariance between sigma and energies",
     }
     for name, long_name in words.items():
-        made[name].attrs = {"units": squared(units) if name == "covariance" else units, "long_name": long_name}
-    made = made.assign_coords(sigma2=made.sigma.values, E2=made.E.values)
-    for name in made.coords:
-        made[name].attrs["units"] = unit_of(budget)
-    return made.assign_attrs(level=budget.attrs["level"], flags=budget.attrs["flags"])
+        result[name].attrs = {"units": squared(units) if name == "covariance" else units, "long_name": long_name}
+    result = result.assign_coords(sigma2=result.sigma.values, E2=result.E.values)
+    for name in result.coords:
+        result[name].attrs["units"] = unit_of(budget)
+    return result.assign_attrs(level=budget.attrs["level"], flags=budget.attrs["flags"])
 
 
-def as_gvars(made: xr.Dataset) -> NDArray[Any]:
+def as_gvars(density: xr.Dataset) -> NDArray[Any]:
     """Return what :func:`correlated` returns as gvars (sigma, E); raises UserError where gvar is not installed."""
-    gvar, shape = optional("gvar", "to_gvar"), made.central.shape
-    values = gvar.gvar(made.central.values.ravel(), made.covariance.values.reshape(2 * (made.central.size,)))
+    gvar, shape = optional("gvar", "to_gvar"), density.central.shape
+    values = gvar.gvar(density.central.values.ravel(), density.covariance.values.reshape(2 * (density.central.size,)))
     return values.reshape(shape)
 
 
-def as_obs(made: xr.Dataset, name: str) -> NDArray[Any]:
+def as_obs(density: xr.Dataset, name: str) -> NDArray[Any]:
     """Return the same as pyerrors Obs (sigma, E), whose covariance has this ``name``; raises UserError likewise.
 
     Other Obs made under the name are taken for the same numbers: a name belongs to one target of one run.
     """
-    pyerrors, shape = optional("pyerrors", "to_pyerrors"), made.central.shape
-    covariance = made.covariance.values.reshape(2 * (made.central.size,))
-    values = pyerrors.cov_Obs(made.central.values.ravel().tolist(), covariance, name)
+    pyerrors, shape = optional("pyerrors", "to_pyerrors"), density.central.shape
+    covariance = density.covariance.values.reshape(2 * (density.central.size,))
+    values = pyerrors.cov_Obs(density.central.values.ravel().tolist(), covariance, name)
     return np.array(values, dtype=object).reshape(shape)

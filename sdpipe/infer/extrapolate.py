@@ -113,16 +113,16 @@ def limits(budget: xr.Dataset, validation: xr.Dataset, rule: str, powers: tuple[
         "chi2": "chi^2 of the fit",
         "p_value": "p-value",
     }
-    made, units = budget[["central", "calibrated"]].drop_attrs(), budget.central.attrs.get("units", "1")
+    result, units = budget[["central", "calibrated"]].drop_attrs(), budget.central.attrs.get("units", "1")
     for name, value in zip(words, ("value", "error", "chi2", "p_value"), strict=True):
         attrs = {"units": units if name in ("limit", "error") else "1", "long_name": words[name]}
-        made[name] = ("E", [getattr(fit, value) for fit in fits], attrs)
-    made["coefficients"] = (("power", "E"), np.stack([fit.coefficients for fit in fits], axis=1))
-    made["covariance"] = (("sigma", "sigma2", "E"), np.moveaxis(covariance, 0, -1))
-    made = made.assign_coords(power=list(powers), sigma2=budget.sigma.values).assign_attrs(freedom=fits[0].freedom)
+        result[name] = ("E", [getattr(fit, value) for fit in fits], attrs)
+    result["coefficients"] = (("power", "E"), np.stack([fit.coefficients for fit in fits], axis=1))
+    result["covariance"] = (("sigma", "sigma2", "E"), np.moveaxis(covariance, 0, -1))
+    result = result.assign_coords(power=list(powers), sigma2=budget.sigma.values).assign_attrs(freedom=fits[0].freedom)
     for name in ("sigma", "sigma2", "E"):
-        made[name].attrs["units"] = unit_of(budget)
-    return made
+        result[name].attrs["units"] = unit_of(budget)
+    return result
 
 
 def _design(sigma: Array, powers: tuple[int, ...]) -> Array:

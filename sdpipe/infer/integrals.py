@@ -126,9 +126,9 @@ def calibrated(
     totals, w = draws.total.transpose("sample", "sigma", "E").values.astype(float), weight.values
     R = correlation(draws.pull.transpose("sample", "sigma", "E").values.astype(float))
     q = conformal_factor(errors_off(np.abs(error @ w), integral_error(w, totals, R)), level)
-    made = q * integral_error(w, total.transpose("sigma", "E").values.astype(float), R)
+    scaled = q * integral_error(w, total.transpose("sigma", "E").values.astype(float), R)
     words = {"units": f"{unit.unit_of(total)} [f]", "long_name": f"total error scaled to coverage {level:g}"}
-    return xr.DataArray(made, dims="sigma", coords={"sigma": total.sigma}, attrs=words)
+    return xr.DataArray(scaled, dims="sigma", coords={"sigma": total.sigma}, attrs=words)
 
 
 def _values(f: Weight, E: NDArray) -> NDArray[np.float64]:

@@ -72,7 +72,7 @@ def fit(design: Array, covariance: Array, names: Sequence[str]) -> Fit:
     >>> one(np.array([1.0, 3.0, 5.0])).round(9).tolist(), one.freedom
     ([1.0, 2.0], 1)
     """
-    L = cholesky(covariance, names)
+    L = factorised(covariance, names)
     size = np.abs(design).max(axis=0)
     if (size == 0).any() or np.linalg.matrix_rank(design / size) < design.shape[1]:
         raise UserError(f"{len(design)} data do not determine {design.shape[1]} coefficients: two of them act alike")
@@ -82,10 +82,10 @@ def fit(design: Array, covariance: Array, names: Sequence[str]) -> Fit:
     return Fit(inverse @ np.swapaxes(Q, -1, -2) @ whitened, inverse @ np.swapaxes(inverse, -1, -2), design, L)
 
 
-def cholesky(covariance: Array, names: Sequence[str]) -> Array:
+def factorised(covariance: Array, names: Sequence[str]) -> Array:
     """Return L with L L^T = V (..., n, n); raise UserError where V is not positive definite, with the direction.
 
-    >>> cholesky(np.ones((2, 2)), ["a = 0.1", "a = 0.2"])
+    >>> factorised(np.ones((2, 2)), ["a = 0.1", "a = 0.2"])
     Traceback (most recent call last):
         ...
     sdpipe.errors.UserError: the covariance is not positive definite: ...

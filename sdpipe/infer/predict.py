@@ -150,12 +150,12 @@ class Predictor:
         C = self._checked(correlators)
         centre = C.mean(axis=-2) if means is None else np.asarray(means, float)
         unit = np.asarray(scale, float)[..., None, None]
-        found = self._empty(C.shape[:-1])
+        prediction = self._empty(C.shape[:-1])
         if self.networks is not None:
-            found = found.merge(self._of_networks(centre, C, unit))
+            prediction = prediction.merge(self._of_networks(centre, C, unit))
         if self.estimators:
-            found = found.merge(self._of_estimators(self._estimates(centre, C), unit))
-        return found
+            prediction = prediction.merge(self._of_estimators(self._estimates(centre, C), unit))
+        return prediction
 
     def _checked(self, correlators: NDArray) -> Array:
         C, times = np.asarray(correlators, float), self.noise.times
@@ -337,27 +337,27 @@ def reconstruct(
     facts["noise_scale"] = abs(facts["noise_scale"])
     flags += trust.impossible(facts, predictor.audience.observables.kernel)
     centre = scaled.mean(axis=0)
-    found = predictor.predict(scaled, factor)
-    found["E2"] = ("E2", found.E.values, found.E.attrs)
+    prediction = predictor.predict(scaled, factor)
+    prediction["E2"] = ("E2", prediction.E.values, prediction.E.attrs)
     for name, covariance in predictor.covariances(centre).items():
-        found[name] = (covariance.dims, covariance.values / factor**2, covariance.attrs)
+        prediction[name] = (covariance.dims, covariance.values / factor**2, covariance.attrs)
     about = {"units": predictor.audience.observables.kernel.units, "long_name": "bootstrap samples of C(t)"}
-    found["correlator"] = (("boot", "t"), scaled / factor, about)
+    prediction["correlator"] = (("boot", "t"), scaled / factor, about)
     if 2 <= len(predictor.noise.times) <= MOST_TIMES:
         implied, chi2 = predictor.implied(centre, own)
         words = {"long_name": "C(t) that the posterior mean of rho implies", "chi2": chi2}
-        found["implied"] = ("t", implied / factor, {"units": about["units"], **words})
+        prediction["implied"] = ("t", implied / factor, {"units": about["units"], **words})
     for name, estimator in predictor.estimators.items():
-        found = found.merge(estimator.diagnostics(centre, factor))
+        prediction = prediction.merge(estimator.diagnostics(centre, factor))
         flags += trust.unanswered(name, estimator.estimate(centre).found)
     for name, interval in predictor.bounds(data.mean).items():
-        found, more = _with_interval(predictor, found, name, interval)
+        prediction, more = _with_interval(predictor, prediction, name, interval)
         flags += more
         facts["chi2_min"] = interval.chi2_min
-    found["t"] = ("t", list(predictor.noise.times), {"units": "lattice units"})
+    prediction["t"] = ("t", list(predictor.noise.times), {"units": "lattice units"})
     rule = "auto" if scale == "auto" else "given"
     attrs = {"scale": factor, "scale_rule": rule, **facts, "source": predictor.source, "flags": flags}
-    return found.assign_attrs(attrs)
+    return prediction.assign_attrs(attrs)
 
 
 def _own_noise(predictor: Predictor, data: Data, factor: float) -> Noise | None:

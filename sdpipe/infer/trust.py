@@ -19,7 +19,7 @@ from sdpipe.estimators.protocol import Bounded
 from sdpipe.infer.budget import answered_by, budget_of, spread
 from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, errors_off, nearest
 from sdpipe.physics.kernels import Kernel
-from sdpipe.physics.noise import IMPOSSIBLE, Noise
+from sdpipe.physics.noise import IMPOSSIBLE, Noise, cholesky
 
 Array = NDArray[np.float64]
 
@@ -78,9 +78,7 @@ class PriorOfData:
 
         From a singular value decomposition of the factor of S, whose singular values span many orders of magnitude.
         """
-        unit = np.sqrt(np.diag(self.covariance))
-        root = unit[:, None] * np.linalg.cholesky(self.covariance / np.outer(unit, unit))
-        U, S, _ = np.linalg.svd(np.linalg.solve(self.noise.cholesky, root))
+        U, S, _ = np.linalg.svd(np.linalg.solve(self.noise.cholesky, cholesky(self.covariance)))
         return np.linalg.solve(self.noise.cholesky.T, U), S**2
 
     def _quadratic(self, correlators: Array, noise_scales: Array) -> tuple[Array, Array]:
@@ -229,8 +227,7 @@ def noise_ratios(response: Array, training: Array, other: Array) -> tuple[Array,
     >>> noise_ratios(np.eye(2), np.eye(2), np.diag([1.0, 4.0]))[0].tolist()
     [1.0, 4.0]
     """
-    error = np.sqrt(np.diag(training))
-    factor = error[:, None] * np.linalg.cholesky(training / np.outer(error, error))
+    factor = cholesky(training)
     W, s, _ = np.linalg.svd(factor.T @ response, full_matrices=False)
     share = np.cumsum(s**2) / np.sum(s**2)
     W = W[:, : int(np.searchsorted(share, LISTENED)) + 1]

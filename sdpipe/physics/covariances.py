@@ -68,7 +68,7 @@ class Covariances:
         """Return covariances start..stop-1, each with its C_latt."""
         times = self.observables.times
         shapes = samples.generate(Mixture(SHAPES, self.prior), self.observables, seed, start, stop, "covariances")
-        made = []
+        noises = []
         for number, mean in zip(range(start, stop), shapes.correlator, strict=True):
             g = rng.generator(seed, "covariances", number)
             r, delta, tau = log_uniform(g, *self.relative, 1)[0], g.uniform(*self.growth), log_uniform(g, *self.tau, 1)
@@ -79,8 +79,8 @@ class Covariances:
                 n = int(log_uniform(g, 2, 64, 1)[0] * len(times))
                 rows = g.standard_normal((n, len(times))) @ noise.cholesky.T
                 covariance = rows.T @ rows / n
-            made.append(Noise(times, mean, covariance, f"covariance {number}", floor=self.floor))
-        return made
+            noises.append(Noise(times, mean, covariance, f"covariance {number}", floor=self.floor))
+        return noises
 
     def of_samples(
         self, seed: int, copy: int, copies: int, start: int, stop: int

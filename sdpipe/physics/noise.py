@@ -98,9 +98,8 @@ class Noise:
 
     @cached_property
     def cholesky(self) -> Array:
-        """L with L L^T = Cov_latt, lower triangular; computed on the scale of the correlation matrix."""
-        error = np.sqrt(np.diag(self.covariance))
-        return error[:, None] * np.linalg.cholesky(self.covariance / np.outer(error, error))
+        """L with L L^T = Cov_latt, lower triangular."""
+        return cholesky(self.covariance)
 
     def scale(self, C: Array) -> Array:
         """Return s = C(t_ref) / C_latt(t_ref), shape (...), for C (..., t)."""
@@ -134,6 +133,12 @@ class Noise:
         if self.floor:
             noisy += (self.floor * C[..., None, :]).astype(z.dtype) * z[..., n:]
         return noisy
+
+
+def cholesky(covariance: Array) -> Array:
+    """Return L with L L^T = V (n, n), lower triangular; computed on the scale of the correlation matrix."""
+    error = np.sqrt(np.diag(covariance))
+    return error[:, None] * np.linalg.cholesky(covariance / np.outer(error, error))
 
 
 def check_covariance(

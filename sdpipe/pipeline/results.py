@@ -33,12 +33,12 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     name, budget = piece.name, config.budget
     data = store.load(layout.predictions / name)
     validation = store.load(layout.validation) if budget.calibration == "conformal" else None
-    made = trust.assess(data, budget.central, budget.references, validation, budget.level)
-    made.attrs["flags"] = wording.worded(made.attrs["flags"])
-    written = store.write_dataset(layout.budget / name, made, store.attributes(piece.made_from, config.seed))
-    pictures = plots.target_pictures(name, data, made, validation, config)
+    judged = trust.assess(data, budget.central, budget.references, validation, budget.level)
+    judged.attrs["flags"] = wording.worded(judged.attrs["flags"])
+    written = store.write_dataset(layout.budget / name, judged, store.attributes(piece.made_from, config.seed))
+    pictures = plots.target_pictures(name, data, judged, validation, config)
     finish(layout, piece, [*written, *(write(picture, layout.figures) for picture in pictures)])
-    return sorted(set(made.attrs["flags"]) - set(data.attrs["flags"]))
+    return sorted(set(judged.attrs["flags"]) - set(data.attrs["flags"]))
 
 
 def pictures_of_run(config: Config, layout: Layout) -> dict[str, Markup]:

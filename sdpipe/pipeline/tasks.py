@@ -125,13 +125,13 @@ def generate_blocks(problem: Problem, root: Path, blocks: Sequence[Piece]) -> in
 def generate_block(problem: Problem, root: Path, piece: Piece) -> int:
     """Write one block of ``training.zarr``; return the number of its samples."""
     config, block, layout = problem.config, piece.work, Layout(root)
-    made = generate(problem.prior(block.of), problem.observables, config.seed, block.start, block.stop)
-    arrays = {name: getattr(made, name) for name in ("correlator", "smeared", "threshold", "component")}
+    drawn = generate(problem.prior(block.of), problem.observables, config.seed, block.start, block.stop)
+    arrays = {name: getattr(drawn, name) for name in ("correlator", "smeared", "threshold", "component")}
     if problem.covariances:
         arrays |= _through_covariances(problem, block)
     elif config.copies:
         copies = (config.copies, config.seed, block.of, block.start)
-        arrays["noisy"] = noisy_copies(made.correlator, problem.noise, *copies)
+        arrays["noisy"] = noisy_copies(drawn.correlator, problem.noise, *copies)
         if config.training.inputs == "posterior":
             arrays |= _said(problem.posterior(arrays["noisy"]))
     written = store.write_block(layout.training, block.region, arrays)
@@ -438,15 +438,15 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
         remedy = wording.remedy(str(root), name, config.targets[name].source.keys(), config.origin.trains)
     data = data or Data(target.samples.mean(axis=0), flags=flags)
     scale = "auto" if target.scale is None else target.scale
-    made = reconstruct(load_predictor(config, layout), target.samples, data, scale)
-    made = made.assign_attrs(target=name, flags=wording.worded(made.attrs["flags"], remedy))
-    made.correlator.attrs.update(facts)
+    prediction = reconstruct(load_predictor(config, layout), target.samples, data, scale)
+    prediction = prediction.assign_attrs(target=name, flags=wording.worded(prediction.attrs["flags"], remedy))
+    prediction.correlator.attrs.update(facts)
     if target.truth is not None:
         words = {"units": config.observables.units, "long_name": "true smeared density"}
-        made["truth"] = (("sigma", "E"), target.truth, words)
+        prediction["truth"] = (("sigma", "E"), target.truth, words)
     attrs = store.attributes(piece.made_from, config.seed)
-    finish(layout, piece, store.write_dataset(layout.predictions / name, made, attrs))
-    return {"flags": made.attrs["flags"], "data": describe(facts) if facts else ""}
+    finish(layout, piece, store.write_dataset(layout.predictions / name, prediction, attrs))
+    return {"flags": prediction.attrs["flags"], "data": describe(facts) if facts else ""}
 
 
 # --- validate --------------------------------------------------------------------------------------------------------

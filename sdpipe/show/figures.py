@@ -87,9 +87,9 @@ def beside(ax: Axes) -> None:
 
 def below(ax: Axes, size: str = "40%", pad: float = 0.08) -> Axes:
     """Return new axes below ``ax`` with the same x, cut from its place."""
-    made = make_axes_locatable(ax).append_axes("bottom", size=size, pad=pad, sharex=ax)
+    lower = make_axes_locatable(ax).append_axes("bottom", size=size, pad=pad, sharex=ax)
     ax.tick_params(labelbottom=False)
-    return made
+    return lower
 
 
 def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
+from sdpipe.analysis.answers import Answers
 from sdpipe.config.schema import Config
 from sdpipe.errors import UserError
 from sdpipe.infer.compare import compare
@@ -21,15 +22,11 @@ from sdpipe.show.picture import STYLE, Picture, save
 Format = Literal["png", "pdf"]
 
 
-class Stores(Protocol):
+class Stores(Answers, Protocol):
     """What :class:`Plots` takes from a run."""
 
-    config: Config
     training: xr.Dataset
     history: xr.Dataset
-    predictions: Mapping[str, xr.Dataset]
-    budget: Mapping[str, xr.Dataset]
-    validation: xr.Dataset
 
     def compare(self, target: str) -> xr.Dataset:
         """Return every estimate of one target side by side."""
