@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.fixtures import Outcome
 
 LAST_BITS = 1e-15
-"""Largest difference between one and two threads, relative to the largest element: a few roundings of 64 bits."""
+"""Largest difference between one and two threads, relative to the largest element, as docs/security.md says it."""
 
 COMPUTE = """
 import sys
