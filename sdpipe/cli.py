@@ -297,6 +297,9 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
         say(tables.status_json(state.config.name, str(layout.root), survey, training, following, damaged))
     else:
         parts = [tables.status_text(survey, training)]
+        if keys := ownership.edited(layout):
+            back = f"its copy is {layout.config_copy}; to put that back, run: {layout.go_on}"
+            parts.append(f"{layout.config} was edited: {'; '.join(keys)}; {back}")
         if damaged == []:
             parts.append("verified: every file of what is done is as it was written")
         if arguments.level > 0 and (others := [layout.relative(path) for path in layout.foreign()]):

@@ -24,6 +24,9 @@ from sdpipe.physics.prior import Mixture
 MOST_SLICES = 2048
 """Time slices that the networks may see: their covariance is a matrix that must fit, and be inverted."""
 
+MANY = 50
+"""Targets beyond which each has a page of its own, and figures are drawn on demand."""
+
 Target = Annotated[Mock | CorrelatorTarget, Field(discriminator="kind")]
 
 
@@ -287,6 +290,11 @@ class Config(Section):
     def estimators(self) -> list[str]:
         """The methods that give an estimate with an error, as networks do: all but intervals."""
         return [name for name in self.methods if name in ESTIMATORS]
+
+    @property
+    def many(self) -> bool:
+        """Whether there are more targets than a page, and a stage that draws, can hold."""
+        return len(self.targets) > MANY
 
     @property
     def copies(self) -> int:

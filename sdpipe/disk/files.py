@@ -130,11 +130,21 @@ def read(path: Path) -> bytes:
 
 def below(place: Path) -> Iterator[os.stat_result]:
     """Yield size and times of a file, or of every file below a directory; those that vanish meanwhile are left out."""
-    for path in place.rglob("*") if place.is_dir() else [place]:
+    if not place.is_dir():
         with suppress(FileNotFoundError):
-            stat = path.stat()
-            if S_ISREG(stat.st_mode):
-                yield stat
+            yield place.stat()
+        return
+    directories: list[Path | str] = [place]
+    while directories:
+        with suppress(FileNotFoundError), os.scandir(directories.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    directories.append(entry.path)
+                    continue
+                with suppress(FileNotFoundError):
+                    stat = entry.stat()
+                    if S_ISREG(stat.st_mode):
+                        yield stat
 
 
 def write_text(path: Path, text: str) -> None:

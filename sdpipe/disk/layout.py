@@ -103,6 +103,11 @@ class Layout:
         return self.root / "report.html"
 
     @property
+    def pages(self) -> Path:
+        """Where there are many targets, the page of each."""
+        return self.root / "report"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 
@@ -149,7 +154,7 @@ class Layout:
         The run directory itself, and a whole store, may be links.
         """
         stores = [*self.root.glob("*.zarr"), self.draws]
-        places = (self.root / STATE, self.networks, self.figures, self.logs, *stores)
+        places = (self.root / STATE, self.networks, self.figures, self.pages, self.logs, *stores)
         found = [place for place in places if place.is_symlink()] + [path for p in places for path in odd(p)]
         for path in (path for path in found if path not in stores or not (path / "zarr.json").is_file()):
             if not path.is_symlink():
@@ -169,7 +174,7 @@ class Layout:
 
         Whatever else lies in the run directory stays, see :meth:`foreign`.
         """
-        for place in (self.root, self.networks, self.figures):
+        for place in (self.root, self.networks, self.figures, self.pages):
             sweep(place, deep=False)
         for place in (self.root / STATE, *self.stores):
             sweep(place)
@@ -178,12 +183,11 @@ class Layout:
 
     def foreign(self) -> list[Path]:
         """Return what lies in the run directory and is none of sdpipe's: it is neither read nor removed."""
-        own = {self.config, self.networks, self.figures, self.report, self.logs, self.root / STATE, *self.stores}
+        kept = (self.networks, self.figures, self.pages)
+        own = {self.config, *kept, self.report, self.logs, self.root / STATE, *self.stores}
         found = [path for path in self.root.glob("*") if path not in own]
         noted = {name for receipt in self._whole_receipts() for name in receipt.files}
-        found += [
-            p for place in (self.networks, self.figures) for p in place.glob("*") if self.relative(p) not in noted
-        ]
+        found += [p for place in kept for p in place.glob("*") if self.relative(p) not in noted]
         found += [p for store in self.stores for p in store.rglob("*") if p.suffix in (PARTIAL, OLD)]
         return sorted(path for path in found if not LEFTOVER.fullmatch(path.name))
 

@@ -94,7 +94,8 @@ class MadeFrom:
         """Everything that the budget of each target depends on."""
         budget = self.config.budget
         calibration = self.validation if budget.calibration == "conformal" else None
-        return {name: digest(made, plain(budget), calibration) for name, made in self.predictions.items()}
+        figures = ["on demand"] if self.config.many else []
+        return {name: digest(made, plain(budget), calibration, *figures) for name, made in self.predictions.items()}
 
     @property
     def report(self) -> str:

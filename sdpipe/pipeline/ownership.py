@@ -39,10 +39,26 @@ def own_config(layout: Layout, overrides: Iterable[str] = ()) -> tuple[Config, O
 
 def _put_back(layout: Layout) -> str:
     """Say what puts ``config.yaml`` back where it is not what was claimed; else nothing."""
-    receipt, copy = _claimed(layout), layout.config_copy
-    if receipt is None or _owner(layout, receipt) != copy or _read(copy) == _read(layout.config):
+    if not _differs(layout):
         return ""
-    return f"; {layout.config} was changed; its copy is {copy}; to put that back, run: {layout.go_on}"
+    return f"; {layout.config} was changed; its copy is {layout.config_copy}; to put that back, run: {layout.go_on}"
+
+
+def _differs(layout: Layout) -> bool:
+    """Return whether there is a whole copy of the config that was claimed, and ``config.yaml`` is not the same."""
+    receipt, copy = _claimed(layout), layout.config_copy
+    return receipt is not None and _owner(layout, receipt) == copy and _read(copy) != _read(layout.config)
+
+
+def edited(layout: Layout) -> list[str]:
+    """Return every key of a valid ``config.yaml`` that is not what was claimed, in words."""
+    if not _differs(layout):
+        return []
+    try:
+        old, new = (plain(load_config(file)) for file in (layout.config_copy, layout.root))
+    except UserError:
+        return []
+    return [words for key in new for words in _differences(old[key], new[key], key)]
 
 
 def claim(layout: Layout, config: Config) -> None:

@@ -18,6 +18,8 @@ from sdpipe.problem.problem import families
 CHUNK_BYTES = 16 * 2**20
 BLOCK_SECONDS = 0.22
 """What a block of so many bytes takes one core (docs/performance.md)."""
+PAGE = "page-"
+"""How the pieces of the report begin that are pages of one target."""
 VALIDATION_BLOCK = 500
 """Draws of one family that one task takes."""
 
@@ -129,8 +131,12 @@ def of_budgets(made: MadeFrom) -> list[Piece]:
 
 
 def of_report(made: MadeFrom) -> list[Piece]:
-    """Return the page."""
-    return [Piece("report", "report", made.report)]
+    """Return the page and, of many targets, a page for each."""
+    pages = made.budgets.items() if made.config.many else ()
+    return [
+        *(Piece("report", f"{PAGE}{name}", made_from, name) for name, made_from in pages),
+        Piece("report", "report", made.report),
+    ]
 
 
 class NetworkId(NamedTuple):

@@ -36,7 +36,7 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     judged = trust.assess(data, budget.central, budget.references, validation, budget.level)
     judged.attrs["flags"] = wording.worded(judged.attrs["flags"])
     written = store.write_dataset(layout.budget / name, judged, store.attributes(piece.made_from, config.seed))
-    pictures = plots.target_pictures(name, data, judged, validation, config)
+    pictures = [] if config.many else plots.target_pictures(name, data, judged, validation, config)
     finish(layout, piece, [*written, *(write(picture, layout.figures) for picture in pictures)])
     return sorted(set(judged.attrs["flags"]) - set(data.attrs["flags"]))
 
@@ -90,12 +90,21 @@ def _flags_for_others(budget: xr.Dataset, files: Sequence[Path]) -> xr.Dataset:
 
 
 def write_report(
-    config: Config, layout: Layout, piece: Piece, data: list[tuple[str, Path, str]], host: bool = False
+    config: Config, layout: Layout, pieces: Sequence[Piece], data: list[tuple[str, Path, str]], host: bool = False
 ) -> None:
-    """Write ``report.html``; ``data`` are the data files: what for, where, and the hash of what was read.
+    """Write the pages of the report; ``data`` are the data files: what for, where, and the hash of what was read.
 
-    Whoever gets the page learns no absolute path, and only with ``host`` the names of machines.
+    Whoever gets a page learns no absolute path, and only with ``host`` the names of machines.
     """
+    made = _report_data(config, layout, data, host)
+    for piece in pieces:
+        path = layout.pages / f"{piece.work}.html" if piece.work else layout.report
+        files.write_text(path, report.render_target(made, piece.work) if piece.work else report.render(made))
+        finish(layout, piece, [path])
+
+
+def _report_data(config: Config, layout: Layout, data: list[tuple[str, Path, str]], host: bool) -> report.ReportData:
+    """Return what the pages are made from."""
     elsewhere = [layout.root, *(path for _, path, _ in data)]
     sessions = [{k: v for k, v in session.items() if host or k != "host"} for session in layout.sessions()]
     names = list(config.targets)
@@ -108,24 +117,20 @@ def write_report(
             losses = [_number(receipt.facts.get(k)) for k in ("val_loss", "linear_loss")]
             hashes = ", ".join(sha256[:SHOWN] for sha256 in receipt.hashes.values())
             networks.append([network.stem, receipt.made_from, hashes, *losses])
-    page = report.render(
-        report.ReportData(
-            config=_for_others(config, elsewhere),
-            root=layout.root,
-            pictures=pictures_of_run(config, layout),
-            budgets={name: _flags_for_others(store.load(layout.budget / name), elsewhere) for name in names},
-            predictions={name: store.read(layout.predictions / name) for name in names},
-            history=store.load(layout.history) if layout.history.exists() else None,
-            validation=store.load(layout.validation) if layout.validation.exists() else None,
-            sessions=sessions,
-            data=[(what, f"{_without_places(str(path), elsewhere)}, {_short(sha256)}") for what, path, sha256 in data],
-            stores=[
-                [layout.relative(path), *(str(store.read_attributes(path)[k]) for k in keys)]
-                for path in stores
-                if path.exists()
-            ],
-            networks=networks,
-        )
+    return report.ReportData(
+        config=_for_others(config, elsewhere),
+        root=layout.root,
+        pictures=pictures_of_run(config, layout),
+        budgets={name: _flags_for_others(store.load(layout.budget / name), elsewhere) for name in names},
+        predictions={name: store.read(layout.predictions / name) for name in names},
+        history=store.load(layout.history) if layout.history.exists() else None,
+        validation=store.load(layout.validation) if layout.validation.exists() else None,
+        sessions=sessions,
+        data=[(what, f"{_without_places(str(path), elsewhere)}, {_short(sha256)}") for what, path, sha256 in data],
+        stores=[
+            [layout.relative(path), *(str(store.read_attributes(path)[k]) for k in keys)]
+            for path in stores
+            if path.exists()
+        ],
+        networks=networks,
     )
-    files.write_text(layout.report, page)
-    finish(layout, piece, [layout.report])

@@ -51,7 +51,10 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
 
 def perform(state: State, names: list[str], take_over: bool = False) -> list[str]:
     """Do what is left of the stages ``names``; return those that had anything to do. Raises as :func:`opened` does."""
+    edited = ownership.edited(state.layout)  # before this command claims the directory
     with opened(state, names, take_over) as run:
+        if edited:
+            log.info(f"{state.layout.config} was edited: {'; '.join(edited)}")
         worked = [name for name in names if stages.perform(name, run)]
     for name in names:
         if name not in worked:

@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from sdpipe.config.schema import Config
+from sdpipe.config.schema import MANY, Config
 from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
 from sdpipe.errors import RunError, UserError
@@ -219,15 +219,25 @@ def analyze(run: Command, left: list[Found]) -> None:
             for flag in results.analyze_target(run.config, run.layout, found.piece):
                 log.warning(f"{found.piece.name}: {flag}")
             log.debug(f"analyze: {found.piece.name}")
+    if run.config.many:
+        log.info(
+            f"analyze: figures of more than {MANY} targets are drawn on demand: run.plot.save(DIRECTORY, target=NAME)"
+        )
 
 
 def report(run: Command, left: list[Found]) -> None:
-    """Write ``report.html`` from everything that is there."""
+    """Write ``report.html`` from everything that is there and, of many targets, the page of each."""
     from sdpipe.pipeline import results
 
-    inputs, (found,) = run.state.inputs, left
+    inputs, layout = run.state.inputs, run.layout
     data = [(what, path, inputs.sha256(path)) for what, path in inputs.data]
-    results.write_report(run.config, run.layout, found.piece, data, host=log.isEnabledFor(logging.DEBUG))
+    results.write_report(
+        run.config, layout, [found.piece for found in left], data, host=log.isEnabledFor(logging.DEBUG)
+    )
+    made = {name for stage, name in layout.receipts.all() if stage == "report"}
+    for name in made - {piece.name for piece in pieces.of_report(run.state.made)}:
+        files.delete(layout.pages / f"{name.removeprefix(pieces.PAGE)}.html")
+        layout.receipts.forget("report", name)
 
 
 # --- what stages share -----------------------------------------------------------------------------------------------
@@ -382,11 +392,11 @@ STAGES = {
         ),
         Stage(
             "report",
-            "write report.html",
+            "write report.html and, of more than 50 targets, a page for each",
             "sdpipe report runs/mine",
             pieces.of_report,
             "page",
-            lambda at: [at.report],
+            lambda at: [at.report, at.pages],
             report,
             needs=("analyze",),
         ),

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 
-from sdpipe.analysis.answers import Answers
+from sdpipe.analysis.answers import Answers, only_target
 from sdpipe.config.schema import Config
 from sdpipe.errors import UserError
 from sdpipe.infer.compare import compare
@@ -110,10 +110,16 @@ class Plots:
         """Draw the first few smeared densities of the training set at each basis size."""
         return draw_at(figures.samples, self._run.training.isel(sample=slice(figures.SHOWN_SAMPLES)), sigma, ax)
 
-    def save(self, directory: str | Path, format: Format = "png") -> list[Path]:  # noqa: A002
-        """Write the pictures that ``figures/`` holds as SVG as PNG or PDF, and return the files.
+    def save(
+        self,
+        directory: str | Path,
+        format: Format = "png",  # noqa: A002
+        target: str | None = None,
+    ) -> list[Path]:
+        """Write the pictures of the run, or those of one ``target`` alone, as PNG or PDF, and return the files.
 
-        Raises UserError for another format.
+        They are those that ``figures/`` holds as SVG and, where there are more than 50 targets, those of each.
+        Raises UserError for another format, and where there is no budget of the target.
 
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as place:
@@ -124,26 +130,27 @@ class Plots:
             raise UserError(f"format: {format!r} is not allowed; allowed: {', '.join(get_args(Format))}")
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        return [save(picture.figure, directory / f"{picture.name}.{format}") for picture in self._pictures()]
+        return [save(picture.figure, directory / f"{picture.name}.{format}") for picture in self._pictures(target)]
 
-    def _pictures(self) -> Iterator[Picture]:
-        """Draw what ``train``, ``validate`` and ``analyze`` draw."""
+    def _pictures(self, target: str | None) -> Iterator[Picture]:
+        """Draw what ``train``, ``validate`` and ``analyze`` draw, or what they draw of one target."""
         run = self._run
         validation = run.validation.load() if run.config.budget.calibration == "conformal" else None
-        if run.config.origin.networks:
+        if run.config.origin.networks and target is None:
             yield from figures.history_pictures(run.history.load())
-        if validation is not None:
+        if validation is not None and target is None:
             yield from validation_figures.pictures(validation)
-        predictions = run.predictions
-        for name, budget in run.budget.items():
-            yield from target_pictures(name, predictions[name], budget.load(), validation, run.config)
+        for name in run.budget if target is None else [target]:
+            budget = self._budget(name).load()
+            yield from target_pictures(name, run.predictions[name], budget, validation, run.config)
+
+    def _budget(self, target: str) -> xr.Dataset:
+        return self._run.budget[only_target(self._run, target)]
 
     def _draw_target(self, draw: figures.Draw, target: str, sigma: float | None, ax: Axes | None) -> Axes:
-        budgets = self._run.budget
-        if target not in budgets:
-            raise UserError(f"there is no budget of {target}; those there: {', '.join(budgets) or 'none'}")
-        ax = draw_at(draw, budgets[target], sigma, ax)
-        if flags := budgets[target].attrs["flags"]:
+        budget = self._budget(target)
+        ax = draw_at(draw, budget, sigma, ax)
+        if flags := budget.attrs["flags"]:
             ax.set_title(figures.title_of(target, flags), fontsize=10, loc="left")
         return ax
 

@@ -199,7 +199,7 @@ def _summary(data: ReportData) -> PageSection:
             within = np.abs(one.central - one.truth) <= one[quoted] if "truth" in one else None
             inside = "unknown" if within is None else f"{float(within.mean()):.0%}"
             count, kind = str(len(budget.attrs["flags"])), data.config.targets[name].kind
-            rows.append([name, count, f"{sigma:g}", quoted, ratio, inside, largest, kind])
+            rows.append([_linked(data, name), count, f"{sigma:g}", quoted, ratio, inside, largest, kind])
     header = [
         "target",
         "flags",
@@ -215,6 +215,11 @@ def _summary(data: ReportData) -> PageSection:
     none = "There are no flags, but not everything could be flagged:" if unable else "There are no flags."
     notes = [parts.text(words, "note") for words in unable]
     return PageSection("summary", "Summary", [*(flags or [parts.text(none, "note")]), *notes, table])
+
+
+def _linked(data: ReportData, name: str) -> str:
+    """Return the name of a target, as a link where it has a page of its own."""
+    return Markup('<a href="report/{0}.html">{0}</a>').format(name) if data.config.many else name
 
 
 def _narrow(data: ReportData) -> list[Markup]:
@@ -295,7 +300,18 @@ def _target(data: ReportData, name: str) -> PageSection:
     title = figures.title_of(name, budget.attrs["flags"])
     flags = [parts.text(flag, "flag") for flag in (*budget.attrs["flags"], *_beyond_its_bound(data, name))]
     pictures, tables = _target_pictures(data, name, title), _budget_tables(budget, title)
+    if data.config.many:
+        pictures += [
+            parts.text("This command draws the figures, where the run directory is:"),
+            parts.code(_draws(data, name)),
+        ]
     return PageSection(f"target-{name}", name, [_target_facts(data, name), *flags, *pictures, *tables])
+
+
+def _draws(data: ReportData, name: str) -> str:
+    """Return the command that draws the figures of one target."""
+    saved = f"sdpipe.open_run({data.root.name!r}).plot.save({f'{name}-figures'!r}, target={name!r})"
+    return shlex.join(["python", "-c", f"import sdpipe; {saved}"])
 
 
 def _beyond_its_bound(data: ReportData, name: str) -> list[str]:
@@ -306,18 +322,20 @@ def _beyond_its_bound(data: ReportData, name: str) -> list[str]:
 
 
 def _target_pictures(data: ReportData, name: str, title: str) -> list[Markup]:
-    """Return the pictures of one target with their captions, and what the correlator and the methods say."""
+    """Return the pictures of one target with their captions, and what the correlator and the methods say.
+
+    Of many targets there are no pictures.
+    """
     budget, prediction = data.budgets[name], data.predictions[name]
 
     def gallery(what: str, caption: str | Markup) -> Markup:
-        names = _of_each_sigma(f"{name}-{what}", budget.sizes["sigma"])
-        return parts.gallery(_pictures(data, names), caption)
+        names = [f"{name}-{what}"] if what == "correlator" else _of_each_sigma(f"{name}-{what}", budget.sizes["sigma"])
+        return Markup("") if data.config.many else parts.gallery(_pictures(data, names), caption)
 
     blocks = []
     if "implied" in prediction:
-        correlator = _pictures(data, [f"{name}-correlator"])
         blocks.append(parts.text(correlator_figure.words(prediction)))
-        blocks.append(parts.gallery(correlator, correlator_figure.caption(prediction, title)))
+        blocks.append(gallery("correlator", correlator_figure.caption(prediction, title)))
     blocks.append(gallery("reconstruction", _reconstruction_caption(budget, title)))
     blocks.append(gallery("budget", _source_caption(budget, title)))
     if "estimator" in budget:
@@ -441,7 +459,8 @@ def _sections(data: ReportData) -> Iterator[PageSection]:
     """Make the page from top to bottom."""
     yield _question(data.config)
     yield _summary(data)
-    yield from (_target(data, name) for name in data.budgets)
+    if not data.config.many:
+        yield from (_target(data, name) for name in data.budgets)
     if data.history is not None:
         yield _training(data)
     if data.validation is not None:
@@ -452,5 +471,11 @@ def _sections(data: ReportData) -> Iterator[PageSection]:
 
 
 def render(data: ReportData) -> str:
-    """Return the page of a run whose budgets are done."""
+    """Return the page of a run whose budgets are done; of many targets, it links to the pages of each."""
     return compose(data.config.name, LEAD, list(_sections(data)))
+
+
+def render_target(data: ReportData, name: str) -> str:
+    """Return the page of one of many targets."""
+    back = PageSection("run", "Run", [Markup('<p><a href="../report.html">{}</a></p>').format(data.config.name)])
+    return compose(f"{data.config.name}: {name}", LEAD, [_target(data, name), back])

@@ -317,6 +317,21 @@ def test_a_damaged_config_is_named_with_its_copy_and_one_command_puts_it_back(
     assert config.read_bytes() == text
 
 
+def test_a_flipped_byte_that_leaves_a_config_valid_is_told(cli: Cli, serial: SerialPool, finished_copy: Path) -> None:
+    config, copy = finished_copy / "config.yaml", finished_copy / ".sdpipe/config.yaml"
+    text = config.read_bytes()
+    config.write_bytes(text.replace(b"bootstrap: 50", b"bootstrap: 40"))
+    words = f"{config} was edited: bootstrap was 50, is 40"
+    back = f"its copy is {copy}; to put that back, run: sdpipe run {copy} --run {finished_copy}"
+    assert f"{words}; {back}" in cli("status", finished_copy).out
+    assert cli("run", copy, "--run", finished_copy).status == 0
+    assert serial.done == []
+    assert config.read_bytes() == text
+    assert "edited" not in cli("status", finished_copy).out
+    config.write_bytes(text.replace(b"bootstrap: 50", b"bootstrap: 40"))
+    assert words in cli("run", finished_copy).err
+
+
 def test_a_fault_of_the_command_line_is_not_one_of_the_config_of_a_run(cli: Cli, finished_copy: Path) -> None:
     assert "its copy" not in cli("run", finished_copy, "wrong=1").fault
     config = finished_copy / "config.yaml"
