@@ -198,7 +198,7 @@ def made(path: Path, keys: Iterable[str]) -> Run | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return sdpipe.reconstruct(path, *keys, "methods=[posterior, hlt]", run=path.with_suffix(""))
+            return sdpipe.reconstruct(path, *keys, run=path.with_suffix(""))
         except UserError as error:
             print(f"{path.name}: {error}", flush=True)
             return None

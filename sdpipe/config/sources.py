@@ -45,7 +45,7 @@ class Data(Section):
     bin: PositiveInt | None = None
     """Consecutive configurations that are averaged into one; null: the Gamma method measures what to make of them."""
     covariance: Treatment = "full"
-    """The covariance as it is; shrunk towards its diagonal (Ledoit and Wolf), for few samples; its diagonal only."""
+    """The covariance as it is; for few samples shrunk to a smooth one (Ledoit and Wolf); its diagonal only."""
     component: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
     """Of a file that holds a matrix of correlators, the element [i, j], from 0 on."""
     gevp: GevpSection | None = None
@@ -71,7 +71,7 @@ class NoiseSection(Section):
     copies: Annotated[int, Field(ge=0, le=1000)] = 0
     """Noisy copies of each sample to store; 0 draws the noise while training, or stores one for inputs `posterior`."""
     covariance: Treatment = "full"
-    """The covariance as it is; shrunk towards its diagonal (Ledoit and Wolf), for few samples; its diagonal only."""
+    """The covariance as it is; for few samples shrunk to a smooth one (Ledoit and Wolf); its diagonal only."""
     floor: Annotated[float, Field(ge=0, le=0.1)] = FLOOR
     """Relative error of every C(t) beside that noise: no data are taken for better than this."""
 

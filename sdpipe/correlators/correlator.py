@@ -394,10 +394,10 @@ def _treated(source: Source, record: Record, numbers: _Numbers, matrix: Array, t
     samples, count = numbers.samples, numbers.facts.get("configurations")
     if numbers.dim == "cfg":  # bins as independent as they get say how far to shrink, and whether they are enough
         samples, count = statistics.binned(samples, numbers.facts["correlation_bin"]), None
-    covariance = treat(numbers.covariance, source.covariance, record.where, samples, count)
-    exact = np.flatnonzero(np.diag(covariance) == 0)
+    exact = np.flatnonzero(np.diag(numbers.covariance) == 0)
     if exact.size:
         raise record.fault(f"variance 0 at t = {times[exact[0]]}; it must be positive")
+    covariance = treat(numbers.covariance, source.covariance, record.where, samples, count)
     if source.covariance == "full":
         check_covariance(covariance, times, record.where, rounding=_rounding(record, matrix))
     return covariance

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from sdpipe.correlators import apart
 from sdpipe.correlators.objects import read_gvar, read_pyerrors
 from sdpipe.correlators.record import Record, Snapshot, first_line
 from sdpipe.correlators.stores import INSIDE, read_hdf5, read_netcdf, read_numpy, read_zarr
-from sdpipe.correlators.text import read_text
+from sdpipe.correlators.text import joined, read_text
 from sdpipe.errors import UserError
 
 MOST_BYTES = 2**30
@@ -31,7 +32,9 @@ def snapshot(path: Path) -> Snapshot:
     store = _ending(path) == ".zarr"
     try:
         if not path.exists():
-            raise UserError(f"{path}: no such file")
+            matching = [f for f in _beside(path) if fnmatch(f.name, path.name)]
+            hint = f", but {len(matching)} match; {joined(path.name)}" if matching else ""
+            raise UserError(f"{path}: no such file{hint}")
         if not (path.is_dir() if store else path.is_file()):
             raise UserError(f"{path}: not a {'directory' if store else 'regular file'}")
         inside = sorted(_walk(path)) if store else [path]
@@ -93,6 +96,11 @@ def parse_here(snapshot: Snapshot, dataset: str | None = None) -> Record:
 def reader(path: Path) -> Reader:
     """Return the reader of a file; raises UserError where the ending of its name is of no known format."""
     return READERS[_ending(path)]
+
+
+def _beside(path: Path) -> list[Path]:
+    """Return what is in the directory of a path, nothing where there is none."""
+    return list(path.parent.iterdir()) if path.parent.is_dir() else []
 
 
 def _ending(path: Path) -> str:

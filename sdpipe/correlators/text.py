@@ -32,6 +32,16 @@ IMAGINARY = 5.0
 """Errors up to which an imaginary part counts as zero."""
 
 
+def joined(pattern: str) -> str:
+    """Return how files of this pattern, one for each configuration, become a file that is read.
+
+    >>> joined("pion.*.dat").partition(" by ")[2]
+    "numpy.save('x.npy', [numpy.loadtxt(f)[:, 1] for f in sorted(glob.glob('pion.*.dat'))]), column 1 being C"
+    """
+    every = f"[numpy.loadtxt(f)[:, 1] for f in sorted(glob.glob('{pattern}'))]"
+    return f"files of one configuration each become one by numpy.save('x.npy', {every}), column 1 being C"
+
+
 def read_text(snapshot: Snapshot, dataset: str | None) -> Record:
     """Columns ``t C err`` (also ``t C(err)``, ``t re im err``) or ``cfg t C``, or one configuration in each row.
 
@@ -160,6 +170,8 @@ def _table(path: Path, rows: Array, lines: Sequence[int]) -> Record:
         drop = "take the imaginary part away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, :3])"
         raise UserError(f"{path}: 4 columns, with values of the first that come back; for cfg t re im {drop}")
     errors = rows[:, -1]
+    if not errors.any():
+        raise UserError(f"{path}: the last column, errors, is 0 throughout; t re im has none; {joined('PATTERN')}")
     if (errors < 0).any():
         i = int(np.argmax(errors < 0))
         raise UserError(f"{path}:{lines[i]}: error {errors[i]:g}; it must be positive")

@@ -18,6 +18,9 @@ IMPOSSIBLE = 1e-3
 """p-value of the goodness of fit below which no spectral density explains the data."""
 Treatment = Literal["full", "shrink", "diagonal"]
 
+CLOSEST = 0.98
+"""Largest correlation of neighbouring times that the covariance of few samples is shrunk to."""
+
 FLOOR = 1e-6
 """Relative error of every C(t) beside its noise, unless said otherwise: no data are taken for better than that."""
 
@@ -172,7 +175,7 @@ def check_covariance(
 def treat(
     covariance: Array, treatment: Treatment, source: str, samples: Array | None = None, count: int | None = None
 ) -> Array:
-    """Return the covariance as it is, its diagonal, or its Ledoit-Wolf shrinkage.
+    """Return the covariance as it is, its diagonal, or what few samples say of it, :func:`shrunk`.
 
     ``samples`` (cfg, t) are what ``covariance``, that of their mean, was estimated from; ``count`` is how many
     configurations there were behind it, where that is known and ``samples`` are not these.
@@ -187,9 +190,7 @@ def treat(
             raise UserError(
                 f"{source}: covariance: shrink needs samples; a covariance alone cannot be shrunk", key="covariance"
             )
-        error = samples.std(axis=0, ddof=1)
-        intensity = ledoit_wolf((samples - samples.mean(axis=0)) / error)
-        return (1 - intensity) * covariance + intensity * np.diag(np.diag(covariance))
+        return shrunk(covariance, samples)
     for n, what, remedy in (
         (None if samples is None else len(samples), "samples", "covariance: shrink or diagonal"),
         (count, "configurations", "covariance: diagonal"),
@@ -203,14 +204,38 @@ def treat(
     return covariance
 
 
-def ledoit_wolf(x: Array) -> float:
-    """Return the optimal shrinkage intensity of the covariance of centred samples x (n, t) to a multiple of 1.
+def shrunk(covariance: Array, samples: Array) -> Array:
+    """Return the covariance (t, t) of the mean of few ``samples`` (n, t), which do not determine it.
 
-    O. Ledoit and M. Wolf, J. Multivariate Anal. 88 (2004) 365, eqs. (8)-(14).
+        Cov(t, t') = e(t) e(t') [(1 - lambda) R(t, t') + lambda r^|t - t'|]
+
+    R is the correlation, r its mean between neighbouring times, and lambda by Ledoit and Wolf. Towards a diagonal the
+    noise would average out over the times, which correlated noise does not do. A fit would follow the times whose
+    errors are underestimated: so log e is that of the samples, drawn towards a polynomial in t with six times for each
+    power, four at most: wholly where its mean squared distance d^2 is as of noise, which is 1/(2n - 2), and by
+    4/(2n - 2)/d^2 where it is more than four times as large.
+    """
+    n, x = len(samples), (samples - samples.mean(axis=0)) / samples.std(axis=0, ddof=1)
+    quoted = np.sqrt(np.diag(covariance))
+    R, index = covariance / np.outer(quoted, quoted), np.arange(len(quoted))
+    neighbours = np.clip(np.mean(np.diag(R, 1)), 0, CLOSEST)
+    target = neighbours ** np.abs(index[:, None] - index)
+    intensity = ledoit_wolf(x, target)
+    log_e, degree = np.log(quoted), max(0, min(4, len(index) // 6))
+    distance = np.polyval(np.polyfit(index, log_e, degree), index) - log_e
+    drawn = min(1.0, 2 / (n - 1) / max(float(np.mean(distance**2)), 1e-300))
+    e = quoted * np.exp(drawn * distance)
+    return ((1 - intensity) * R + intensity * target) * np.outer(e, e)
+
+
+def ledoit_wolf(x: Array, target: Array) -> float:
+    """Return the optimal shrinkage intensity of the covariance of centred samples x (n, t) to a multiple of a target.
+
+    O. Ledoit and M. Wolf, J. Multivariate Anal. 88 (2004) 365, eqs. (8)-(14), whose target (t, t) is 1.
     """
     n, p = x.shape
     covariance = x.T @ x / n
-    distance = np.sum((covariance - np.trace(covariance) / p * np.eye(p)) ** 2)
+    distance = np.sum((covariance - np.trace(covariance) / p * target) ** 2)
     fourth = np.sum((x**2).T @ (x**2)) / n - np.sum(covariance**2)
     return float(np.clip(fourth / n / distance, 0, 1))
 

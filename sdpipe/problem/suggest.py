@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 LARGEST_ERROR = 0.3
 """Relative error from which on a time is left out."""
 
-RESOLVED = 0.05
+RESOLVED = 0.1
 """Posterior error, relative to the largest rho_sigma(E), to which it is known where sigma is called resolved."""
 
 WIDTHS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.26, 0.34, 0.44, 0.57, 0.76, 1.0)
@@ -45,6 +45,9 @@ EITHER_SIGN = {"chebyshev": 1.0, "signed": 1.0}
 
 SYMMETRIC = 0.02
 """C(t) and C(T - t) are those of a period where they differ by less than this share of C(1)."""
+
+USUAL = 8
+"""A period that nobody says is a multiple of this; other symmetric slices are rather part of a longer one."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,8 @@ class _Data:
         size = (record.mean if record.samples is None else record.samples).shape[-1]
         if size < FEWEST_SLICES:
             raise UserError(f"{self.path}: {size} time slices; needed: {FEWEST_SLICES} or more")
-        if (
-            self.given_key("lattice", "period") is None
-            and self.given.get("kernel") != "exponential"
-            and not self.symmetry
-        ):
+        concludes = self.given_key("lattice", "period") is None and self.given.get("kernel") != "exponential"
+        if concludes and not self.symmetry:
             named = record.times is not None and record.times.size
             what = f"t = {record.times[0]:g}..{record.times[-1]:g}" if named else f"{size} time slices"
             last = int(record.times[-1]) if named else size - 1
@@ -150,6 +150,9 @@ class _Data:
             how = "where C(t) is folded up to T/2, or kernel=exponential for T -> infinity"
             first = "" if named or self.given_key("lattice", "first") is not None else FIRST
             faults.append(f"{words} {how}{first}")
+        elif concludes and size % USUAL:
+            whole = f"{size} time slices are symmetric, but few lattices have T = {size}"
+            faults.append(f"{whole}: say lattice.period={size}, or lattice.period and lattice.first of a longer one")
         if record.samples is None and record.errors is None and "error" not in {*self.section, *record.said}:
             words = "is its covariance that of the mean, or that of one configuration"
             faults.append(f"{words}: say error=mean, or error=sample configurations=n")
@@ -334,7 +337,7 @@ class _Data:
     def _sigma(self, seen: Correlator, unit: float, lowest: float) -> list[float]:
         """Return the narrowest sigma that the posterior resolves, and the next one."""
         widths = [float(f"{unit * s:.3g}") for s in WIDTHS]
-        E = np.linspace(max(0.0, lowest - unit), lowest + 2 * unit, 13)
+        E = lowest + unit * np.array([0, *WIDTHS, 1.4, 2.0])
         found = self._posterior(seen, tuple(widths), tuple(E))(seen.mean)
         largest = np.abs(found.mean).max(axis=-1)
         error = [np.median(found.sd[i, lowest + 2 * s > E]) for i, s in enumerate(widths)]

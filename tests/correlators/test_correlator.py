@@ -138,7 +138,7 @@ def test_few_configurations_need_a_covariance_that_they_determine(npy: Callable)
         read(path)
     shrunk = read(path, bin=1, covariance="shrink").covariance
     assert np.linalg.eigvalsh(shrunk / np.sqrt(np.outer(np.diag(full), np.diag(full))))[0] > 1e-6
-    np.testing.assert_allclose(np.diag(shrunk), np.diag(full))
+    np.testing.assert_allclose(np.log(np.diag(shrunk) / np.diag(full)), 0, atol=1.4)
     np.testing.assert_allclose(read(path, bin=1, covariance="diagonal").covariance, np.diag(np.diag(full)))
     assert read(npy(X[:11, :10])).attrs["covariance"] == "full"
 
@@ -480,7 +480,7 @@ BAD = [
     Bad("errors without correlations", "x.txt", columns(ROWS), "allowed: covariance: diagonal", OF_MEAN, "covariance"),
     Bad("no word on errors", "x.txt", columns(ROWS), "those of the mean, or those of one", DIAGONAL, "error"),
     Bad("a time is missing", "x.txt", columns(np.delete(ROWS, [3, 13], axis=0)), "t = 3 is missing; those there: 0, 1"),
-    Bad("zero error", "x.txt", columns(ROWS * [1, 1, 0]), "variance 0 at t = 1", OF_MEAN | DIAGONAL),
+    Bad("zero error", "x.txt", columns(ROWS * [1, 1, 0]), "errors, is 0 throughout", OF_MEAN | DIAGONAL),
 ]  # fmt: skip
 
 

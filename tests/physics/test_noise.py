@@ -181,35 +181,65 @@ def test_ledoit_wolf_intensity_is_that_of_the_paper(n, p):
     rng = np.random.default_rng(n)
     x = rng.standard_normal((n, p)) @ rng.standard_normal((p, p))
     x -= x.mean(axis=0)
-    assert ledoit_wolf(x) == pytest.approx(literal_ledoit_wolf(x), rel=1e-10)
-    assert 0 <= ledoit_wolf(x) <= 1
+    assert ledoit_wolf(x, np.eye(p)) == pytest.approx(literal_ledoit_wolf(x), rel=1e-10)
+    assert 0 <= ledoit_wolf(x, np.eye(p)) <= 1
 
 
 def test_ledoit_wolf_shrinks_all_the_way_where_there_is_nothing_but_noise():
-    assert ledoit_wolf(np.random.default_rng(5).standard_normal((100, 20))) > 0.7
+    assert ledoit_wolf(np.random.default_rng(5).standard_normal((100, 20)), np.eye(20)) > 0.7
 
 
 def test_ledoit_wolf_intensity_vanishes_with_many_samples():
     root = np.linalg.cholesky(0.2 * np.eye(4) + 0.8)
     x = np.random.default_rng(6).standard_normal((100_000, 4)) @ root.T
-    few, many = ledoit_wolf(x[:100]), ledoit_wolf(x)
+    few, many = ledoit_wolf(x[:100], np.eye(4)), ledoit_wolf(x, np.eye(4))
     assert 10 * many < few < 0.2
     assert many < 1e-3
 
 
-def test_shrinkage_keeps_the_variances_and_is_positive_definite_with_few_samples():
+def correlated(count, reach, seed, size=30):
+    """Configurations (count, size) of noise that is correlated over ``reach`` times."""
+    t = np.arange(size)
+    root = np.linalg.cholesky(np.exp(-np.abs(t[:, None] - t) / reach))
+    return np.random.default_rng(seed).standard_normal((count, size)) @ root.T
+
+
+def test_few_samples_have_a_positive_definite_covariance_near_the_true_one():
     t = np.arange(12)
-    root = np.linalg.cholesky(np.exp(-np.abs(t[:, None] - t) / 6))
-    samples = (np.random.default_rng(7).standard_normal((6, 12)) @ root.T) * 10.0**-t
+    samples = correlated(6, 6, 7, 12) * 10.0**-t
     cov = covariance_of_mean(samples)
     shrunk = treat(cov, "shrink", "x", samples)
-    assert np.diag(shrunk) == pytest.approx(np.diag(cov), rel=1e-13)
-    ratio = (shrunk / cov)[~np.eye(12, dtype=bool)]
-    assert ratio == pytest.approx(np.full(132, ratio[0]), rel=1e-10)
-    assert 0 < ratio[0] < 1
     Noise(tuple(range(1, 13)), 1.0 + 0 * t, shrunk, "x")
     with pytest.raises(UserError, match="not positive definite"):
         Noise(tuple(range(1, 13)), 1.0 + 0 * t, cov, "x")
+    error = np.sqrt(np.diag(shrunk))
+    assert np.log(error / np.sqrt(np.diag(cov))) == pytest.approx(np.zeros(12), abs=0.7)
+    R = shrunk / np.outer(error, error)
+    assert np.diag(R, 1).mean() == pytest.approx(np.exp(-1 / 6), abs=0.25)
+
+
+@pytest.mark.parametrize("count", [10, 15, 30])
+@pytest.mark.parametrize("reach", [1, 5, 15])
+def test_the_error_of_a_fit_to_few_samples_holds(count, reach):
+    design, pulls, of_diagonal = np.stack([np.ones(30), np.linspace(-0.5, 0.5, 30)], axis=1), [], []
+    for seed in range(120):
+        samples = 3 + correlated(count, reach, seed)
+        cov = covariance_of_mean(samples)
+        for treatment, found in (("shrink", pulls), ("diagonal", of_diagonal)):
+            weighted = np.linalg.solve(treat(cov, treatment, "x", samples), design)
+            error = np.linalg.inv(design.T @ weighted)
+            found.append((error @ weighted.T @ (samples.mean(axis=0) - 3))[0] / np.sqrt(error[0, 0]))
+    assert np.mean(np.abs(pulls) < 1) > 0.5
+    assert np.mean(np.abs(pulls) < 2) > 0.78
+    assert np.mean(np.abs(of_diagonal) < 1) < 0.65
+
+
+def test_many_samples_keep_their_errors_and_their_correlation():
+    samples = correlated(20_000, 3, 5, 8) * np.array([1.0, 3, 1, 1, 5, 1, 1, 2])
+    cov = covariance_of_mean(samples)
+    shrunk = treat(cov, "shrink", "x", samples)
+    error = np.sqrt(np.outer(np.diag(cov), np.diag(cov)))
+    assert shrunk / error == pytest.approx(cov / error, abs=0.02)
 
 
 def test_synthetic_noise_has_the_stated_errors_and_correlation():

@@ -330,3 +330,26 @@ def test_half_a_period_needs_a_word(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("reconstruct", tmp_path / "mine.txt", "error=mean", "covariance=diagonal", "--run", tmp_path / "r")
     assert outcome.status == 2
     assert "say lattice.period=T" in outcome.faults[0]
+
+
+def test_symmetric_slices_of_an_unusual_number_are_not_taken_for_a_period(cli: Cli, tmp_path: Path) -> None:
+    """t = 10..53 of T = 64 looks as T = 44 does: C(44 - t) = C(t)."""
+    t, g = np.arange(64), np.random.default_rng(3)
+    C = np.exp(-0.3 * t) + np.exp(-0.3 * (64 - t))
+    samples = C * (1 + 0.02 * g.standard_normal((100, 1)) + 0.01 * g.standard_normal((100, 64)))
+    np.save(tmp_path / "part.npy", samples[:, 10:54])
+    assert (
+        "44 time slices are symmetric, but few lattices have T = 44: say" in cli("check", tmp_path / "part.npy").fault
+    )
+    told = cli("check", tmp_path / "part.npy", "lattice.period=64", "lattice.first=10")
+    assert "T = 64" in told.out
+    assert cli("check", tmp_path / "part.npy", "lattice.period=44").status == 0
+
+
+def test_files_of_one_configuration_each_are_refused_with_the_line_that_joins_them(cli: Cli, tmp_path: Path) -> None:
+    for i in range(3):
+        np.savetxt(tmp_path / f"pion.{i}.dat", np.column_stack([np.arange(8), np.exp(-np.arange(8.0)), np.zeros(8)]))
+    line = "numpy.save('x.npy', [numpy.loadtxt(f)[:, 1] for f in sorted(glob.glob('{}'))])"
+    assert "3 match; " in (fault := cli("check", tmp_path / "pion.*.dat").fault)
+    assert line.format("pion.*.dat") in fault
+    assert line.format("PATTERN") in cli("check", tmp_path / "pion.0.dat").fault
