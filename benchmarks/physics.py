@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import h5py
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 import sdpipe
 from benchmarks.table import Row
@@ -20,6 +22,7 @@ from sdpipe.analysis.averaging import models
 from sdpipe.analysis.combine import design_of, limit_of, together
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.smearing import GAUSSIAN
 from sdpipe.physics.spectra import Spectrum, o3
 
 Array = NDArray[np.float64]
@@ -30,6 +33,9 @@ SHARED = ROOT.parent / "shared" / "data"
 
 FEW = "validation={samples: 200, levels: [0.683], families: {}, bootstrap: 2}"
 GROUPS = ("beta1.40", "beta1.50", "beta1.60")
+SECOND, START = (0.9, 1.2), (1.2, 1.4)
+"""Ranges of the second level and of the continuum above it, of mocks whose first level is at 0.5."""
+
 A4 = (0.0, 2.0, 4.0, 6.0, 8.0)
 """Sizes of the a^4 effect; errors of the ensembles are 0.14 to 0.3 %, so that 6 shows and 2 hardly does."""
 
@@ -145,34 +151,74 @@ def _mass(what: str, found: xr.Dataset) -> Row:
     return Row(what, float(found.mass[0]), "1/a", note=note)
 
 
-def of_subtraction(directory: Path, count: int = 4) -> list[Row]:
-    """Return the mean half width without the state at 0.5 over that with it, and both coverages."""
+def mock_of_states(i: int) -> tuple[Array, Array, Observables, Array]:
+    """Return C (t,), rho (sigma, E), grid and configurations (cfg, t) of draw i of two levels and a continuum."""
     kernel, t = Kernel("exponential", 64), np.arange(1, 25)
     grid = Observables(kernel, tuple(t.tolist()), (0.2, 0.3), tuple(np.linspace(0.3, 1.5, 25)))
-    L, seen = np.linalg.cholesky(np.exp(-np.abs(t[:, None] - t) / 4)), []
-    keys = ["training.audience=none", "methods=[posterior]", FEW]
+    L, g = np.linalg.cholesky(np.exp(-np.abs(t[:, None] - t) / 4)), rng.generator(1, "known state", i)
+    M, A, start, height = (g.uniform(*r) for r in (SECOND, (0.2, 0.6), START, (0.2, 0.5)))
+    whole = Spectrum(((1.0, 0.5), (A, M)), lambda omega: height + 0 * omega, start)
+    C, truth = grid.split(whole.integrals(grid))
+    return C, truth, grid, C * (1 + 0.02 * g.standard_normal((400, 24)) @ L.T)
+
+
+def of_subtraction(directory: Path, count: int = 10) -> list[Row]:
+    """Return the mean half width without the state at 0.5 over that with it, and both coverages."""
+    keys = ["training.audience=none", "methods=[posterior]", FEW, "spectra.E0=[0.8, 1.3]"]
     said = ["kernel=exponential", "lattice.first=1", "smearing.sigma=[0.2, 0.3]", "bootstrap=200"]
     said += ["energies={min: 0.3, max: 1.5, count: 25}"]
+    states = {"fitted to t = 16..24": {"between": (16, 24)}, "known exactly": {"amplitude": 1.0, "mass": 0.5}}
+    seen: dict[str, list[list[float]]] = {name: [] for name in ("", *states)}
     for i in range(count):
-        g = rng.generator(1, "known state", i)
-        M, A, start, height = (g.uniform(*r) for r in ((0.9, 1.2), (0.2, 0.6), (1.2, 1.4), (0.2, 0.5)))
-        whole = Spectrum(((1.0, 0.5), (A, M)), lambda omega, height=height: height + 0 * omega, start)
-        C, truth = grid.split(whole.integrals(grid))
-        data = C * (1 + 0.02 * g.standard_normal((400, 24)) @ L.T)
-        run = sdpipe.reconstruct(data, *said, *keys, run=directory / f"whole{i}")
-        known = [run.ground_state("array", (16, 24))]
-        rest = run.subtract("array", known, directory / f"rest{i}", *keys, "spectra.E0=[0.8, 1.3]")
-        seen.append([*_widths(run.budget["array"].load(), truth), *_widths(rest, truth)])
-    width, inside, off, width2, inside2, off2 = np.mean(seen, axis=0)
-    what = f"state at 0.5 taken off, {count} draws"
-    return [
-        Row(f"{what}: mean half width over that without", float(width2 / width), ""),
-        Row(f"{what}: mean |error| over that without", float(off2 / off), ""),
-        Row(f"{what}: energies inside the error", 100 * float(inside2), "%", note=f"before {inside:.0%}"),
-    ]
+        _, truth, _, data = mock_of_states(i)
+        run = sdpipe.reconstruct(data, *said, *keys[:3], run=directory / f"whole{i}")
+        seen[""].append(_widths(run.budget["array"].load(), truth))
+        for k, (name, state) in enumerate(states.items()):
+            run = sdpipe.reconstruct(data, *said, *keys, run=directory / f"rest{k}-{i}", subtract=[state])
+            seen[name].append(_widths(run.budget["array"].load(), truth))
+    width, inside, off, low = np.mean(seen[""], axis=0)
+    rows = []
+    for name in states:
+        width2, inside2, off2, low2 = np.mean(seen[name], axis=0)
+        what = f"state at 0.5 taken off, {name}, {count} draws"
+        rows += [
+            Row(f"{what}: mean half width over that without", float(width2 / width), ""),
+            Row(f"{what}: the same at E up to 0.8", float(low2 / low), ""),
+            Row(f"{what}: mean |error| over that without", float(off2 / off), ""),
+            Row(f"{what}: energies inside the error", 100 * float(inside2), "%", note=f"before {inside:.0%}"),
+        ]
+    exact = np.mean([_exact(i, True) / _exact(i, False) for i in range(count)])
+    words = "the same where the family of the mocks is the prior, state known exactly, sigma = 0.2"
+    return [*rows, Row(f"{words}: mean half width over that without", float(exact), "")]
 
 
 def _widths(budget: xr.Dataset, truth: Array) -> list[float]:
-    """Return mean half width, share of energies inside of it, and mean |error|."""
-    off = np.abs(budget.central.values - truth)
-    return [float(budget.calibrated.mean()), float(np.mean(off < budget.calibrated.values)), float(off.mean())]
+    """Return mean half width, share of energies inside of it, mean |error|, and the half width at low energies."""
+    off, half = np.abs(budget.central.values - truth), budget.calibrated
+    inside = float(np.mean(off < half.values))
+    return [float(half.mean()), inside, float(off.mean()), float(half.sel(E=slice(0, 0.8001)).mean())]
+
+
+def _exact(i: int, known: bool) -> float:
+    """Return the mean half width of the posterior whose prior is the family of the mocks: masses and thresholds on a
+    grid, amplitudes Gaussian.
+    """
+    C, _, grid, _ = mock_of_states(i)
+    t, E, error = np.array(grid.times), np.array(grid.energies), 1e-3 * C
+    whiten = np.linalg.inv(error[:, None] * np.linalg.cholesky(np.exp(-np.abs(t[:, None] - t) / 4)))
+    y = whiten @ C + rng.generator(1, "exact", i).standard_normal(len(t))
+    log_weight, mean, variance = [], [], []
+    first = [0.5] if known else np.linspace(0.497, 0.503, 13)
+    for M0, M, start in product(first, *(np.linspace(*r, 21) for r in (SECOND, START))):
+        B = whiten @ np.stack([np.exp(-M0 * t), np.exp(-M * t), np.exp(-start * t) / t], axis=1)
+        F = np.stack([GAUSSIAN(E, M0, 0.2), GAUSSIAN(E, M, 0.2), ndtr((E - start) / 0.2)], axis=1)
+        mu, width = np.array([1.0, 0.4, 0.35]), np.array([1e-9 if known else 0.5, 0.18, 0.14])
+        S = np.linalg.inv(B.T @ B + np.diag(width**-2))
+        r = y - B @ mu
+        b = B.T @ r
+        log_weight.append((b @ S @ b - r @ r + np.linalg.slogdet(S)[1]) / 2)
+        mean.append(F @ (mu + S @ b))
+        variance.append(np.einsum("ek,kl,el->e", F, S, F))
+    w = np.exp(np.array(log_weight) - max(log_weight))
+    w, m = w / w.sum(), np.array(mean)
+    return float(np.sqrt(w @ np.array(variance) + w @ (m - w @ m) ** 2).mean())

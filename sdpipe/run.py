@@ -106,7 +106,8 @@ class Run(RunDirectory):
         """Return HLT of one target against lambda, at energies of the run or at the two that are stored.
 
         See :func:`sdpipe.estimators.hlt.stability`; beside it are ``estimator_central`` and ``estimator_error`` of HLT.
-        ``methods`` need not have hlt. Raises UserError where there is no budget of the target, and for other energies.
+        ``methods`` need not have hlt; of known states (``targets.X.subtract``) it sees what they leave. Raises
+        UserError where there is no budget of the target, and for other energies.
         """
         from sdpipe.estimators.hlt import kept
 
@@ -133,15 +134,20 @@ class Run(RunDirectory):
         training alone. Raises UserError where there is no prediction of the target, where the
         integrals of the smearing do not exist, and where it is not finite.
 
+        States that are known (``targets.X.subtract``) are in what is returned.
+
         >>> from sdpipe.physics.smearing import Function, Tail
         >>> weight = Function(lambda E, omega, sigma: np.exp(-2 * omega / sigma) + 0 * E, Tail(3.0))
         >>> sdpipe.open_run("runs/quickstart").smear("o3", weight).central.dims
         ('estimator', 'sigma', 'E')
         """
+        from sdpipe.analysis.known import with_states
+
         prediction = self._prediction_of(target)
         factor = prediction.attrs["scale"]
         samples = factor * prediction.correlator.values
-        return self._predictor.smear(samples, smearing, factor, bounds)
+        found = self._predictor.smear(samples, smearing, factor, bounds)
+        return with_states(found, prediction, self.config.observables, smearing)
 
     def _rows(self, E: float | Sequence[float]) -> NDArray[np.intp]:
         """Return where energies are in the grid of the run; raise UserError where one is not."""
@@ -200,9 +206,9 @@ class Run(RunDirectory):
     def ground_state(self, target: str, between: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return amplitude and mass, each (boot,), of one state fitted to each bootstrap sample of one target.
 
-        See :func:`sdpipe.analysis.known.ground_state`; :meth:`subtract` takes them.
+        See :func:`sdpipe.correlators.known.ground_state`; :meth:`subtract` takes them.
         """
-        from sdpipe.analysis.known import ground_state
+        from sdpipe.correlators.known import ground_state
 
         samples = self._prediction_of(target).correlator
         return ground_state(samples.values, samples.t.values.tolist(), self.config.kernel_function, between)
@@ -211,11 +217,11 @@ class Run(RunDirectory):
         """Return the budget of one target with known states (amplitude, mass) taken off first and put back after.
 
         What is left of each bootstrap sample is reconstructed as data of its own, with its own noise and the times at
-        which there is something left, in the run directory ``to``, whose goodness of fit tells of a state that was
-        wrongly taken off; ``keys`` as for :func:`sdpipe.reconstruct`, such as ``"spectra.E0=[0.8, 1.3]"`` with
-        ``"training.audience=none"`` for a threshold above the state. Amplitude and mass are numbers, pairs (value,
-        error), gvars, or one value for each bootstrap sample, such as :meth:`ground_state` returns, see
-        :func:`sdpipe.analysis.known.states_of`. Returns what :func:`sdpipe.analysis.known.put_back` does. Raises
+        which there is something left, and some later ones, in the run directory ``to``, whose goodness of fit tells of
+        a state that was wrongly taken off; ``keys`` as for :func:`sdpipe.reconstruct`, such as ``"spectra.E0=[0.8,
+        1.3]"`` with ``"training.audience=none"`` for a threshold above the state. Amplitude and mass are numbers, pairs
+        (value, error), gvars, or one value for each bootstrap sample, such as :meth:`ground_state` returns, see
+        :func:`sdpipe.correlators.known.states_of`. Returns what :func:`sdpipe.analysis.known.put_back` does. Raises
         UserError for a state that is heavier than the cutoff or more than the data, and as :func:`sdpipe.reconstruct`
         does; nothing is written then.
 
@@ -228,30 +234,36 @@ class Run(RunDirectory):
         True
         """
         from sdpipe.analysis.answers import lead_samples
-        from sdpipe.analysis.known import check_states, put_back, state, states_of
+        from sdpipe.analysis.known import put_back
+        from sdpipe.correlators.known import check_states, last_time, state, states_of
+        from sdpipe.problem.suggest import LARGEST_ERROR
 
         config, grid = self.config, self.config.observables
         C = self._prediction_of(target).correlator.values.astype(float)
         A, M = states_of(states, len(C), config.seed)
-        check_states(C, A, M, grid)
+        check_states(C, A, M, grid.kernel, grid.times)
         lattice, same = config.lattice, {"smearing": config.smearing, "energies": config.energies}
         same = [f"{name}={json.dumps(plain(section))}" for name, section in same.items()]
-        said = {"period": lattice.period, "spacing": lattice.spacing, "first": lattice.slices[0]}
+        rest = C - state(A, M, grid.kernel, grid.times)
+        good = rest.std(axis=0) < LARGEST_ERROR * np.abs(rest.mean(axis=0))
+        seen = grid.times[len(good) - 1 if good.all() else max(int(np.argmin(good)) - 1, 0)]
+        times = [grid.times[0], last_time(seen, grid.times)]
+        said = {"period": lattice.period, "spacing": lattice.spacing, "first": lattice.slices[0], "times": times}
         said = [f"lattice.{key}={value}" for key, value in said.items()]
         here = ["resampling=bootstrap", f"kernel={config.kernel}", *said, *same, *keys]
-        rest = reconstruct(C - state(A, M, grid.kernel, grid.times), *here, run=to)
-        (name,) = rest.config.targets
-        samples = lead_samples(rest.predictions[name].load(), rest.config.budget.central)
-        return put_back(rest.budget[name], samples, A, M, rest.config.observables)
+        made = reconstruct(rest, *here, run=to)
+        (name,) = made.config.targets
+        samples = lead_samples(made.predictions[name].load(), made.config.budget.central)
+        return put_back(made.budget[name], samples, A, M, made.config.observables)
 
     def band(self, target: str) -> xr.Dataset:
         """Return the bound of Cauchy and Schwarz on one density off the diagonal of a matrix of correlators.
 
         The targets of the run must hold its diagonal elements, too, see :func:`sdpipe.analysis.cauchy_schwarz.band`.
 
-        >>> sdpipe.open_run("runs/quickstart").band("o3")
+        >>> sdpipe.open_run("runs/quickstart").band("o3")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        sdpipe.errors.UserError: quickstart: o3: no band; needed: a budget of component [i, j] and ...
+        sdpipe.errors.UserError: ...: o3: no band; needed: a budget of component [i, j] and of [i, i] and [j, j] ...
         """
         from sdpipe.analysis.cauchy_schwarz import band
 
@@ -379,7 +391,9 @@ def open_run(path: str | Path) -> Run:
     return Run(path)
 
 
-def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
+def reconstruct(
+    data: Any, *keys: str, run: str | Path | None = None, subtract: Sequence[Mapping[str, Any] | tuple[Any, Any]] = ()
+) -> Run:
     """Take a correlator to its smeared spectral density by the audience that comes with sdpipe, without training.
 
     Parameters
@@ -392,6 +406,11 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
         what they leave open follows from the data (``sdpipe check`` says how).
     run
         The run directory; by default ``runs/`` and the name of the correlator.
+    subtract
+        Known states, taken off the data first and put back after: pairs (amplitude, mass) of numbers, of pairs (value,
+        error), of gvars or of pyerrors Obs, whose errors are taken as independent of the data; or ``{"between": (16,
+        24)}``, which fits one state to every sample of the data at these times, see
+        :func:`sdpipe.correlators.known.load`.
 
     Returns the run, with predictions, budget, figures and report. Raises UserError as the command does.
 
@@ -403,10 +422,11 @@ def reconstruct(data: Any, *keys: str, run: str | Path | None = None) -> Run:
     ('sigma', 'E')
     """
     from sdpipe.config.load import config_of
+    from sdpipe.correlators.states import as_key
     from sdpipe.pipeline import session
     from sdpipe.problem.suggest import suggest
 
-    kept = None
+    kept, keys = None, (*keys, *as_key(subtract))
     if not isinstance(data, str | os.PathLike):
         run = run or Path("runs/array")
         kept, reading = _kept(data, Layout(Path(run).absolute()).given)

@@ -93,13 +93,14 @@ def answer(run: Answers, target: str | None = None) -> Answer:
     Raises UserError where there is no budget of it, and without ``validate``, which the correlations come from.
     """
     target = only_target(run, target)
-    budget, predictions = run.budget[target].load(), run.predictions[target].load()
+    budget, predictions = run.budget[target], run.predictions[target]
     if "calibrated" not in budget:
         raise UserError(f"{run.config.name}: a covariance needs the calibrated error: set budget.calibration=conformal")
+    budget = budget[["central", "calibrated"]].load(scheduler="synchronous")
     samples = lead_samples(predictions, run.config.budget.central)
     central, error = (budget[n].transpose("sigma", "E").values.astype(float) for n in ("central", "calibrated"))
     latt = np.cov(samples.reshape(len(samples), -1).T, ddof=0).reshape(2 * (central.size,))
-    pulls = calibrating(run.validation.load(), predictions.attrs["scale_rule"]).pull
+    pulls = calibrating(run.validation, predictions.attrs["scale_rule"]).pull.load(scheduler="synchronous")
     R = correlation(pulls.transpose("sample", "sigma", "E").values.astype(float).reshape(pulls.sizes["sample"], -1))
     width = np.sqrt(np.maximum(error.ravel() ** 2 - np.diag(latt), 0))
     units, sigma, E = budget.central.attrs.get("units", "1"), budget.sigma.values, budget.E.values
@@ -121,7 +122,7 @@ def answer(run: Answers, target: str | None = None) -> Answer:
 def lead_samples(predictions: xr.Dataset, central: str) -> Array:
     """Return bootstrap samples (boot, sigma, E) of who gives the central value: networks, or an estimator."""
     if "rho" in predictions:
-        rho = predictions.rho.sel(ensemble=central).mean("replica")
+        rho = predictions.rho.sel(ensemble=central).load(scheduler="synchronous").mean("replica")
     else:
-        rho = predictions.estimator_rho.sel(estimator=central)
+        rho = predictions.estimator_rho.sel(estimator=central).load(scheduler="synchronous")
     return rho.transpose("boot", "sigma", "E").values.astype(float)

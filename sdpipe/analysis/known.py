@@ -1,66 +1,84 @@
-"""A known state taken off the data before rho is reconstructed, and put back sample by sample."""
+"""Known states put back into the density of what they leave, sample by sample."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from sdpipe.errors import UserError
-from sdpipe.physics.kernels import Kernel, Observables
+from sdpipe.physics.kernels import Observables
+from sdpipe.physics.smearing import Smearing
 
 Array = NDArray[np.float64]
 
-STEPS = 30
-"""Of Gauss and Newton, at most."""
 
+def restored(predictions: xr.Dataset, A: Array, M: Array, grid: Observables) -> xr.Dataset:
+    """Return predictions of what is left with the states put back, sample by sample, and what was put back.
 
-def states_of(given: Sequence[tuple[ArrayLike, ArrayLike]], boot: int, seed: int) -> tuple[Array, Array]:
-    """Return amplitudes A and masses M, each (boot, state), of pairs (A, M).
+        rho_sigma(E) = rho'_sigma(E) + sum_k A_k f_sigma(M_k, E)
 
-    Each is a number, a pair (value, error), from which samples are drawn, a gvar, or one value for each bootstrap
-    sample of the run, which brings its correlation with the data. Raises UserError for anything else.
+    A and M are (boot, state). The samples of networks and estimators are those of the sum, and errors that hold noise
+    are wider by as much as its noise is, so that a budget has the errors of A and M and their correlation with the
+    data. Added are ``state_amplitude`` and ``state_mass (state, boot)``; ``correlator`` and ``implied`` stay those of
+    what is left.
     """
-    generator = np.random.default_rng([seed, len(given)])
+    made, back = predictions.copy(), smeared_states(A, M, grid, grid.smearing)
+    dims, coords = ("boot", "sigma", "E"), {name: predictions[name] for name in ("boot", "sigma", "E")}
+    added = xr.DataArray(back, dims=dims, coords=coords)
+    for name, error in (("rho", "scale"), ("estimator_rho", "estimator_error")):
+        if name not in made:
+            continue
+        rho = predictions[name].astype(float)
+        whole = rho + added
+        made[name] = whole.transpose(*predictions[name].dims).astype(predictions[name].dtype)
+        made[name].attrs = predictions[name].attrs
+        if error in made:
+            wider = whole.var("boot") - rho.var("boot")
+            squared = np.maximum(predictions[error].astype(float) ** 2 + wider, 0)
+            made[error] = np.sqrt(squared).transpose(*predictions[error].dims).assign_attrs(predictions[error].attrs)
+    if "estimator_covariance" in made:
+        samples = [predictions.estimator_rho.sel(estimator=x).transpose(*dims).values for x in made.estimator.values]
+        wider = np.stack([_second(x + back) - _second(x.astype(float)) for x in samples])
+        wide = xr.DataArray(wider, dims=("estimator", "sigma", "E", "E2"))
+        made["estimator_covariance"] = (made.estimator_covariance + wide).assign_attrs(made.estimator_covariance.attrs)
+    for name in ("lower", "upper"):
+        if name in made:
+            made[name] = (made[name] + added.mean("boot")).assign_attrs(predictions[name].attrs)
+    if "scan_mean" in made:
+        near = added.mean("boot").sel(E=made.E_scan.values, method="nearest").rename(E="E_scan")
+        shifted = made.scan_mean + near.assign_coords(E_scan=made.E_scan)
+        made["scan_mean"] = shifted.transpose(*predictions.scan_mean.dims).assign_attrs(predictions.scan_mean.attrs)
+    for name, values, units in (("state_amplitude", A, "1"), ("state_mass", M, grid.kernel.unit)):
+        words = {"units": units, "long_name": f"{name.removeprefix('state_')} of a state taken off and put back"}
+        made[name] = (("state", "boot"), values.T, words)
+    return made
 
-    def samples(value: ArrayLike) -> Array:
-        if hasattr(value, "mean") and hasattr(value, "sdev"):
-            value = (value.mean, value.sdev)
-        x = np.asarray(value, float)
-        if not np.isfinite(x).all() or x.shape not in ((), (2,), (boot,)):
-            words = f"allowed: a number, (value, error), a gvar, or {boot} samples"
-            raise UserError(f"subtract: shape {x.shape} is not allowed; {words}")
-        return x[0] + x[1] * generator.standard_normal(boot) if x.shape == (2,) else np.broadcast_to(x, (boot,))
 
-    if not len(given):
-        raise UserError("subtract: no state is given; needed: pairs (amplitude, mass)")
-    A, M = (np.stack([samples(pair[i]) for pair in given], axis=1) for i in (0, 1))
-    return A, M
+def with_states(smeared: xr.Dataset, prediction: xr.Dataset, grid: Observables, smearing: Smearing) -> xr.Dataset:
+    """Return another smearing of what is left of one target with the states that were taken off it put back.
 
-
-def check_states(C: Array, A: Array, M: Array, grid: Observables) -> None:
-    """Raise UserError for a mass that is not positive, heavier than the cutoff, or not seen in the data.
-
-    A state that is more than the whole of C(t), beyond its error, at the latest time is not in these data.
+    ``smeared`` is that of :meth:`sdpipe.infer.predict.Predictor.smear`, ``prediction`` says which states there are.
     """
-    mass, cutoff = M.mean(axis=0), np.pi / grid.kernel.spacing
-    for m in mass:
-        if not 0 < m <= cutoff:
-            raise UserError(
-                f"subtract: a mass of {m:.4g} {grid.kernel.unit}; allowed: above 0, up to pi/a = {cutoff:.4g}"
-            )
-    off = C - state(A, M, grid.kernel, grid.times)
-    if (off.mean(axis=0) < -5 * off.std(axis=0))[C.mean(axis=0) > 0].any():
-        t = grid.times[int(np.argmin(off.mean(axis=0) / off.std(axis=0)))]
-        raise UserError(f"subtract: these states are more than the data: C({t}) less them is negative by 5 errors")
+    if "state_mass" not in prediction:
+        return smeared
+    A, M = (prediction[name].transpose("boot", "state").values for name in ("state_amplitude", "state_mass"))
+    back = xr.DataArray(smeared_states(A, M, grid, smearing), dims=("boot", "sigma", "E"))
+    made, samples = smeared.copy(), smeared.samples + back
+    wider = samples.var("boot") - smeared.samples.var("boot")
+    made["samples"] = samples.transpose(*smeared.samples.dims)
+    made["error"] = np.sqrt(np.maximum(smeared.error**2 + wider, 0))
+    for name in ("central", "lower", "upper"):
+        if name in made:
+            made[name] = smeared[name] + back.mean("boot")
+    for name in made.data_vars:
+        made[name].attrs = smeared[name].attrs
+    return made
 
 
-def state(A: Array, M: Array, kernel: Kernel, times: Sequence[int]) -> Array:
-    """Return sum_k A_k b_T(t, M_k), (boot, t), of A and M (boot, state)."""
-    b = kernel(np.asarray(times), M[:, :, None])
-    return np.einsum("bk,bkt->bt", A, b)
+def smeared_states(A: Array, M: Array, grid: Observables, smearing: Smearing) -> Array:
+    """Return sum_k A_k f_sigma(M_k, E), (boot, sigma, E), for A and M (boot, state)."""
+    E, sigma = np.array(grid.energies), np.array(grid.sigma)
+    return np.einsum("bk,bkse->bse", A, smearing(E, M[:, :, None, None], sigma[:, None]))
 
 
 def put_back(budget: xr.Dataset, samples: Array, A: Array, M: Array, grid: Observables) -> xr.Dataset:
@@ -73,9 +91,7 @@ def put_back(budget: xr.Dataset, samples: Array, A: Array, M: Array, grid: Obser
     data are in it. Returns ``central``, ``total``, ``calibrated (sigma, E)``, ``error (source, sigma, E)``,
     ``covariance (sigma, E, E2)`` and ``samples (boot, sigma, E)``, with the attributes of the budget.
     """
-    E, sigma = np.array(grid.energies), np.array(grid.sigma)
-    f = grid.smearing(E, M[:, :, None, None], sigma[:, None])
-    back = np.einsum("bk,bkse->bse", A, f)
+    back = smeared_states(A, M, grid, grid.smearing)
     wider = _second(samples + back) - _second(samples)
     result = (
         budget[[n for n in ("central", "error", "total", "calibrated", "covariance") if n in budget]]
@@ -97,39 +113,3 @@ def _second(samples: Array) -> Array:
     """Return the covariance (sigma, E, E) of samples (boot, sigma, E)."""
     off = samples - samples.mean(axis=0)
     return np.einsum("bse,bsf->sef", off, off) / len(off)
-
-
-def ground_state(C: Array, times: Sequence[int], kernel: Kernel, between: tuple[int, int]) -> tuple[Array, Array]:
-    """Return A and M, each (boot,), of the one state that fits each sample of C (boot, t) best at times ``between``.
-
-        C(t) = A b_T(t, M),    weighted with the errors of C(t), by Gauss and Newton
-
-    Start: M from C(t)/C(t + 1) at the middle of the range. Raises UserError for times that the data do not have, and
-    where the fit does not converge.
-
-    >>> kernel, t = Kernel("exponential", 64), np.arange(1, 21)
-    >>> A, M = ground_state(2 * kernel(t, np.array([[0.5], [0.51]])), t, kernel, (8, 20))
-    >>> A.round(6).tolist(), M.round(6).tolist()
-    ([2.0, 2.0], [0.5, 0.51])
-    """
-    rows = [i for i, t in enumerate(times) if between[0] <= t <= between[1]]
-    if len(rows) < 3 or between[0] < times[0] or between[1] > times[-1]:
-        raise UserError(f"times {between[0]}..{between[1]}; allowed: 3 or more within {times[0]}..{times[-1]}")
-    t, y = np.asarray(times)[rows], C[:, rows]
-    error, middle = np.maximum(y.std(axis=0), 1e-300), len(rows) // 2
-    ratio = np.abs(y[:, middle] / y[:, middle + 1])
-    M = np.maximum(np.log(np.maximum(ratio, 1 + 1e-3)) / kernel.spacing, 1e-6)
-    A = y[:, middle] / kernel(t[middle], M)
-    weight = 1 / error if (y.std(axis=0) > 0).all() else 1 / np.abs(y.mean(axis=0))
-    for _ in range(STEPS):
-        h = 1e-6 * M
-        b, up, down = (kernel(t, m[:, None]) for m in (M, M + h, M - h))
-        J = np.stack([b, A[:, None] * (up - down) / (2 * h[:, None])], axis=-1) * weight[:, None]
-        step = np.linalg.solve(
-            np.swapaxes(J, 1, 2) @ J, np.swapaxes(J, 1, 2) @ ((y - A[:, None] * b) * weight)[..., None]
-        )[..., 0]
-        step[:, 1] = np.clip(step[:, 1], -0.3 * M, 0.3 * M)
-        A, M = A + step[:, 0], M + step[:, 1]
-        if (np.abs(step[:, 1]) < 1e-9 * M).all():
-            return A, M
-    raise UserError(f"one state does not fit every sample at times {between[0]}..{between[1]}; try later times")

@@ -12,6 +12,7 @@ from sdpipe.config.densities import O3, DeltaTanh, Peaks
 from sdpipe.config.section import DataPath, Positive, Section, ascending, name_in
 from sdpipe.correlators.correlator import ErrorOf, Resampling, Source
 from sdpipe.correlators.matrices import Gevp
+from sdpipe.correlators.states import Known
 from sdpipe.physics.kernels import KERNELS
 from sdpipe.physics.noise import FLOOR, Treatment
 
@@ -27,6 +28,27 @@ class GevpSection(Section):
     """Time at which they are found: C(td) v = λ C(t0) v."""
     state: Annotated[int, Field(ge=0)] = 0
     """Which state; 0 is that of the largest eigenvalue, the lowest energy."""
+
+
+Value = float | tuple[float, Annotated[float, Field(ge=0)]]
+
+
+class State(Section):
+    """A state that is known, and taken off the data before the rest is reconstructed."""
+
+    amplitude: Value | None = None
+    """A of A b_T(t, M), or [A, its error]."""
+    mass: Value | None = None
+    """M in GeV, or [M, its error]."""
+    between: tuple[int, int] | None = None
+    """In place of both, the times between which one state is fitted to every sample of these data."""
+
+    @model_validator(mode="after")
+    def _said_once(self) -> State:
+        numbers = [self.amplitude is not None, self.mass is not None]
+        if all(numbers) == (self.between is not None) or any(numbers) != all(numbers):
+            raise ValueError("a state needs amplitude and mass, or between, the times of its fit")
+        return self
 
 
 class Data(Section):
@@ -50,12 +72,17 @@ class Data(Section):
     """Of a file that holds a matrix of correlators, the element [i, j], from 0 on."""
     gevp: GevpSection | None = None
     """Of a matrix of correlators, the correlator of one state of its generalised eigenvalue problem."""
+    subtract: list[State] = []
+    """Known states, each `{amplitude: A, mass: M}` in numbers or `[value, error]`, or `{between: [first, last]}`, times
+    at which one state is fitted: taken off sample by sample before the rest is reconstructed, and put back after, see
+    [physics.md](physics.md#known-states); to be said of the noise, too."""
 
     @property
     def source(self) -> Source:
         """Where the correlator is, and how its numbers are to be understood."""
         keys = {field.name: getattr(self, field.name) for field in fields(Source)}
-        return Source(**keys | {"gevp": self.gevp and Gevp(**dict(self.gevp))})
+        states = tuple(Known(**dict(state)) for state in self.subtract)
+        return Source(**keys | {"gevp": self.gevp and Gevp(**dict(self.gevp)), "subtract": states})
 
 
 class CorrelatorTarget(Data):

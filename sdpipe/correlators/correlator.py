@@ -17,6 +17,7 @@ from sdpipe.correlators import folding, formats, matrices, statistics
 from sdpipe.correlators.matrices import Gevp
 from sdpipe.correlators.objects import read_python
 from sdpipe.correlators.record import Record, Snapshot
+from sdpipe.correlators.states import Known
 from sdpipe.errors import UserError
 from sdpipe.physics import rng
 from sdpipe.physics.noise import Noise, Treatment, check_covariance, treat
@@ -48,6 +49,7 @@ class Source:
     covariance: Treatment = "full"
     component: tuple[int, int] | None = None
     gevp: Gevp | None = None
+    subtract: tuple[Known, ...] = ()
 
     @classmethod
     def from_keys(cls, path: Path, keys: Mapping[str, Any]) -> Source:
@@ -59,7 +61,8 @@ class Source:
         gevp, component = keys.get("gevp"), keys.get("component")
         matrix = {"component": tuple(component)} if component is not None else {}
         matrix |= {"gevp": Gevp(**gevp)} if gevp is not None else {}
-        return cls(path, **{**keys, **matrix})
+        states = {"subtract": tuple(map(Known.from_keys, keys["subtract"]))} if keys.get("subtract") else {}
+        return cls(path, **{**keys, **matrix, **states})
 
     @property
     def crossed(self) -> bool:
@@ -85,6 +88,7 @@ class Source:
             covariance=facts["covariance"],
             component=tuple(facts["component"]) if "component" in facts else None,
             gevp=Gevp(*facts["gevp"]) if "gevp" in facts else None,
+            subtract=tuple(map(Known.from_keys, facts.get("subtract", ()))),
         )
 
     def keys(self) -> dict[str, Any]:
@@ -92,7 +96,8 @@ class Source:
         values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
         gevp = {"gevp": asdict(self.gevp)} if self.gevp else {}
         component = {"component": list(self.component)} if self.component else {}
-        return {**values, **gevp, **component, "path": str(self.path)}
+        states = {"subtract": [known.keys() for known in self.subtract]} if self.subtract else {}
+        return {**values, **gevp, **component, **states, "path": str(self.path)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +106,7 @@ class Correlator:
 
     ``samples`` are configurations (cfg, t), in bins where any are asked for, where ``dim`` is "cfg", bootstrap means
     (boot, t) where it is "boot"; None where the file holds a mean and its covariance. ``facts`` say where it comes
-    from, ``flags`` what is doubtful about it.
+    from, ``flags`` what is doubtful about it. ``states`` are amplitudes and masses (boot, state) of what was taken off.
     """
 
     times: tuple[int, ...]
@@ -112,13 +117,14 @@ class Correlator:
     where: str
     facts: dict[str, Any]
     flags: tuple[str, ...] = ()
+    states: tuple[Array, Array] | None = None
 
     @property
     def estimated_from(self) -> int | None:
         """How many independent configurations a full covariance comes from; None where it is not full, or not known."""
         if self.facts["covariance"] != "full":
             return None
-        return self.facts["independent"] if self.dim == "cfg" else self.facts.get("configurations")
+        return self.facts.get("independent", self.facts.get("configurations"))
 
     def bootstrap(self, count: int, seed: int, stream: str) -> Array:
         """Return bootstrap means (boot, t): those of the file where it holds any, otherwise ``count`` of them.
@@ -185,6 +191,9 @@ def describe(facts: dict[str, Any]) -> str:
     if "gevp" in facts:
         t0, td, state = facts["gevp"]
         words = f"state {state} of {facts['operators']} operators, GEVP at t0 = {t0}, td = {td}; {words}"
+    if "subtract" in facts:
+        count = len(facts["subtract"])
+        words += f"; {count} known state{'s' if count > 1 else ''} taken off"
     weak = "" if treatment == "full" else ", which hides from chi2 and the goodness of fit what the full one would show"
     return f"{words}; covariance {treatment}{weak}"
 

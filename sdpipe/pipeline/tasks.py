@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sdpipe.analysis.known import restored
 from sdpipe.config.origins import PLACE
 from sdpipe.config.schema import Config, digest
 from sdpipe.config.sources import RangeNoise
@@ -441,6 +442,8 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
     prediction = reconstruct(load_predictor(config, layout), target.samples, data, scale)
     prediction = prediction.assign_attrs(target=name, flags=wording.worded(prediction.attrs["flags"], remedy))
     prediction.correlator.attrs.update(facts)
+    if correlator is not None and correlator.states is not None:
+        prediction = restored(prediction, *correlator.states, config.observables)
     if target.truth is not None:
         words = {"units": config.observables.units, "long_name": "true smeared density"}
         prediction["truth"] = (("sigma", "E"), target.truth, words)

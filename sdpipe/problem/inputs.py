@@ -16,7 +16,7 @@ from sdpipe.config import densities, sources
 from sdpipe.config.origins import shipped
 from sdpipe.config.schema import Config, plain
 from sdpipe.config.section import Section
-from sdpipe.correlators import correlator, formats
+from sdpipe.correlators import formats, known
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.correlators.record import Snapshot
 from sdpipe.errors import ConfigError, UserError
@@ -31,7 +31,7 @@ STREAM = "target"
 """Stream of the bootstrap draws of real data: the same for all, so that correlators of the same configurations have
 the same ones in every sample."""
 
-LATER = ("component", "gevp")
+LATER = ("component", "gevp", "subtract")
 """Keys that a hash has where they are said: they came after runs that are still there."""
 
 SIZES = (1e-37, 1e37)
@@ -100,7 +100,7 @@ class Inputs:
     def content(self, section: Section) -> dict[str, Any]:
         """Return a section as plain data, with the hash of its file in place of the path and ``lattice.first``."""
         data, first = plain(section), self.config.lattice.first
-        data = {key: value for key, value in data.items() if value is not None or key not in LATER}
+        data = {key: value for key, value in data.items() if value or key not in LATER}
         if "path" not in data:
             return data
         return data | {"path": self.sha256(Path(data["path"]))} | ({} if first is None else {"first": first})
@@ -120,7 +120,7 @@ class Inputs:
     def problem(self) -> Problem:
         """What the tasks of this command compute with.
 
-        Raises ConfigError for a file that cannot be used, see :func:`correlator.load` and :class:`Noise`, and for
+        Raises ConfigError for a file that cannot be used, see :func:`known.load` and :class:`Noise`, and for
         synthetic noise that is no covariance.
         """
         section, times = self.config.noise, self.config.lattice.slices
@@ -156,8 +156,8 @@ class Inputs:
             with _at(section, *keys):
                 if isinstance(found, UserError):
                     raise found
-                lattice, how = self.config.lattice, {"parity": kernel.parity, "first": self.config.lattice.first}
-                c = correlator.load(section.source, lattice.period, lattice.slices, found, **how)
+                lattice, draws = self.config.lattice, (self.config.bootstrap, self.config.seed, STREAM)
+                c = known.load(section.source, kernel, lattice.slices, found, lattice.first, draws)
                 Noise(c.times, c.mean, c.covariance, c.where)
             self._correlators[keys] = c
         return self._correlators[keys]

@@ -15,7 +15,7 @@ from sdpipe.config.load import overridden, validated
 from sdpipe.config.origins import KNOWN_KERNELS, SMEARINGS, shipped
 from sdpipe.config.rules import FEWEST_SLICES
 from sdpipe.config.schema import plain
-from sdpipe.correlators import correlator, folding, formats, matrices
+from sdpipe.correlators import folding, formats, known, matrices
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey, effective_mass
@@ -26,6 +26,7 @@ from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
+from sdpipe.problem.inputs import STREAM
 
 Array = NDArray[np.float64]
 
@@ -185,8 +186,8 @@ class _Data:
 
     def load(self, times: tuple[int, ...] | None, source: Source | None = None) -> Correlator:
         """Return the correlator at these times; by default all that the kernel allows."""
-        how = {"parity": self.kernel.parity, "first": self.there[0]}
-        return correlator.load(source or self.source, self.kernel.period, times, self.snapshot, **how)
+        draws = (self.given.get("bootstrap", 800), self.given.get("seed", 1), STREAM)
+        return known.load(source or self.source, self.kernel, times, self.snapshot, self.there[0], draws)
 
     def whole(self) -> Correlator:
         """Return the correlator at all times; without correlations where there are too few samples for them."""
@@ -237,9 +238,7 @@ class _Data:
         if not self.source.crossed:
             return seen
         i = self.source.component[0]
-        how = {"parity": self.kernel.parity, "first": self.there[0]}
-        one = replace(self.source, component=(i, i))
-        return correlator.load(one, self.kernel.period, seen.times, self.snapshot, **how)
+        return self.load(seen.times, replace(self.source, component=(i, i), subtract=()))
 
     def _audience(self) -> str:
         """Return which networks answer: the shipped ones where they know kernel and smearing."""
@@ -261,6 +260,9 @@ class _Data:
         if given := self.given_key("lattice", "times"):
             return tuple(given)
         run = survey.usable(LARGEST_ERROR)
+        if run is not None and self.source.subtract:
+            times = [t for t in survey.correlator.times if t >= run[0]]
+            run = run[0], known.last_time(run[1], times, self.source.subtract)
         if run is None or run[1] - run[0] + 1 < FEWEST_SLICES:
             count = 0 if run is None else run[1] - run[0] + 1
             words = f"{count} times in a row, from t = 1 on, have an error below {100 * LARGEST_ERROR:.0f} %"
@@ -277,12 +279,13 @@ class _Data:
             self.why.append(f"covariance: shrink, since {words}")
         elif few:
             most = min(MOST_TIMES, max(FEWEST_SLICES, independent // 2))
-        known = f"whose errors are below {100 * LARGEST_ERROR:.0f} %"
+        fine = f"whose errors are below {100 * LARGEST_ERROR:.0f} %"
+        fine += ", and later ones, which say that little is left there" if self.source.subtract else ""
         if last - first >= most:
             last = first + most - 1
             limit = "a posterior can have" if most == MOST_TIMES else f"{independent} configurations determine"
-            known = f"the first {most} {known}, no more than {limit}"
-        self.why.append(f"lattice.times: [{first}, {last}], {known}")
+            fine = f"the first {most} {fine}, no more than {limit}"
+        self.why.append(f"lattice.times: [{first}, {last}], {fine}")
         return first, last
 
     def _check_positive(self, seen: Correlator) -> None:
@@ -308,12 +311,12 @@ class _Data:
         self._check_reach(float(np.max(posterior.priors.unit * posterior.priors.E0)), seen.times[0])
         unit = float(f"{float(posterior(seen.mean).unit):.12g}")
         masses, _ = effective_mass(posterior.implied(seen.mean), seen.covariance, self.kernel)
-        known = masses[masses > 0]
+        positive = masses[masses > 0]
         given = self.given_key("smearing", "sigma") and {"min", "max", "count"} <= set(self.given.get("energies", {}))
-        if not known.size and not given:
+        if not positive.size and not given:
             words = f"C(t) does not fall as one of kernel {self.kernel.name} and of rho >= 0 does"
             raise UserError(f"{self.path}: {words}: say smearing.sigma and energies yourself")
-        return unit, float(known[-1]) if known.size else unit
+        return unit, float(positive[-1]) if positive.size else unit
 
     def _prior(self, unit: float) -> dict[str, Any]:
         """Return the prior that draws are of: in the unit that the data have or, where a smearing is in GeV, with

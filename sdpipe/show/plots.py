@@ -17,6 +17,7 @@ from sdpipe.errors import UserError
 from sdpipe.infer.compare import compare
 from sdpipe.physics import units
 from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, validation_figures
+from sdpipe.show.overlay import Curve, overlay
 from sdpipe.show.picture import STYLE, Picture, save
 
 Format = Literal["png", "pdf"]
@@ -72,13 +73,13 @@ class Plots:
         ``beside`` is what :func:`sdpipe.smeared` returns: it is drawn with its error, too.
         """
         ax = self._draw_target(figures.reconstruction, target, sigma, ax)
-        if beside is not None:
-            j = 0 if sigma is None else int(np.abs(beside.sigma.values - sigma).argmin())
-            one, colour = beside.isel(sigma=j), figures.COLOURS[2]
-            ax.errorbar(one.E, one.central, one.error, fmt=".-", ms=3, lw=1, color=colour, label="beside")
-            title = ax.get_legend().get_title().get_text()
-            ax.legend(title=title)
-        return ax
+        return ax if beside is None else overlay(ax, beside, "beside", sigma)
+
+    def overlay(
+        self, ax: Axes, curve: Curve, label: str, sigma: float | None = None, colour: str | None = None
+    ) -> Axes:
+        """Draw one more curve on axes that have some, see :func:`sdpipe.show.overlay.overlay`."""
+        return overlay(ax, curve, label, sigma, colour)
 
     def budget(self, target: str, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw each source of error, and the total, against E."""

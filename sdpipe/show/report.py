@@ -263,6 +263,7 @@ def _target_facts(data: ReportData, name: str) -> Markup:
     rows = [("Kind", f"{data.config.targets[name].kind}; {known}")]
     if "resampling" in read:
         rows.append(("Correlator", describe(read)))
+    rows += _known_states(data.predictions[name])
     rows.append(("Normalisation", f"the correlator was multiplied by {a['scale']:.4g}"))
     if "calibrated" in budget:
         rows.append(("Level of the calibrated error", f"{a['level']:.1%}"))
@@ -275,6 +276,20 @@ def _target_facts(data: ReportData, name: str) -> Markup:
     if treatment != "full":
         p_value = f"there is no p-value, since covariance {treatment} hides what the full one would show; "
     return parts.facts([*rows, ("Goodness of fit", p_value + beyond)])
+
+
+def _known_states(prediction: xr.Dataset) -> list[tuple[str, str]]:
+    """Return amplitude and mass of each state that was taken off and put back."""
+    if "state_mass" not in prediction:
+        return []
+    A, M = (prediction[name].load() for name in ("state_amplitude", "state_mass"))
+    pairs = [(A.isel(state=k).values, M.isel(state=k).values) for k in range(M.sizes["state"])]
+    words = [f"A = {a.mean():.5g} ± {a.std():.2g}, {_mass(m, M.attrs['units'])}" for a, m in pairs]
+    return [("Known states, taken off and put back", "; ".join(words))]
+
+
+def _mass(M: np.ndarray, unit: str) -> str:
+    return f"M = {M.mean():.5g} ± {M.std():.2g} {unit}"
 
 
 def _pictures(data: ReportData, names: Iterable[str]) -> list[Markup]:

@@ -12,9 +12,13 @@ import pytest
 import xarray as xr
 
 from sdpipe import read_correlator
+from sdpipe.correlators import formats, known
 from sdpipe.correlators.correlator import Source
+from sdpipe.correlators.matrices import Gevp
 from sdpipe.correlators.record import times_second
+from sdpipe.correlators.states import Known
 from sdpipe.errors import UserError
+from sdpipe.physics.kernels import Kernel
 from tests.correlators.files import ar1, hdf5, jackknife, netcdf, zarr
 from tests.correlators.files import pyerrors as dump
 
@@ -213,16 +217,8 @@ def test_the_order_of_dimensions_follows_from_which_two_are_alike() -> None:
 @pytest.mark.skipif(not DATA.exists(), reason=f"{DATA.name}, a real matrix, is not in ../shared/data")
 @pytest.mark.parametrize(("state", "energy", "error"), [(0, 2.1525, 9e-4), (1, 2.1787, 9e-4), (2, 2.1883, 9e-4)])
 def test_the_levels_of_a_real_matrix_are_those_of_its_gevp(state: int, energy: float, error: float) -> None:
-    """Plateau at t = 15..24, a constant fitted to the effective masses with their covariance by the samples."""
-    data = read_correlator(
-        DATA, "matrix", first=0, times=(15, 25), matrix={"gevp": {"t0": 5, "td": 10, "state": state}}
-    )
-    n, bins = len(data.samples), 26
-    X = data.samples.values[: n // bins * bins].reshape(n // bins, bins, -1).mean(axis=1)
-    jack = np.log(jackknife(X)[:, :-1] / jackknife(X)[:, 1:])
-    mass = np.log(data["mean"].values[:-1] / data["mean"].values[1:])
-    weight = 1 / jack.var(axis=0)
-    fitted, samples = mass @ weight / weight.sum(), jack @ weight / weight.sum()
-    own = np.sqrt(len(X) - 1) * samples.std()
-    assert abs(fitted - energy) < 2 * np.hypot(own, error)
-    assert own < 3 * error
+    """One state fitted to the projected correlator at t = 15..24."""
+    source = Source(DATA, "matrix", gevp=Gevp(5, 10, state), subtract=(Known(between=(15, 24)),))
+    _, M = known.load(source, Kernel("exponential", 64), None, formats.snapshot(DATA), 0).states
+    assert abs(M.mean() - energy) < 2 * np.hypot(M.std(), error)
+    assert M.std() < 2 * error
