@@ -25,8 +25,8 @@ KNOWN = 0.5
 """Relative error up to which an effective mass is shown."""
 
 CAPTION = (
-    "{}: the panels show C(t), its pulls and the effective mass. Points are data, lines C(t) of the posterior mean, "
-    "pulls are their difference over the error of the data. Neighbouring times are correlated{}."
+    "{}: the panels show C(t) with its pulls, and the effective mass. Points are data, lines C(t) of the posterior "
+    "mean, pulls are their difference over the error of the data. Neighbouring times are correlated{}."
 )
 
 
@@ -56,39 +56,58 @@ def words(prediction: xr.Dataset) -> str:
 
 
 @mpl.rc_context(STYLE)
-def draw(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
-    """Draw C(t), the pulls, and the effective mass, for a group of ``predictions.zarr`` with ``implied``."""
-    width, height, m = figures.WIDTH * 0.85, 1.6 * figures.HEIGHT, figures.MARGINS
-    figure = Figure(figsize=(width, height))
-    top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.4, 3))
-    figure.subplots_adjust(
-        left=m["left"] / width, right=1 - m["right"] / width, hspace=0.08,
-        bottom=m["bottom"] / height, top=1 - m["top"] / height,
-    )  # fmt: skip
+def draw(prediction: xr.Dataset, title: str) -> Figure:
+    """Draw C(t), and the pulls in axes below, for a group of ``predictions.zarr`` with ``implied``."""
+    figure = _figure()
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.4), gridspec_kw={"hspace": 0.08})
     C, implied, t = prediction.correlator, prediction.implied.values, prediction.t.values
     mean, error = C.mean("boot").values, C.std("boot", ddof=1).values
     sign = -1 if mean[0] < 0 else 1
-    _both(top, t, sign * mean, error, sign * implied)
+    _both(upper, t, sign * mean, error, sign * implied)
     if np.ptp(np.sign(mean)):
-        top.set_yscale("symlog", linthresh=float(error.min()))
+        upper.set_yscale("symlog", linthresh=float(error.min()))
     else:
-        top.set_yscale("log")
-    top.minorticks_off()
-    top.set(ylabel="C(t)" if sign > 0 else "−C(t)")
-    top.set_title(figures.short(title), fontsize=10, loc="left")
-    top.legend()
-    figures.fill(middle, t[[0, -1]], 0, 1, "0.85", 1)
-    middle.axhline(0, color=COLOURS[0], lw=1)
-    middle.plot(t, pulls(prediction), "o", ms=4, color=COLOURS[6])
+        upper.set_yscale("log")
+    upper.minorticks_off()
+    upper.set(ylabel="C(t)" if sign > 0 else "−C(t)")
+    upper.set_title(figures.short(title), fontsize=10, loc="left")
+    upper.legend()
+    figures.fill(lower, t[[0, -1]], 0, 1, "0.85", 1)
+    lower.axhline(0, color=COLOURS[0], lw=1)
+    lower.plot(t, pulls(prediction), "o", ms=4, color=COLOURS[6])
     widest = max(1.5, 1.1 * float(np.abs(pulls(prediction)).max()))
-    middle.set(ylabel="pull", ylim=(-widest, widest))
-    masses = [effective_mass(c, np.cov(C.values.T), kernel) for c in (mean, implied)]
-    shown = masses[0][1] < KNOWN * np.abs(masses[0][0])
-    if shown.any():
-        _both(bottom, t[shown], masses[0][0][shown], masses[0][1][shown], masses[1][0][shown])
-    bottom.set(xlabel="t", ylabel=label(r"$m_\mathrm{eff}(t)$", kernel.unit))
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.set(xlabel="t", ylabel="pull", ylim=(-widest, widest))
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     figures.place_labels(figure)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def draw_mass(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
+    """Draw the effective mass where it is known, and that of the implied C(t)."""
+    figure = _figure()
+    ax = figure.subplots()
+    C, t = prediction.correlator, prediction.t.values
+    covariance = np.cov(C.values.T)
+    data, implied = (effective_mass(c, covariance, kernel) for c in (C.mean("boot").values, prediction.implied.values))
+    shown = data[1] < KNOWN * np.abs(data[0])
+    if shown.any():
+        _both(ax, t[shown], data[0][shown], data[1][shown], implied[0][shown])
+        ax.legend()
+    ax.set(xlabel="t", ylabel=label(r"$m_\mathrm{eff}(t)$", kernel.unit), xlim=(t[0] - 0.5, t[-1] + 0.5))
+    ax.set_title(figures.short(title), fontsize=10, loc="left")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figures.place_labels(figure)
+    return figure
+
+
+def _figure() -> Figure:
+    """Return an empty figure that lies beside another one in the report."""
+    width, height, m = figures.WIDTH, figures.HEIGHT, figures.MARGINS
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(
+        left=m["left"] / width, right=1 - m["right"] / width, bottom=m["bottom"] / height, top=1 - m["top"] / height
+    )
     return figure
 
 
@@ -99,10 +118,12 @@ def _both(ax: Axes, t: NDArray, data: NDArray, error: NDArray, implied: NDArray)
 
 
 def pictures(name: str, prediction: xr.Dataset, kernel: Kernel, title: str) -> Iterator[Picture]:
-    """Draw the correlator of one target; nothing where there is no posterior."""
+    """Draw C(t) and the effective mass of one target; nothing where there is no posterior."""
     if "implied" in prediction:
-        alt = f"C(t) of {title} with what the reconstruction implies, pulls and effective mass against t"
-        yield Picture(f"{name}-correlator", draw(prediction[["correlator", "implied"]].load(), kernel, title), alt)
+        held = prediction[["correlator", "implied"]].load()
+        words = f"of {title} with what the reconstruction implies, against t"
+        yield Picture(f"{name}-correlator", draw(held, title), f"C(t) {words}, and pulls")
+        yield Picture(f"{name}-effective-mass", draw_mass(held, kernel, title), f"Effective mass {words}")
 
 
 def caption(prediction: xr.Dataset, title: str) -> str:

@@ -28,7 +28,7 @@ PANEL, BESIDE = 0.85 * WIDTH, MARGINS["left"] + MARGINS["right"]
 """Inches: width of a panel, and what of that is beside its axes."""
 
 DENSITY = r"$\hat\rho_\sigma(E)$"
-SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "scale"}
+SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "networks, as they say"}
 TOTAL, STATISTICAL, CENTRAL = "#D6ECF8", "#85BBE0", "#00324F"
 """Bands of the total and the statistical error and the central value, which grey prints light, middle and dark."""
 BOUNDS = "0.85"

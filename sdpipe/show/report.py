@@ -6,6 +6,7 @@ import platform
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ CALIBRATES = {
 }
 """What each of ``Config.priors`` is for."""
 
+FROM = {
+    "latt": "the noise of the data",
+    "net": "the spread of the networks",
+    "resolution": "what the data leave open",
+    "scale": "what the networks say that the data leave open",
+}
+"""Source of an error -> what it comes from, in a sentence."""
+
 LEAD = Markup(
     "Smeared spectral densities {} from Euclidean correlators, by a broad audience of neural networks "
     "(arXiv:2307.00808), with statistical and systematic errors."
@@ -52,7 +61,7 @@ REPRODUCE = (
     "bit on any number of workers, networks up to the rounding of single precision."
 )
 CAPTIONS = {
-    "sources": "{}: the panels show the error by source: latt, lattice data; net, spread of replicas; {}each other "
+    "sources": "{}: the panels show the error by source: lattice data; networks, the spread of replicas; {}each other "
     "one, the shift to its reference; total, all of them in quadrature.",
     "asymptotics": "{}: the panels show how the result moves with the sizes of the audience. Bars are statistical "
     "errors; bands are the systematic error that is quoted, around the central value.",
@@ -188,33 +197,53 @@ def _smearing(s: Smearing) -> str:
 
 
 def _summary(data: ReportData) -> PageSection:
-    """One row for each target and sigma, every flag, and what cannot be flagged."""
-    flags, rows, unit = _narrow(data), [], data.config.kernel_function.unit
+    """The answer in ten seconds: a picture, a sentence for each target, every flag, and a small table."""
+    name, budget = next(iter(data.budgets.items()))
+    title = figures.title_of(name, budget.attrs["flags"])
+    picture = _gallery(data, name, "reconstruction", _reconstruction_caption(budget, title))
+    shown = {} if data.config.many else data.budgets
+    sentences = [parts.text(_sentence(name, budget)) for name, budget in shown.items()]
+    flags = _narrow(data)
     for name, budget in data.budgets.items():
         flags += [parts.text(f"{name}: {flag}", "flag") for flag in budget.attrs["flags"]]
-        for sigma in budget.sigma.values:
-            one, quoted = budget.sel(sigma=sigma), figures.quoted(budget)
-            largest = str(one.source.values[int(one.error.mean("E").argmax("source"))])
-            ratio = f"{float(one[quoted].mean() / np.abs(one.central).max()):.2%}"
-            within = np.abs(one.central - one.truth) <= one[quoted] if "truth" in one else None
-            inside = "unknown" if within is None else f"{float(within.mean()):.0%}"
-            count, kind = str(len(budget.attrs["flags"])), data.config.targets[name].kind
-            rows.append([_linked(data, name), count, f"{sigma:g}", quoted, ratio, inside, largest, kind])
-    header = [
-        "target",
-        "flags",
-        units.label("σ", unit),
-        "error",
-        "its mean / peak",
-        "truth inside it",
-        "largest source",
-        "kind",
-    ]
-    table = parts.table("Results", pd.DataFrame(rows, columns=header))
     unable = [*_answered(data), *_unable(data)]
     none = "There are no flags, but not everything could be flagged:" if unable else "There are no flags."
     notes = [parts.text(words, "note") for words in unable]
-    return PageSection("summary", "Summary", [*(flags or [parts.text(none, "note")]), *notes, table])
+    table = parts.table("Results", _results(data))
+    return PageSection("summary", "Summary", [picture, *sentences, *(flags or [parts.text(none)]), *notes, table])
+
+
+def _sentence(name: str, budget: xr.Dataset) -> Markup:
+    """Return where the density is largest at the first sigma, how well it is known, and what limits that."""
+    one, quoted, unit = budget.isel(sigma=0), figures.quoted(budget), units.unit_of(budget)
+    peak = one.isel(E=int(np.abs(one.central).argmax("E")))
+    source = str(one.source.values[int(one.error.mean("E").argmax("source"))])
+    words = "{} of {} is largest at {}: {} with {}. Its {} error is {} of that on average, most of it from {}."
+    return Markup(words).format(
+        DENSITY,
+        name,
+        equation("E", float(f"{float(peak.E):.3g}"), unit),
+        tables.quoted(float(peak.central), float(peak[quoted])),
+        equation("σ", float(one.sigma), unit),
+        quoted,
+        f"{float(one[quoted].mean() / np.abs(peak.central)):.1%}",
+        FROM.get(source, f"the choice of {source}"),
+    )
+
+
+def _results(data: ReportData) -> pd.DataFrame:
+    """Return a row for each target and sigma."""
+    rows = []
+    for name, budget in data.budgets.items():
+        quoted, flags = figures.quoted(budget), str(len(budget.attrs["flags"]))
+        for sigma in budget.sigma.values:
+            one = budget.sel(sigma=sigma)
+            ratio = f"{float(one[quoted].mean() / np.abs(one.central).max()):.1%}"
+            within = np.abs(one.central - one.truth) <= one[quoted] if "truth" in one else None
+            inside = "unknown" if within is None else f"{float(within.mean()):.0%}"
+            rows.append([_linked(data, name), f"{sigma:g}", ratio, inside, flags])
+    sigma = units.label("σ", data.config.kernel_function.unit)
+    return pd.DataFrame(rows, columns=["target", sigma, "error / peak", "truth inside", "flags"])
 
 
 def _linked(data: ReportData, name: str) -> str:
@@ -336,22 +365,35 @@ def _beyond_its_bound(data: ReportData, name: str) -> list[str]:
     return band(data.config, data.budgets, name).attrs["says"]
 
 
+def _gallery(data: ReportData, name: str, what: str, caption: str | Markup) -> Markup:
+    """Return the pictures of one kind and target, one for each sigma; of many targets there are none."""
+    if data.config.many:
+        return Markup("")
+    names = _of_each_sigma(f"{name}-{what}", data.budgets[name].sizes["sigma"])
+    return parts.gallery(_pictures(data, names), caption)
+
+
+def _correlator(data: ReportData, name: str, caption: str) -> Markup:
+    """Return C(t) and, where it was drawn, the effective mass; of many targets there are none."""
+    if data.config.many:
+        return Markup("")
+    mass = f"{name}-effective-mass"
+    return parts.gallery(_pictures(data, [f"{name}-correlator", *([mass] if mass in data.pictures else [])]), caption)
+
+
 def _target_pictures(data: ReportData, name: str, title: str) -> list[Markup]:
     """Return the pictures of one target with their captions, and what the correlator and the methods say.
 
     Of many targets there are no pictures.
     """
     budget, prediction = data.budgets[name], data.predictions[name]
-
-    def gallery(what: str, caption: str | Markup) -> Markup:
-        names = [f"{name}-{what}"] if what == "correlator" else _of_each_sigma(f"{name}-{what}", budget.sizes["sigma"])
-        return Markup("") if data.config.many else parts.gallery(_pictures(data, names), caption)
-
+    gallery = partial(_gallery, data, name)
     blocks = []
+    if name != next(iter(data.budgets)):  # that of the first target is in the summary
+        blocks.append(gallery("reconstruction", _reconstruction_caption(budget, title)))
     if "implied" in prediction:
         blocks.append(parts.text(correlator_figure.words(prediction)))
-        blocks.append(gallery("correlator", correlator_figure.caption(prediction, title)))
-    blocks.append(gallery("reconstruction", _reconstruction_caption(budget, title)))
+        blocks.append(_correlator(data, name, correlator_figure.caption(prediction, title)))
     blocks.append(gallery("budget", _source_caption(budget, title)))
     if "estimator" in budget:
         compared = compare(budget, data.validation)
@@ -372,7 +414,10 @@ def _reconstruction_caption(budget: xr.Dataset, title: str) -> Markup:
 
 
 def _source_caption(budget: xr.Dataset, title: str) -> str:
-    meanings = {"resolution": "resolution, what the data cannot resolve; ", "scale": "scale, what the networks say; "}
+    meanings = {
+        "resolution": "resolution, what the data cannot resolve; ",
+        "scale": "networks, as they say, the error that networks give; ",
+    }
     own = "".join(words for name, words in meanings.items() if name in budget.source)
     return CAPTIONS["sources"].format(title, own)
 
@@ -472,14 +517,14 @@ def _recipe(data: ReportData) -> PageSection:
 
 def _sections(data: ReportData) -> Iterator[PageSection]:
     """Make the page from top to bottom."""
-    yield _question(data.config)
     yield _summary(data)
     if not data.config.many:
         yield from (_target(data, name) for name in data.budgets)
-    if data.history is not None:
-        yield _training(data)
     if data.validation is not None:
         yield _validation(data, data.validation)
+    if data.history is not None:
+        yield _training(data)
+    yield _question(data.config)
     yield PageSection("terms", "Terms", [parts.facts(terms())])
     yield _provenance(data)
     yield _recipe(data)

@@ -24,6 +24,7 @@ from tests.fixtures import Finished
 HERE = Path(__file__).parent / "baselines"
 FIGURES = (
     *("o3-reconstruction", "o3-budget", "o3-methods", "o3-correlator", "history"),
+    "o3-effective-mass",
     *("validation-pulls", "validation-coverage", "validation-coverage-energy", "validation-width"),
 )
 """Those of every sigma are beside each other in one baseline."""

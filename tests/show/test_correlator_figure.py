@@ -40,11 +40,12 @@ def test_the_sentence_says_whether_data_are_what_is_implied_and_where_they_are_n
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_the_figure_shows_data_pulls_and_a_plateau_at_the_mass(sign: float) -> None:
-    figure = correlator_figure.draw(prediction(np.zeros(T.size), sign), KERNEL, "one state")
-    top, middle, bottom = figure.axes
+    data = prediction(np.zeros(T.size), sign)
+    top, middle = correlator_figure.draw(data, "one state").axes
+    (mass,) = correlator_figure.draw_mass(data, KERNEL, "one state").axes
     np.testing.assert_allclose(top.lines[0].get_ydata(), KERNEL(T, 0.5))
     np.testing.assert_allclose(middle.lines[-1].get_ydata(), 0, atol=1e-9)
-    implied = bottom.lines[0].get_ydata()
+    implied = mass.lines[0].get_ydata()
     assert len(implied) > 5
     np.testing.assert_allclose(implied, 0.5, rtol=1e-9)
     assert top.get_yscale() == "log"
@@ -53,7 +54,7 @@ def test_the_figure_shows_data_pulls_and_a_plateau_at_the_mass(sign: float) -> N
 def test_a_correlator_that_changes_sign_is_drawn() -> None:
     data = prediction(np.zeros(T.size))
     data["correlator"] = data.correlator * np.sign(7.5 - data.t)
-    figure = correlator_figure.draw(data, KERNEL, "changes sign")
+    figure = correlator_figure.draw(data, "changes sign")
     figure.draw_without_rendering()
     assert figure.axes[0].get_yscale() == "symlog"
 

@@ -50,7 +50,7 @@ def test_figures_are_one_svg_for_each_picture_with_words_and_text_as_text(run: R
     kinds = [f"{name}-{kind}" for name in run.config.targets for kind in ("reconstruction", "budget", "methods")]
     kinds += [f"validation-{kind}" for kind in ("pulls", "coverage", "coverage-energy", "width", "cases")]
     expected = {f"{kind}-sigma{i}" for kind in (*kinds, "history") for i in range(len(run.config.smearing.sigma))}
-    expected |= {f"{name}-correlator" for name in run.config.targets}
+    expected |= {f"{name}-{what}" for name in run.config.targets for what in ("correlator", "effective-mass")}
     files = list(run.layout.figures.iterdir())
     assert {path.name for path in files} == {f"{stem}.svg" for stem in expected}
     roots = {path.stem: ElementTree.parse(path).getroot() for path in files}
