@@ -57,11 +57,17 @@ class Mock:
     times: tuple[int, ...]
     samples: Array
     form: str
+    tau: float
 
     @property
     def lowest(self) -> float:
         """Mass of the lowest state."""
         return float(self.omega[0])
+
+    @property
+    def error(self) -> Array:
+        """Error (t,) of the mean, autocorrelation included."""
+        return self.samples.std(axis=0, ddof=1) * np.sqrt(2 * max(self.tau, 0.5) / len(self.samples))
 
     def smeared(self, sigma: Array, E: Array) -> Array:
         """Return the true rho_sigma(E), shape (sigma, E)."""
@@ -72,9 +78,8 @@ class Mock:
     def write(self, path: Path) -> Path:
         """Write the file, a table with errors of the mean or all configurations, and return its path."""
         if self.form == "table":
-            error = self.samples.std(axis=0, ddof=1) / np.sqrt(len(self.samples))
             path = path.with_suffix(".txt")
-            np.savetxt(path, np.column_stack([self.times, self.samples.mean(axis=0), error]), fmt="%d %.12e %.6e")
+            np.savetxt(path, np.column_stack([self.times, self.samples.mean(axis=0), self.error]), fmt="%d %.12e %.6e")
         else:
             path = path.with_suffix(".npy")
             np.save(path, self.samples)
@@ -94,11 +99,8 @@ def drawn(seed: int) -> Mock:
     mass = float(np.exp(g.uniform(np.log(max(0.05, 3 / period)), np.log(heaviest))))
     omega, weights = _density(g, mass)
     C = kernel(np.array(times)[:, None], omega) @ weights
-    if form == "table":
-        samples = _configurations(g, C, times, period, 0.0)
-    else:
-        samples = _configurations(g, C, times, period, float(g.choice([0, 0, 1, 5, 20])))
-    return Mock(omega, weights, kernel, times, samples, form)
+    tau = 0.0 if form == "table" else float(g.choice([0, 0, 1, 5, 20]))
+    return Mock(omega, weights, kernel, times, _configurations(g, C, times, period, tau), form, tau)
 
 
 def _density(g: np.random.Generator, mass: float) -> tuple[Array, Array]:
@@ -130,7 +132,7 @@ def _configurations(g: np.random.Generator, C: Array, times: tuple[int, ...], pe
 def spoiled(mock: Mock, how: str, seed: int) -> tuple[Mock, list[str]] | None:
     """Return the mock made wrong and keys that say so; None where it cannot be, or nobody could see it."""
     g = np.random.default_rng([SEED, 1, seed])
-    C, error = mock.samples.mean(axis=0), mock.samples.std(axis=0) / np.sqrt(len(mock.samples))
+    C, error = mock.samples.mean(axis=0), mock.error
     keys = said(mock)
     if how == "period" and mock.form in ("half", "part"):
         other = replace(mock.kernel, period=2 * (mock.kernel.period // 2 + int(g.integers(2, 5))))

@@ -51,7 +51,8 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
     NaN, and its place. ``outside (estimate)``, where there are bounds, says whether an estimate is outside them by more
     than its error somewhere. ``covered (family)``, where that was validated, is the share of draws and points that the
     calibrated error of the trusted estimate covers, at the attribute ``level``. The attribute ``trusted`` is the name
-    of an estimate, ``bounds`` or ``none``, and ``reason`` says why, see :data:`Reason`.
+    of an estimate, ``bounds`` or ``none``, never of one that has no answer of its own at most points; ``reason`` says
+    why, see :data:`Reason`.
 
     >>> point = {"sigma": [0.4], "E": [1.0]}
     >>> one, m = xr.DataArray([[1.0]], dims=("sigma", "E"), coords=point), {"estimator": ["hlt"]}
@@ -125,7 +126,8 @@ def _trusted(compared: xr.Dataset, budget: xr.Dataset) -> tuple[str, Reason]:
     if "lower" in compared and "outside" not in compared:
         return names[0], "not_certified"
     outside = compared.outside.values if "outside" in compared else np.zeros(len(names), bool)
-    inside = [name for name, out in zip(names, outside, strict=True) if not out]
+    silent = budget.attrs.get("silent", [])
+    inside = [name for name, out in zip(names, outside, strict=True) if not out and name not in silent]
     if not inside:
         return "bounds", "all_outside"
     if budget.attrs.get("p_value", 1.0) < SUSPICIOUS:

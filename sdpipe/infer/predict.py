@@ -320,9 +320,9 @@ def reconstruct(
     Returns what :meth:`Predictor.predict` and :meth:`Predictor.covariances` do, ``correlator (boot, t)``, ``implied
     (t)`` of the posterior mean, whose attribute ``chi2`` says how far it is from the mean of the samples, and as
     attributes ``scale``, ``scale_rule``, ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``goodness_of_fit``,
-    ``source``, ``flags``; with bounds ``lower`` and ``upper (sigma, E)``, NaN where they are not certified, and
-    ``chi2_min``; and the diagnostics of every estimator. Raises UserError as these do, and where C at t_ref, or what
-    the networks would see of it, is too small or too large to compute with.
+    ``source``, ``flags``, and ``silent``, the estimators without an answer at most points; with bounds ``lower`` and
+    ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; and the diagnostics of every estimator. Raises UserError
+    as these do, and where C at t_ref, or what the networks would see of it, is too small or too large to compute with.
     """
     data = data or Data(samples.mean(axis=0))
     check_size(data.mean, predictor.noise.times, "samples")
@@ -331,7 +331,7 @@ def reconstruct(
         seen = np.abs(samples).max(axis=0) * factor
     check_size(seen, predictor.noise.times, f"samples times the scale {factor:g}", SINGLE)
     scaled, own = samples * factor, _own_noise(predictor, data, factor)
-    flags = [*data.flags, *_unlike(predictor, data)]
+    flags, silent = [*data.flags, *_unlike(predictor, data)], list[str]()
     checks = predictor.checks(factor * data.mean[None], own, data.count)
     facts: dict[str, Any] = {name: values[0].item() for name, values in checks.items()}
     facts["noise_scale"] = abs(facts["noise_scale"])
@@ -348,15 +348,16 @@ def reconstruct(
         words = {"long_name": "C(t) that the posterior mean of rho implies", "chi2": chi2}
         prediction["implied"] = ("t", implied / factor, {"units": about["units"], **words})
     for name, estimator in predictor.estimators.items():
-        prediction = prediction.merge(estimator.diagnostics(centre, factor))
-        flags += trust.unanswered(name, estimator.estimate(centre).found)
+        prediction, found = prediction.merge(estimator.diagnostics(centre, factor)), estimator.estimate(centre).found
+        flags += trust.unanswered(name, found)
+        silent += [name] if found is not None and found.mean() < trust.ANSWERED else []
     for name, interval in predictor.bounds(data.mean).items():
         prediction, more = _with_interval(predictor, prediction, name, interval)
         flags += more
         facts["chi2_min"] = interval.chi2_min
     prediction["t"] = ("t", list(predictor.noise.times), {"units": "lattice units"})
     rule = "auto" if scale == "auto" else "given"
-    attrs = {"scale": factor, "scale_rule": rule, **facts, "source": predictor.source, "flags": flags}
+    attrs = {"scale": factor, "scale_rule": rule, **facts, "source": predictor.source, "flags": flags, "silent": silent}
     return prediction.assign_attrs(attrs)
 
 

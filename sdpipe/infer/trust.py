@@ -39,6 +39,9 @@ SUSPICIOUS = 0.01
 ENOUGH = 200
 """Draws from which p-values are below that."""
 
+ANSWERED = 0.5
+"""Part of all points at which an estimator has an answer of its own, or else it is not trusted anywhere."""
+
 FAR = 10.0
 """Errors from the central value from which on an estimator contradicts it."""
 
@@ -112,7 +115,7 @@ class PriorOfData:
 def smallest_p_value(count: int) -> float:
     """Return the smallest p-value that ``count`` draws of a :class:`Reference` can give.
 
-    >>> smallest_p_value(796), smallest_p_value(199)
+    >>> round(smallest_p_value(800), 4), round(smallest_p_value(199), 4)
     (0.01, 0.01)
     """
     return 2 / (1 + compared(count))
@@ -388,7 +391,8 @@ def assess(
     p_value, flags = judge(predictions, validation)
     resolution = None if validation is None else unresolved(predictions, validation)
     budget = budget_of(predictions, central, references, resolution)
-    budget.attrs = {k: predictions.attrs[k] for k in ("scale", "noise_scale", "chi2", "dof", "goodness_of_fit")}
+    kept = ("scale", "noise_scale", "chi2", "dof", "goodness_of_fit", "silent")
+    budget.attrs = {k: predictions.attrs[k] for k in kept}
     if "lower" in predictions:
         budget = budget.assign(predictions[["lower", "upper"]]).assign_attrs(chi2_min=predictions.attrs["chi2_min"])
     if validation is not None:

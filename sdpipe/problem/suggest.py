@@ -190,13 +190,14 @@ class _Data:
         return known.load(source or self.source, self.kernel, times, self.snapshot, self.there[0], draws)
 
     def whole(self) -> Correlator:
-        """Return the correlator at all times; without correlations where there are too few samples for them."""
+        """Return the correlator at all times, with a covariance as there can be of few samples, or of no samples."""
         try:
             return self.load(None)
         except UserError as error:
             if error.key != "covariance" or self.source.covariance != "full":
                 raise
-            return self.load(None, replace(self.source, covariance="diagonal"))
+            few = "diagonal" if self.record.samples is None else "shrink"
+            return self.load(None, replace(self.source, covariance=few))
 
     def suggestion(self) -> Suggestion:
         """Return the config, with what is given in it."""

@@ -134,3 +134,9 @@ def test_the_coverage_of_the_trusted_estimate_is_that_of_its_calibrated_error() 
         assert compared.covered.values == pytest.approx(shares[row, :, :, 0].mean(axis=1))
         assert compared.attrs["level"] == 0.683
     assert "covered" not in compare(budget({"hlt": 0}, {"hlt": 0.12}))
+
+
+def test_an_estimate_that_does_not_give_back_the_data_is_not_trusted() -> None:
+    data = budget({"posterior": 5, "hlt": 0}, {"posterior": 0.1, "hlt": 0.01})
+    assert verdict(compare(data))[0] == "hlt"
+    assert verdict(compare(data.assign_attrs(silent=["hlt"])))[0] != "hlt"
