@@ -321,8 +321,9 @@ def reconstruct(
     (t)`` of the posterior mean, whose attribute ``chi2`` says how far it is from the mean of the samples, and as
     attributes ``scale``, ``scale_rule``, ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``goodness_of_fit``,
     ``source``, ``flags``, and ``silent``, the estimators without an answer at most points; with bounds ``lower`` and
-    ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; and the diagnostics of every estimator. Raises UserError
-    as these do, and where C at t_ref, or what the networks would see of it, is too small or too large to compute with.
+    ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; and the diagnostics of every estimator.
+    Raises UserError as these do, and where C at t_ref, or what the networks would see of it, is too small or too large
+    to compute with.
     """
     data = data or Data(samples.mean(axis=0))
     check_size(data.mean, predictor.noise.times, "samples")
