@@ -51,14 +51,18 @@ class Target:
     correlator: Correlator | None = None
 
 
+BEYOND = 2.0
+"""Factor by which noise may be outside of what the shipped audience was trained with: draws with it calibrate."""
+
+
 def beyond_range(config: Config, found: Noise) -> list[str]:
-    """Return a flag, with by how much, where noise is outside of what the shipped audience was trained with."""
+    """Return a flag, with by how much, where noise is far outside of what the shipped audience was trained with."""
     if not config.origin.served:
         return []
     low, high = shipped()["noise"]["relative"]
     i = found.reference
     relative = float(np.sqrt(found.covariance[i, i]) / abs(found.mean[i]))
-    if low <= relative <= high:
+    if low / BEYOND <= relative <= BEYOND * high:
         return []
     words = (
         f"{relative / high:.2g} times the largest" if relative > high else f"{low / relative:.2g} times below the least"
