@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from sdpipe.show.tables import table
+from sdpipe.show.run_status import table
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
 
     Raises UserError, after printing, where a file is damaged.
     """
-    from sdpipe.show import tables
+    from sdpipe.show import run_status
 
     layout = state.layout
     layout.require()
@@ -294,9 +294,9 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
     survey = stages.survey(state)
     following, training = _next(arguments, survey), layout.in_training()
     if arguments.json:
-        say(tables.status_json(state.config.name, str(layout.root), survey, training, following, damaged))
+        say(run_status.status_json(state.config.name, str(layout.root), survey, training, following, damaged))
     else:
-        parts = [tables.status_text(survey, training)]
+        parts = [run_status.status_text(survey, training)]
         if keys := ownership.edited(layout):
             back = f"its copy is {layout.config_copy}; to put that back, run: {layout.go_on}"
             parts.append(f"{layout.config} was edited: {'; '.join(keys)}; {back}")

@@ -18,10 +18,9 @@ from sdpipe.pipeline import ownership, stages
 from sdpipe.pipeline.state import State
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from sdpipe.infer.predict import Predictor
     from sdpipe.learn.trained import Network
+    from sdpipe.show.run_status import Table
 
 
 class Groups(Mapping[str, xr.Dataset]):
@@ -127,17 +126,17 @@ class RunDirectory:
         return found.receipt is not None
 
     def __repr__(self) -> str:
-        from sdpipe.show.tables import run_as_text
+        from sdpipe.show.run_status import run_as_text
 
         return run_as_text(self.config, self.layout, *self._stages())
 
     def _repr_html_(self) -> str:
-        from sdpipe.show.tables import run_as_html
+        from sdpipe.show.run_status import run_as_html
 
         return run_as_html(self.config, self.layout, *self._stages())
 
-    def _stages(self) -> tuple[pd.DataFrame, str | None]:
-        from sdpipe.show.tables import stages_frame
+    def _stages(self) -> tuple[Table, str | None]:
+        from sdpipe.show.run_status import stages_table
 
         survey = stages.survey(self._state)
-        return stages_frame(survey), stages.next_stage(survey)
+        return stages_table(survey), stages.next_stage(survey)

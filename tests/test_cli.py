@@ -324,6 +324,12 @@ def test_a_second_run_does_nothing_says_so_and_imports_no_torch(
     assert snapshot(finished.root) == before
 
 
+def test_status_imports_nothing_heavy(shell: Cli, finished: Finished) -> None:
+    outcome = shell("-c", PROBE, "status", finished.root, cwd=finished.root.parent)
+    assert outcome.status == 0, outcome.err
+    assert imported(outcome).isdisjoint(HEAVY)
+
+
 def test_what_no_network_computes_imports_no_torch(shell: Cli, finished_copy: Path) -> None:
     shutil.rmtree(finished_copy / "budget.zarr/o3")
     outcome = shell("-c", PROBE, "run", finished_copy, cwd=finished_copy.parent)

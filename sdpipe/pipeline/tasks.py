@@ -134,19 +134,19 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> int:
         copies = (config.copies, config.seed, block.of, block.start)
         arrays["noisy"] = noisy_copies(drawn.correlator, problem.noise, *copies)
         if config.training.inputs == "posterior":
-            arrays |= _said(problem.posterior(arrays["noisy"]))
+            arrays |= _posterior_arrays(problem.posterior(arrays["noisy"]))
     written = store.write_block(layout.training, block.region, arrays)
     finish(layout, piece, written, **VERSIONS)
     return block.stop - block.start
 
 
-def _said(estimate: Estimate) -> dict[str, Array]:
+def _posterior_arrays(estimate: Estimate) -> dict[str, Array]:
     return {"features": estimate.features, "posterior_mean": estimate.mean, "posterior_sd": estimate.sd}
 
 
 def _through_covariances(problem: Problem, block: Block) -> dict[str, Array]:
     """Return for noisy copies of a block the number of their covariance, and what the posterior says of them."""
-    config, made = problem.config, []
+    config, copies = problem.config, []
     on_lattice = [
         generate(problem.prior(block.of), grid.times_only, config.seed, block.start, block.stop).correlator
         for grid in config.lattices
@@ -157,10 +157,10 @@ def _through_covariances(problem: Problem, block: Block) -> dict[str, Array]:
         for rows, number, noise in problem.covariances[i].of_samples(*where):
             z = rng.normals(rng.generator(config.seed, "noise copies", block.of, number), (SHARED, 1, noise.deviates))
             noisy = noise.added(on_lattice[i][rows], z[: rows.stop - rows.start])
-            said = _said(Posterior.for_noise(problem.moments[i], noise)(noisy))
-            parts.append({"covariance": np.full((len(noisy), 1), number), **said})
-        made.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
-    return {name: np.concatenate([one[name] for one in made], axis=1) for name in made[0]}
+            arrays = _posterior_arrays(Posterior.for_noise(problem.moments[i], noise)(noisy))
+            parts.append({"covariance": np.full((len(noisy), 1), number), **arrays})
+        copies.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return {name: np.concatenate([one[name] for one in copies], axis=1) for name in copies[0]}
 
 
 # --- train -----------------------------------------------------------------------------------------------------------
@@ -355,8 +355,9 @@ def write_audience(problem: Problem, layout: Layout, piece: Piece) -> None:
     if config.origin.trains:
         central = config.ensembles[config.budget.central]
         training = store.read(layout.training).sel(Nb=central.Nb).isel(sample=slice(central.Nrho))
-        fitted = training, audience.observables, problem.noise, audience.inputs, config.sigma_together
-        statistics = Statistics.from_training(*fitted)
+        statistics = Statistics.from_training(
+            training, audience.observables, problem.noise, audience.inputs, config.sigma_together
+        )
     else:
         prior = problem.prior(config.central_Nb)
         statistics = Statistics.from_draws(prior, audience.observables, problem.noise, config.seed)
@@ -381,11 +382,15 @@ def load_audience(layout: Layout) -> Audience:
 
     Raises UserError where it has none, DamageError where it does not agree with it.
     """
-    path = layout.audience
-    receipt = layout.receipts.read("train", "audience")
+    return read_audience(layout.audience, _recorded(layout, "audience", layout.audience))
+
+
+def _recorded(layout: Layout, piece: str, path: Path) -> str:
+    """Return the hash that the receipt of a piece of ``train`` has of its file; raise UserError where it has none."""
+    receipt = layout.receipts.read("train", piece)
     if receipt is None:
         raise UserError(f"{path}: missing; run: sdpipe train {layout.root}")
-    return read_audience(path, receipt.hashes[layout.relative(path)])
+    return receipt.hashes[layout.relative(path)]
 
 
 def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
@@ -396,10 +401,7 @@ def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
     networks, identity = [], load_audience(layout).identity
     for network in every_network(config):
         path = layout.networks / f"{network.stem}.pt"
-        receipt = layout.receipts.read("train", network.stem)
-        if receipt is None:
-            raise UserError(f"{path}: missing; run: sdpipe train {layout.root}")
-        loaded = trained.load(path, receipt.hashes[layout.relative(path)])
+        loaded = trained.load(path, _recorded(layout, network.stem, path))
         if loaded.audience != identity:
             raise DamageError(path, "of another audience")
         networks.append(loaded)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from sdpipe.correlators.correlator import ENOUGH, Correlator, describe
@@ -17,7 +16,7 @@ from sdpipe.infer import trust
 from sdpipe.physics import units
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
-from sdpipe.show.tables import table
+from sdpipe.show.run_status import table
 
 TOO_LARGE = "doubtful: data scatter less than their errors allow: is their covariance that of one configuration?"
 
@@ -32,16 +31,14 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
     """
     whole = survey.correlator
     rows = np.unique(np.linspace(0, len(whole.times) - 1, min(len(whole.times), SHOWN)).round().astype(int))
-    frame = pd.DataFrame(
-        {
-            "t": [str(whole.times[i]) for i in rows],
-            "C(t)": [f"{whole.mean[i]:.6g}" for i in rows],
-            "error %": [f"{100 * survey.relative[i]:.3g}" for i in rows],
-            "signal/noise": [f"{1 / survey.relative[i]:.3g}" for i in rows],
-            units.label("m_eff", survey.kernel.unit): [_known(survey.mass[i]) for i in rows],
-            "+-": [_known(survey.mass_error[i], 2) for i in rows],
-        }
-    )
+    columns = {
+        "t": [str(whole.times[i]) for i in rows],
+        "C(t)": [f"{whole.mean[i]:.6g}" for i in rows],
+        "error %": [f"{100 * survey.relative[i]:.3g}" for i in rows],
+        "signal/noise": [f"{1 / survey.relative[i]:.3g}" for i in rows],
+        units.label("m_eff", survey.kernel.unit): [_known(survey.mass[i]) for i in rows],
+        "+-": [_known(survey.mass_error[i], 2) for i in rows],
+    }
     noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
     chi2, dof = _goodness_of_fit(survey.kernel, noise, used)
     p_value = chi2_p_value(chi2, dof, used.estimated_from)
@@ -51,7 +48,7 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
         f"t = {whole.times[0]}..{whole.times[-1]}",
         *_bins(whole),
         "",
-        table(frame),
+        table(columns),
         *([f"shown: {len(rows)} of {len(whole.times)} times"] if len(rows) < len(whole.times) else []),
         "",
         f"eigenvalues of the correlation matrix: {survey.eigenvalues[0]:.2g} to {survey.eigenvalues[-1]:.3g}",

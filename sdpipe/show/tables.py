@@ -1,29 +1,17 @@
-"""Tables of results, their cells as text, and what ``open_run`` shows of a run."""
+"""Tables of results, and their cells as text."""
 
 from __future__ import annotations
-
-import json
-import shlex
-import time
-from collections.abc import Iterable
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from markupsafe import Markup
 from numpy.typing import NDArray
-from rich.filesize import decimal
 
-from sdpipe.config.schema import Config
-from sdpipe.disk.layout import Layout
-from sdpipe.errors import DamageError, printable
 from sdpipe.infer.budget import NETWORKS
 from sdpipe.infer.calibration import verdict
 from sdpipe.physics import units
 from sdpipe.physics.units import equation, label
+from sdpipe.show.run_status import table
 
 SHOWN_ENERGIES = 12
 ANSWERS = 6
@@ -32,31 +20,6 @@ DECIMALS = 7
 """Most decimals, and most digits before the point, of a column without powers of ten."""
 FINEST = 1e-3
 """The smallest error, relative to the largest, whose digits the other numbers of a budget follow."""
-
-
-def table(frame: pd.DataFrame) -> str:
-    """Return columns two blanks apart, the first aligned to the left, the others to the right.
-
-    >>> print(table(pd.DataFrame({"E": ["0.1", "10.0"], "rho": ["1.25", "3"]})))
-    E      rho
-    0.1   1.25
-    10.0     3
-    """
-    columns = [[str(name), *cells] for name, cells in frame.items()]
-    padded = [[f"{c:{'>' if i else '<'}{max(map(len, cells))}}" for c in cells] for i, cells in enumerate(columns)]
-    return "\n".join(map("  ".join, zip(*padded, strict=True)))
-
-
-def age(seconds: float) -> str:
-    """Return how long ago something was.
-
-    >>> age(3.2), age(200), age(7300), age(400_000)
-    ('3 s ago', '3 min ago', '2 h ago', '5 d ago')
-    """
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} s ago"
 
 
 def numbers(values: NDArray[np.float64], error: NDArray[np.float64]) -> list[str]:
@@ -288,103 +251,3 @@ def training_frame(history: xr.Dataset) -> pd.DataFrame:
     sigma = label("sigma", units.unit_of(history))
     header = ["ensemble", sigma, "val MAE", "linear MAE", "/ linear", "/ posterior", "epochs"]
     return pd.DataFrame(rows, columns=header)
-
-
-def stages_frame(survey: Iterable[Any]) -> pd.DataFrame:
-    """Return the table of stages: name, state, done of total, unit, bytes, and when they last changed."""
-    now = time.time()
-    rows = [
-        {
-            "stage": s.name,
-            "state": s.state,
-            "done": f"{s.done}/{s.total} {s.unit}",
-            "size": decimal(s.bytes) if s.modified else "-",
-            "changed": age(now - s.modified) if s.modified else "-",
-        }
-        for s in survey
-    ]
-    return pd.DataFrame(rows)
-
-
-def status_text(survey: Iterable[Any], running: list[dict[str, Any]]) -> str:
-    """Return the tables that ``sdpipe status`` prints: the stages, and the networks that are in training."""
-    now = time.time()
-    rows = [
-        {
-            "in training": r["task"].removeprefix("train-"),
-            "epoch": f"{r['epoch']}/{r['epochs']}",
-            "val MAE": f"{r['val_loss']:.5f}",
-            "linear MAE": f"{r['linear_loss']:.5f}",
-            "noted": age(now - r["modified"]),
-        }
-        for r in running
-    ]
-    return "\n\n".join([table(stages_frame(survey)), *([table(pd.DataFrame(rows))] if rows else [])])
-
-
-def status_json(
-    name: str,
-    root: str,
-    survey: Iterable[Any],
-    running: list[dict[str, Any]],
-    command: str | None,
-    damaged: list[DamageError] | None,
-) -> str:
-    """Return the same as JSON: ``name``, ``run``, ``stages``, ``training``, and the ``next`` command or null.
-
-    ``damaged`` lists each damaged ``file`` and ``what`` is wrong with it, or is null where the bytes were not read.
-    """
-
-    def iso(seconds: float | None) -> str | None:
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
-
-    facts = {
-        "name": name,
-        "run": root,
-        "stages": [{**vars(s), "modified": iso(s.modified)} for s in survey],
-        "training": [{**r, "modified": iso(r["modified"])} for r in running],
-        "damaged": None if damaged is None else [{"file": str(e.file), "what": e.what} for e in damaged],
-        "next": command,
-    }
-    return json.dumps(facts, indent=2)
-
-
-def _facts(config: Config) -> list[str]:
-    c = config
-    return [
-        f"kernel {c.kernel}, T = {c.lattice.period}, t = {c.lattice.times[0]}..{c.lattice.times[1]}, "
-        f"{units.spacing(c.lattice.spacing)}",
-        f"sigma = {', '.join(f'{s:g}' for s in c.smearing.sigma)} at {c.energies.count} energies, "
-        f"{units.amount(f'{c.energies.min:g}..{c.energies.max:g}', c.kernel_function.unit)}",
-        f"{len(c.ensembles)} ensembles ({', '.join(c.ensembles)}) of {c.training.replicas} replicas",
-        f"targets: {', '.join(c.targets)}; {c.bootstrap} bootstrap samples",
-    ]
-
-
-def _short(path: Path) -> str:
-    """Return a path as one would type it here."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) and path != here else str(path)
-
-
-def _next(config: Config, layout: Layout, stage: str | None) -> str:
-    if stage:
-        return f"sdpipe {stage} {shlex.quote(_short(layout.root))}"
-    return f'run.plot.reconstruction("{next(iter(config.targets))}"), or open {_short(layout.report)}'
-
-
-def run_as_text(config: Config, layout: Layout, stages: pd.DataFrame, stage: str | None) -> str:
-    """Return what a run is, the table of its stages, and what to do next: ``stage``, or None where all is done.
-
-    Escape sequences in the names of files are written out, since Python shows this as it is.
-    """
-    head = [f"sdpipe run '{config.name}' in {_short(layout.root)}", *(f"  {fact}" for fact in _facts(config))]
-    return printable("\n".join([*head, "", table(stages), "", f"next: {_next(config, layout, stage)}"]), keep="\n")
-
-
-def run_as_html(config: Config, layout: Layout, stages: pd.DataFrame, stage: str | None) -> str:
-    """Return the same as HTML; every string of the user's is escaped."""
-    facts = Markup().join(Markup("<li>{}</li>").format(fact) for fact in _facts(config))
-    words = "<div><b>sdpipe run {}</b> in <code>{}</code><ul>{}</ul>{}<p>next: <code>{}</code></p></div>"
-    rows = Markup(stages.to_html(index=False, border=0))
-    return Markup(words).format(config.name, _short(layout.root), facts, rows, _next(config, layout, stage))
