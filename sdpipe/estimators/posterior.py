@@ -7,7 +7,7 @@ Its components, each Gaussian once a threshold and an amplitude alpha are fixed,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,9 +18,16 @@ from sdpipe.errors import UserError
 from sdpipe.estimators.prior_moments import PriorMoments
 from sdpipe.estimators.protocol import Estimate, Estimator
 from sdpipe.learn.audience import Audience
+from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 
 Array = NDArray[np.float64]
+
+OTHER = {"periodic": "exponential", "periodic-odd": "exponential", "exponential": "periodic"}
+"""With a period, and without one: the kernel that data are held against, to tell a wrong one."""
+
+DECISIVE = 7.0
+"""Logarithm of a ratio of evidences, of a factor of 1,000, from which on a kernel is called wrong."""
 
 AMPLITUDES = 2.0 ** np.arange(-4, 10)
 """Amplitudes alpha, in units of the one that gives correlators of the prior the size of C_latt."""
@@ -209,6 +216,29 @@ class Posterior:
         """
         flat, shape = self._flattened(C)
         return self._fitted(flat)[0].reshape(*shape, -1)
+
+    def log_odds(self, other: str, C: Array) -> float:
+        """Return the logarithm of the evidence of C (t,) with another kernel of this period over that with this one.
+
+        Both are of all units of energy and of the same noise. Nothing comes back from T - t without a period, and C(t)
+        is flat at T/2 with one: data that reach there tell the two apart.
+
+        >>> from sdpipe.physics.kernels import Kernel
+        >>> from sdpipe.physics.noise import synthetic
+        >>> from sdpipe.physics.spectra import peaks
+        >>> grid = Observables(Kernel("periodic", 24), tuple(range(1, 13)), (0.3,), (0.5,))
+        >>> C, _ = grid.split(peaks((0.4, 0.9), (0.2, 0.7)).integrals(grid))
+        >>> noise = synthetic(grid.times, C, r1=1e-3, delta=0, tau=4)
+        >>> Posterior.for_noise(PriorMoments.over_scales(grid), noise).log_odds("exponential", C) < -DECISIVE
+        True
+        """
+        o = self.priors.observables
+        own, without = (
+            PriorMoments.over_scales(Observables(kernel, o.times, o.sigma[:1], o.energies[:1]), floor=self.priors.floor)
+            for kernel in (o.kernel, replace(o.kernel, name=other))
+        )
+        log = [float(Posterior.for_noise(moments, self.noise)(C).log_evidence) for moments in (own, without)]
+        return log[1] - log[0]
 
     def goodness(self, C: ArrayLike) -> tuple[Array, Array]:
         """Return chi^2 (...) of C (..., t) about :meth:`implied`, and its degrees of freedom (...).

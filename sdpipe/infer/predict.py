@@ -337,6 +337,8 @@ def reconstruct(
     facts: dict[str, Any] = {name: values[0].item() for name, values in checks.items()}
     facts["noise_scale"] = abs(facts["noise_scale"])
     flags += trust.impossible(facts, predictor.audience.observables.kernel)
+    if predictor.audience.scaled and 2 <= len(predictor.noise.times) <= MOST_TIMES:
+        flags += trust.other_kernel(predictor.posterior.posterior, factor * data.mean)
     centre = scaled.mean(axis=0)
     prediction = predictor.predict(scaled, factor)
     prediction["E2"] = ("E2", prediction.E.values, prediction.E.attrs)

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdpipe.estimators.posterior import DECISIVE, OTHER, Posterior
 from sdpipe.estimators.protocol import Bounded
 from sdpipe.infer.budget import answered_by, budget_of, spread
 from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, errors_off, nearest
@@ -261,6 +262,16 @@ def impossible(checks: Mapping[str, Any], kernel: Kernel) -> list[Flag]:
         return []
     fit = {"chi2": checks["chi2"], "dof": checks["dof"]}
     return [Flag("no_density", {**fit, "kernel": kernel.name, "period": kernel.period})]
+
+
+def other_kernel(posterior: Posterior, C: Array) -> list[Flag]:
+    """Return a flag where C (t,) is more than e^DECISIVE times more probable with or without a period."""
+    kernel = posterior.priors.observables.kernel
+    if kernel.name not in OTHER:
+        return []
+    log = posterior.log_odds(OTHER[kernel.name], C)
+    facts = {"kernel": kernel.name, "other": OTHER[kernel.name], "period": kernel.period, "log": log}
+    return [Flag("other_kernel", facts)] if log > DECISIVE else []
 
 
 def unanswered(estimator: str, found: NDArray[np.bool_] | None) -> list[Flag]:

@@ -22,7 +22,7 @@ from sdpipe.correlators.survey import Survey, effective_mass
 from sdpipe.errors import UserError
 from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.positive import Positive
-from sdpipe.estimators.posterior import Posterior, PriorMoments
+from sdpipe.estimators.posterior import DECISIVE, OTHER, Posterior, PriorMoments
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
@@ -309,6 +309,7 @@ class _Data:
         times and not that of the last ones.
         """
         posterior = self._posterior(seen, (1 / self.kernel.spacing,), (1 / self.kernel.spacing,))
+        self._doubt_kernel(posterior, seen)
         self._check_reach(float(np.max(posterior.priors.unit * posterior.priors.E0)), seen.times[0])
         unit = float(f"{float(posterior(seen.mean).unit):.12g}")
         masses, _ = effective_mass(posterior.implied(seen.mean), seen.covariance, self.kernel)
@@ -318,6 +319,13 @@ class _Data:
             words = f"C(t) does not fall as one of kernel {self.kernel.name} and of rho >= 0 does"
             raise UserError(f"{self.path}: {words}: say smearing.sigma and energies yourself")
         return unit, float(positive[-1]) if positive.size else unit
+
+    def _doubt_kernel(self, posterior: Posterior, seen: Correlator) -> None:
+        """Say where the data are far more probable with the other kind of kernel."""
+        other = OTHER.get(self.kernel.name)
+        if other and (log := posterior.log_odds(other, seen.mean)) > DECISIVE:
+            words = f"C(t) is e^{log:.3g} times more probable with {other}, T = {self.kernel.period}"
+            self.why.append(f"kernel: {self.kernel.name} is doubtful, since {words}")
 
     def _prior(self, unit: float) -> dict[str, Any]:
         """Return the prior that draws are of: in the unit that the data have or, where a smearing is in GeV, with

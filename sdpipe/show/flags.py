@@ -15,6 +15,8 @@ WORDS = {
     "to {factor:g}) in a direction that matters, strongest at t = {t}",
     "no_density": "no spectral density explains the data: chi2/dof = {chi2:.1f}/{dof:.3g} to the nearest correlator of "
     "kernel {kernel} at T = {period}",
+    "other_kernel": "C(t) is e^{log:.3g} times more probable with kernel {other}, T = {period}, than with {kernel}: "
+    "kernel, period or first slice are wrong",
     "unanswered": "{estimator}: its rule for lambda has no answer, or none that reproduces C(t), at {count} of "
     "{points} points (sigma, E), and the nearest was taken",
     "no_positive_density": "{interval}: no spectral density rho >= 0 agrees with the data: chi2 is at least "

@@ -353,3 +353,19 @@ def test_files_of_one_configuration_each_are_refused_with_the_line_that_joins_th
     assert "3 match; " in (fault := cli("check", tmp_path / "pion.*.dat").fault)
     assert line.format("pion.*.dat") in fault
     assert line.format("PATTERN") in cli("check", tmp_path / "pion.0.dat").fault
+
+
+def test_a_kernel_with_a_period_where_there_is_none_or_without_one_is_flagged(cli: Cli, tmp_path: Path) -> None:
+    t, g = np.arange(T // 2 + 1), np.random.default_rng(6)
+    noise = 1 + 0.02 * g.standard_normal((N, 1)) + 0.01 * g.standard_normal((N, T // 2 + 1))
+    periodic = (np.exp(-0.3 * t) + np.exp(-0.3 * (T - t)) + np.exp(-0.8 * t)) * noise
+    np.save(tmp_path / "periodic.npy", periodic)
+    np.save(tmp_path / "open.npy", (np.exp(-0.3 * t) + np.exp(-0.8 * t)) * noise)
+    period, open_ = [f"lattice.period={T}"], ["kernel=exponential", "lattice.first=0"]
+    words = "times more probable with"
+    for name, right, wrong in (("periodic", period, open_), ("open", open_, period)):
+        assert words not in cli("check", tmp_path / f"{name}.npy", *right).out
+        assert f"{words} " in cli("check", tmp_path / f"{name}.npy", *wrong).out
+    outcome = cli("reconstruct", tmp_path / "periodic.npy", *open_, *SMALL, "--run", tmp_path / "r")
+    assert outcome.status == 0, outcome.err
+    assert "kernel, period or first slice are wrong" in outcome.err
