@@ -46,7 +46,8 @@ def _section(command: str) -> list[str]:
     rows = [a for a in parser_of(command)._actions if not isinstance(a, argparse._HelpAction)]
     table = [f"| `{_name(a)}` | {_sentence(a.help)} |" for a in rows]
     block = ["```console", f"$ {example}", "```"]
-    return [f"## {command}", "", _sentence(says), "", *block, "", "| argument | |", "|---|---|", *table]
+    head = ["", "| argument | |", "|---|---|"] if table else []
+    return [f"## {command}", "", _sentence(says), "", *block, *head, *table]
 
 
 def reference() -> str:

@@ -67,7 +67,7 @@ autodoc_member_order = "bysource"
 
 nitpick_ignore_regex = [
     ("py:.*", r"(numpy|xarray|pandas|matplotlib|torch|pydantic|collections|pathlib|typing)\..*"),
-    ("py:.*", r"sdpipe\..*\._\w+"),
+    ("py:.*", r"sdpipe\..*\.(_\w+|<locals>.*)"),
 ]
 
 _inventories = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sysconfig
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -38,6 +39,7 @@ SAYS = {stage.name: (stage.says, stage.example) for stage in STAGES.values()} | 
     ),
     "status": ("print what is done, missing or stale", "sdpipe status runs/mine --json"),
     "new": ("write a template of a config, for your own correlator", "sdpipe new my.yaml"),
+    "docs": ("say where the documentation is", "sdpipe docs"),
 }
 """What each command does, and an example."""
 
@@ -86,6 +88,9 @@ def parser_of(stage: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.set_defaults(stage=stage)
+    if stage == "docs":
+        parser.description = says
+        return parser
     if stage == "new":
         parser.description = says
         parser.add_argument("config", metavar="FILE", type=Path, help="the file to write, such as my.yaml")
@@ -135,8 +140,8 @@ def execute(argv: list[str]) -> None:
         say(versions.text())
         return
     arguments = _arguments(argv)
-    if arguments.stage == "new":
-        _new(arguments.config)
+    if arguments.stage in ("new", "docs"):
+        _docs() if arguments.stage == "docs" else _new(arguments.config)
         return
     if arguments.stage == "reconstruct" or (arguments.stage == "check" and not _is_config(arguments.config)):
         _from_file(arguments)
@@ -171,7 +176,7 @@ def _from_file(arguments: argparse.Namespace) -> None:
     suggestion = suggest(arguments.config, arguments.overrides)
     survey = _surveyed(suggestion)
     if arguments.stage == "check":
-        say(survey)
+        say(f"{survey}\n\nnext: {_typed(arguments, 'reconstruct')}")
         return
     config = config_of(suggestion.config, str(arguments.config))
     listen(arguments.level)
@@ -212,6 +217,17 @@ def _new(path: Path) -> None:
     say(f"{path}: edit the lines marked <-, then: {shlex.join(['sdpipe', 'run', str(path), '--dry-run'])}")
 
 
+def _docs() -> None:
+    """Say where the pages are: in the checkout, as a site where that was built, or where a wheel has put them."""
+    root, installed = Path(__file__).resolve().parents[1], Path("share", "doc", "sdpipe", "index.md")
+    here = [root / "site" / "index.html", root / "docs" / "index.md"] if (root / "pyproject.toml").exists() else []
+    places = [*here, root / installed, Path(sysconfig.get_path("data")) / installed]
+    found = next((path for path in places if path.exists()), None)
+    if found is None:
+        raise UserError(f"the documentation was not installed; looked for: {', '.join(map(str, places))}")
+    say(f"documentation: {found}\nsdpipe COMMAND --help says more of a command")
+
+
 def _work(arguments: argparse.Namespace, config: Config) -> None:
     """Run one command on a config, in its run directory."""
     default = arguments.config if _is_run(arguments.config) else Path("runs") / config.name
@@ -230,7 +246,8 @@ def _work(arguments: argparse.Namespace, config: Config) -> None:
 def _perform(arguments: argparse.Namespace, state: State) -> None:
     layout, command = state.layout, arguments.stage
     if command == "check":
-        say(_surveys(state) or "neither noise nor any target is a correlator")
+        survey = _surveys(state) or "neither noise nor any target is a correlator"
+        say(f"{survey}\n\nnext: {_typed(arguments, 'run')} --dry-run")
         return
     listen(arguments.level)
     if command == "status":
@@ -240,14 +257,17 @@ def _perform(arguments: argparse.Namespace, state: State) -> None:
     if arguments.dry_run:
         scripts = session.check(state, names)
         surveys = _surveys(state)
-        say("\n\n".join([stages.plan(state, names), *([surveys] if surveys else []), *scripts]))
+        following = f"next: {_typed(arguments, command)}"
+        say("\n\n".join([stages.plan(state, names), *([surveys] if surveys else []), *scripts, following]))
         return
     worked = session.perform(state, names, arguments.take_over)
     if printed := _tables(state.config, layout, {*worked, command}, whole=arguments.level > 0):
         say(printed)
-    if command in ("run", "reconstruct"):
+    if command in ("run", "reconstruct", "report"):
         log.info(f"report: {layout.report}")
-    elif command in ("predict", "validate", "analyze") and (following := _next(arguments, stages.survey(state))):
+    elif command in ("generate", "train", "predict", "validate", "analyze") and (
+        following := _next(arguments, stages.survey(state))
+    ):
         log.info(f"next: {following}")
 
 
@@ -271,8 +291,13 @@ def _tables(config: Config, layout: Layout, names: set[str], whole: bool) -> str
 def _next(arguments: argparse.Namespace, survey: list[stages.StageProgress]) -> str | None:
     """Return the command that does what is left."""
     stage = stages.next_stage(survey)
-    run = ["--run", str(arguments.run)] if arguments.run else []
-    return shlex.join(["sdpipe", stage, str(arguments.config), *arguments.overrides, *run]) if stage else None
+    return _typed(arguments, stage) if stage else None
+
+
+def _typed(arguments: argparse.Namespace, command: str) -> str:
+    """Return another command with the same file or config, overrides and run directory."""
+    run = ["--run", str(arguments.run)] if getattr(arguments, "run", None) else []
+    return shlex.join(["sdpipe", command, str(arguments.config), *arguments.overrides, *run])
 
 
 def _status(arguments: argparse.Namespace, state: State) -> None:

@@ -110,7 +110,7 @@ def test_help_names_its_stage_and_imports_nothing_heavy(stage: str | None, shell
     assert (outcome.status, outcome.err) == (0, "")
     assert imported(outcome).isdisjoint(HEAVY)
     assert ("CONFIG is a YAML file, or the directory of a run" in outcome.out) == (
-        stage not in ("new", "reconstruct", "check")
+        stage not in ("new", "docs", "reconstruct", "check")
     )
     assert ("FILE holds a correlator" in outcome.out) == (stage in ("reconstruct", "check"))
     if stage is None:
@@ -159,6 +159,21 @@ def test_a_wrong_command_line_is_a_fault_of_the_user(cli: Cli, arguments: tuple[
     assert outcome.status == 2
     assert "error: " in outcome.err.splitlines()[-1]
     assert outcome.out == ""
+
+
+def test_docs_says_where_the_pages_are(cli: Cli) -> None:
+    outcome = cli("docs")
+    assert (outcome.status, outcome.err) == (0, "")
+    path = Path(outcome.out.splitlines()[0].removeprefix("documentation: "))
+    assert path in (REPOSITORY / "site" / "index.html", REPOSITORY / "docs" / "index.md")
+
+
+def test_check_and_a_dry_run_end_with_the_next_command(cli: Cli, tiny_config: Path, tmp_path: Path) -> None:
+    file, where = REPOSITORY / "data" / "pseudoscalar.txt", tmp_path / "run"
+    assert cli("check", file, "bin=4").out.splitlines()[-1] == f"next: sdpipe reconstruct {file} bin=4"
+    assert cli("check", tiny_config).out.splitlines()[-1] == f"next: sdpipe run {tiny_config} --dry-run"
+    planned = cli("run", tiny_config, "seed=2", "--run", where, "--dry-run")
+    assert planned.out.splitlines()[-1] == f"next: sdpipe run {tiny_config} seed=2 --run {where}"
 
 
 # --- a new config ---------------------------------------------------------------------------------------------
