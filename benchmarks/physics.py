@@ -48,7 +48,7 @@ def measure(directory: Path) -> list[Row]:
     rows += of_time(runs[0])
     if SHARED.exists():
         rows += of_levels(directory)
-    return rows + of_subtraction(directory)
+    return rows + of_subtraction(directory) + of_matrices(directory)
 
 
 def of_mocks(a4: float) -> list[Row]:
@@ -149,6 +149,41 @@ def of_levels(directory: Path) -> list[Row]:
 def _mass(what: str, found: xr.Dataset) -> Row:
     note = f"+- {float(found.mass_error[0]):.4f}, chi2/dof {found.attrs['chi2']:.1f}/{found.attrs['freedom']}"
     return Row(what, float(found.mass[0]), "1/a", note=note)
+
+
+def mock_of_matrices(i: int) -> tuple[Array, Array, Array]:
+    """Return configurations (cfg, t, 2, 2) of four states that two operators see, their masses and couplings.
+
+    Both couple to the lowest state with one sign; errors are 0.2 % of sqrt(C_ii C_jj), growing by 5 % a time.
+    """
+    g, t, n = rng.generator(1, "matrix", i), np.arange(1, 21), 300
+    M, c = 0.1 + np.cumsum(g.uniform(0.2, 0.7, 4)), g.standard_normal((2, 4))
+    c[1, 0] = abs(c[1, 0]) * np.sign(c[0, 0])
+    C = np.einsum("in,jn,tn->tij", c, c, np.exp(-M * t[:, None]))
+    size = np.sqrt(np.einsum("tii,tjj->tij", C, C)) * np.exp(0.05 * t)[:, None, None]
+    root = np.linalg.cholesky(np.exp(-np.abs(t[:, None] - t) / 4))
+    z = np.einsum("ts,nsij->ntij", root, g.standard_normal((n, 20, 2, 2)))
+    return C + 2e-3 * np.sqrt(n) * size * (z + z.swapaxes(2, 3)) / 2, M, c
+
+
+def of_matrices(directory: Path, count: int = 14) -> list[Row]:
+    """Return where densities off the diagonal are inside their errors, by what answers there and by the networks."""
+    keys = ["component=[0,1]", "kernel=exponential", "lattice.first=1", "smearing.sigma=[0.2, 0.3]", FEW]
+    keys += ["energies={min: 0.1, max: 2.5, count: 25}", "bootstrap=100"]
+    rows = []
+    for name, more in {"posterior": (), "shipped networks": ("training.audience=shipped",)}.items():
+        seen = []
+        for i in range(count):
+            data, M, c = mock_of_matrices(i)
+            run = sdpipe.reconstruct(data, *keys, *more, run=directory / f"matrix-{i}-{len(more)}")
+            (budget,) = (one.load() for one in run.budget.values())
+            E, sigma = budget.E.values[:, None], budget.sigma.values[:, None, None]
+            off = np.abs(budget.central.values - GAUSSIAN(E, M, sigma) @ (c[0] * c[1])) / budget.calibrated.values
+            seen.append([np.mean(off < 1), np.mean(off < 2)])
+        one, two = 100 * np.mean(seen, axis=0)
+        what = f"element off the diagonal, {name}, {count} draws: energies inside"
+        rows += [Row(f"{what} one error", float(one), "%"), Row(f"{what} two errors", float(two), "%")]
+    return rows
 
 
 def mock_of_states(i: int) -> tuple[Array, Array, Observables, Array]:

@@ -222,6 +222,7 @@ class _Data:
             "noise": section,
             "budget": {},
             "training": {"audience": self._audience()},
+            **({"methods": ["posterior", "linear"]} if self.source.crossed else {}),
             "hlt": {"E0": "evidence"},
             "validation": {"samples": 800, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
             "targets": {name: section},
@@ -244,7 +245,7 @@ class _Data:
     def _audience(self) -> str:
         """Return which networks answer: the shipped ones where they know kernel and smearing."""
         if self.source.crossed and not self.given_key("training", "audience"):
-            words = "since rho is of either sign off the diagonal of a matrix, of which the shipped networks saw little"
+            words = "since rho is of either sign off the diagonal of a matrix, of which the shipped networks saw fewer"
             self.why.append(f"training.audience: none, spectra.mixture: {EITHER_SIGN}, {words}; methods answer alone")
             return "none"
         kind = self.given_key("smearing", "kind") or "gaussian"
