@@ -174,8 +174,9 @@ def test_check_writes_nothing_and_says_the_same(cli: Cli, tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == [file]
     for said in ("200 configurations", "tau_int", "m_eff", "signal/noise", "goodness of fit", "smearing.sigma:"):
         assert said in outcome.out
-    keys = yaml.safe_load(outcome.out.split("\n\n")[-1])
-    assert keys["lattice"]["times"] == [1, 12]
+    *_, keys, following = outcome.out.split("\n\n")
+    assert yaml.safe_load(keys)["lattice"]["times"] == [1, 12]
+    assert following == f"next: sdpipe reconstruct {file}\n"
 
 
 def test_check_says_how_many_times_its_table_leaves_out(cli: Cli, tmp_path: Path) -> None:
