@@ -120,13 +120,14 @@ def _configurations(g: np.random.Generator, C: Array, times: tuple[int, ...], pe
     near = np.minimum(times, period - np.array(times)) if times[-1] > period // 2 else np.array(times)
     relative = np.exp(g.uniform(np.log(1e-3), np.log(1e-1)) + g.uniform(0, 0.25) * near) * np.sqrt(1 + tau)
     correlation = np.exp(-np.abs(np.subtract.outer(near, near)) / g.uniform(1, 15))
-    mirrored = np.linalg.eigh(correlation)
-    root = mirrored[1] * np.sqrt(np.maximum(mirrored[0], 0))
+    values, vectors = np.linalg.eigh(correlation)  # singular where t and T - t are both there
+    root = vectors * np.sqrt(np.maximum(values, 0))
     rho = (2 * tau - 1) / (2 * tau + 1) if tau > 0.5 else 0.0
     z = g.standard_normal((count, len(times)))
     for i in range(1, count):
         z[i] = rho * z[i - 1] + np.sqrt(1 - rho**2) * z[i]
-    return C * (1 + relative * (z @ root.T) * np.sqrt(count / max(count, 100)))
+    few = np.sqrt(count / max(count, 100))  # so that some times of few configurations are known to 30 %
+    return C * (1 + relative * few * (z @ root.T))
 
 
 def spoiled(mock: Mock, how: str, seed: int) -> tuple[Mock, list[str]] | None:
@@ -281,9 +282,10 @@ def _of_wrong(root: Path) -> list[Row]:
         mock, keys = spoilt
         path = mock.write(root / f"wrong-{seed:04d}")
         run = made(path, keys)
-        told[how] += run is None or bool(run.budget[next(iter(run.budget))].attrs["flags"])
+        known = run is None or bool(run.budget[next(iter(run.budget))].attrs["flags"])
+        told[how] += known
         count[how] += 1
-        print(path.name, how, mock.kernel.name, mock.form, "told" if told[how] else "silent", dict(told), flush=True)
+        print(path.name, how, mock.kernel.name, mock.form, "told" if known else "silent", flush=True)
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     share = sum(told.values()) / sum(count.values())
     rows = [Row("wrong files: flagged or refused", share, "1", limits=(Limit("ours", "≥", 0.9),))]

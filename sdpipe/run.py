@@ -141,7 +141,7 @@ class Run(RunDirectory):
         >>> sdpipe.open_run("runs/quickstart").smear("o3", weight).central.dims
         ('estimator', 'sigma', 'E')
         """
-        from sdpipe.analysis.known import with_states
+        from sdpipe.analysis.put_back import with_states
 
         prediction = self._prediction_of(target)
         factor = prediction.attrs["scale"]
@@ -221,7 +221,7 @@ class Run(RunDirectory):
         a state that was wrongly taken off; ``keys`` as for :func:`sdpipe.reconstruct`, such as ``"spectra.E0=[0.8,
         1.3]"`` with ``"training.audience=none"`` for a threshold above the state. Amplitude and mass are numbers, pairs
         (value, error), gvars, or one value for each bootstrap sample, such as :meth:`ground_state` returns, see
-        :func:`sdpipe.correlators.known.states_of`. Returns what :func:`sdpipe.analysis.known.put_back` does. Raises
+        :func:`sdpipe.correlators.known.states_of`. Returns what :func:`sdpipe.analysis.put_back.put_back` does. Raises
         UserError for a state that is heavier than the cutoff or more than the data, and as :func:`sdpipe.reconstruct`
         does; nothing is written then.
 
@@ -234,7 +234,7 @@ class Run(RunDirectory):
         True
         """
         from sdpipe.analysis.answers import lead_samples
-        from sdpipe.analysis.known import put_back
+        from sdpipe.analysis.put_back import put_back
         from sdpipe.correlators.known import check_states, last_time, state, states_of
         from sdpipe.problem.suggest import LARGEST_ERROR
 

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 STEPS = 30
 """Of Gauss and Newton, at most."""
 
-BEYOND, FEWEST = 1.5, 6
+FURTHER, FEWEST = 1.5, 6
 """Of what known states leave, times up to so many times the last that is seen are looked at, and so many at least."""
 
 
@@ -64,14 +64,14 @@ def load(
 def last_time(seen: int, times: Sequence[int], states: Sequence[Known] = ()) -> int:
     """Return the last of ``times`` to look at where known states leave something that is ``seen`` up to a time.
 
-    It is BEYOND times as late, since that little is left there says that there is no further state below, but before
+    It is FURTHER times as late, since that little is left there says that there is no further state below, but before
     the times of a fit.
 
     >>> last_time(6, range(1, 25)), last_time(20, range(1, 25)), last_time(20, range(1, 25), [Known(between=(18, 24))])
     (9, 24, 17)
     """
     fitted = [known.between[0] - 1 for known in states if known.between]
-    return min(max(min(int(BEYOND * seen), *fitted, times[-1]), times[0] + FEWEST - 1), times[-1])
+    return min(max(min(int(FURTHER * seen), *fitted, times[-1]), times[0] + FEWEST - 1), times[-1])
 
 
 def _without(

@@ -217,11 +217,12 @@ class Posterior:
         flat, shape = self._flattened(C)
         return self._fitted(flat)[0].reshape(*shape, -1)
 
-    def log_odds(self, other: str, C: Array) -> float:
-        """Return the logarithm of the evidence of C (t,) with another kernel of this period over that with this one.
+    def other_kernel(self, C: Array) -> tuple[str, float] | None:
+        """Return the kernel of ``OTHER`` and by how much the log evidence of C (t,) is larger with it.
 
-        Both are of all units of energy and of the same noise. Nothing comes back from T - t without a period, and C(t)
-        is flat at T/2 with one: data that reach there tell the two apart.
+        None where that is not more than DECISIVE, or there is no other kernel. Both evidences are of all units of
+        energy and of the same noise. Nothing comes back from T - t without a period, and C(t) is flat at T/2 with one:
+        data that reach there tell the two apart.
 
         >>> from sdpipe.physics.kernels import Kernel
         >>> from sdpipe.physics.noise import synthetic
@@ -229,16 +230,21 @@ class Posterior:
         >>> grid = Observables(Kernel("periodic", 24), tuple(range(1, 13)), (0.3,), (0.5,))
         >>> C, _ = grid.split(peaks((0.4, 0.9), (0.2, 0.7)).integrals(grid))
         >>> noise = synthetic(grid.times, C, r1=1e-3, delta=0, tau=4)
-        >>> Posterior.for_noise(PriorMoments.over_scales(grid), noise).log_odds("exponential", C) < -DECISIVE
+        >>> Posterior.for_noise(PriorMoments.over_scales(grid), noise).other_kernel(C) is None
         True
+        >>> wrong = Observables(Kernel("exponential", 24), grid.times, (0.3,), (0.5,))
+        >>> Posterior.for_noise(PriorMoments.over_scales(wrong), noise).other_kernel(C)[0]
+        'periodic'
         """
-        o = self.priors.observables
-        own, without = (
-            PriorMoments.over_scales(Observables(kernel, o.times, o.sigma[:1], o.energies[:1]), floor=self.priors.floor)
-            for kernel in (o.kernel, replace(o.kernel, name=other))
-        )
-        log = [float(Posterior.for_noise(moments, self.noise)(C).log_evidence) for moments in (own, without)]
-        return log[1] - log[0]
+        o, log = self.priors.observables, []
+        if o.kernel.name not in OTHER:
+            return None
+        other = OTHER[o.kernel.name]
+        for kernel in (o.kernel, replace(o.kernel, name=other)):
+            grid = Observables(kernel, o.times, o.sigma[:1], o.energies[:1])
+            posterior = Posterior.for_noise(PriorMoments.over_scales(grid, floor=self.priors.floor), self.noise)
+            log.append(float(posterior(C).log_evidence))
+        return (other, log[1] - log[0]) if log[1] - log[0] > DECISIVE else None
 
     def goodness(self, C: ArrayLike) -> tuple[Array, Array]:
         """Return chi^2 (...) of C (..., t) about :meth:`implied`, and its degrees of freedom (...).

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe.estimators.posterior import DECISIVE, OTHER, Posterior
+from sdpipe.estimators.posterior import Posterior
 from sdpipe.estimators.protocol import Bounded
 from sdpipe.infer.budget import answered_by, budget_of, spread
 from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, errors_off, nearest
@@ -265,13 +265,11 @@ def impossible(checks: Mapping[str, Any], kernel: Kernel) -> list[Flag]:
 
 
 def other_kernel(posterior: Posterior, C: Array) -> list[Flag]:
-    """Return a flag where C (t,) is more than e^DECISIVE times more probable with or without a period."""
-    kernel = posterior.priors.observables.kernel
-    if kernel.name not in OTHER:
+    """Return a flag where C (t,) is far more probable with a period than without one, or the other way round."""
+    kernel, found = posterior.priors.observables.kernel, posterior.other_kernel(C)
+    if found is None:
         return []
-    log = posterior.log_odds(OTHER[kernel.name], C)
-    facts = {"kernel": kernel.name, "other": OTHER[kernel.name], "period": kernel.period, "log": log}
-    return [Flag("other_kernel", facts)] if log > DECISIVE else []
+    return [Flag("other_kernel", {"kernel": kernel.name, "other": found[0], "period": kernel.period, "log": found[1]})]
 
 
 def unanswered(estimator: str, found: NDArray[np.bool_] | None) -> list[Flag]:
@@ -403,7 +401,7 @@ def assess(
     resolution = None if validation is None else unresolved(predictions, validation)
     budget = budget_of(predictions, central, references, resolution)
     kept = ("scale", "noise_scale", "chi2", "dof", "goodness_of_fit", "silent")
-    budget.attrs = {k: predictions.attrs[k] for k in kept}
+    budget.attrs = {k: predictions.attrs[k] for k in kept if k in predictions.attrs}
     if "lower" in predictions:
         budget = budget.assign(predictions[["lower", "upper"]]).assign_attrs(chi2_min=predictions.attrs["chi2_min"])
     if validation is not None:

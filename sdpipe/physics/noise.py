@@ -218,7 +218,7 @@ def shrunk(covariance: Array, samples: Array) -> Array:
     n, x = len(samples), (samples - samples.mean(axis=0)) / samples.std(axis=0, ddof=1)
     quoted = np.sqrt(np.diag(covariance))
     R, index = covariance / np.outer(quoted, quoted), np.arange(len(quoted))
-    neighbours = np.clip(np.mean(np.diag(R, 1)), 0, CLOSEST)
+    neighbours = np.clip(np.diag(R, 1).sum() / max(len(R) - 1, 1), 0, CLOSEST)
     target = neighbours ** np.abs(index[:, None] - index)
     intensity = ledoit_wolf(x, target)
     log_e, degree = np.log(quoted), max(0, min(4, len(index) // 6))

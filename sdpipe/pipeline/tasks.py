@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sdpipe.analysis.known import restored
+from sdpipe.analysis.put_back import restored
 from sdpipe.config.origins import PLACE
 from sdpipe.config.schema import Config, digest
 from sdpipe.config.sources import RangeNoise

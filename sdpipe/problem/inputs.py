@@ -51,7 +51,7 @@ class Target:
     correlator: Correlator | None = None
 
 
-BEYOND = 2.0
+TOLERATED = 2.0
 """Factor by which noise may be outside of what the shipped audience was trained with: draws with it calibrate."""
 
 
@@ -62,7 +62,7 @@ def beyond_range(config: Config, found: Noise) -> list[str]:
     low, high = shipped()["noise"]["relative"]
     i = found.reference
     relative = float(np.sqrt(found.covariance[i, i]) / abs(found.mean[i]))
-    if low / BEYOND <= relative <= BEYOND * high:
+    if low / TOLERATED <= relative <= TOLERATED * high:
         return []
     words = (
         f"{relative / high:.2g} times the largest" if relative > high else f"{low / relative:.2g} times below the least"

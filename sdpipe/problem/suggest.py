@@ -22,7 +22,7 @@ from sdpipe.correlators.survey import Survey, effective_mass
 from sdpipe.errors import UserError
 from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.positive import Positive
-from sdpipe.estimators.posterior import DECISIVE, OTHER, Posterior, PriorMoments
+from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
@@ -323,9 +323,8 @@ class _Data:
 
     def _doubt_kernel(self, posterior: Posterior, seen: Correlator) -> None:
         """Say where the data are far more probable with the other kind of kernel."""
-        other = OTHER.get(self.kernel.name)
-        if other and (log := posterior.log_odds(other, seen.mean)) > DECISIVE:
-            words = f"C(t) is e^{log:.3g} times more probable with {other}, T = {self.kernel.period}"
+        if found := posterior.other_kernel(seen.mean):
+            words = f"C(t) is e^{found[1]:.3g} times more probable with {found[0]}, T = {self.kernel.period}"
             self.why.append(f"kernel: {self.kernel.name} is doubtful, since {words}")
 
     def _prior(self, unit: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sdpipe.estimators.hlt_solution import HLT
 from sdpipe.estimators.posterior import Estimate, Posterior, PriorMoments
 from sdpipe.physics.families import FewStatesFamily, PeaksFamily, ResonanceFamily
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.noise import Noise, synthetic
+from sdpipe.physics.noise import Noise, chi2_p_value, synthetic
 from sdpipe.physics.smearing import Sigmoid
 from sdpipe.physics.spectra import ChebyshevPrior, delta_tanh, o3, peaks
 
@@ -142,6 +142,21 @@ def test_what_its_chi2_is_of_data_that_some_density_makes_and_of_data_that_none_
     assert over_scales(grid, noise).goodness(broken)[0] > 100
     stacked = over_scales(grid, noise).goodness(np.stack([[C[0], broken]]))[0]
     np.testing.assert_allclose(stacked, [[chi2[0], over_scales(grid, noise).goodness(broken)[0]]], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["periodic", "exponential"])
+def test_its_p_values_are_uniform_for_densities_that_its_prior_does_not_hold(name: str) -> None:
+    generator, p = np.random.default_rng(8), []
+    for count, r1 in ((8, 1e-2), (16, 1e-3), (32, 1e-4)):
+        grid = Observables(Kernel(name, 2 * count + 8), tuple(range(1, count + 1)), (0.3,), (0.5,))
+        spectra = [PeaksFamily((2, 12), (0.3, 2.0)).draw(generator) for _ in range(50)]
+        noises, C, _ = drawn(grid, spectra, count, r1=r1)
+        moments = PriorMoments.over_scales(grid)
+        for noise, c in zip(noises, C, strict=True):
+            p.append(float(chi2_p_value(*Posterior.for_noise(moments, noise).goodness(c))))
+    shares = [float(np.mean(np.array(p) < level)) for level in (0.01, 0.05, 0.5)]
+    assert shares == pytest.approx([0.01, 0.05, 0.5], abs=0.12)
+    assert max(shares[0], shares[1] - 0.04) < 0.06
 
 
 def test_components_that_are_screened_away_have_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:

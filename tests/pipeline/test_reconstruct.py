@@ -370,3 +370,15 @@ def test_a_kernel_with_a_period_where_there_is_none_or_without_one_is_flagged(cl
     outcome = cli("reconstruct", tmp_path / "periodic.npy", *open_, *SMALL, "--run", tmp_path / "r")
     assert outcome.status == 0, outcome.err
     assert "kernel, period or first slice are wrong" in outcome.err
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the openQxD correlators are not there")
+def test_a_steep_real_correlator_has_the_density_of_its_known_levels(tmp_path: Path) -> None:
+    element = ("dataset=matrix", "component=[0,0]", "kernel=exponential", "lattice.first=0", "lattice.times=[1,24]")
+    asked = ("smearing.sigma=[0.2]", "energies={min: 1.49, max: 2.81, count: 13}", "validation.samples=400")
+    run = sdpipe.reconstruct(DATA, *element, *asked, run=tmp_path / "run")
+    (budget,) = (run.budget[name].load().sel(sigma=0.2) for name in run.budget)
+    for E, known in ((1.93, 252), (2.15, 498)):
+        found = budget.sel(E=E, method="nearest")
+        assert abs(found.central - known) < 2 * found.calibrated < 0.05 * known
+    assert not budget.attrs["flags"]

@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 import sdpipe
-from sdpipe.analysis.known import put_back
+from sdpipe.analysis.put_back import put_back
 from sdpipe.correlators.known import ground_state
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel, Observables
