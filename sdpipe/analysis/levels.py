@@ -30,7 +30,7 @@ NODES = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
+class FittedLevels:
     """Levels in ascending order of mass.
 
     Attributes
@@ -105,7 +105,7 @@ class _Problem:
 
 def fit_levels(
     sigma: Array, E: Array, values: Array, covariance: Array, smearing: Smearing, count: int = 1, rest: bool = False
-) -> Fitted:
+) -> FittedLevels:
     """Return the levels that fit rho_sigma(E) best.
 
         rho_sigma(E) = sum_k A_k S_sigma(E, M_k) [+ h int_w^inf S_sigma(E, omega) d omega]
@@ -146,7 +146,9 @@ def fit_levels(
     rows = [*range(count), *range(n, n + count)]
     above = (float(shape[-1]), float(linear[-1])) if rest else None
     chi2 = float(2 * solution.cost)
-    return Fitted(shape[:count], linear[:count], covariance[np.ix_(rows, rows)], above, chi2, len(whiten) - parameters)
+    return FittedLevels(
+        shape[:count], linear[:count], covariance[np.ix_(rows, rows)], above, chi2, len(whiten) - parameters
+    )
 
 
 def _start(problem: _Problem, E: Array) -> Array:
@@ -200,7 +202,7 @@ def levels(
     return _labelled(one, fitted, smearing)
 
 
-def _labelled(one: Answer, fitted: Fitted, smearing: Smearing) -> xr.Dataset:
+def _labelled(one: Answer, fitted: FittedLevels, smearing: Smearing) -> xr.Dataset:
     n, error = len(fitted.mass), np.sqrt(np.diag(fitted.covariance))
     of_mass, of_amplitude = {"units": one.unit}, {"units": f"{one.units} {one.unit}".removeprefix("1 ")}
     p = float(chi2_p_value(fitted.chi2, fitted.freedom)) if fitted.freedom else np.nan

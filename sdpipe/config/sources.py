@@ -33,7 +33,7 @@ class GevpSection(Section):
 Value = float | tuple[float, Annotated[float, Field(ge=0)]]
 
 
-class State(Section):
+class KnownState(Section):
     """A state that is known, and taken off the data before the rest is reconstructed."""
 
     amplitude: Value | None = None
@@ -44,7 +44,7 @@ class State(Section):
     """In place of both, the times between which one state is fitted to every sample of these data."""
 
     @model_validator(mode="after")
-    def _said_once(self) -> State:
+    def _said_once(self) -> KnownState:
         numbers = [self.amplitude is not None, self.mass is not None]
         if all(numbers) == (self.between is not None) or any(numbers) != all(numbers):
             raise ValueError("a state needs amplitude and mass, or between, the times of its fit")
@@ -72,7 +72,7 @@ class Data(Section):
     """Of a file that holds a matrix of correlators, the element [i, j], from 0 on."""
     gevp: GevpSection | None = None
     """Of a matrix of correlators, the correlator of one state of its generalised eigenvalue problem."""
-    subtract: list[State] = []
+    subtract: list[KnownState] = []
     """Known states, each `{amplitude: A, mass: M}` in numbers or `[value, error]`, or `{between: [first, last]}`, times
     at which one state is fitted: taken off sample by sample before the rest is reconstructed, and put back after, see
     [physics.md](physics.md#known-states); to be said of the noise, too."""
