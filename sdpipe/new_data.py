@@ -95,7 +95,7 @@ def _reconstructed(
 ) -> tuple[Run, xr.Dataset]:
     """Return an open run and what its audience predicts; ``judged`` with its p-value, and how many flags were known."""
     from sdpipe.infer import trust
-    from sdpipe.infer.predict import Data, reconstruct
+    from sdpipe.infer.predict import Measured, reconstruct
     from sdpipe.show import flags as wording
 
     if scale != "auto" and not (isinstance(scale, Real) and np.isfinite(scale) and scale):
@@ -105,7 +105,7 @@ def _reconstructed(
     remedy = wording.remedy(str(run.layout.root), "mine", keys, run.config.origin.trains)
     remedy += f" lattice.first={known.pop('first')}" if "first" in known else ""
     remedy += " (FILE holds these samples)" if keys["path"] == "FILE" else ""
-    predicted = reconstruct(run._predictor, values, Data(**known), scale)
+    predicted = reconstruct(run._predictor, values, Measured(**known), scale)
     flags = wording.worded(predicted.attrs["flags"], remedy)
     if judged:
         p_value, more = trust.judge(predicted, _calibration(run))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sdpipe.analysis.joint import Joint
-    from sdpipe.infer.integrals import Weight
+    from sdpipe.infer.integrals import WeightFunction
     from sdpipe.physics.smearing import Smearing
     from sdpipe.show.plots import Plots
 
@@ -164,7 +164,7 @@ class Run(RunDirectory):
     def _budget_of(self, target: str) -> xr.Dataset:
         return _one(self.budget, "budget", target).load()
 
-    def integral(self, target: str, f: Weight, between: tuple[float, float] | None = None) -> xr.Dataset:
+    def integral(self, target: str, f: WeightFunction, between: tuple[float, float] | None = None) -> xr.Dataset:
         """Return I = ∫ f(E) rho_sigma(E) dE of one target with every error of the budget, see :func:`sdpipe.integral`.
 
         After ``validate``, ``calibrated (sigma)`` is the total of the budget, with the correlations between energies

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,7 @@ ROOMS = (
     ("correlators", "file formats, statistics, folding"),
     ("physics", "kernels, quadrature, spectral densities, noise"),
 )
-"""From the top down; a room imports from itself and from rooms below it. ``errors`` and ``version`` are for all."""
+"""From the top down; a room imports from itself and from rooms below. ``arrays``, ``errors``, ``version``: for all."""
 
 NAMES = [name for name, _ in ROOMS]
 
@@ -68,7 +70,7 @@ def test_the_rooms_are_those_of_the_table() -> None:
 def test_imports_go_down_only(module: str) -> None:
     room, path = modules()[module]
     allowed = NAMES[NAMES.index(room) :]
-    for other in own(path) - {"errors", "version"}:
+    for other in own(path) - {"arrays", "errors", "version"}:
         assert modules()[other][0] in allowed, f"{module} in {room} imports {other}"
 
 
@@ -113,3 +115,18 @@ def test_the_table_of_rooms_in_the_documents_is_that_of_the_house() -> None:
     text = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
     assert rows[: len(NAMES) + 1] == ["room", *NAMES]
+
+
+def names() -> list[str]:
+    """Return the name of every module, class and type alias."""
+    found = [module.split(".")[-1] for module in modules()]
+    for _, path in modules().values():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found += [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        found += [ast.unparse(target) for target in targets if re.fullmatch(r"[A-Z]\w*[a-z]\w*", ast.unparse(target))]
+    return found
+
+
+def test_no_two_modules_classes_or_types_have_one_name() -> None:
+    assert [name for name, count in Counter(names()).items() if count > 1] == []

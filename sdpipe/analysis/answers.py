@@ -10,12 +10,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.config.schema import Config
 from sdpipe.errors import UserError
 from sdpipe.infer.calibration import calibrating, correlation
 from sdpipe.physics.units import unit_of
-
-Array = NDArray[np.float64]
 
 
 class Answers(Protocol):

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.infer.least_squares import Fit, fit
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from sdpipe.analysis.answers import Answers, answer
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import squared
 from sdpipe.infer.least_squares import whitening
@@ -17,11 +18,10 @@ from sdpipe.physics.noise import chi2_p_value
 from sdpipe.physics.quadrature import first_edges, nodes_and_weights
 from sdpipe.physics.spectra import Spectrum
 
-Array = NDArray[np.float64]
-Density = Callable[[Array], ArrayLike] | xr.DataArray | xr.Dataset | Sequence[ArrayLike]
+AnyDensity = Callable[[Array], ArrayLike] | xr.DataArray | xr.Dataset | Sequence[ArrayLike]
 
 
-def smeared(rho: Density, run: Answers, threshold: float = 0.0, breaks: Sequence[float] = ()) -> xr.Dataset:
+def smeared(rho: AnyDensity, run: Answers, threshold: float = 0.0, breaks: Sequence[float] = ()) -> xr.Dataset:
     """Return a density smeared with the smearing, sigma and energies of a run.
 
         rho_sigma(E) = int d omega f_sigma(omega, E) rho(omega),    Cov = W Cov_rho W^T

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from sdpipe.analysis import averaging
 from sdpipe.analysis.answers import Answer, Answers, answer
 from sdpipe.analysis.averaging import Average, Model
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import squared
 from sdpipe.infer.least_squares import fit
 from sdpipe.physics.noise import chi2_p_value
 
-Array = NDArray[np.float64]
 Point = Mapping[str, float]
 Term = str | Callable[[Point], float]
 

@@ -11,11 +11,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from sdpipe.analysis.answers import Answer, Answers, answer
+from sdpipe.arrays import Array
 from sdpipe.correlators.record import optional
 from sdpipe.errors import UserError
-from sdpipe.infer.integrals import Weight, quadrature_weights
-
-Array = NDArray[np.float64]
+from sdpipe.infer.integrals import WeightFunction, quadrature_weights
 
 STEP = 1e-4
 """Of the derivative of a function of densities, in units of their errors."""
@@ -94,7 +93,7 @@ class Joint:
         up, down = (np.asarray(f(*self.split(self.central + s * STEP * step)), float).ravel() for s in (1, -1))
         return (up - down) / (2 * STEP)
 
-    def integral(self, *weights: Weight) -> xr.Dataset:
+    def integral(self, *weights: WeightFunction) -> xr.Dataset:
         """Return O = sum_c int dE w_c(E) rho_sigma^c(E), one weight for each run, all of the same sigma.
 
         The integral goes over the energies of each run; what :meth:`of` returns has the dimension sigma. Raises

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from sdpipe.analysis.answers import Answer, Answers, answer
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.infer.least_squares import whitening
 from sdpipe.physics.noise import chi2_p_value
 from sdpipe.physics.smearing import Smearing
-
-Array = NDArray[np.float64]
 
 FLOOR = 1e-3
 """Share of the largest |rho| that no number of a run is taken for better than: tails of a peak say it to more digits

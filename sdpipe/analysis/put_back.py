@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.smearing import Smearing
-
-Array = NDArray[np.float64]
 
 
 def restored(predictions: xr.Dataset, A: Array, M: Array, grid: Observables) -> xr.Dataset:

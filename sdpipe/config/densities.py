@@ -20,7 +20,7 @@ PeakCount = Annotated[int, Field(ge=1, le=10_000)]
 BoxSize = Annotated[float, Field(ge=0.5, le=100)]
 
 
-class O3(Section):
+class O3Mock(Section):
     """The two-particle density of the O(3) model, arXiv:2307.00808 eq. (63)."""
 
     kind: Literal["o3"]
@@ -32,7 +32,7 @@ class O3(Section):
         return spectra.o3(self.threshold)
 
 
-class DeltaTanh(Section):
+class DeltaTanhMock(Section):
     """A delta function below a smooth step: A delta(w - M) + theta(w - w0) H/2 [1 + tanh((w - w0)/width)]."""
 
     kind: Literal["delta_tanh"]
@@ -52,7 +52,7 @@ class DeltaTanh(Section):
         return spectra.delta_tanh(self.amplitude, self.mass, self.height, self.position, self.width)
 
 
-class Peaks(Section):
+class PeaksMock(Section):
     """Delta functions, as in a finite volume."""
 
     kind: Literal["peaks"]
@@ -63,7 +63,7 @@ class Peaks(Section):
     """Position of each peak in GeV; as many as amplitudes."""
 
     @model_validator(mode="after")
-    def _paired(self) -> Peaks:
+    def _paired(self) -> PeaksMock:
         if len(self.amplitudes) != len(self.masses):
             raise ValueError(f"amplitudes: {len(self.amplitudes)} values, but masses has {len(self.masses)}")
         return self
@@ -72,7 +72,7 @@ class Peaks(Section):
         return spectra.peaks(tuple(self.amplitudes), tuple(self.masses))
 
 
-class Chebyshev(Section):
+class ChebyshevMock(Section):
     """Draw number ``sample`` of the prior, from a stream that no training set uses."""
 
     kind: Literal["chebyshev"]
@@ -83,7 +83,7 @@ class Chebyshev(Section):
     """Which draw."""
 
 
-Mock = O3 | DeltaTanh | Peaks | Chebyshev
+Mock = O3Mock | DeltaTanhMock | PeaksMock | ChebyshevMock
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Ranges:
     prior: Callable[[int], Mixture]
 
 
-class MixtureFamily(Section):
+class MixtureFamilySection(Section):
     """Draws of the prior, all components in their shares."""
 
     kind: Literal["mixture"]
@@ -114,7 +114,7 @@ class MixtureFamily(Section):
         return ranges.prior(self.Nb)
 
 
-class ChebyshevFamily(Section):
+class ChebyshevFamilySection(Section):
     """Draws of the prior of arXiv:2307.00808 at some basis size."""
 
     kind: Literal["chebyshev"]
@@ -126,7 +126,7 @@ class ChebyshevFamily(Section):
         return ranges.prior(self.Nb).prior
 
 
-class O3Family(Section):
+class O3FamilySection(Section):
     """The two-particle density of the O(3) model."""
 
     kind: Literal["o3"]
@@ -138,7 +138,7 @@ class O3Family(Section):
         return families.O3Family(self.threshold or ranges.thresholds)
 
 
-class ResonanceFamily(Section):
+class ResonanceFamilySection(Section):
     """A resonance over a smooth continuum."""
 
     kind: Literal["resonance"]
@@ -153,7 +153,7 @@ class ResonanceFamily(Section):
         return families.ResonanceFamily(self.mass or ranges.masses, width, ranges.thresholds)
 
 
-class PeaksFamily(Section):
+class PeaksFamilySection(Section):
     """Delta functions, as in a finite volume."""
 
     kind: Literal["peaks"]
@@ -167,7 +167,7 @@ class PeaksFamily(Section):
         return families.PeaksFamily(self.count, self.mass or (ranges.masses[0], ranges.highest))
 
 
-class DeltaTanhFamily(Section):
+class DeltaTanhFamilySection(Section):
     """A delta function below a smooth step."""
 
     kind: Literal["delta_tanh"]
@@ -179,7 +179,7 @@ class DeltaTanhFamily(Section):
         return families.DeltaTanhFamily(self.mass or ranges.masses)
 
 
-class FiniteVolumeFamily(Section):
+class FiniteVolumeFamilySection(Section):
     """Levels of two free particles in a box, with the weights of the O(3) model."""
 
     kind: Literal["finite_volume"]
@@ -193,7 +193,7 @@ class FiniteVolumeFamily(Section):
         return families.FiniteVolumeFamily(self.threshold or ranges.thresholds, self.size)
 
 
-class SignChangingFamily(Section):
+class SignChangingFamilySection(Section):
     """A difference of two relativistic Breit-Wigner peaks."""
 
     kind: Literal["sign_changing"]
@@ -208,7 +208,7 @@ class SignChangingFamily(Section):
         return families.SignChangingFamily(self.mass or ranges.masses, width, ranges.thresholds)
 
 
-class FewStatesFamily(Section):
+class FewStatesFamilySection(Section):
     """Two to four delta functions and a continuum that opens late."""
 
     kind: Literal["few_states"]
@@ -220,16 +220,16 @@ class FewStatesFamily(Section):
         return families.FewStatesFamily(self.mass or ranges.masses)
 
 
-Family = Annotated[
-    MixtureFamily
-    | ChebyshevFamily
-    | O3Family
-    | ResonanceFamily
-    | PeaksFamily
-    | DeltaTanhFamily
-    | FiniteVolumeFamily
-    | SignChangingFamily
-    | FewStatesFamily,
+FamilySection = Annotated[
+    MixtureFamilySection
+    | ChebyshevFamilySection
+    | O3FamilySection
+    | ResonanceFamilySection
+    | PeaksFamilySection
+    | DeltaTanhFamilySection
+    | FiniteVolumeFamilySection
+    | SignChangingFamilySection
+    | FewStatesFamilySection,
     Field(discriminator="kind"),
 ]
 """Families of validation. ``build(ranges)`` returns what draws are made from; see :class:`Ranges`."""

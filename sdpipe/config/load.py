@@ -69,7 +69,7 @@ class _Loader(yaml.SafeLoader):
 
 
 @dataclass(frozen=True)
-class Origin:
+class KeyPlaces:
     """Where each key of a config comes from: a line of ``file``, or an override on the command line."""
 
     file: Path
@@ -117,7 +117,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> Config:
     return read_config(path, overrides)[0]
 
 
-def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Origin]:
+def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, KeyPlaces]:
     """Read, override and check a config; return it with where its keys come from.
 
     Parameters
@@ -147,7 +147,7 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, Orig
     for section, key in GONE:
         if isinstance(raw.get(section), dict):
             raw[section].pop(key, None)
-    origin = Origin(file, node, [_override(raw, text) for text in overrides])
+    origin = KeyPlaces(file, node, [_override(raw, text) for text in overrides])
     config, found = validated(raw)
     if found := [*found, *(faults(config) if config else [])]:
         raise UserError(*origin.describe(found))

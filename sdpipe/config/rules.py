@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from sdpipe.config.densities import Chebyshev, ChebyshevFamily, Family, MixtureFamily
+from sdpipe.config.densities import ChebyshevFamilySection, ChebyshevMock, FamilySection, MixtureFamilySection
 from sdpipe.config.origins import KNOWN_KERNELS, SMEARINGS
 from sdpipe.config.schema import Config
 from sdpipe.config.sources import CorrelatorTarget, RangeNoise
@@ -113,8 +113,8 @@ def _prior(config: Config) -> Iterator[Fault]:
     families, spectra = config.validation.families or {}, config.spectra
     bases = [(("spectra", "Nb", i), Nb) for i, Nb in enumerate(spectra.Nb)]
     for where, named, kind in (
-        (("targets",), config.targets, Chebyshev),
-        (("validation", "families"), families, (ChebyshevFamily, MixtureFamily)),
+        (("targets",), config.targets, ChebyshevMock),
+        (("validation", "families"), families, (ChebyshevFamilySection, MixtureFamilySection)),
     ):
         bases += [((*where, name, "Nb"), s.Nb) for name, s in named.items() if isinstance(s, kind)]
     for where, Nb in bases:
@@ -264,7 +264,7 @@ def _families(config: Config) -> Iterator[Fault]:
                     yield (*where, key), f"{list(values)} leaves the energy range; allowed: {allowed}"
 
 
-def _limits(config: Config, family: Family, key: str) -> tuple[tuple[float, str], tuple[float, str]]:
+def _limits(config: Config, family: FamilySection, key: str) -> tuple[tuple[float, str], tuple[float, str]]:
     """Return the lowest and the highest value of a family's range, and what each comes from."""
     energies = config.energies
     if key == "width":

@@ -11,11 +11,11 @@ import numpy as np
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PositiveInt, model_validator
 
-from sdpipe.config.densities import Family, Mock, Ranges
+from sdpipe.config.densities import FamilySection, Mock, Ranges
 from sdpipe.config.origins import ORIGINS, AudienceName, Origin
 from sdpipe.config.section import Energy, Level, Name, Section, distinct, name_in
-from sdpipe.config.smearings import Smearing
-from sdpipe.config.sources import CorrelatorTarget, KernelName, Noise, RangeNoise
+from sdpipe.config.smearings import AnySmearing
+from sdpipe.config.sources import AnyNoise, CorrelatorTarget, KernelName, RangeNoise
 from sdpipe.estimators import ESTIMATORS, INTERVALS
 from sdpipe.physics import spectra
 from sdpipe.physics.kernels import Kernel, Observables
@@ -27,7 +27,7 @@ MOST_SLICES = 2048
 MANY = 50
 """Targets beyond which each has a page of its own, and figures are drawn on demand."""
 
-Target = Annotated[Mock | CorrelatorTarget, Field(discriminator="kind")]
+AnyTarget = Annotated[Mock | CorrelatorTarget, Field(discriminator="kind")]
 
 
 class Lattice(Section):
@@ -177,7 +177,7 @@ class Validation(Section):
     """Bootstrap samples of each draw."""
     levels: Annotated[tuple[Level, ...], Field(min_length=1), AfterValidator(distinct)] = (0.683, 0.954, 0.997)
     """Coverages that are tested."""
-    families: dict[Name, Family] | None = None
+    families: dict[Name, FamilySection] | None = None
     """Families beside the prior; null is the standard set, see [error-budget.md](error-budget.md#families)."""
 
 
@@ -232,13 +232,13 @@ class Config(Section):
     """Grid of times."""
     kernel: KernelName
     """b_T(t, omega), see [method.md](method.md#problem)."""
-    smearing: Annotated[Smearing, Field(discriminator="kind"), BeforeValidator(_gaussian)]
+    smearing: Annotated[AnySmearing, Field(discriminator="kind"), BeforeValidator(_gaussian)]
     """What is asked for: the smearing function f_sigma(w, E), `gaussian` where no `kind` is said, and its widths."""
     energies: Energies
     """What is asked for: energies."""
     spectra: Spectra
     """The prior."""
-    noise: Noise
+    noise: AnyNoise
     """Covariance of the lattice data, which the networks learn to live with."""
     ensembles: dict[Name, Ensemble]
     """The broad audience."""
@@ -253,7 +253,7 @@ class Config(Section):
     """How HLT is used, where `methods` has it."""
     validation: Validation = Validation()
     """How the error bars are tested."""
-    targets: Annotated[dict[Name, Target], Field(min_length=1)]
+    targets: Annotated[dict[Name, AnyTarget], Field(min_length=1)]
     """Correlators whose spectral density is wanted."""
     bootstrap: Annotated[int, Field(ge=2, le=100_000)] = 800
     """Bootstrap samples of each target."""

@@ -36,7 +36,7 @@ DataPath = Annotated[Path, AfterValidator(_absolute)]
 Energy = Annotated[float, Field(ge=1e-4, le=1e4)]
 """In GeV, where it is not zero."""
 
-Positive = Annotated[float, Field(ge=1e-12, le=1e6)]
+PositiveNumber = Annotated[float, Field(ge=1e-12, le=1e6)]
 
 Level = Annotated[float, Field(gt=0, lt=1)]
 

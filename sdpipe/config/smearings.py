@@ -28,21 +28,21 @@ class SmearingSection(Section):
         return smearing.made(self.kind, **self.parameters)
 
 
-class Gaussian(SmearingSection):
+class GaussianSection(SmearingSection):
     """The Gaussian G_sigma(E - w), normalised on the whole line."""
 
     kind: Literal["gaussian"] = "gaussian"
     """This smearing."""
 
 
-class HalfNorm(SmearingSection):
+class HalfNormSection(SmearingSection):
     """The Gaussian normalised on w > 0."""
 
     kind: Literal["halfnorm"]
     """This smearing."""
 
 
-class Cauchy(SmearingSection):
+class CauchySection(SmearingSection):
     """Real or imaginary part of 1/(w - E - i sigma), of which amplitudes are made."""
 
     kind: Literal["cauchy"]
@@ -51,7 +51,7 @@ class Cauchy(SmearingSection):
     """(w - E)/[(w - E)^2 + sigma^2], which needs a `spectra.omega_max`; or sigma/[(w - E)^2 + sigma^2]."""
 
 
-class Sigmoid(SmearingSection):
+class SigmoidSection(SmearingSection):
     """(E - w)^power Theta_sigma(E - w), of which inclusive semileptonic decays are made."""
 
     kind: Literal["sigmoid"]
@@ -62,7 +62,7 @@ class Sigmoid(SmearingSection):
     """Theta_sigma(x): 1/(1 + exp(-x/sigma)) or [1 + erf(x/sigma)]/2."""
 
 
-class Tau(SmearingSection):
+class TauSection(SmearingSection):
     """Inclusive hadronic decays of the tau, x = w/E: (1 - x^2)^2 [1 + 2 x^2 for T] Theta_sigma(E - w) / x^power."""
 
     kind: Literal["tau"]
@@ -75,7 +75,7 @@ class Tau(SmearingSection):
     """Theta_sigma(x): 1/(1 + exp(-x/sigma)) or [1 + erf(x/sigma)]/2."""
 
 
-class Sinh(SmearingSection):
+class SinhSection(SmearingSection):
     """2/(pi sigma)^2 (w - E)/sinh[(w - E)/sigma], for rho/w at w -> 0 with kernel `thermal`."""
 
     kind: Literal["sinh"]
@@ -89,7 +89,7 @@ def _registered(name: str) -> str:
     return name
 
 
-class Own(SmearingSection):
+class OwnSection(SmearingSection):
     """A function of your own, which Python has put into `sdpipe.physics.smearing.OWN`."""
 
     kind: Literal["own"]
@@ -98,4 +98,4 @@ class Own(SmearingSection):
     """Its name there; where the function changes, so must the name."""
 
 
-Smearing = Gaussian | HalfNorm | Cauchy | Sigmoid | Tau | Sinh | Own
+AnySmearing = GaussianSection | HalfNormSection | CauchySection | SigmoidSection | TauSection | SinhSection | OwnSection

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from sdpipe.config.densities import O3, DeltaTanh, Peaks
-from sdpipe.config.section import DataPath, Positive, Section, ascending, name_in
+from sdpipe.config.densities import DeltaTanhMock, O3Mock, PeaksMock
+from sdpipe.config.section import DataPath, PositiveNumber, Section, ascending, name_in
 from sdpipe.correlators.correlator import ErrorOf, Resampling, Source
 from sdpipe.correlators.matrices import Gevp
 from sdpipe.correlators.states import Known
@@ -51,7 +51,7 @@ class KnownState(Section):
         return self
 
 
-class Data(Section):
+class CorrelatorSection(Section):
     """A correlator in a file, and how its numbers are to be understood."""
 
     path: DataPath
@@ -85,7 +85,7 @@ class Data(Section):
         return Source(**keys | {"gevp": self.gevp and Gevp(**dict(self.gevp)), "subtract": states})
 
 
-class CorrelatorTarget(Data):
+class CorrelatorTarget(CorrelatorSection):
     """Real data; no truth is known."""
 
     kind: Literal["correlator"]
@@ -119,7 +119,7 @@ class HDF5Noise(NoiseSection):
         return Source(self.path, self.group, error="mean", covariance=self.covariance)
 
 
-class CorrelatorNoise(Data, NoiseSection):
+class CorrelatorNoise(CorrelatorSection, NoiseSection):
     """The covariance of the mean of real data."""
 
     kind: Literal["correlator"]
@@ -137,7 +137,7 @@ class SyntheticNoise(NoiseSection):
     """Growth of the relative error with each time slice."""
     tau: Annotated[float, Field(ge=0.01, le=1e6)] = 4.0
     """Correlation length in time slices."""
-    model: Annotated[O3 | DeltaTanh | Peaks, Field(discriminator="kind")] = O3(kind="o3")
+    model: Annotated[O3Mock | DeltaTanhMock | PeaksMock, Field(discriminator="kind")] = O3Mock(kind="o3")
     """Spectral density whose C(t) the errors are relative to."""
 
 
@@ -169,13 +169,13 @@ class RangeNoise(NoiseSection):
 
     kind: Literal["range"]
     """An audience for every covariance."""
-    relative: Annotated[tuple[Positive, Positive], AfterValidator(ascending)] = (3e-5, 3e-2)
+    relative: Annotated[tuple[PositiveNumber, PositiveNumber], AfterValidator(ascending)] = (3e-5, 3e-2)
     """Range of the relative error at t = 1, log-uniform."""
     growth: Annotated[tuple[float, float], AfterValidator(ascending)] = (0.0, 0.2)
     """Range of the growth of the relative error with each time slice, uniform."""
-    tau: Annotated[tuple[Positive, Positive], AfterValidator(ascending)] = (0.2, 30.0)
+    tau: Annotated[tuple[PositiveNumber, PositiveNumber], AfterValidator(ascending)] = (0.2, 30.0)
     """Range of the correlation length in time slices, log-uniform; a quarter of the covariances is diagonal."""
-    model: Annotated[O3 | DeltaTanh | Peaks, Field(discriminator="kind")] = O3(kind="o3")
+    model: Annotated[O3Mock | DeltaTanhMock | PeaksMock, Field(discriminator="kind")] = O3Mock(kind="o3")
     """Spectral density whose C(t) has the noise of mock targets and of `validate`: that of the middle of each range."""
 
     lattices: Annotated[list[RangeLattice], Field(max_length=20)] = []
@@ -190,4 +190,4 @@ class RangeNoise(NoiseSection):
         return SyntheticNoise(kind="synthetic", r1=r1, delta=delta, tau=tau, **fixed)
 
 
-Noise = Annotated[HDF5Noise | CorrelatorNoise | SyntheticNoise | RangeNoise, Field(discriminator="kind")]
+AnyNoise = Annotated[HDF5Noise | CorrelatorNoise | SyntheticNoise | RangeNoise, Field(discriminator="kind")]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.correlators import folding, formats, matrices, statistics
 from sdpipe.correlators.matrices import Gevp
 from sdpipe.correlators.objects import read_python
@@ -25,7 +25,6 @@ from sdpipe.physics.noise import Noise, Treatment, check_covariance, treat
 if TYPE_CHECKING:
     import xarray as xr
 
-Array = NDArray[np.float64]
 Resampling = Literal["configurations", "bootstrap", "jackknife"]
 ErrorOf = Literal["mean", "sample"]
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.correlators.record import Record
 from sdpipe.errors import UserError
-
-Array = NDArray[np.float64]
 
 ASYMMETRY = 5.0
 """Standard deviations between C(t) and C(T - t) from which on folding them is flagged."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sdpipe.arrays import Array
 from sdpipe.correlators import correlator, statistics
 from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Snapshot
@@ -15,8 +16,6 @@ from sdpipe.correlators.states import Known
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
 from sdpipe.physics.noise import treat
-
-Array = NDArray[np.float64]
 
 STEPS = 30
 """Of Gauss and Newton, at most."""

@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.correlators import statistics
 from sdpipe.correlators.record import Record
-
-Array = NDArray[np.float64]
 
 HERMITIAN = 5.0
 """Errors by which C_ij and C_ji may differ."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.correlators.labelled import read_labelled
 from sdpipe.correlators.record import (
     MOST_NUMBERS,
@@ -31,8 +31,6 @@ from sdpipe.correlators.record import (
 )
 from sdpipe.correlators.statistics import WINDOW
 from sdpipe.errors import UserError
-
-Array = NDArray[np.float64]
 
 MOST_TEXT = 40_000_000
 """Bytes of a .json.gz when it is unpacked."""

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
-
-Array = NDArray[np.float64]
 
 LARGEST = 1e150
 """Size of values whose squares are still finite."""

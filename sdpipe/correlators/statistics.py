@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.physics import rng
-
-Array = NDArray[np.float64]
 
 WINDOW = 1.5
 """S of Wolff's automatic window: the ratio of the exponential to the integrated autocorrelation time."""

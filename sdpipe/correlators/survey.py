@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.correlators import statistics
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
-
-Array = NDArray[np.float64]
 
 KNOWN = 0.1
 """Relative error of an effective mass from which on it says nothing of the lowest state."""

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.correlators.record import MOST_NUMBERS, Record, Snapshot, choose
 from sdpipe.errors import UserError
-
-Array = NDArray[np.float64]
 
 NEEDED = "needed columns t C err, t C(err), t re im err or cfg t C, or one configuration in each row"
 

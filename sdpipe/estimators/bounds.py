@@ -27,13 +27,12 @@ from scipy.linalg import lapack, solve_triangular
 from scipy.sparse import csc_matrix
 from scipy.special import chdtri
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.estimators.protocol import Bounded
 from sdpipe.learn.audience import Audience
 from sdpipe.physics.kernels import Observables, to_digits
 from sdpipe.physics.noise import Noise
-
-Array = NDArray[np.float64]
 
 STEP = 0.15
 """Distance of constraints, in units of the smallest sigma."""

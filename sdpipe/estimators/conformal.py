@@ -5,9 +5,8 @@ from __future__ import annotations
 from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from sdpipe.arrays import Array
 
 
 def draws_needed(level: float) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sdpipe.arrays import Array
 from sdpipe.estimators.hlt_lambda import ALPHAS, Rule
 from sdpipe.estimators.hlt_solution import HLT, Reconstruction, around
 from sdpipe.estimators.posterior import Posterior, PriorMoments
@@ -20,7 +21,6 @@ from sdpipe.physics.noise import Noise
 if TYPE_CHECKING:
     import xarray as xr  # where it is needed, since a config is read without it
 
-Array = NDArray[np.float64]
 
 BELOW = 0.95
 """E0 by evidence is the next step of a ladder below this share of the posterior's: above a state it would be wrong."""

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.physics import twofold
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.quadrature import refine
 from sdpipe.physics.smearing import UNDERFLOW, Tail
-
-Array = NDArray[np.float64]
 
 
 def decomposed(o: Observables, L: Array, omega: Array, root: Array, alpha: float) -> tuple[Array, Array, Array]:

@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from sdpipe.arrays import Array
+
 Rule = Literal["evidence", "plateau", "balance"]
 RULES = get_args(Rule)
 

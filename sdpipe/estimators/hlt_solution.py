@@ -26,14 +26,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
 from scipy.special import chdtri, erf
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.estimators.hlt_functional import decomposed, graded, panels, weighted
 from sdpipe.estimators.hlt_lambda import CONTROL, LAMBDAS, RULES, WIDER, Rule, Stability, balance, best_mu, plateau
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.quadrature import nodes_and_weights
-
-Array = NDArray[np.float64]
 
 FAR = 1e6
 """Largest floor over noise at which both share one factorisation: beyond, digits are lost."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.estimators.protocol import Estimate, Estimator
 from sdpipe.learn.audience import Audience
-
-Array = NDArray[np.float64]
 
 
 class Linear(Estimator):

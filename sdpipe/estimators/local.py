@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sdpipe.arrays import Array
 from sdpipe.estimators.positive import Density, Positive
 from sdpipe.estimators.posterior import Posterior, PosteriorEstimate
 from sdpipe.estimators.prior_moments import PriorMoments
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
-
-Array = NDArray[np.float64]
 
 EXPONENTS = (0.0, 2.0)
 """q of the priors omega^-q of the positive solutions."""

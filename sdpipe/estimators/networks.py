@@ -11,14 +11,13 @@ import torch
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.estimators.local import CUT, Local
 from sdpipe.estimators.posterior import ClosedForm
 from sdpipe.learn import architectures
 from sdpipe.learn.audience import Audience
 from sdpipe.learn.trained import Network
-
-Array = NDArray[np.float64]
 
 PAIRS = 8192
 """Pairs (network, input) in one forward pass: bounds the memory."""

@@ -27,13 +27,12 @@ from scipy.linalg import solve_triangular
 from scipy.linalg.lapack import dgeqrf, dpotrf, dtrtrs
 from scipy.optimize import minimize_scalar, nnls
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.estimators.protocol import Estimate, Estimator
 from sdpipe.learn.audience import Audience
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
-
-Array = NDArray[np.float64]
 
 CANDIDATES = 4000
 """Energies of which the grid of a correlator is made, geometric."""

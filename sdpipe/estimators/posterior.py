@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.estimators.prior_moments import PriorMoments
 from sdpipe.estimators.protocol import Estimate, Estimator
 from sdpipe.learn.audience import Audience
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
-
-Array = NDArray[np.float64]
 
 OTHER = {"periodic": "exponential", "periodic-odd": "exponential", "exponential": "periodic"}
 """With a period, and without one: the kernel that data are held against, to tell a wrong one."""

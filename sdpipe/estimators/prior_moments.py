@@ -26,13 +26,12 @@ import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import FLOOR
 from sdpipe.physics.quadrature import ThresholdQuadrature, cutoff, first_edges, nodes_and_weights, refine
 from sdpipe.physics.spectra import ChebyshevPrior, chebyshev_basis
-
-Array = NDArray[np.float64]
 
 LEVELS = (2, 4, 6)
 """The exponents q of levels where the unit is known; all kinds are equally likely."""

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.learn.audience import Audience
 
 if TYPE_CHECKING:
     import xarray as xr  # where it is needed, since a config is read without it
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

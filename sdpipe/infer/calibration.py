@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 
-Array = NDArray[np.float64]
 T = TypeVar("T", Array, xr.DataArray)
 
 NEIGHBOURS = 4

@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.estimators.conformal import conformal_factor, conformal_rank, gaussian_quantile
 from sdpipe.infer.budget import NETWORKS, beyond_latt, lead_errors, spread, total_error
 from sdpipe.infer.calibration import ROWS, Resolution, beyond_noise, correlation, errors_off, integral_error, rules_of
 from sdpipe.infer.predict import Predictor
 from sdpipe.infer.trust import SUSPICIOUS, Reference
 from sdpipe.physics.noise import IMPOSSIBLE
-
-Array = NDArray[np.float64]
 
 WINDOWS = ("all", "low", "middle", "high")
 """Energies over which the coverage of integrals is tested: all, and each third."""

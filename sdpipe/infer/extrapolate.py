@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.infer.calibration import calibrating, correlation
 from sdpipe.infer.least_squares import fit
 from sdpipe.physics.noise import chi2_p_value
 from sdpipe.physics.units import unit_of
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

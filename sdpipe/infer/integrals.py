@@ -15,7 +15,7 @@ from sdpipe.infer.budget import error_budget
 from sdpipe.infer.calibration import calibrating, correlation, errors_off, integral_error
 from sdpipe.physics import units as unit
 
-Weight = Callable[[NDArray[np.float64]], ArrayLike]
+WeightFunction = Callable[[NDArray[np.float64]], ArrayLike]
 
 MEANINGS = {
     "central": "integral of f(E) times the smeared spectral density",
@@ -50,7 +50,7 @@ def quadrature_weights(E: NDArray, between: tuple[float, float] | None = None) -
 
 def integral(
     rho: xr.DataArray,
-    f: Weight,
+    f: WeightFunction,
     central: str,
     references: Mapping[str, str],
     truth: xr.DataArray | None = None,
@@ -131,7 +131,7 @@ def calibrated(
     return xr.DataArray(scaled, dims="sigma", coords={"sigma": total.sigma}, attrs=words)
 
 
-def _values(f: Weight, E: NDArray) -> NDArray[np.float64]:
+def _values(f: WeightFunction, E: NDArray) -> NDArray[np.float64]:
     """Return f(E) as one finite number for each energy; a constant is one too."""
     if not callable(f):
         raise UserError(f"f: {f!r} is not allowed; allowed: a function of the energies, such as lambda E: E**2")

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
-
-Array = NDArray[np.float64]
 
 ROUNDING = 1e-12
 """Eigenvalues of a correlation matrix below this are no information but rounding."""

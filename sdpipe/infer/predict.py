@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.estimators import ESTIMATORS, INTERVALS, MOST_TIMES
 from sdpipe.estimators.hlt import HLTEstimator
@@ -29,8 +30,6 @@ from sdpipe.learn.trained import Network
 from sdpipe.physics.noise import SINGLE, Noise, check_size, chi2_p_value
 from sdpipe.physics.smearing import Smearing
 
-Array = NDArray[np.float64]
-
 
 def precision(unit: ArrayLike) -> type[np.floating]:
     """Return the type that holds values of order 1 when they are divided by each ``unit``: 32 bits where these do.
@@ -43,7 +42,7 @@ def precision(unit: ArrayLike) -> type[np.floating]:
 
 
 @dataclass(frozen=True)
-class Data:
+class Measured:
     """What is known of the data behind bootstrap samples.
 
     ``mean`` (t,) is the correlator, ``covariance`` (t, t) that of it where it is known, estimated from ``count``
@@ -309,7 +308,7 @@ def _between(dimensions: int) -> tuple[str, ...]:
 
 
 def reconstruct(
-    predictor: Predictor, samples: Array, data: Data | None = None, scale: float | Literal["auto"] = "auto"
+    predictor: Predictor, samples: Array, data: Measured | None = None, scale: float | Literal["auto"] = "auto"
 ) -> xr.Dataset:
     """Return what ``predictions.zarr`` holds of one correlator, given by its bootstrap means ``samples`` (boot, t).
 
@@ -325,7 +324,7 @@ def reconstruct(
     Raises UserError as these do, and where C at t_ref, or what the networks would see of it, is too small or too large
     to compute with.
     """
-    data = data or Data(samples.mean(axis=0))
+    data = data or Measured(samples.mean(axis=0))
     check_size(data.mean, predictor.noise.times, "samples")
     factor = predictor.amplitude(data.mean) if scale == "auto" else float(scale)
     with np.errstate(over="ignore"):
@@ -364,7 +363,7 @@ def reconstruct(
     return prediction.assign_attrs(attrs)
 
 
-def _own_noise(predictor: Predictor, data: Data, factor: float) -> Noise | None:
+def _own_noise(predictor: Predictor, data: Measured, factor: float) -> Noise | None:
     """Return the noise of the data as the networks see them; None where it is not known."""
     if data.covariance is None:
         return None
@@ -372,7 +371,7 @@ def _own_noise(predictor: Predictor, data: Data, factor: float) -> Noise | None:
     return Noise(noise.times, factor * data.mean, factor**2 * data.covariance, "samples", floor=noise.floor)
 
 
-def _unlike(predictor: Predictor, data: Data) -> list[Flag]:
+def _unlike(predictor: Predictor, data: Measured) -> list[Flag]:
     """Return a flag where the noise of the data is unlike that of the training."""
     if data.covariance is None:
         return []

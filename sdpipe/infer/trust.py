@@ -15,14 +15,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.estimators.posterior import Posterior
 from sdpipe.estimators.protocol import Bounded
 from sdpipe.infer.budget import answered_by, budget_of, spread
 from sdpipe.infer.calibration import NEIGHBOURS, Resolution, beyond_noise, calibrating, errors_off, nearest
 from sdpipe.physics.kernels import Kernel
 from sdpipe.physics.noise import IMPOSSIBLE, Noise, cholesky
-
-Array = NDArray[np.float64]
 
 REACH = 10.0
 """An amplitude is looked for within this factor of the one that makes |C(t_ref)| typical of the training set."""

@@ -7,13 +7,10 @@ replicas share the arithmetic and nothing else: replica r of a stack computes wh
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-NetworkName = Literal["arcS", "arcM", "arcL", "mlpXXS", "mlpXS", "mlpS", "mlpM", "mlpL"]
 
 FEATURE_MAPS: dict[str, tuple[int, int]] = {"arcS": (16, 32), "arcM": (32, 64), "arcL": (64, 128)}
 """Feature maps of the two convolutions (kernel 3, stride 2, padding 1), arXiv:2307.00808, Tab. 1."""

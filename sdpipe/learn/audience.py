@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.disk.files import read_recorded, write_bytes
 from sdpipe.errors import DamageError, another_schema
-from sdpipe.learn.moments import Inputs, InputTransform, LinearEstimator, Moments
+from sdpipe.learn.moments import InputKind, InputTransform, LinearEstimator, Moments
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
@@ -28,7 +29,6 @@ from sdpipe.version import SCHEMA, __version__
 if TYPE_CHECKING:
     import xarray as xr  # where it is needed, since a config is read without it
 
-Array = NDArray[np.float64]
 
 DRAWS = 4096
 """Draws of the prior that know a lattice whose networks were trained elsewhere, or which has none."""
@@ -70,7 +70,7 @@ class Statistics:
 
     @classmethod
     def from_training(
-        cls, training: xr.Dataset, observables: Observables, noise: Noise, inputs: Inputs, joint: bool
+        cls, training: xr.Dataset, observables: Observables, noise: Noise, inputs: InputKind, joint: bool
     ) -> Statistics:
         """Return those of the samples of one training set, (sample, ...), that train.
 
@@ -92,7 +92,7 @@ class Statistics:
 
     @classmethod
     def _fitted(
-        cls, observables: Observables, moments: list[Moments], inputs: Inputs, reference: NDArray
+        cls, observables: Observables, moments: list[Moments], inputs: InputKind, reference: NDArray
     ) -> Statistics:
         """Return the linear estimators of moments at one sigma each, or at all; ``reference`` (sample,) is C(t_ref)."""
         transforms = [InputTransform.fit(m, inputs if inputs == "standardise" else "whiten") for m in moments]
@@ -138,7 +138,7 @@ class Audience:
     noise: Noise
     prior: ChebyshevPrior
     threshold: float
-    inputs: Inputs
+    inputs: InputKind
     head: bool
     statistics: Statistics | None
     smearing: Mapping[str, Any] = field(default_factory=lambda: {"kind": "gaussian"})

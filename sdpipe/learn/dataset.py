@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sdpipe.disk import store
 from sdpipe.learn.feeds import Chunk, TrainingSet
-from sdpipe.learn.moments import Inputs, InputTransform, LinearEstimator, Moments
+from sdpipe.learn.moments import InputKind, InputTransform, LinearEstimator, Moments
 from sdpipe.physics import rng
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.samples import is_validation
@@ -206,7 +206,7 @@ class _Chunks:
 def fit(
     samples: StoredSamples,
     noise: Noise,
-    inputs: Inputs,
+    inputs: InputKind,
     residual: bool,
     key: tuple[int, str],
     posterior: Callable[[NDArray], NDArray] | None = None,

@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.physics.noise import Noise
 
-Array = NDArray[np.float64]
-Inputs = Literal["whiten", "standardise", "posterior", "local"]
+InputKind = Literal["whiten", "standardise", "posterior", "local"]
 
 ROWS = 65_536
 
@@ -84,7 +84,7 @@ class InputTransform:
     matrix: Array
 
     @classmethod
-    def fit(cls, moments: Moments, inputs: Inputs) -> InputTransform:
+    def fit(cls, moments: Moments, inputs: InputKind) -> InputTransform:
         """Fit the transform.
 
         ``standardise``: C'(t) = (C(t) - mu(t)) / gamma(t), mean and standard deviation of clean C   (45-47).

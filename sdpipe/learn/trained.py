@@ -11,15 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.disk.files import read_recorded, write_bytes
 from sdpipe.errors import DamageError, another_schema
 from sdpipe.learn.architectures import Parameters
 from sdpipe.learn.audience import Audience
 from sdpipe.version import SCHEMA, __version__
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

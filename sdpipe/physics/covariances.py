@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sdpipe.physics import rng, samples
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise, synthetic
 from sdpipe.physics.prior import Mixture, log_uniform
 from sdpipe.physics.spectra import ChebyshevPrior
-
-Array = NDArray[np.float64]
 
 SHARED = 64
 """Samples that follow each other and have one covariance."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.physics.prior import HIGHEST
 from sdpipe.physics.spectra import Spectrum, delta_tanh, o3, peaks
 
-Array = NDArray[np.float64]
-Range = tuple[float, float]
+Span = tuple[float, float]
 
 
 def breit_wigner(omega: Array, M: float, G: float) -> Array:
@@ -27,7 +26,7 @@ def breit_wigner(omega: Array, M: float, G: float) -> Array:
 class O3Family:
     """The O(3) model's two-particle density with E_th ~ U[threshold]."""
 
-    threshold: Range
+    threshold: Span
 
     def draw(self, generator: np.random.Generator) -> Spectrum:
         """Return one draw."""
@@ -46,9 +45,9 @@ class ResonanceFamily:
     omega0 - M ~ U[0, M], w ~ U[0.2, 0.5] M, E0 ~ U from the lowest of ``threshold`` to its highest or 0.8 M.
     """
 
-    mass: Range
-    width: Range
-    threshold: Range
+    mass: Span
+    width: Span
+    threshold: Span
 
     def draw(self, generator: np.random.Generator) -> Spectrum:
         """Return one draw."""
@@ -73,7 +72,7 @@ class PeaksFamily:
     """
 
     count: tuple[int, int]
-    mass: Range
+    mass: Span
 
     def draw(self, generator: np.random.Generator) -> Spectrum:
         """Return one draw."""
@@ -89,7 +88,7 @@ class DeltaTanhFamily:
     M ~ U[mass], A ~ U[0.5, 2], H ~ U[0.5, 2], omega0 - M ~ U[0.2, 1] M, w ~ U[0.05, 0.3] M.
     """
 
-    mass: Range
+    mass: Span
 
     def draw(self, generator: np.random.Generator) -> Spectrum:
         """Return one draw."""
@@ -107,8 +106,8 @@ class FiniteVolumeFamily:
     m L ~ U[size]; levels end at 25 GeV or ten times the highest threshold, whichever is higher.
     """
 
-    threshold: Range
-    size: Range = (4, 12)
+    threshold: Span
+    size: Span = (4, 12)
 
     def draw(self, generator: np.random.Generator) -> Spectrum:
         """Return one draw."""
@@ -132,9 +131,9 @@ class SignChangingFamily:
     E0 ~ U from the lowest of ``threshold`` to its highest or 0.8 M_1.
     """
 
-    mass: Range
-    width: Range
-    threshold: Range
+    mass: Span
+    width: Span
+    threshold: Span
 
     def draw(self, generator: np.random.Generator) -> Spectrum:
         """Return one draw."""
@@ -160,7 +159,7 @@ class FewStatesFamily:
     n = 2, 3 or 4, M_i ~ U[mass], A_i ~ U[0.2, 1.5], H ~ U[0.5, 2], E_c above the highest M_i by U[0.2, 1] times that.
     """
 
-    mass: Range
+    mass: Span
 
     def draw(self, generator: np.random.Generator) -> Spectrum:
         """Return one draw."""

@@ -10,9 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
-
-Array = NDArray[np.float64]
 
 IMPOSSIBLE = 1e-3
 """p-value of the goodness of fit below which no spectral density explains the data."""

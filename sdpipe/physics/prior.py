@@ -17,13 +17,12 @@ import numpy as np
 from numpy.polynomial.chebyshev import chebval, chebvander
 from numpy.typing import ArrayLike, NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.quadrature import ThresholdQuadrature
 from sdpipe.physics.spectra import RNG_BLOCK, ChebyshevPrior
-
-Array = NDArray[np.float64]
 
 BATCH = 8 * RNG_BLOCK
 """Chebyshev samples integrated at once: bounds the memory, and fixes the rounding whatever the block they are in."""

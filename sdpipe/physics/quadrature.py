@@ -12,12 +12,10 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.polynomial import legendre
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Observables
-
-Array = NDArray[np.float64]
 
 ORDER = 32
 """Gauss-Legendre nodes in a panel."""

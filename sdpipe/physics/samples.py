@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.prior import Mixture
 from sdpipe.physics.spectra import RNG_BLOCK, ChebyshevPrior
-
-Array = NDArray[np.float64]
 
 VALIDATION_EVERY = 5
 """One sample in five validates, four train: 80/20, by sample, the same at every Nrho."""

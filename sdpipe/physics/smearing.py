@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
-
-Array = NDArray[np.float64]
 
 UNDERFLOW = 700.0
 """exp(-x) is an ordinary floating-point number up to this x."""

@@ -9,14 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.quadrature import ThresholdQuadrature, cutoff, integrate
-
-Array = NDArray[np.float64]
 
 RNG_BLOCK = 256
 """Samples drawn from one random stream; every Zarr chunk is a multiple of it."""

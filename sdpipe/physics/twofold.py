@@ -8,9 +8,9 @@ from __future__ import annotations
 from decimal import Context, Decimal
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from sdpipe.arrays import Array
+
 Pair = tuple[Array, Array]
 
 _SPLIT = 134217729.0  # 2^27 + 1

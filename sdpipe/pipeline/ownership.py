@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sdpipe.config.load import Origin, load_config, read_config
+from sdpipe.config.load import KeyPlaces, load_config, read_config
 from sdpipe.config.schema import Config, plain, to_yaml
 from sdpipe.disk.files import STATE, read, write_text
 from sdpipe.disk.layout import CLAIM, Layout
@@ -22,7 +22,7 @@ FIXED_TRAINING = ("audience", "protocol", "inputs", "head", "epochs", "batch")
 """Keys of ``training`` that it keeps for life, too."""
 
 
-def own_config(layout: Layout, overrides: Iterable[str] = ()) -> tuple[Config, Origin]:
+def own_config(layout: Layout, overrides: Iterable[str] = ()) -> tuple[Config, KeyPlaces]:
     """Return the config in a run directory, and where its keys come from; raises UserError as ``read_config`` does.
 
     Where ``config.yaml`` is not what was claimed, the last line says where that is, and what puts it back. Raises

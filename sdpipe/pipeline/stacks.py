@@ -22,7 +22,7 @@ from sdpipe.pipeline.pieces import NetworkId, every_network
 COST = {"arcS": 1, "arcM": 2, "arcL": 4, "mlpXXS": 1, "mlpXS": 1, "mlpS": 1, "mlpM": 2, "mlpL": 5}
 """Time that a network takes, relative to the smallest."""
 
-Networks = tuple[NetworkId, ...]
+NetworkIds = tuple[NetworkId, ...]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class StackPlan:
     """
 
     name: str
-    networks: Networks
-    wanted: Networks
+    networks: NetworkIds
+    wanted: NetworkIds
     identities: Mapping[str, str]
 
 
@@ -61,7 +61,7 @@ def plan(made: MadeFrom, layout: Layout, missing: Iterable[NetworkId], workers: 
     ]
 
 
-def cut(config: Config, networks: Iterable[NetworkId], workers: int) -> list[Networks]:
+def cut(config: Config, networks: Iterable[NetworkId], workers: int) -> list[NetworkIds]:
     """Return the networks as stacks of one architecture and size, which keep so many ``workers`` equally long at work.
 
     The networks are laid end to end, each as long as it costs, those of one kind together. What is laid is cut into as
@@ -102,7 +102,7 @@ def _cost(config: Config, network: NetworkId) -> int:
     return COST[architecture] * Nrho
 
 
-def _name(config: Config, stack: Networks) -> str:
+def _name(config: Config, stack: NetworkIds) -> str:
     """Return the name of a stack on the dashboard: its first network and how many more, as train-Nmax-0.44-r0+4."""
     label = stack[0].label(config)
     return f"{label}+{len(stack) - 1}" if len(stack) > 1 else label

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sdpipe.analysis.put_back import restored
+from sdpipe.arrays import Array
 from sdpipe.config.origins import PLACE
 from sdpipe.config.schema import Config, digest
 from sdpipe.config.sources import RangeNoise
@@ -29,7 +29,7 @@ from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.hlt import Choice
 from sdpipe.estimators.posterior import Estimate, Posterior
 from sdpipe.infer import coverage, trust
-from sdpipe.infer.predict import Data, Predictor, reconstruct
+from sdpipe.infer.predict import Measured, Predictor, reconstruct
 from sdpipe.learn import dataset, feeds, memory, shipped, trained, training
 from sdpipe.learn.audience import Audience, Statistics
 from sdpipe.learn.audience import load as read_audience
@@ -51,8 +51,6 @@ from sdpipe.problem.inputs import Target
 from sdpipe.problem.problem import Problem, families, prior_moments
 from sdpipe.show import flags as wording
 from sdpipe.version import __version__
-
-Array = NDArray[np.float64]
 
 VERSIONS = {"numpy": np.__version__, "sdpipe": __version__}
 """What the last bits of a sample may depend on; the receipt of a block notes them."""
@@ -437,9 +435,9 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
     if (correlator := target.correlator) is not None:
         facts = correlator.facts
         flags += correlator.flags
-        data = Data(correlator.mean, correlator.covariance, correlator.estimated_from, flags)
+        data = Measured(correlator.mean, correlator.covariance, correlator.estimated_from, flags)
         remedy = wording.remedy(str(root), name, config.targets[name].source.keys(), config.origin.trains)
-    data = data or Data(target.samples.mean(axis=0), flags=flags)
+    data = data or Measured(target.samples.mean(axis=0), flags=flags)
     scale = "auto" if target.scale is None else target.scale
     prediction = reconstruct(load_predictor(config, layout), target.samples, data, scale)
     prediction = prediction.assign_attrs(target=name, flags=wording.worded(prediction.attrs["flags"], remedy))

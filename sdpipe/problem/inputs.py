@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.config import densities, sources
 from sdpipe.config.origins import shipped
 from sdpipe.config.schema import Config, plain
@@ -24,8 +24,6 @@ from sdpipe.physics import noise, rng, samples
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.spectra import Spectrum
 from sdpipe.problem.problem import Problem
-
-Array = NDArray[np.float64]
 
 STREAM = "target"
 """Stream of the bootstrap draws of real data: the same for all, so that correlators of the same configurations have
@@ -153,7 +151,7 @@ class Inputs:
             key = error.key or ("delta" if section.delta else "model")
             raise ConfigError(*((("noise", key), fault) for fault in error.faults)) from None
 
-    def _correlator(self, section: sources.Data | sources.HDF5Noise, *keys: str) -> Correlator:
+    def _correlator(self, section: sources.CorrelatorSection | sources.HDF5Noise, *keys: str) -> Correlator:
         """Return the correlator of a section on the run's time slices, folded as the kernel says."""
         if keys not in self._correlators:
             kernel, found = self.config.observables.kernel, self._snapshot(section.path)
@@ -197,7 +195,7 @@ class Inputs:
             scale = None if section.scale == "auto" else section.scale
             stream = name if c.samples is None else STREAM
             return Target(c.bootstrap(config.bootstrap, config.seed, stream), scale, correlator=c)
-        if isinstance(section, densities.Chebyshev):
+        if isinstance(section, densities.ChebyshevMock):
             i, prior = section.sample, config.spectra.chebyshev(section.Nb)
             draw = samples.generate(prior, config.observables, config.seed, i, i + 1, stream="target")
             C, truth = draw.correlator[0], draw.smeared[0]
@@ -216,7 +214,7 @@ class Inputs:
                     c = self._correlator(section, "targets", name)
                     if section.scale != "auto":
                         noise.check_size(section.scale * c.mean, c.times, "C times scale", noise.SINGLE)
-                elif not isinstance(section, densities.Chebyshev):  # draws of the prior are all of one size
+                elif not isinstance(section, densities.ChebyshevMock):  # draws of the prior are all of one size
                     self._integrals(section.spectrum(), "targets", name)
             except ConfigError as error:
                 faults += error.places

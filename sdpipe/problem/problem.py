@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sdpipe.arrays import Array
 from sdpipe.config import densities, sources
 from sdpipe.config.schema import Config
 from sdpipe.learn.audience import Audience
@@ -23,8 +23,6 @@ from sdpipe.physics.spectra import ChebyshevPrior
 if TYPE_CHECKING:
     from sdpipe.estimators.posterior import Posterior
     from sdpipe.estimators.prior_moments import PriorMoments
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +112,14 @@ def prior_moments(config: Config, grid: Observables | None = None) -> PriorMomen
     return PriorMoments.from_prior(prior, grid or config.observables, floor=config.noise.floor)
 
 
-def families(config: Config) -> dict[str, densities.Family]:
+def families(config: Config) -> dict[str, densities.FamilySection]:
     """Return every validation family of a run, first the prior of the central ensemble, once for each way of sizing.
 
     Where the config names none, the others are the Chebyshev prior at every trained Nb and at twice the largest, then
     every family off the prior.
     """
     central = config.central_Nb
-    prior = {name: densities.MixtureFamily(kind="mixture", Nb=central) for name in config.priors.values()}
+    prior = {name: densities.MixtureFamilySection(kind="mixture", Nb=central) for name in config.priors.values()}
     if config.validation.families is not None:
         return prior | config.validation.families
     chebyshev = {"chebyshev": central} | {
@@ -129,14 +127,18 @@ def families(config: Config) -> dict[str, densities.Family]:
     }
     return (
         prior
-        | {n: densities.ChebyshevFamily(kind="chebyshev", Nb=Nb) for n, Nb in chebyshev.items() if n not in prior}
         | {
-            "o3": densities.O3Family(kind="o3"),
-            "resonance": densities.ResonanceFamily(kind="resonance"),
-            "peaks": densities.PeaksFamily(kind="peaks"),
-            "delta_tanh": densities.DeltaTanhFamily(kind="delta_tanh"),
-            "finite_volume": densities.FiniteVolumeFamily(kind="finite_volume"),
-            "sign_changing": densities.SignChangingFamily(kind="sign_changing"),
-            "few_states": densities.FewStatesFamily(kind="few_states"),
+            n: densities.ChebyshevFamilySection(kind="chebyshev", Nb=Nb)
+            for n, Nb in chebyshev.items()
+            if n not in prior
+        }
+        | {
+            "o3": densities.O3FamilySection(kind="o3"),
+            "resonance": densities.ResonanceFamilySection(kind="resonance"),
+            "peaks": densities.PeaksFamilySection(kind="peaks"),
+            "delta_tanh": densities.DeltaTanhFamilySection(kind="delta_tanh"),
+            "finite_volume": densities.FiniteVolumeFamilySection(kind="finite_volume"),
+            "sign_changing": densities.SignChangingFamilySection(kind="sign_changing"),
+            "few_states": densities.FewStatesFamilySection(kind="few_states"),
         }
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sdpipe.config.load import overridden, validated
 from sdpipe.config.origins import KNOWN_KERNELS, SMEARINGS, shipped
@@ -27,8 +26,6 @@ from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
 from sdpipe.problem.inputs import STREAM
-
-Array = NDArray[np.float64]
 
 LARGEST_ERROR = 0.3
 """Relative error from which on a time is left out."""

@@ -17,8 +17,8 @@ import xarray as xr
 from markupsafe import Markup
 
 from sdpipe.analysis.cauchy_schwarz import band, diagonal, nowhere_negative
-from sdpipe.config.densities import ChebyshevFamily, MixtureFamily
-from sdpipe.config.schema import Config, Smearing, Spectra, plain, to_yaml
+from sdpipe.config.densities import ChebyshevFamilySection, MixtureFamilySection
+from sdpipe.config.schema import AnySmearing, Config, Spectra, plain, to_yaml
 from sdpipe.correlators.correlator import describe
 from sdpipe.errors import DamageError
 from sdpipe.estimators import ESTIMATORS
@@ -191,7 +191,7 @@ def _question(c: Config) -> PageSection:
     return PageSection("question", "What was asked", blocks)
 
 
-def _smearing(s: Smearing) -> str:
+def _smearing(s: AnySmearing) -> str:
     """Return kind and parameters."""
     return ", ".join([s.kind, *(f"{name} {value}" for name, value in s.parameters.items())])
 
@@ -446,10 +446,10 @@ def _family(config: Config, name: str) -> str:
     section = families(config).get(name)
     if section is None:
         return "Not a family of this config any more."
-    if isinstance(section, MixtureFamily):
+    if isinstance(section, MixtureFamilySection):
         use = "".join(CALIBRATES[rule] for rule, prior in config.priors.items() if prior == name)
         return f"The prior at basis size Nb = {section.Nb}{use}."
-    if isinstance(section, ChebyshevFamily):
+    if isinstance(section, ChebyshevFamilySection):
         return f"The prior of arXiv:2307.00808 at basis size Nb = {section.Nb}."
     ranges = asdict(section.build(config.ranges))
     unit, plain = config.kernel_function.unit, ("count", "size")

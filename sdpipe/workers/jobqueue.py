@@ -24,7 +24,7 @@ import psutil
 from dask.utils import parse_bytes
 from distributed import Status
 
-from sdpipe.config.load import Origin, read_yaml
+from sdpipe.config.load import KeyPlaces, read_yaml
 from sdpipe.config.rules import Fault
 from sdpipe.errors import ConfigError, UserError
 from sdpipe.workers.pool import SETTINGS, Kind
@@ -52,7 +52,7 @@ KEYS = sorted(DEFAULTS.keys() - {"extra", "env-extra", "job-extra"})
 SCHEDULER_KEYS = ("contact_address", "host", "interface", "port")
 """Where the scheduler listens. Its other options are not the user's: they could take TLS from it."""
 
-Rule = tuple[Callable[[Any], Any], str]
+KeyRule = tuple[Callable[[Any], Any], str]
 """What a value must fulfil, where an error means no; and in words what is allowed."""
 
 
@@ -87,11 +87,11 @@ def _takes_files(place: str) -> bool:
     return _is_text(place)
 
 
-def _integer(least: int, most: int) -> Rule:
+def _integer(least: int, most: int) -> KeyRule:
     return lambda given: type(given) is int and least <= given <= most, f"an integer from {least} to {most}"
 
 
-def _rules(prologue: bool) -> dict[str, Rule]:
+def _rules(prologue: bool) -> dict[str, KeyRule]:
     """Return the rule of every key, by the type of its default or its own; a prologue may say what a bare name is."""
     interfaces = psutil.net_if_addrs()
     text = _is_text, "a string"
@@ -116,7 +116,7 @@ def _rules(prologue: bool) -> dict[str, Rule]:
     }
 
 
-def _fulfils(rule: Rule, given: Any) -> bool:
+def _fulfils(rule: KeyRule, given: Any) -> bool:
     try:
         return bool(rule[0](given))
     except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError):
@@ -231,7 +231,7 @@ def read_section(name: str, kind: Kind, logs: Path) -> PoolSection:
     return PoolSection(name, kind, job, Path(job.get("log-directory", logs)), others)
 
 
-def _read_file() -> tuple[dict[str, dict[str, Any]], dict[str, Any], Origin]:
+def _read_file() -> tuple[dict[str, dict[str, Any]], dict[str, Any], KeyPlaces]:
     """Return the sections of jobqueue.yaml, the keys of Dask's configuration beside them, and where each comes from."""
     try:
         raw, node = read_yaml(FILE, "jobqueue")
@@ -239,7 +239,7 @@ def _read_file() -> tuple[dict[str, dict[str, Any]], dict[str, Any], Origin]:
         raw, node = {}, None
     except OSError as error:
         raise UserError(f"{FILE}: cannot be read: {error.strerror}") from None
-    faults, origin = [], Origin(FILE, node, [])
+    faults, origin = [], KeyPlaces(FILE, node, [])
     for key, value in raw.items():
         try:
             holds_keys = isinstance(dask.config.get(key), dict)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sdpipe.config.load import Origin, load_config
+from sdpipe.config.load import KeyPlaces, load_config
 from tests.config.faults import check_fault, faults_of, line_of
 
 Write = Callable[..., Path]
@@ -211,7 +211,7 @@ def test_thousands_of_faults_look_through_a_section_once(tiny_config: Path) -> N
     text = tiny_config.read_text() + "".join(f"key{i}: 1\n" for i in range(1000))
     node = yaml.compose(text, yaml.SafeLoader)
     node.value = Counted(node.value)
-    origin = Origin(tiny_config, node, [])
+    origin = KeyPlaces(tiny_config, node, [])
     lines = origin.describe([((f"key{i}",), "unknown key") for i in range(1000)])
     first = len(text.splitlines()) - 999
     assert lines == [f"{tiny_config}:{first + i}: key{i}: unknown key" for i in range(1000)]

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sdpipe.config.load import Origin, load_config, read_config
+from sdpipe.config.load import KeyPlaces, load_config, read_config
 from sdpipe.config.schema import Cluster, Config, plain, to_yaml
 from sdpipe.correlators import child, formats
 from sdpipe.correlators.record import Record
@@ -150,7 +150,7 @@ def test_any_number_at_any_key_is_computed_with_or_refused_by_name(
     assert all(re.match(rf"command line: |{re.escape(str(CONFIG))}:\d+: ", fault) for fault in told)
 
 
-def _refused_before_work(config: Config, origin: Origin, root: Path) -> Sequence[str]:
+def _refused_before_work(config: Config, origin: KeyPlaces, root: Path) -> Sequence[str]:
     """Return what a dry run finds wrong with a config that loads, but for sections of jobqueue.yaml; nothing raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -9,7 +9,7 @@ import torch
 from sdpipe.errors import UserError
 from sdpipe.estimators import networks
 from sdpipe.estimators.networks import Networks
-from sdpipe.infer.predict import Data, Predictor, reconstruct
+from sdpipe.infer.predict import Measured, Predictor, reconstruct
 from sdpipe.learn import architectures
 from sdpipe.learn.trained import Network
 from sdpipe.show.flags import worded
@@ -138,7 +138,7 @@ def test_several_samples_at_once_are_each_divided_by_their_own_scale(members, co
 def test_a_reconstruction_scales_its_data_and_scales_the_result_back(members, correlators):
     predictor, samples = predictor_of(members), correlators + 5
     given, auto = (
-        reconstruct(predictor, samples, Data(samples.mean(axis=0), flags=["doubtful"]), 3.0),
+        reconstruct(predictor, samples, Measured(samples.mean(axis=0), flags=["doubtful"]), 3.0),
         reconstruct(predictor, samples),
     )
     assert (given.attrs["scale"], given.attrs["scale_rule"], auto.attrs["scale_rule"]) == (3.0, "given", "auto")
@@ -170,9 +170,9 @@ def test_noise_unlike_that_of_the_training_is_flagged_with_its_remedy(members, c
     predictor = predictor_of(members)
     mean, noise = predictor.noise.mean, predictor.noise.covariance
     samples = mean + 0 * correlators
-    plain = reconstruct(predictor, samples, Data(mean, noise), 1.0)
+    plain = reconstruct(predictor, samples, Measured(mean, noise), 1.0)
     assert not any("remedy" in f for f in worded(plain.attrs["flags"], "the remedy"))
-    louder = reconstruct(predictor, samples, Data(mean, 9 * noise), 1.0)
+    louder = reconstruct(predictor, samples, Measured(mean, 9 * noise), 1.0)
     flags = worded(louder.attrs["flags"], "the remedy")
     assert flags[0].startswith("the variance of its noise is 9 times")
     assert flags[0].endswith("; the remedy")

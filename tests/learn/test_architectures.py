@@ -2,10 +2,12 @@
 
 import math
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
 
+from sdpipe.config.schema import NetworkName
 from sdpipe.learn import architectures
 
 MAPS = {"arcS": (16, 32), "arcM": (32, 64), "arcL": (64, 128)}
@@ -121,3 +123,7 @@ def test_initial_weights_are_a_function_of_the_seed():
     again, other = architectures.initialise("arcS", 8, 3, seed=1), architectures.initialise("arcS", 8, 3, seed=2)
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_a_config_names_every_architecture() -> None:
+    assert get_args(NetworkName) == (*architectures.FEATURE_MAPS, *architectures.LAYERS)
