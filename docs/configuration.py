@@ -28,6 +28,9 @@ default, is saved as `config.yaml` in the run directory. Paths are relative to w
 This page is made from the config classes by `python docs/configuration.py`.
 """
 
+LONGEST = 120
+"""Characters of a cell; what a longer meaning says after its first sentence is below the table."""
+
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 LENGTHS = {"minItems": "at least", "maxItems": "at most", "minProperties": "at least"}
 
@@ -123,7 +126,7 @@ def section(
 ) -> list[str]:
     """Return a heading, a table of keys, and the sections below this one that are not ``shown`` yet."""
     schema, said = definitions[name], meanings(next(m for m in _models() if m.__name__ == name))
-    lines, below = [f"## {title}", "", schema["description"].replace("``", "`"), ""], []
+    lines, more_said, below = [f"## {title}", "", schema["description"].replace("``", "`"), ""], [], []
     lines += ["| key | type | default | allowed | meaning |", "|---|---|---|---|---|"]
     for key, value in schema["properties"].items():
         meaning, inner = said[key], list(_inner(value))
@@ -136,6 +139,10 @@ def section(
             else:
                 shown[other] = heading
                 below += section(heading, other, definitions, shown, f"{prefix}{key}{more}.")
+        if len(meaning) > LONGEST:
+            meaning, rest = meaning.split(". ", 1)
+            meaning += "."
+            more_said.append(f"* `{prefix}{key}`: {rest}")
         cells = [
             f"`{prefix}{key}`",
             kind(value),
@@ -144,7 +151,7 @@ def section(
             meaning,
         ]
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    return [*lines, "", *below]
+    return [*lines, "", *more_said, *([""] if more_said else []), *below]
 
 
 def reference() -> str:

@@ -59,18 +59,11 @@ def test_every_table_has_its_header_and_no_gap(path: Path) -> None:
             assert len(cells) == 1, rows[0]
 
 
-WIDE = {
-    *("architecture", "configuration", "correlators", "error-budget", "evidence", "faq", "files", "method"),
-    *("physics", "security", "slurm"),
-}
-"""Pages with cells that are still too long to be read at a glance; no other page may have one."""
-
-
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_a_cell_of_a_table_is_short(path: Path) -> None:
     rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     longest = max((len(cell.strip()) for row in rows for cell in re.split(r"(?<!\\)\|", row)), default=0)
-    assert longest <= WIDTH or path.stem in WIDE
+    assert longest <= WIDTH
 
 
 def test_the_method_names_every_module_of_the_physics() -> None:

@@ -36,13 +36,13 @@ class Lattice(Section):
     period: Annotated[int, Field(ge=2, le=100_000)]
     """T, the number of time slices."""
     times: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
-    """First and last time slice that the networks see, at most 2048 of them; up to T/2 where C(t) = C(T - t), below it
-    where C(t) = -C(T - t)."""
+    """First and last time slice that the networks see, at most 2048 of them. The last is at most T/2 where
+    C(t) = C(T - t), and below T/2 where C(t) = -C(T - t)."""
     first: Annotated[int, Field(ge=0)] | None = None
     """Time of the first slice in files that do not say it; null: they hold T slices, or T/2 + 1, from 0 on."""
     spacing: Annotated[float, Field(ge=1e-4, le=1e4)] = 1.0
-    """a in 1/GeV (1 fm = 5.0677/GeV); 1 means lattice units: what is in GeV elsewhere is then in 1/a, and results are
-    labelled so, which holds for a = 1/GeV, too, since the numbers are the same."""
+    """a in 1/GeV (1 fm = 5.0677/GeV), or 1 for lattice units. With 1 everything that is in GeV elsewhere is in 1/a, and
+    results are labelled so; for a = 1/GeV the numbers are the same."""
 
     @model_validator(mode="after")
     def _inside(self) -> Lattice:
@@ -91,8 +91,8 @@ class Spectra(Section):
     Nrho: Annotated[int, Field(ge=100, le=10_000_000)]
     """Samples in each training set; an ensemble may use fewer, the first ones."""
     mixture: dict[Name, float] = {"chebyshev": 1.0}
-    """Share of each component, `chebyshev`, `smooth`, `levels`, `states`, `resonances` or `signed`: zero or positive,
-    only their ratios count; `chebyshev` alone is the prior of arXiv:2307.00808."""
+    """Share of each component: `chebyshev`, `smooth`, `levels`, `states`, `resonances` or `signed`. Shares are zero or
+    positive, and only their ratios count. `chebyshev` alone is the prior of arXiv:2307.00808."""
     positive: bool = False
     """Whether rho >= 0 is known: component `chebyshev` is then positive, too, and `signed` is not allowed."""
     unit: Energy = 1.0
@@ -140,7 +140,7 @@ class HLTSection(Section):
     alpha: Annotated[float, Field(ge=-100, lt=1000)] = 0.0
     """Weight e^(alpha a w) of the integral that measures how well f_sigma is reached."""
     E0: Annotated[float, Field(ge=0, le=1e4)] | Literal["evidence"] | None = None
-    """Where that integral begins in GeV; null is the lowest threshold or energy, whichever is lower; `evidence` is
+    """Where that integral begins in GeV; null is the lowest threshold or energy, whichever is lower. `evidence` is
     below the lowest state of each correlator, which steep data need."""
 
 
@@ -193,7 +193,8 @@ class Training(Section):
     protocol: Literal["default", "published"] = "default"
     """Ours, or that of arXiv:2307.00808."""
     inputs: Literal["whiten", "standardise", "posterior", "local"] = "whiten"
-    """C(t) rotated to unit covariance, or standardised time by time; or features of the closed-form posterior, whose
+    """What the networks see: C(t) in one of two forms, or the closed-form posterior. `whiten` is C(t) rotated to unit
+    covariance, `standardise` is C(t) standardised time by time. `posterior` gives features of the posterior, whose
     mean the networks then correct in units of its standard deviation. `local` is for the shipped audience, whose
     networks see one energy at a time."""
     head: Literal["none", "scale"] = "none"
@@ -247,8 +248,9 @@ class Config(Section):
     training: Training = Training()
     """How networks are trained."""
     methods: Annotated[list[Method], AfterValidator(distinct)] = ["linear", "posterior"]
-    """What is computed beside the networks: the best linear estimator, the closed-form posterior, the method of Hansen,
-    Lupo and Tantalo, the most probable rho >= 0, strict bounds for rho >= 0 (`pip install 'sdpipe[bounds]'`)."""
+    """What is computed beside the networks. `linear` is the best linear estimator, `posterior` the closed-form one,
+    `hlt` the method of Hansen, Lupo and Tantalo, `positive` the most probable rho >= 0. `bounds` are strict bounds for
+    rho >= 0 (`pip install 'sdpipe[bounds]'`)."""
     hlt: HLTSection = HLTSection()
     """How HLT is used, where `methods` has it."""
     validation: Validation = Validation()

@@ -73,9 +73,9 @@ class CorrelatorSection(Section):
     gevp: GevpSection | None = None
     """Of a matrix of correlators, the correlator of one state of its generalised eigenvalue problem."""
     subtract: list[KnownState] = []
-    """Known states, each `{amplitude: A, mass: M}` in numbers or `[value, error]`, or `{between: [first, last]}`, times
-    at which one state is fitted: taken off sample by sample before the rest is reconstructed, and put back after, see
-    [physics.md](physics.md#known-states); to be said of the noise, too."""
+    """Known states that are taken off sample by sample before the rest is reconstructed, and put back after. Each is
+    `{amplitude: A, mass: M}` in numbers or `[value, error]`, or `{between: [first, last]}`, times at which one state is
+    fitted ([physics.md](physics.md#known-states)). The noise needs the same states."""
 
     @property
     def source(self) -> Source:
@@ -176,7 +176,8 @@ class RangeNoise(NoiseSection):
     tau: Annotated[tuple[PositiveNumber, PositiveNumber], AfterValidator(ascending)] = (0.2, 30.0)
     """Range of the correlation length in time slices, log-uniform; a quarter of the covariances is diagonal."""
     model: Annotated[O3Mock | DeltaTanhMock | PeaksMock, Field(discriminator="kind")] = O3Mock(kind="o3")
-    """Spectral density whose C(t) has the noise of mock targets and of `validate`: that of the middle of each range."""
+    """Spectral density whose C(t) has the noise of mock targets and of `validate`. That noise is the middle of each
+    range."""
 
     lattices: Annotated[list[RangeLattice], Field(max_length=20)] = []
     """Further lattices: noisy copies are on the run's own and on each of these in turn, `copies` of them on each."""
