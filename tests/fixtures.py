@@ -103,6 +103,7 @@ class SerialPool:
     """
 
     threads: int = 1
+    forks: int = 1
     sharers: int = 1
     workers: int = 1
     memory: int = 10**10

@@ -211,7 +211,7 @@ class Cluster(Section):
     """``local``, or the name of a section in jobqueue.yaml; ``jobs`` is the most that run at once."""
 
     cpu: Name = "local"
-    """Pool of generate, predict and validate; `serial` is the driver itself, without processes of its own."""
+    """Pool of generate, predict and validate; `serial` is the driver itself, forked where it validates."""
     gpu: Name = "local"
     """Pool of train."""
     jobs: Annotated[int, Field(ge=1, le=10_000)] = 4

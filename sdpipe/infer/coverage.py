@@ -7,9 +7,9 @@ docs/error-budget.md defines every quantity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ from sdpipe.infer.calibration import ROWS, Resolution, beyond_noise, correlation
 from sdpipe.infer.predict import Predictor
 from sdpipe.infer.trust import SUSPICIOUS, Reference
 from sdpipe.physics.noise import IMPOSSIBLE
+
+MOST_DRAWS = 50
+"""Draws that are predicted at once: so few that cores share them evenly."""
 
 WINDOWS = ("all", "low", "middle", "high")
 """Energies over which the coverage of integrals is tested: all, and each third."""
@@ -36,27 +39,34 @@ def predict_draws(
     boots: int,
     normalise: bool,
     generator: np.random.Generator,
+    each: Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]] = map,
 ) -> dict[str, Array]:
     """Predict draws C (sample, t) as if they were data, each with its own noise and ``boots`` bootstrap samples.
 
     They keep their size or, as ``scale: auto`` does, are ``normalise``d to the most likely one. Returns central
     (sample, sigma, E), error (sample, source, sigma, E), estimator_central, estimator_error (sample, estimator, sigma,
     E), scale, noise_scale, distance, spread, goodness_of_fit (sample,), and ``beyond`` (sample, sigma, E), the error of
-    the source that is not the audience's, where it does not come from residuals.
+    the source that is not the audience's, where it does not come from residuals. ``each`` maps a function over parts
+    of the draws, which are the same whoever computes them.
     """
     data = predictor.noise.draw(clean, 1, generator)[:, 0]
     scale = np.array([predictor.amplitude(C) for C in data]) if normalise else np.ones(len(data))
     data *= scale[:, None]
-    parts, step = [], max(1, ROWS // boots)
-    for part in (slice(low, low + step) for low in range(0, len(data), step)):
-        samples = predictor.noise.draw(data[part], boots, generator)
-        predicted = predictor.predict(samples, scale[part], data[part])
-        parts.append(_summarised(predicted, predictor, references, scale[part]))
+    step = max(1, min(MOST_DRAWS, ROWS // boots))
+    slices = [slice(low, low + step) for low in range(0, len(data), step)]
+    parts = [(data[part], predictor.noise.draw(data[part], boots, generator), scale[part]) for part in slices]
+    found = list(each(partial(_predicted, predictor, references), parts))
+    return {name: np.concatenate([one[name] for one in found]) for name in found[0]} | {"scale": scale}
+
+
+def _predicted(
+    predictor: Predictor, references: Mapping[str, str], part: tuple[Array, Array, Array]
+) -> dict[str, Array]:
+    """Return what is kept of some draws: their data (sample, t), bootstrap samples (sample, boot, t) and scale."""
+    data, samples, scale = part
     checks = predictor.checks(data)
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]} | {
-        "scale": scale,
-        **{name: checks[name] for name in ("noise_scale", "distance", "goodness_of_fit")},
-    }
+    kept = _summarised(predictor.predict(samples, scale, data), predictor, references, scale)
+    return kept | {name: checks[name] for name in ("noise_scale", "distance", "goodness_of_fit")}
 
 
 def _summarised(

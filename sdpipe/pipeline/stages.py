@@ -198,7 +198,7 @@ def validate(run: Command, left: list[Found]) -> None:
     _prepare_store(run, left, run.layout.draws, tasks.validation_template)
     blocks, total = [found.piece for found in left if found.piece.work], len(pieces.validation_blocks(run.config))
     todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
-    counts, share = (len(blocks), total), lambda pool: (pool.threads,)
+    counts, share = (len(blocks), total), attrgetter("threads", "forks")
     for name, _, progress in _map(run, "validate", tasks.validate_block, todo, counts, share=share):
         progress.advance(name)
     names = {found.piece.name: found.piece for found in left}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ from sdpipe.problem.inputs import Target
 from sdpipe.problem.problem import Problem, families, prior_moments
 from sdpipe.show import flags as wording
 from sdpipe.version import __version__
+from sdpipe.workers.forks import each as forked
 
 VERSIONS = {"numpy": np.__version__, "sdpipe": __version__}
 """What the last bits of a sample may depend on; the receipt of a block notes them."""
@@ -502,16 +504,16 @@ def validation_template(config: Config) -> store.Template:
     return store.Template(coords, variables)
 
 
-def validate_block(problem: Problem, root: Path, piece: Piece, threads: int) -> None:
-    """Predict one block of draws with known truth, and write what the networks say."""
+def validate_block(problem: Problem, root: Path, piece: Piece, threads: int, forks: int = 1) -> None:
+    """Predict one block of draws with known truth, in ``forks`` processes, and write what the networks say."""
     torch.set_num_threads(threads)
     config, block, layout = problem.config, piece.work, Layout(root)
     clean, truth = problem.draw(block.of, block.start, block.stop)
     generator = rng.generator(config.seed, "validation noise", block.of, block.start)
     normalise = block.of == config.priors["auto"]
     predictor = load_predictor(config, layout)
-    references, boots = config.budget.references, config.validation.bootstrap
-    predicted = coverage.predict_draws(predictor, references, clean, boots, normalise, generator)
+    references, boots, each = config.budget.references, config.validation.bootstrap, partial(forked, processes=forks)
+    predicted = coverage.predict_draws(predictor, references, clean, boots, normalise, generator, each)
     finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **predicted}))
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, performance_report
@@ -68,7 +68,8 @@ class Pool:
     ``threads`` is how many processors a task may use, ``sharers`` how many workers of the pool use one machine and,
     where it has one, its GPU. With ``resources``, a worker takes one task at a time. ``watch`` is called about every
     half second while tasks run; what it raises ends them. ``ready`` is how many tasks wait at a worker for another one
-    to end: none where they are long, since they would wait there while other workers have nothing to do.
+    to end: none where they are long, since they would wait there while other workers have nothing to do. A worker has
+    threads of its own, so that no task divides itself into more than ``forks``, one process.
     """
 
     client: Client
@@ -77,6 +78,7 @@ class Pool:
     watch: Callable[[], None]
     ready: int
     resources: dict[str, int] | None = None
+    forks: ClassVar[int] = 1
 
     def _window(self) -> int:
         """Return how many tasks may be submitted: all that connected workers can run, and those to be ready."""

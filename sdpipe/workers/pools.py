@@ -107,7 +107,7 @@ class Workers(ExitStack):
         name = getattr(self._cluster, kind)
         log = self._logs / f"dask-{stage}.html"
         if name == "serial":
-            yield Serial(self._watch, min(cores(), tasks))
+            yield Serial(self._watch)
         elif name == "local":
             from sdpipe.workers.pool import Pool, local_workers, recorded
 

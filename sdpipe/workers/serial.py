@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,18 +23,18 @@ def cores() -> int:
 
 @dataclass
 class Serial:
-    """The driver as the only worker, without a process to start: so many of its tasks at a time are ``sharers``.
+    """The driver as the only worker: its tasks one after another.
 
-    ``watch`` is called between tasks.
+    A task may divide itself into so many processes as ``forks`` says. ``watch`` is called between tasks.
     """
 
     watch: Callable[[], None]
-    sharers: int = 1
+    threads: int = 1
 
     @property
-    def threads(self) -> int:
-        """How many processors a task may use."""
-        return cores() // self.sharers
+    def forks(self) -> int:
+        """Into how many processes a task may divide itself."""
+        return cores()
 
     def map(
         self,
@@ -44,11 +43,6 @@ class Serial:
         on_message: Callable[[dict[str, Any]], None] | None = None,  # noqa: ARG002 - no task of this pool sends any
     ) -> Iterator[tuple[str, Any]]:
         """Yield (name, result) of each task, in their order; no other begins after one that failed."""
-        with ThreadPoolExecutor(self.sharers) as pool:
-            results = [(task.name, pool.submit(function, *task.args)) for task in tasks]
-            try:
-                for name, result in results:
-                    self.watch()
-                    yield name, result.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        for task in tasks:
+            self.watch()
+            yield task.name, function(*task.args)

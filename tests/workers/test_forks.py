@@ -1,0 +1,91 @@
+"""Work divided over forked processes: its order, its failures, and that none of them outlives the command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from functools import partial
+
+import numpy as np
+import psutil
+import pytest
+
+from sdpipe.errors import RunError, UserError
+from sdpipe.workers.forks import each
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 16])
+def test_results_are_in_order_and_the_same_whatever_the_number_of_processes(processes: int) -> None:
+    matrix = np.random.default_rng(1).normal(size=(40, 40))
+    found = each(lambda n: (n, matrix[:n] @ matrix), range(7), processes)
+    assert [n for n, _ in found] == list(range(7))
+    assert all(np.array_equal(product, matrix[:n] @ matrix) for n, product in found)
+
+
+def test_processes_are_others_and_gone_afterwards() -> None:
+    pids = each(lambda _: os.getpid(), range(4), 2)
+    assert len(set(pids)) == 2
+    assert os.getpid() not in pids
+    assert not any(map(psutil.pid_exists, pids))
+
+
+def test_nothing_is_started_for_one_thing_or_none() -> None:
+    assert each(lambda _: os.getpid(), [0], 8) == [os.getpid()]
+    assert each(len, [], 8) == []
+
+
+def _fail(x: int) -> int:
+    if x == 3:
+        raise UserError("a fault that the user can mend", key="noise")
+    return x
+
+
+def test_an_exception_is_raised_as_it_was_and_says_where_it_was() -> None:
+    with pytest.raises(UserError, match=r"^a fault that the user can mend\n  File") as caught:
+        each(_fail, range(6), 2)
+    assert caught.value.key == "noise"
+    (where,) = caught.value.__notes__
+    assert where.endswith('raise UserError("a fault that the user can mend", key="noise")')
+
+
+def test_a_process_that_is_killed_is_told_in_one_line() -> None:
+    def end(x: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL) if x else None
+
+    with pytest.raises(RunError, match=r"^a process of this command was killed, .* goes on from there$"):
+        each(end, range(2), 2)
+
+
+WAITING = """
+import os, signal, sys
+from sdpipe.workers.forks import each
+
+def wait(line):
+    print(os.getpid(), flush=True)
+    signal.pause()
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, interrupt)
+try:
+    each(wait, range(2), 2)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_no_process_outlives_the_one_that_forked_it(number: signal.Signals, whole_group: bool) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+    children = [psutil.Process(int(driver.stdout.readline())) for _ in range(2)]
+    partial(os.killpg if whole_group else os.kill, driver.pid, number)()
+    said, complained = driver.communicate(timeout=120)  # its children have the pipe, too, so that all of them ended
+    assert (said, complained) == ("" if number == signal.SIGKILL else "interrupted\n", "")
+    _, alive = psutil.wait_procs(children, timeout=120)
+    assert not alive
