@@ -146,6 +146,8 @@ def _forward(group: list[Network], inputs: NDArray, head: bool, cut: float) -> t
     def tensor(arrays: list[NDArray]) -> torch.Tensor:
         return torch.as_tensor(np.stack(arrays), dtype=torch.float32)
 
+    keys = [(m.mean.tobytes(), m.matrix.tobytes()) for m in group]
+    transforms = dict(zip(keys, group, strict=True))  # those of all networks that were trained on one set are the same
     parameters = architectures.stack([m.parameters for m in group])
     weight = tensor([m.weight for m in group])
     offset = tensor([m.offset for m in group])[:, None]
@@ -155,7 +157,8 @@ def _forward(group: list[Network], inputs: NDArray, head: bool, cut: float) -> t
     with torch.inference_mode():
         for low in range(0, len(inputs), rows):
             batch = inputs[low : low + rows]
-            x = tensor([((batch - m.mean) @ m.matrix).clip(-cut, cut) for m in group])
+            seen = {key: ((batch - m.mean) @ m.matrix).clip(-cut, cut) for key, m in transforms.items()}
+            x = tensor([seen[key] for key in keys])
             outputs = architectures.forward(parameters, x)
             if head:
                 outputs, log_error = architectures.split(outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from sdpipe.infer import trust
 from sdpipe.pipeline.pieces import Piece, every_network, finish
 from sdpipe.show import flags as wording
 from sdpipe.show import plots, report, validation_figures
-from sdpipe.show.picture import embedded, write
+from sdpipe.show.picture import Picture, embedded, write
+from sdpipe.workers.forks import each
+from sdpipe.workers.serial import cores
 
 SHOWN = 16
 """Hexadecimal digits of a hash that the report shows."""
@@ -24,8 +27,12 @@ SHOWN = 16
 
 def draw_validation(layout: Layout, piece: Piece) -> None:
     """Draw the figures of ``validation.zarr``."""
-    pictures = validation_figures.pictures(store.load(layout.validation))
-    finish(layout, piece, [write(picture, layout.figures) for picture in pictures])
+    finish(layout, piece, _written(validation_figures.pictures(store.load(layout.validation)), layout))
+
+
+def _written(pictures: Iterable[Picture], layout: Layout) -> list[Path]:
+    """Write pictures, on all cores, and return their paths."""
+    return each(partial(write, directory=layout.figures), list(pictures), cores())
 
 
 def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
@@ -37,7 +44,7 @@ def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
     judged.attrs["flags"] = wording.worded(judged.attrs["flags"])
     written = store.write_dataset(layout.budget / name, judged, store.attributes(piece.made_from, config.seed))
     pictures = [] if config.many else plots.target_pictures(name, data, judged, validation, config)
-    finish(layout, piece, [*written, *(write(picture, layout.figures) for picture in pictures)])
+    finish(layout, piece, [*written, *_written(pictures, layout)])
     return sorted(set(judged.attrs["flags"]) - set(data.attrs["flags"]))
 
 

@@ -24,17 +24,17 @@ Result = TypeVar("Result")
 
 
 def each(function: Callable[[Thing], Result], things: Sequence[Thing], processes: int) -> list[Result]:
-    """Return function(x) for each x, in their order, by as many processes at once; in this one where one is enough.
+    """Return function(x) for each x, in their order, by as many processes at once.
 
-    What a process changes is lost with it, but for its results. All end with this process, however it ends, and where
-    one of them fails: its exception is raised here, and says in a note where it was. Raises RunError where one of
-    them is killed.
+    Where one is enough, and in what is itself a process of another one, that is this one. What a process changes is
+    lost with it, but for its results. All end with this process, however it ends, and where one of them fails: its
+    exception is raised here, and says in a note where it was. Raises RunError where one of them is killed.
 
     >>> each(abs, [-1, 2, -3], processes=2)
     [1, 2, 3]
     """
     count = min(processes, len(things))
-    if count < 2:
+    if count < 2 or multiprocessing.parent_process():
         return [function(x) for x in things]
     results: dict[int, list[Result]] = {}
     started: list[BaseProcess] = []

@@ -19,10 +19,9 @@ from typing import Any, ClassVar, Literal
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, get_worker, performance_report
-from distributed.system import MEMORY_LIMIT
 
 from sdpipe.errors import RunError
-from sdpipe.workers.serial import Task
+from sdpipe.workers.serial import Task, memory_limit
 
 Kind = Literal["cpu", "gpu"]
 """Key of the config's section `cluster` that names a pool."""
@@ -58,7 +57,7 @@ def report(**message: Any) -> None:
 
 def memory() -> int:
     """Return the bytes of memory that the worker of a task may use."""
-    return get_worker().memory_manager.memory_limit or MEMORY_LIMIT
+    return get_worker().memory_manager.memory_limit or memory_limit()
 
 
 @dataclass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sdpipe.config.schema import Cluster, Config
 from sdpipe.errors import ConfigError, RunError
-from sdpipe.workers.serial import Serial, cores
+from sdpipe.workers.serial import Serial, cores, memory_limit
 
 if TYPE_CHECKING:
     from sdpipe.workers.pool import Kind, Pool
@@ -145,9 +145,7 @@ def memory(config: Config, kind: Kind | None, logs: Path) -> int:
     """Return the bytes that a worker of a pool may use or, without ``kind``, the driver."""
     name = getattr(config.cluster, kind) if kind else "local"
     if name in OWN:
-        from sdpipe.workers.pool import MEMORY_LIMIT
-
-        return MEMORY_LIMIT // cores() if kind and name == "local" else MEMORY_LIMIT
+        return memory_limit() // (cores() if kind and name == "local" else 1)
     from sdpipe.workers.jobqueue import read_section
 
     return read_section(name, kind, logs).memory

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+CONTROL_GROUP = tuple(
+    Path("/sys/fs/cgroup") / name for name in ("memory/memory.limit_in_bytes", "memory.max", "memory.high")
+)
+"""Where versions 1 and 2 of control groups say how much memory there is."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +26,15 @@ class Task:
 def cores() -> int:
     """Return the number of processors this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def memory_limit() -> int:
+    """Return the bytes of memory that this machine, or the control group that this process is in, has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTROL_GROUP:
+        with suppress(OSError, ValueError):  # no such file, or "max"
+            limits.append(int(path.read_text()))
+    return min(limit for limit in limits if limit > 0)
 
 
 @dataclass

@@ -36,6 +36,11 @@ def test_nothing_is_started_for_one_thing_or_none() -> None:
     assert each(len, [], 8) == []
 
 
+def test_a_process_of_another_divides_itself_no_further() -> None:
+    inner = each(lambda _: (os.getpid(), each(lambda _: os.getpid(), range(3), 3)), range(2), 2)
+    assert all(pids == [pid] * 3 for pid, pids in inner)
+
+
 def _fail(x: int) -> int:
     if x == 3:
         raise UserError("a fault that the user can mend", key="noise")
