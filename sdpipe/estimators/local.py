@@ -116,10 +116,16 @@ class Local:
         C, samples = np.asarray(C, float), np.asarray(samples, float)
         estimate = self.posterior(C, response=True)
         mean, _ = self.posterior.bootstrap(C, estimate, samples)
+        chi2, _ = self.posterior.goodness(C)
+        return Seen(mean, estimate.sd, self.features(C, samples, estimate, mean, chi2), estimate)
+
+    def features(self, C: Array, samples: Array, estimate: PosteriorEstimate, mean: Array, chi2: Array) -> Array:
+        """Return the features alone, where ``estimate``, its ``mean`` of samples and ``chi2`` are known."""
         solutions = self.positive.for_priors(C, samples, EXPONENTS)
         at_energy = self._at_energy(estimate, mean, solutions)
-        features = np.concatenate([at_energy, self._everywhere(C, estimate, solutions, at_energy.shape[:-1])], axis=-1)
-        return Seen(mean, estimate.sd, np.nan_to_num(features.clip(-LARGEST, LARGEST)), estimate)
+        everywhere = self._everywhere(C, estimate, chi2, solutions, at_energy.shape[:-1])
+        features = np.concatenate([at_energy, everywhere], axis=-1)
+        return np.nan_to_num(features.clip(-LARGEST, LARGEST))
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
@@ -145,11 +151,10 @@ class Local:
         return np.stack([np.broadcast_to(part, mean.shape) for part in parts], axis=-1)
 
     def _everywhere(
-        self, C: Array, estimate: PosteriorEstimate, solutions: list[Density], shape: tuple[int, ...]
+        self, C: Array, estimate: PosteriorEstimate, chi2: Array, solutions: list[Density], shape: tuple[int, ...]
     ) -> Array:
         """Return what is the same at all energies, of shape (..., boot, sigma, E), with an axis of features."""
         noise, n = self.posterior.noise, C.shape[-1]
-        chi2, _ = self.posterior.goodness(C)
         error = np.sqrt(np.diag(noise.covariance)) * np.abs(noise.scale(C))[..., None]
         relative = error / np.maximum(np.abs(C), 1e-3 * error)
         parts = [np.log1p(chi2 / n), np.full(chi2.shape, np.log(n)), np.log(relative[..., 0]), np.log(relative.min(-1))]

@@ -112,11 +112,9 @@ class Networks:
         """
         if not self.on_features:
             return self.of_inputs(samples.reshape(-1, samples.shape[-1]))
-        if self.local is None:
-            estimate, mean, features = self.posterior.with_features(C, samples)
-        else:
-            seen = self.local(C, samples)
-            estimate, mean, features = seen.estimate, seen.mean, seen.features
+        estimate, mean, features = self.posterior.with_features(C, samples)
+        if self.local is not None:
+            features = self.local.features(C, samples, estimate, mean, self.posterior.goodness(C)[0])
         prediction = self.of_inputs(features.reshape(-1, *features.shape[C.ndim :]))
         sd = sigma_first(np.repeat(estimate.sd[..., None, :, :], samples.shape[-2], axis=-3))
         for variable in prediction.values():

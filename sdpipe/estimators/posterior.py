@@ -438,6 +438,7 @@ class ClosedForm(Estimator):
             moments = PriorMoments.from_prior(audience.prior, grid, floor=floor)
         self.posterior = Posterior.for_noise(moments, audience.noise)
         self._last: tuple[Array, Array, PosteriorEstimate, Array, Array] | None = None
+        self._fitted: tuple[Array, tuple[Array, Array]] | None = None
 
     def with_features(self, C: Array, samples: Array) -> tuple[PosteriorEstimate, Array, Array]:
         """Return the posterior of C (..., t), and mean and features of its bootstrap ``samples`` (..., boot, t).
@@ -448,6 +449,12 @@ class ClosedForm(Estimator):
             estimate = self.posterior(C, response=True)
             self._last = (C, samples, estimate, *self.posterior.bootstrap(C, estimate, samples))
         return self._last[2:]
+
+    def goodness(self, C: Array) -> tuple[Array, Array]:
+        """Return :meth:`Posterior.goodness` of C (..., t), which is kept as :meth:`with_features` is."""
+        if self._fitted is None or self._fitted[0] is not C:
+            self._fitted = (C, self.posterior.goodness(C))
+        return self._fitted[1]
 
     def estimate(self, C: ArrayLike, samples: ArrayLike | None = None) -> Estimate:
         """Return mean and standard deviation; the weights of the components are those of C for every sample."""

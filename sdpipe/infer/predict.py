@@ -254,8 +254,8 @@ class Predictor:
         over it is that of the posterior, else that of the kernel.
         """
         if self.audience.scaled and 2 <= len(self.noise.times) <= MOST_TIMES:
-            posterior = self.posterior.posterior
-            chi2, dof = (posterior if noise is None else replace(posterior, noise=noise)).goodness(C)
+            own = replace(self.posterior.posterior, noise=noise) if noise else self.posterior
+            chi2, dof = own.goodness(C)
         else:
             kernel, low = self.audience.observables.kernel, self.audience.threshold
             chi2, dof = trust.goodness_of_fit(kernel, noise or self.noise, low, C)
