@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import sdpipe
-from sdpipe import __version__
+from sdpipe import __version__, command
 from sdpipe import cli as command_line
 from sdpipe.cli import SAYS
 from sdpipe.config.load import load_config
@@ -96,7 +96,7 @@ def test_escape_sequences_of_another_library_do_not_reach_the_terminal(
     def fails(*_arguments: object) -> None:
         raise RuntimeError(HOSTILE)
 
-    monkeypatch.setattr(command_line, "read_config", fails)
+    monkeypatch.setattr(command, "read_config", fails)
     outcome = cli("run", tiny_config)
     assert (outcome.status, outcome.err) == (1, f"error: RuntimeError: {ESCAPED} (-v shows where)\n")
 

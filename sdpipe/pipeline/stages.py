@@ -25,6 +25,7 @@ from sdpipe.errors import RunError, UserError
 from sdpipe.pipeline import ownership, pieces, stacks
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import Piece
+from sdpipe.pipeline.spoken import SAYS
 from sdpipe.pipeline.stacks import StackPlan
 from sdpipe.pipeline.state import Found, StageProgress, State, survey_of
 from sdpipe.problem.problem import Problem
@@ -62,7 +63,7 @@ class Stage:
     Attributes
     ----------
     name, says, example
-        What people type, what the help says of it, and an example.
+        What people type, what the help says of it, and an example: ``SAYS`` has them from then on.
     pieces, unit
         What it makes, and what these are called.
     places
@@ -87,6 +88,9 @@ class Stage:
     needs: tuple[str, ...] = ()
     pool: Literal["cpu", "gpu"] | None = None
     detail: Callable[[State, list[Found]], list[str]] = lambda _state, _left: []
+
+    def __post_init__(self) -> None:
+        SAYS[self.name] = (self.says, self.example)
 
 
 # --- what each stage does --------------------------------------------------------------------------------------------
@@ -337,8 +341,7 @@ STAGES = {
     for stage in (
         Stage(
             "generate",
-            "draw mock spectral densities; write training.zarr",
-            "sdpipe generate configs/quickstart.yaml spectra.Nrho=50000 --run runs/mine",
+            *SAYS["generate"],
             pieces.of_training,
             "blocks",
             lambda at: [at.training],
@@ -348,8 +351,7 @@ STAGES = {
         ),
         Stage(
             "train",
-            "train the networks; write networks/ and history.zarr",
-            "sdpipe train runs/mine training.replicas=5 -v",
+            *SAYS["train"],
             pieces.of_audience,
             "networks",
             lambda at: [at.networks, at.history],
@@ -360,8 +362,7 @@ STAGES = {
         ),
         Stage(
             "predict",
-            "send every target through every network; write predictions.zarr",
-            "sdpipe predict runs/mine targets.other.kind=correlator targets.other.path=other.h5",
+            *SAYS["predict"],
             pieces.of_predictions,
             "targets",
             lambda at: [at.predictions],
@@ -371,8 +372,7 @@ STAGES = {
         ),
         Stage(
             "validate",
-            "test the error bars on draws with known truth; write validation.zarr and its figures",
-            "sdpipe validate runs/mine validation.samples=4000",
+            *SAYS["validate"],
             pieces.of_validation,
             "blocks",
             lambda at: [at.validation, at.draws],
@@ -382,8 +382,7 @@ STAGES = {
         ),
         Stage(
             "analyze",
-            "write the error budget and its figures; print its tables",
-            "sdpipe analyze runs/mine > tables.txt",
+            *SAYS["analyze"],
             pieces.of_budgets,
             "targets",
             lambda at: [at.budget, at.figures],
@@ -392,8 +391,7 @@ STAGES = {
         ),
         Stage(
             "report",
-            "write report.html and, of more than 50 targets, a page for each",
-            "sdpipe report runs/mine",
+            *SAYS["report"],
             pieces.of_report,
             "page",
             lambda at: [at.report, at.pages],
