@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +24,7 @@ from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
 from sdpipe.pipeline import stages
 from sdpipe.pipeline.state import State
+from sdpipe.problem.inputs import STREAM
 from sdpipe.version import __version__
 
 if TYPE_CHECKING:
@@ -84,7 +86,10 @@ class Run(RunDirectory):
 
         ``E`` are energies of the run in GeV, all of them where it is not given; ``powers`` of sigma begin with 0.
         Returns ``limit``, ``error``, ``chi2``, ``p_value (E)``, ``coefficients (power, E)`` and ``covariance (sigma,
-        sigma2, E)``. It holds where rho is smooth over the widths: chi2 says whether the widths agree with that.
+        sigma2, E)``. It holds where rho is smooth over the widths: chi2 says whether the widths agree with that, and
+        the attribute ``says`` whether separate levels describe the density, too, against whose spacing sigma is not
+        small, see :mod:`sdpipe.analysis.discrete`.
+
         Raises UserError where there is no budget of the target, without ``validate``, which the covariance between
         widths comes from, for other energies, and where the widths do not determine the coefficients.
 
@@ -92,6 +97,8 @@ class Run(RunDirectory):
         >>> limit.limit.dims, limit.covariance.dims
         (('E',), ('sigma', 'sigma2', 'E'))
         """
+        from sdpipe.analysis.answers import answer
+        from sdpipe.analysis.discrete import says
         from sdpipe.infer.extrapolate import limits
 
         budget = self._budget_of(target)
@@ -100,7 +107,8 @@ class Run(RunDirectory):
         if E is not None:
             budget = budget.isel(E=self._rows(E))
         rule = self.predictions[target].attrs["scale_rule"]
-        return limits(budget, self.validation.load(), rule, powers)
+        found = limits(budget, self.validation.load(), rule, powers)
+        return found.assign_attrs(says=says(answer(self, target)))
 
     def stability(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
         """Return HLT of one target against lambda, at energies of the run or at the two that are stored.
@@ -212,6 +220,31 @@ class Run(RunDirectory):
 
         samples = self._prediction_of(target).correlator
         return ground_state(samples.values, samples.t.values.tolist(), self.config.kernel_function, between)
+
+    def resampled(self, target: str, bin: int) -> NDArray[Any]:  # noqa: A002 - the name of the config's key
+        """Return bootstrap samples (boot, sigma, E) of the central estimate, drawn from means over ``bin`` rows.
+
+        Those of ``predictions`` are from bins as long as the autocorrelation of their own correlator asks for; in bins
+        of one length, samples of correlators of the same configurations belong together, :func:`sdpipe.joint`. C(t) of
+        the samples have the errors that they have there. Raises UserError for a target whose file holds no
+        configurations, for one with known states taken off, and for bins of which fewer than two are left.
+
+        >>> run = sdpipe.open_run("runs/quickstart")
+        >>> run.resampled("o3", 2)
+        Traceback (most recent call last):
+        sdpipe.errors.UserError: o3 has no configurations to draw from, or known states are taken off it
+        """
+        from sdpipe.analysis.answers import lead_samples
+
+        config, stored = self.config, self._prediction_of(target)
+        data = self._state.inputs.target(target).correlator
+        if data is None or data.dim != "cfg":
+            raise UserError(f"{target} has no configurations to draw from, or known states are taken off it")
+        if not 1 <= bin <= len(data.samples) // 2:
+            raise UserError(f"{target}: bins of {bin}; allowed: 1 to {len(data.samples) // 2}")
+        again = replace(data, facts=data.facts | {"correlation_bin": bin})
+        C, factor = again.bootstrap(config.bootstrap, config.seed, STREAM), stored.attrs["scale"]
+        return lead_samples(self._predictor.predict(factor * C, factor, factor * data.mean), config.budget.central)
 
     def subtract(self, target: str, states: Sequence[tuple[Any, Any]], to: str | Path, *keys: str) -> xr.Dataset:
         """Return the budget of one target with known states (amplitude, mass) taken off first and put back after.

@@ -25,6 +25,9 @@ class Answers(Protocol):
     budget: Mapping[str, xr.Dataset]
     validation: xr.Dataset
 
+    def resampled(self, target: str, bin: int) -> Array:  # noqa: A002 - the name of the config's key
+        """Return samples (boot, sigma, E) from bins of one length."""
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:

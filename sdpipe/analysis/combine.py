@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from sdpipe.analysis import averaging
+from sdpipe.analysis import averaging, discrete
 from sdpipe.analysis.answers import Answer, Answers, answer
 from sdpipe.analysis.averaging import Average, Model
 from sdpipe.arrays import Array
@@ -93,7 +93,8 @@ def combine(
     E)``; ``independent_central`` and ``independent_total``, the answer where nothing is common; the ``data`` and
     ``data_error (ensemble, width, E)`` with the ``design (ensemble, width, term)``. Where terms depend on sigma,
     ``in_turn`` and ``in_turn_error (order, E)`` are the limits with all terms taken one after the other, where the
-    widths and ensembles determine them.
+    widths and ensembles determine them; and the attribute ``says`` tells whether separate levels describe the most
+    precise of the ensembles, too, see :mod:`sdpipe.analysis.discrete`.
 
     Raises
     ------
@@ -118,7 +119,8 @@ def combine(
         alone = limit_of(together(data.answers, data.points, ()), design, labels, average, leave_out)
         result["independent_central"], result["independent_total"] = alone.central, alone.total
     if _with_sigma(design):
-        result = result.merge(in_turn(data, design))
+        precise = min(data.answers, key=lambda one: float(one.error.mean()) / float(np.abs(one.central).max()))
+        result = result.merge(in_turn(data, design)).assign_attrs(says=discrete.says(precise))
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -127,10 +127,12 @@ def joint(runs: Sequence[Answers], targets: str | Sequence[str] | None = None) -
 
         O = sum_c int dE w_c(E) rho_sigma^c(E), or any other function of the rho^c
 
-    Kernels, smearings, sigma and energies may differ. ``targets`` is one name, or one for each run; may be left out
-    where each has one target. Raises UserError for runs whose configurations, bins, resampling, seed or number of
-    samples differ, saying which and what they are, for mock targets, which have no configurations, and where there is
-    no calibrated budget.
+    Kernels, smearings, sigma and energies may differ. Samples that were drawn from bins of several lengths, each as
+    long as the autocorrelation of its correlator asks for, are drawn again from bins of the longest, see
+    :meth:`sdpipe.run.Run.resampled`, which reads the data files. ``targets`` is one name, or one for each run; may be
+    left out where each has one target. Raises UserError for runs whose configurations, ``bin``, resampling, seed or
+    number of samples differ, saying which and what they are, for mock targets, which have no configurations, and where
+    there is no calibrated budget.
 
     >>> from tempfile import TemporaryDirectory
     >>> few = ["validation={samples: 60, levels: [0.683], families: {}, bootstrap: 2}", "bootstrap=20"]
@@ -147,6 +149,7 @@ def joint(runs: Sequence[Answers], targets: str | Sequence[str] | None = None) -
         raise UserError(f"joint: {len(runs)} runs and {len(named)} targets; needed: one for each run")
     answers = [answer(run, name) for run, name in zip(runs, named, strict=True)]
     facts = [_facts(one) for one in answers]
+    bins = [found.pop("correlation_bin") for found in facts]
     for one, found in zip(answers, facts, strict=True):
         differ = [key for key, value in found.items() if value != facts[0][key]]
         if differ:
@@ -155,7 +158,17 @@ def joint(runs: Sequence[Answers], targets: str | Sequence[str] | None = None) -
                 f"joint: {answers[0].target} and {one.target} are not of the same samples: {words}; "
                 "set bin, seed and bootstrap alike"
             )
-    return Joint(tuple(answers), np.concatenate([one.samples.reshape(len(one.samples), -1) for one in answers], axis=1))
+    if len(set(bins)) > 1:
+        answers = [one if b == max(bins) else _in_bins(one, max(bins)) for one, b in zip(answers, bins, strict=True)]
+    side_by_side = [one.samples.reshape(len(one.samples), -1) for one in answers]
+    return Joint(tuple(answers), np.concatenate(side_by_side, axis=1))
+
+
+def _in_bins(one: Answer, size: int) -> Answer:
+    """Return an answer with samples from bins of another ``size``."""
+    samples = one.run.resampled(one.target, size)
+    flat = samples.reshape(len(samples), -1)
+    return replace(one, samples=samples, latt=np.cov(flat.T, ddof=0).reshape(2 * (one.central.size,)))
 
 
 def _facts(one: Answer) -> dict[str, Any]:

@@ -124,6 +124,39 @@ def test_what_differs_is_said(
         sdpipe.joint(three).of(lambda *rho: np.nan * rho[0])
 
 
+def test_correlators_binned_by_their_own_autocorrelation_belong_together(tmp_path: Path) -> None:
+    """The same noise in both, and in the second as much again, of long memory: bins differ, the joint errors hold."""
+    g, t, kernel = np.random.default_rng(7), np.arange(1, 9), Kernel("exponential", 64)
+    mean, memory = 0.8 * kernel(t, 0.6) + 0.5 * kernel(t, 1.2), np.exp(-1 / 6)
+    white = g.standard_normal((2, 4000, 8))
+    slow = np.zeros((4000, 8))
+    for i in range(1, 4000):
+        slow[i] = memory * slow[i - 1] + np.sqrt(1 - memory**2) * white[1, i]
+    first, second = (mean * (1 + 0.02 * x) for x in (white[0] + slow, 0.3 * white[0] + slow))
+    few = [key for key in FEW if not key.startswith("bin")]
+    runs = [
+        sdpipe.reconstruct(x, *few, "smearing.sigma=[0.3]", run=tmp_path / name)
+        for x, name in ((first, "first"), (second, "second"))
+    ]
+    facts = [run.predictions["array"].correlator.attrs for run in runs]
+    assert facts[0]["correlation_bin"] != facts[1]["correlation_bin"]
+    together = sdpipe.joint(runs)
+    for one, run in zip(together.answers, runs, strict=True):
+        own = run.predictions["array"].estimator_rho.sel(estimator="posterior").std("boot").values
+        np.testing.assert_allclose(one.samples.std(axis=0), own, rtol=0.3)
+    kept = 1 if facts[0]["correlation_bin"] < facts[1]["correlation_bin"] else 0
+    stored = runs[kept].predictions["array"].estimator_rho.sel(estimator="posterior").transpose("boot", "sigma", "E")
+    np.testing.assert_array_equal(together.answers[kept].samples, stored.values)
+    n = together.answers[0].central.size
+    for k in (4, 8):
+        V = together.latt
+        found = V[k, n + k] / np.sqrt(V[k, k] * V[n + k, n + k])
+        # variances of the means: white 1 and tau = 6 of memory 2 tau = 12; correlation of the two sums of them
+        white_part, slow_part = 1.0, (1 + memory) / (1 - memory)
+        expected = (0.3 * white_part + slow_part) / np.sqrt((white_part + slow_part) * (0.09 * white_part + slow_part))
+        assert found == pytest.approx(expected, abs=0.05)
+
+
 def test_targets_of_one_file_named_in_one_call_are_correlated(
     correlators: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
