@@ -23,7 +23,8 @@ def read_labelled(
 ) -> Record:
     """Read a variable (samples, t), or ``mean`` (t) and ``covariance`` (t, t2), with dimensions in any order.
 
-    A matrix of correlators has two more dimensions, ``i`` and ``j``.
+    A matrix of correlators has two more dimensions, ``i`` and ``j``: its mean is (t, i, j), its covariance (t, i, j,
+    t2, i2, j2).
 
     The coordinate ``t`` has the time slices, along the dimension that it belongs to. ``check`` raises UserError for a
     variable that must not be read.
@@ -49,8 +50,11 @@ def read_labelled(
         _check_square(variables[name], f"{path}: {name}")
         kind = SAMPLE_DIMS.get(str(variables[name].dims[0]))
         says |= {"resampling": kind} if kind else {}
-    elif timed:
-        _check_same_times(variables[parts[1]], data["t"], f"{path}: {parts[1]}")
+    else:
+        if timed:
+            _check_same_times(variables[parts[1]], data["t"], f"{path}: {parts[1]}")
+        for part in parts if "i" in variables[parts[0]].dims else ():
+            variables[part] = variables[part].transpose("t", "i", "j", ..., missing_dims="ignore")
     return assemble(path, name, parts, variables, times=times, said=says)
 
 
@@ -72,5 +76,5 @@ def _check_square(variable: xr.DataArray, where: str) -> None:
 def _check_same_times(covariance: xr.DataArray, times: xr.DataArray, where: str) -> None:
     """Raise UserError where a covariance (t, t2) has other times along one dimension than along the other."""
     for dim in covariance.dims:
-        if dim in covariance.coords and not np.array_equal(covariance[dim], times):
+        if str(dim)[0] not in "ij" and dim in covariance.coords and not np.array_equal(covariance[dim], times):
             raise UserError(f"{where}: its times along {dim} are not those of t; needed: the same, in the same order")

@@ -28,6 +28,7 @@ from sdpipe.correlators.record import (
     optional,
     pick,
     real,
+    times_first,
 )
 from sdpipe.correlators.statistics import WINDOW
 from sdpipe.errors import UserError
@@ -155,7 +156,7 @@ def read_gvar(snapshot: Snapshot, dataset: str | None) -> Record:
     except Exception as error:
         raise UserError(f"{path}: not a readable gvar file ({first_line(error)}); needed: gvar.gdump") from None
     if hasattr(values, "keys"):
-        arrays = {str(k): values[k] for k in values if np.ndim(values[k]) == 1}
+        arrays = {str(k): values[k] for k in values if np.ndim(values[k]) in (1, 3)}
         name = choose(dataset, arrays, path)
         return _read_gvars(gv, arrays[name], f"{path}: {name}")
     if dataset is not None:
@@ -164,11 +165,13 @@ def read_gvar(snapshot: Snapshot, dataset: str | None) -> Record:
 
 
 def _read_gvars(gv: Any, values: Any, where: str) -> Record:
-    """Return mean and covariance of gvars (T,)."""
-    if np.ndim(values) != 1:
-        raise UserError(f"{where}: shape {np.shape(values)}; needed one value per time, (T,)")
+    """Return mean and covariance of gvars (T,), or of a matrix (T, i, j) or (i, j, T)."""
+    if np.ndim(values) not in (1, 3):
+        raise UserError(f"{where}: shape {np.shape(values)}; needed one value per time, (T,), or a matrix (T, n, n)")
     check_numbers(np.dtype(float), np.shape(values) * 2, f"{where}: the covariance")
     mean, covariance = real(gv.mean(values), where), real(gv.evalcov(values), where)
+    if mean.ndim == 3:
+        mean, covariance = times_first(mean, covariance, where)
     return Record(where, mean=mean, covariance=covariance, said={"error": "mean"})
 
 

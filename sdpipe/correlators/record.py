@@ -61,7 +61,8 @@ class Snapshot:
 class Record:
     """Samples (n, T), or a mean (T,) with its covariance (T, T) or with errors (T,) alone.
 
-    Samples of a matrix of correlators are (n, T, i, j), see :mod:`sdpipe.correlators.matrices`.
+    Samples of a matrix of correlators are (n, T, i, j), its mean and covariance (T, i, j) and (T, i, j, T, i, j), see
+    :mod:`sdpipe.correlators.matrices`.
 
     ``times`` are the time slices that the file names, None where it lists T values without saying. ``said`` is what
     the file states about itself: ``resampling``, ``error`` (``mean``: errors of the mean; ``sample``: of one
@@ -86,9 +87,10 @@ class Record:
             raise self.fault(f"shape {self.samples.shape}; it must be (configurations, times), {matrix}")
         if self.mean is not None and self.covariance is not None:
             mean, cov = self.mean.shape, self.covariance.shape
-            if len(mean) != 1 or cov != mean * 2:
-                raise self.fault(f"mean has shape {mean} and cov {cov}; needed (T,) and (T, T)")
-        size = self.mean.shape[-1] if self.samples is None else self.samples.shape[1]
+            if len(mean) not in (1, 3) or cov != mean * 2:
+                matrix = "of a matrix (T, n, n) and (T, n, n, T, n, n), cov.reshape(2 * mean.shape)"
+                raise self.fault(f"mean has shape {mean} and cov {cov}; needed (T,) and (T, T), or {matrix}")
+        size = self.mean.shape[0] if self.samples is None else self.samples.shape[1]
         if size > MOST_SLICES:
             raise self.fault(f"{size} time slices; allowed: up to {MOST_SLICES}; samples are (configurations, times)")
         for values in (self.samples, self.mean, self.errors):
@@ -202,6 +204,19 @@ def times_second(values: Array, where: str) -> Array:
     return values if last else np.moveaxis(values, -1, 1)
 
 
+def times_first(mean: Array, covariance: Array, where: str) -> tuple[Array, Array]:
+    """Return the mean of a matrix as (t, i, j), from that order or from (i, j, t), and its covariance alike.
+
+    >>> mean, covariance = times_first(np.zeros((2, 2, 9)), np.zeros((2, 2, 9, 2, 2, 9)), "x")
+    >>> mean.shape, covariance.shape
+    ((9, 2, 2), (9, 2, 2, 9, 2, 2))
+    """
+    ordered = times_second(mean[None], where)[0]
+    if ordered.shape != mean.shape and covariance.shape == 2 * mean.shape:
+        covariance = np.moveaxis(covariance, (2, 5), (0, 3))
+    return ordered, covariance
+
+
 def assemble(path: Path, name: str, parts: tuple[str, ...], arrays: Mapping[str, Any], **more: Any) -> Record:
     """Return the record of a correlator from its ``parts`` among ``arrays``, those that :func:`pick` returns."""
     values = [real(arrays[part], f"{path}: {part}" if part else str(path)) for part in parts]
@@ -209,6 +224,8 @@ def assemble(path: Path, name: str, parts: tuple[str, ...], arrays: Mapping[str,
     where = f"{path}: {name}" if name else str(path)
     if len(parts) == 1 and values[0].ndim == 4 and "times" not in more:
         values = [times_second(values[0], where)]
+    if len(parts) == 2 and values[0].ndim == 3 and "times" not in more:
+        values = list(times_first(*values, where))
     return Record(where, **dict(zip(roles, values, strict=True)), stored=arrays[parts[-1]].dtype, **more)
 
 

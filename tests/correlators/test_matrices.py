@@ -151,6 +151,93 @@ def test_a_folded_matrix_is_projected_before_it_is_folded() -> None:
     np.testing.assert_allclose(np.arccosh(ratio)[1:-2], MASSES[0], rtol=0.02)
 
 
+def of_mean(X: np.ndarray) -> dict[str, np.ndarray]:
+    """Return mean (t, i, j) of independent configurations (cfg, t, i, j) and its covariance (t, i, j, t, i, j)."""
+    flat = X.reshape(len(X), -1)
+    return {"mean": X.mean(axis=0), "cov": (np.cov(flat.T) / len(X)).reshape(2 * X.shape[1:])}
+
+
+def few_times() -> np.ndarray:
+    return mock(400)[:, :6]
+
+
+def crossed_mean() -> np.ndarray:
+    mean = few_times().mean(axis=0)
+    mean[4, 0, 1] += 0.2
+    return mean
+
+
+@pytest.mark.parametrize("matrix", [{"component": [0, 1]}, {"gevp": {"t0": 1, "td": 3, "state": 1}}], ids=str)
+def test_a_mean_with_its_covariance_is_what_samples_are(matrix: dict[str, Any]) -> None:
+    X = few_times()
+    ours = read_correlator(of_mean(X), error="mean", first=0, matrix=matrix)
+    theirs = read_correlator(X, bin=1, first=0, matrix=matrix)
+    np.testing.assert_allclose(ours["mean"], theirs["mean"], rtol=1e-10)
+    np.testing.assert_allclose(ours["covariance"], theirs["covariance"], rtol=1e-7, atol=1e-14)
+    assert ours.attrs.get("vector") == pytest.approx(theirs.attrs.get("vector"))
+
+
+def test_a_state_of_a_mean_has_its_mass() -> None:
+    lowest = read_correlator(of_mean(few_times()), error="mean", first=0, matrix={"gevp": {"t0": 1, "td": 3}})
+    C, V = lowest["mean"].values, lowest["covariance"].values
+    ratio = np.log(C[3] / C[4])
+    error = np.sqrt(V[3, 3] / C[3] ** 2 + V[4, 4] / C[4] ** 2 - 2 * V[3, 4] / C[3] / C[4])
+    assert abs(ratio - MASSES[0]) < 3 * error + 0.005
+
+
+@pytest.mark.parametrize("name", ["x.h5", "x.npz", "x.nc", "x.json", "array", "labelled", "gvar", "last"])
+def test_every_format_of_a_mean_gives_the_same_correlator(tmp_path: Path, name: str) -> None:
+    pair = of_mean(few_times())
+    mean, cov = pair["mean"], pair["cov"]
+    labelled = xr.Dataset(
+        {"mean": (("i", "t", "j"), np.moveaxis(mean, 0, 1)), "covariance": (("t", "i", "j", "t2", "i2", "j2"), cov)},
+        {"t": range(6)},
+    )
+    value: Any = tmp_path / name
+    if name == "x.h5":
+        hdf5(value, pair)
+    elif name == "x.npz":
+        np.savez(value, **pair)
+    elif name == "x.nc":
+        labelled.to_netcdf(value)
+    elif name in ("x.json", "gvar"):
+        gvar = pytest.importorskip("gvar")
+        g = gvar.gvar(mean, cov)
+        value = g if name == "gvar" else gvar.gdump(g, str(value)) or value
+    elif name == "last":
+        value = {"mean": np.moveaxis(mean, 0, -1), "cov": np.moveaxis(cov, (0, 3), (2, 5))}
+    else:
+        value = labelled if name == "labelled" else pair
+    first = {} if name in ("x.nc", "labelled") else {"first": 0}
+    said = {} if name in ("x.json", "gvar") else {"error": "mean"}
+    ours = read_correlator(value, matrix={"component": [0, 2]}, **first, **said)
+    expected = read_correlator(pair, error="mean", first=0, matrix={"component": [0, 2]})
+    for part in ("mean", "covariance"):
+        np.testing.assert_allclose(ours[part], expected[part], rtol=1e-9, atol=1e-16)
+
+
+BAD_MEANS = {
+    "neither": ({}, {}, "a 3 x 3 matrix of correlators: say component"),
+    "t0": ({}, {"gevp": {"t0": 6, "td": 7}}, "t0: 6 is not among its times, 0..5"),
+    "flat covariance": ({"cov": np.eye(54)}, {"component": [0, 0]}, r"needed .* \(T, n, n, T, n, n\), cov.reshape"),
+    "not square": ({"mean": np.ones((6, 3, 2))}, {"component": [0, 0]}, "is no matrix of correlators"),
+    "not hermitian": (
+        {"mean": crossed_mean()},
+        {"component": [0, 0]},
+        r"not hermitian: C_01 and C_10 differ by \d+ errors at t = 4; allowed: 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_MEANS)
+def test_a_mean_that_cannot_be_used_is_one_line(what: str) -> None:
+    changed, matrix, words = BAD_MEANS[what]
+    with pytest.raises(UserError, match=words) as caught:
+        read_correlator({**of_mean(few_times()), **changed}, error="mean", first=0, matrix=matrix)
+    (fault,) = caught.value.faults
+    assert "\n" not in fault
+
+
 def crossed(X: np.ndarray, at: Any, by: float) -> np.ndarray:
     X = X.copy()
     X[(slice(None), *at)] += by
