@@ -19,6 +19,7 @@ from benchmarks import (
     growth,
     inference,
     interruption,
+    limits,
     methods,
     o3_montecarlo,
     physics,
@@ -53,11 +54,12 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "universal": universal.measure,
     "files": files.measure,
     "physics": physics.measure,
+    "limits": limits.measure,
     "public": public.measure,
     "reference": reference.measure,
 }
 
-LONG = ("o3", "ablation", "time-to-accuracy", "universal", "files", "physics", "public", "reference")
+LONG = ("o3", "ablation", "time-to-accuracy", "universal", "files", "physics", "limits", "public", "reference")
 """Not measured unless named: minutes to hours."""
 
 
