@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,8 @@ from matplotlib.figure import Figure
 
 from sdpipe.errors import UserError
 from sdpipe.physics import units
+from sdpipe.show.paper_figure import SMALL, inches_of
 from sdpipe.show.picture import COLOURS, STYLE
-
-WIDTHS = {"column": 3.4, "page": 7.0}
-"""Inches: one column of a journal, and both."""
 
 HEIGHT = 2.4
 """Inches of a panel."""
@@ -43,8 +42,7 @@ def limits(
     """
     if term not in limit.term.values[1:]:
         raise UserError(f"term: {term!r} is not allowed; allowed: {', '.join(map(str, limit.term.values[1:]))}")
-    if isinstance(width, str) and width not in WIDTHS:
-        raise UserError(f"width: {width!r} is not allowed; allowed: inches, {', '.join(WIDTHS)}")
+    inches = inches_of(width)
     rows = [int(np.abs(limit.E.values - e).argmin()) for e in E]
     if not len(rows) or not np.allclose(limit.E.values[rows], list(E), rtol=1e-6):
         raise UserError(f"E = {list(E)}: not energies of the limit; those there: {limit.E.values.tolist()}")
@@ -52,10 +50,9 @@ def limits(
     j = 0 if sigma is None else int(np.abs(sigmas - sigma).argmin())
     if sigma is not None and not np.isclose(sigmas[j], sigma):
         raise UserError(f"sigma = {sigma}; those there: {', '.join(f'{s:g}' for s in sigmas)}")
-    inches = WIDTHS[width] if isinstance(width, str) else float(width)
     across = max(1, min(len(rows), round(inches / 3.4)))
     down = -(-len(rows) // across)
-    with mpl.rc_context({**STYLE, "font.size": 8, **(style or {})}):
+    with mpl.rc_context({**STYLE, **SMALL, **(style or {})}):
         figure = Figure(figsize=(inches, HEIGHT * down), layout="constrained")
         for ax, row in zip(figure.subplots(down, across, squeeze=False).ravel(), rows, strict=False):
             _panel(ax, limit.isel(E=row, E2=row), term, j)
@@ -78,7 +75,20 @@ def _panel(ax: Any, limit: xr.Dataset, term: str, j: int) -> None:
     for m, weight in enumerate(chosen.weight.values):
         ax.plot(x, c[m, 0] + c[m, k] * x, color="0.2", lw=1, alpha=float(np.clip(weight, 0.05, 1)))
     ax.errorbar([0], [float(chosen.central)], [float(chosen.total)], fmt="s", ms=4, color=COLOURS[0], label="limit")
-    ax.set_xlabel(term)
+    ax.set_xlabel(_words(term))
     ax.set_ylabel(r"$\hat\rho_\sigma$")
     ax.set_title(units.equation("$E$", float(limit.E), units.unit_of(limit)), fontsize="medium", loc="left")
-    ax.legend(fontsize="small")
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1, ncols=2, columnspacing=1)
+
+
+def _words(term: str) -> str:
+    """Return a term as an axis calls it.
+
+    >>> _words("a2"), _words("exp(-mL)"), _words("pion")
+    ('$a^{2}$', '$e^{-mL}$', 'pion')
+    """
+    if term == "exp(-mL)":
+        return "$e^{-mL}$"
+    found = re.fullmatch(r"(a|sigma)([1-9]?)", term)
+    name = {"a": "a", "sigma": r"\sigma"}
+    return f"${name[found[1]]}^{{{found[2]}}}$".replace("^{}", "") if found else term

@@ -43,9 +43,19 @@ def overlay(ax: Axes, curve: Curve, label: str, sigma: float | None = None, colo
     else:
         _table(ax, curve, label, colour)
     ax.set(xlim=x, ylim=(min(y[0], ax.get_ylim()[0]), max(y[1], ax.get_ylim()[1])))
-    legend = ax.get_legend()
-    ax.legend(title=legend.get_title().get_text() if legend else None)
+    ax.legend(**_of_legend(ax))
     return ax
+
+
+def _of_legend(ax: Axes) -> dict[str, Any]:
+    """Return title and font of the legend that axes have, nothing where they have none."""
+    if (legend := ax.get_legend()) is None:
+        return {}
+    font = {"prop": legend.get_texts()[0].get_fontproperties()} if legend.get_texts() else {}
+    return {
+        "title": legend.get_title().get_text(),
+        "title_fontproperties": legend.get_title().get_fontproperties(),
+    } | font
 
 
 def _drawn(ax: Axes) -> int:

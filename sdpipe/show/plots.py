@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from sdpipe.analysis.answers import Answers, only_target
 from sdpipe.config.schema import Config
 from sdpipe.errors import UserError
 from sdpipe.infer.compare import compare
 from sdpipe.physics import units
-from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, validation_figures
+from sdpipe.show import correlator_figure, figures, lambda_scan, paper_figure, side_by_side, validation_figures
 from sdpipe.show.overlay import Curve, overlay
 from sdpipe.show.picture import STYLE, Picture, save
 
@@ -75,6 +76,18 @@ class Plots:
         ax = self._draw_target(figures.reconstruction, target, sigma, ax)
         return ax if beside is None else overlay(ax, beside, "beside", sigma)
 
+    def paper(self, target: str, sigma: float | None = None, **how: Any) -> Figure:
+        """Draw one target as a figure for a paper, see :func:`sdpipe.show.paper_figure.density`, and return the figure.
+
+        ``how`` are its ``width`` ("column" or "page", or inches), ``height``, ``lower``, ``labels``, ``colours`` and
+        ``style``.
+
+        >>> figure = sdpipe.open_run("runs/quickstart").plot.paper("o3", width="column", labels={"truth": "exact"})
+        >>> figure.get_size_inches().tolist(), figure.axes[0].get_legend_handles_labels()[1][-1]
+        ([3.4, 2.448], 'exact')
+        """
+        return paper_figure.density(at_sigma(self._budget(target), sigma), **how)
+
     def overlay(
         self, ax: Axes, curve: Curve, label: str, sigma: float | None = None, colour: str | None = None
     ) -> Axes:
@@ -101,7 +114,10 @@ class Plots:
         limits = self._run.extrapolate(target, E)
         if E is None:
             limits = limits.isel(E=slice(None, None, -(-limits.sizes["E"] // figures.SHOWN_ENERGIES)))
-        return figures.limit(limits, new_axes() if ax is None else ax)
+        ax = figures.limit(limits, new_axes() if ax is None else ax)
+        if limits.attrs["says"]:
+            ax.set_title(figures.title_of(target, limits.attrs["says"]), fontsize=10, loc="left")
+        return ax
 
     def history(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw the validation loss of every network against the epoch, and the baselines."""
@@ -166,12 +182,18 @@ def new_axes() -> Axes:
 @mpl.rc_context(STYLE)
 def draw_at(draw: figures.Draw, data: xr.Dataset, sigma: float | None, ax: Axes | None) -> Axes:
     """Draw at one sigma on ``ax``, or on a new figure, as :class:`Plots` says."""
+    one = at_sigma(data, sigma)
+    ax = new_axes() if ax is None else ax
+    draw(one, ax)
+    ax.legend(title=units.equation(r"$\sigma$", one.sigma.values, units.unit_of(data)))
+    return ax
+
+
+def at_sigma(data: xr.Dataset, sigma: float | None) -> xr.Dataset:
+    """Return data at one sigma, the first where it is not given; raise UserError for one that is not there."""
     sigmas = data.sigma.values
     wanted = np.asarray(sigmas[0] if sigma is None else sigma)
     match = np.flatnonzero(np.isclose(sigmas, wanted, rtol=1e-6)) if wanted.dtype.kind in "iuf" else np.array([])
     if not match.size:
         raise UserError(f"the run has no sigma = {sigma}; those there: {', '.join(f'{s:g}' for s in sigmas)}")
-    ax = new_axes() if ax is None else ax
-    draw(data.isel(sigma=match[0]).load(), ax)
-    ax.legend(title=units.equation(r"$\sigma$", sigmas[match[0]], units.unit_of(data)))
-    return ax
+    return data.isel(sigma=match[0]).load()

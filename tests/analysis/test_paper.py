@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 import sdpipe
 from sdpipe.analysis.paper import write
 from sdpipe.errors import UserError
-from sdpipe.show.limit_figure import WIDTHS, limits
+from sdpipe.show.limit_figure import limits
+from sdpipe.show.paper_figure import WIDTHS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,10 +109,53 @@ def test_what_a_limit_does_not_have_is_not_drawn(limit: xr.Dataset) -> None:
         (([0.5], "a4"), "'a4' is not allowed; allowed: a2"),
         (([0.55], "a2"), "not energies of the limit"),
         (([0.5], "a2", 0.5), "sigma = 0.5; those there: 0.44, 0.63"),
-        (([0.5], "a2", None, "wide"), "'wide' is not allowed; allowed: inches, column, page"),
+        (([0.5], "a2", None, "wide"), "'wide' is not allowed; allowed: inches, from 1 on, column, page"),
     ):
         with pytest.raises(UserError, match=words):
             limits(limit, *arguments)
+
+
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("width", ["column", "page"])
+def test_no_two_words_of_a_density_for_a_paper_are_in_one_place(
+    run: Run, width: str, lower: bool, tmp_path: Path
+) -> None:
+    before = dict(mpl.rcParams)
+    figure = run.plot.paper("o3", 0.63, width=width, lower=lower, beside={"a line": lambda E: 0.1 * E})
+    figure.savefig(tmp_path / "density.pdf")
+    assert dict(mpl.rcParams) == before
+    assert figure.get_size_inches()[0] == WIDTHS[width]
+    assert len(figure.axes) == 1 + lower
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    boxes = []
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        texts = [*(legend.get_texts() if legend else ()), ax.xaxis.label, ax.yaxis.label]
+        texts += [t for t in (*ax.get_xticklabels(), *ax.get_yticklabels()) if ax is figure.axes[-1] or t.get_text()]
+        seen = [t.get_window_extent(renderer) for t in texts if t.get_visible() and t.get_text()]
+        boxes += [b for b in seen if figure.bbox.contains(*b.get_points().mean(axis=0)) and b.width > 0]
+    inside = [b for b in boxes if b.x0 >= -1 and b.y0 >= -1]
+    assert len(inside) > 8
+    assert not [(one, other) for i, one in enumerate(inside) for other in inside[:i] if one.overlaps(other)]
+
+
+def test_words_colours_and_fonts_of_a_density_are_arguments(run: Run) -> None:
+    labels = {"central": "this work", "stat": "", "y": "R(E)"}
+    figure = run.plot.paper("o3", width=5, height=3, labels=labels, colours=("r", "g", "b"), style={"font.size": 11})
+    (ax,) = figure.axes
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "this work" in names
+    assert "statistical error" not in names
+    assert (ax.get_ylabel(), ax.yaxis.label.get_size()) == ("R(E)", 11)
+    assert ax.get_lines()[0].get_color() == "r"
+    for how, words in (
+        ({"width": "wide"}, "width: 'wide' is not allowed; allowed: inches, from 1 on, column, page"),
+        ({"labels": {"z": ""}}, "labels: z not allowed; allowed: x, y, central"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run.plot.paper("o3", **how)
 
 
 def test_a_density_beside_is_drawn_with_its_error(run: Run) -> None:
