@@ -224,7 +224,7 @@ BAD_MEANS = {
     "not hermitian": (
         {"mean": crossed_mean()},
         {"component": [0, 0]},
-        r"not hermitian: C_01 and C_10 differ by \d+ errors at t = 4; allowed: 5",
+        r"not hermitian: C_01 and C_10 differ by [\d.e+]+ errors at t = 4; allowed: 5",
     ),
 }
 
