@@ -240,7 +240,7 @@ class Run(RunDirectory):
         data = self._state.inputs.target(target).correlator
         if data is None or data.dim != "cfg":
             raise UserError(f"{target} has no configurations to draw from, or known states are taken off it")
-        if not 1 <= bin <= len(data.samples) // 2:
+        if not isinstance(bin, int) or not 1 <= bin <= len(data.samples) // 2:
             raise UserError(f"{target}: bins of {bin}; allowed: 1 to {len(data.samples) // 2}")
         again = replace(data, facts=data.facts | {"correlation_bin": bin})
         C, factor = again.bootstrap(config.bootstrap, config.seed, STREAM), stored.attrs["scale"]

@@ -78,6 +78,14 @@ class Answer:
         return replace(self, **parts, **values, E=self.E[rows])
 
 
+def check_runs(runs: Sequence[Answers], call: str) -> None:
+    """Raise UserError where ``runs`` are no list of open runs, or there are none."""
+    if not isinstance(runs, Sequence) or isinstance(runs, str) or any(not hasattr(run, "budget") for run in runs):
+        raise UserError(f"{call}: runs: {type(runs).__name__} is not allowed; allowed: a list of sdpipe.open_run(...)")
+    if not runs:
+        raise UserError(f"{call}: no runs are given")
+
+
 def only_target(run: Answers, target: str | None) -> str:
     """Return the target, the only one of the run where none is named; raise UserError where there is no such budget."""
     there = list(run.budget)

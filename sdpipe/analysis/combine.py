@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import xarray as xr
 
 from sdpipe.analysis import averaging, discrete
-from sdpipe.analysis.answers import Answer, Answers, answer
+from sdpipe.analysis.answers import Answer, Answers, answer, check_runs
 from sdpipe.analysis.averaging import Average, Model
 from sdpipe.arrays import Array
+from sdpipe.correlators.record import first_line
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import squared
 from sdpipe.infer.least_squares import fit
@@ -128,13 +130,17 @@ def gather(
     runs: Sequence[Answers], target: str | Sequence[str] | None, points: Sequence[Point] | None, common: Sequence[str]
 ) -> Ensembles:
     """Return the answers of runs on their common grid; raise UserError, saying which differs, where there is none."""
-    if not runs:
-        raise UserError("combine: no runs are given")
+    check_runs(runs, "combine")
     targets = [target] * len(runs) if target is None or isinstance(target, str) else list(target)
     given = [{}] * len(runs) if points is None else list(points)
     for what, values in (("targets", targets), ("points", given)):
         if len(values) != len(runs):
             raise UserError(f"combine: {len(runs)} runs and {len(values)} {what}; needed: one for each run")
+    for point in given:
+        if not isinstance(point, Mapping) or not all(isinstance(x, Real) for x in point.values()):
+            raise UserError(
+                f"combine: points: {point!r} is not allowed; allowed: numbers by name, such as {{'a': 0.3}}"
+            )
     return together([answer(run, name) for run, name in zip(runs, targets, strict=True)], given, common)
 
 
@@ -217,6 +223,8 @@ def design_of(data: Ensembles, terms: Sequence[Term]) -> tuple[Array, list[str]]
             for j, sigma in enumerate(data.answers[i].sigma):
                 try:
                     column[i, j] = of({**point, "sigma": float(sigma)})
+                except (TypeError, ValueError, ArithmeticError) as error:
+                    raise UserError(f"terms: {labels[-1]} cannot be computed ({first_line(error)})") from None
                 except KeyError as error:
                     raise UserError(
                         f"terms: {labels[-1]} needs {error} at each of points; there: {sorted(point)}"
@@ -226,6 +234,9 @@ def design_of(data: Ensembles, terms: Sequence[Term]) -> tuple[Array, list[str]]
         columns.append(column)
     if len(set(labels)) < len(labels):
         raise UserError(f"terms: {', '.join(labels[1:])}; they must differ")
+    for label, column in zip(labels[1:], columns[1:], strict=True):
+        if len(data.answers) > 1 and (column == column[0, 0]).all():
+            raise UserError(f"terms: {label} is {column[0, 0]:g} at every ensemble; needed: points that differ in it")
     return np.stack(columns, axis=-1), labels
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe.analysis.answers import Answer, Answers, answer
+from sdpipe.analysis.answers import Answer, Answers, answer, check_runs
 from sdpipe.arrays import Array
-from sdpipe.correlators.record import optional
+from sdpipe.correlators.record import first_line, optional
 from sdpipe.errors import UserError
 from sdpipe.infer.integrals import WeightFunction, quadrature_weights
 
@@ -64,9 +64,13 @@ class Joint:
 
         O is a number or an array. The noise goes through f sample by sample, what is not resolved linearly, by the
         derivative of f at the central values. Returns ``central``, ``error (source)``, ``total``, ``covariance`` and
-        ``samples (boot)``; several numbers have the dimension ``number``. Raises UserError where f is not finite.
+        ``samples (boot)``; several numbers have the dimension ``number``. Raises UserError where f cannot be
+        computed, or is not finite.
         """
-        centre = np.asarray(f(*self.split(self.central)), float)
+        try:
+            centre = np.asarray(f(*self.split(self.central)), float)
+        except (TypeError, ValueError, IndexError) as error:
+            raise UserError(f"joint: the function cannot be computed ({first_line(error)})") from None
         samples = np.stack([np.asarray(f(*self.split(row)), float).ravel() for row in self.samples])
         flat = centre.ravel()
         if not np.isfinite(flat).all() or not np.isfinite(samples).all():
@@ -142,8 +146,7 @@ def joint(runs: Sequence[Answers], targets: str | Sequence[str] | None = None) -
     >>> float(ratio.central), round(float(ratio.error.sel(source="latt")), 9)
     (1.0, 0.0)
     """
-    if not runs:
-        raise UserError("joint: no runs are given")
+    check_runs(runs, "joint")
     named = [targets] * len(runs) if targets is None or isinstance(targets, str) else list(targets)
     if len(named) != len(runs):
         raise UserError(f"joint: {len(runs)} runs and {len(named)} targets; needed: one for each run")

@@ -120,7 +120,7 @@ def fit_levels(
     >>> one.mass.round(6).tolist(), one.amplitude.round(6).tolist(), one.freedom
     ([0.8], [2.0], 18)
     """
-    if count < 1:
+    if not isinstance(count, int) or count < 1:
         raise UserError(f"count: {count} is not allowed; allowed: 1 or more")
     error = np.sqrt(np.diag(covariance))
     if not (error > 0).all() or not np.isfinite(values).all():

@@ -108,14 +108,18 @@ def states_of(given: Sequence[tuple[ArrayLike, ArrayLike]], boot: int, seed: int
     def samples(value: ArrayLike) -> Array:
         if hasattr(value, "mean") and hasattr(value, "sdev"):
             value = (value.mean, value.sdev)
-        x = np.asarray(value, float)
+        words = f"allowed: a number, (value, error), a gvar, or {boot} samples"
+        try:
+            x = np.asarray(value, float)
+        except (TypeError, ValueError):
+            raise UserError(f"subtract: {value!r} is not allowed; {words}") from None
         if not np.isfinite(x).all() or x.shape not in ((), (2,), (boot,)):
-            words = f"allowed: a number, (value, error), a gvar, or {boot} samples"
             raise UserError(f"subtract: shape {x.shape} is not allowed; {words}")
         return x[0] + x[1] * generator.standard_normal(boot) if x.shape == (2,) else np.broadcast_to(x, (boot,))
 
-    if not len(given):
-        raise UserError("subtract: no state is given; needed: pairs (amplitude, mass)")
+    if not len(given) or any(len(pair) != 2 for pair in given):
+        what = "a state is no pair" if len(given) else "no state is given"
+        raise UserError(f"subtract: {what}; needed: pairs (amplitude, mass)")
     A, M = (np.stack([samples(pair[i]) for pair in given], axis=1) for i in (0, 1))
     return A, M
 
@@ -154,6 +158,8 @@ def ground_state(C: Array, times: Sequence[int], kernel: Kernel, between: tuple[
     >>> A.round(6).tolist(), M.round(6).tolist()
     ([2.0, 2.0], [0.5, 0.51])
     """
+    if len(between) != 2:
+        raise UserError(f"times {between}; allowed: (first, last) within {times[0]}..{times[-1]}")
     rows = [i for i, t in enumerate(times) if between[0] <= t <= between[1]]
     if len(rows) < 3 or between[0] < times[0] or between[1] > times[-1]:
         raise UserError(f"times {between[0]}..{between[1]}; allowed: 3 or more within {times[0]}..{times[-1]}")

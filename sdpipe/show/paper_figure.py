@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import matplotlib as mpl
@@ -47,7 +48,7 @@ def inches_of(width: float | str) -> float:
     """
     if isinstance(width, str) and width in WIDTHS:
         return WIDTHS[width]
-    if isinstance(width, str) or not width >= 1:
+    if not isinstance(width, Real) or not width >= 1:
         raise UserError(f"width: {width!r} is not allowed; allowed: inches, from 1 on, {', '.join(WIDTHS)}")
     return float(width)
 
@@ -86,6 +87,10 @@ def density(
     """
     if unknown := [key for key in labels or {} if key not in WORDS]:
         raise UserError(f"labels: {', '.join(unknown)} not allowed; allowed: {', '.join(WORDS)}")
+    if len(colours) != 3:
+        raise UserError(f"colours: {len(colours)} are given; needed: 3, of the central value and the two errors")
+    if height is not None and not (isinstance(height, Real) and height > 0):
+        raise UserError(f"height: {height!r} is not allowed; allowed: inches, above 0")
     words = {**WORDS, "x": figures.energy(budget), **(labels or {})}
     across = inches_of(width)
     with mpl.rc_context({**STYLE, **SMALL, **(style or {})}):

@@ -163,7 +163,12 @@ def test_all_orders_agree_where_the_density_is_that_of_the_terms(run: Run) -> No
         ({"terms": ("a3x",)}, "'a3x' is not allowed"),
         ({"terms": ("exp(-mL)",)}, r"exp\(-mL\) needs 'mL'"),
         ({"terms": ("a2", "a2")}, "they must differ"),
-        ({"average": False}, "two of them act alike"),
+        ({"average": False}, "a2 is .* at every ensemble; needed: points that differ in it"),
+        ({"points": [0.3, 0.4, 0.5]}, "points: 0.3 is not allowed; allowed: numbers by name"),
+        ({"points": [{"a": "x"}] * 3}, "points: {'a': 'x'} is not allowed"),
+        ({"points": [{"a": np.nan}] * 3}, "a2 is not finite at every ensemble"),
+        ({"terms": (lambda _: "x",)}, "terms: <lambda> cannot be computed"),
+        ({"terms": (lambda x: x["a"] / 0,)}, "terms: <lambda> cannot be computed"),
         ({"common": ("net",)}, "common: net not allowed"),
         ({"target": "nothing"}, "there is no budget of nothing"),
         ({"target": None}, "name the target; those there: o3"),
@@ -173,6 +178,13 @@ def test_what_cannot_be_combined_is_refused(run: Run, changed: dict[str, Any], w
     runs = [run] * changed.pop("runs", 3)
     with pytest.raises(UserError, match=words):
         sdpipe.combine(runs, **{"target": "o3", **changed})
+
+
+def test_what_are_no_runs_is_refused(run: Run) -> None:
+    for runs in (run, "runs/quickstart", ["runs/quickstart"]):
+        for call in (sdpipe.combine, sdpipe.joint):
+            with pytest.raises(UserError, match=r"runs: \w+ is not allowed; allowed: a list of sdpipe.open_run"):
+                call(runs)
 
 
 @pytest.mark.parametrize(

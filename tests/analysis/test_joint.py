@@ -120,6 +120,8 @@ def test_what_differs_is_said(
         sdpipe.joint([sdpipe.open_run(finished.root)], "o3")
     with pytest.raises(UserError, match="2 weights for 3 runs"):
         sdpipe.joint(three).integral(np.sin, np.cos)
+    with pytest.raises(UserError, match="the function cannot be computed"):
+        sdpipe.joint(three).of(lambda *rho: rho[0][7])
     with pytest.raises(UserError, match="not finite on every sample"):
         sdpipe.joint(three).of(lambda *rho: np.nan * rho[0])
 

@@ -152,6 +152,9 @@ def test_words_colours_and_fonts_of_a_density_are_arguments(run: Run) -> None:
     assert ax.get_lines()[0].get_color() == "r"
     for how, words in (
         ({"width": "wide"}, "width: 'wide' is not allowed; allowed: inches, from 1 on, column, page"),
+        ({"width": None}, "width: None is not allowed"),
+        ({"height": -2}, "height: -2 is not allowed; allowed: inches, above 0"),
+        ({"colours": ("r",)}, "colours: 1 are given; needed: 3"),
         ({"labels": {"z": ""}}, "labels: z not allowed; allowed: x, y, central"),
     ):
         with pytest.raises(UserError, match=words):

@@ -76,6 +76,8 @@ def test_the_errors_of_a_state_and_their_correlation_with_the_data_are_in_the_bu
             r"shape \(3,\) is not allowed; allowed: a number, \(value, error\), a gvar, or 50 samples",
         ),
         ([(np.nan, 0.7)], "not allowed"),
+        ([("much", 0.7)], "'much' is not allowed; allowed: a number"),
+        ([(0.5,)], r"a state is no pair; needed: pairs \(amplitude, mass\)"),
     ],
 )
 def test_states_that_cannot_be_are_refused(run: Run, tmp_path: Path, states: list[Any], words: str) -> None:
@@ -93,3 +95,5 @@ def test_one_state_is_fitted_sample_by_sample() -> None:
     assert np.corrcoef(A, C[:, -1])[0, 1] > 0.9
     with pytest.raises(UserError, match=r"times 14..30; allowed: 3 or more within 1..24"):
         ground_state(C, t.tolist(), kernel, (14, 30))
+    with pytest.raises(UserError, match=r"times \(14,\); allowed: \(first, last\) within 1..24"):
+        ground_state(C, t.tolist(), kernel, (14,))
