@@ -219,7 +219,7 @@ class _Data:
             "noise": section,
             "budget": {},
             "training": {"audience": self._audience()},
-            **({"methods": ["posterior", "linear"]} if self.source.crossed else {}),
+            **({"methods": ["hlt", "posterior", "linear"]} if self.source.crossed else {}),
             "hlt": {"E0": "evidence"},
             "validation": {"samples": 800, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
             "targets": {name: section},

@@ -56,7 +56,7 @@ def test_an_element_off_the_diagonal_is_taken_for_either_sign(tmp_path: Path) ->
     crossed = suggest(file, ["component=[0,1]", *KEYS]).config
     assert crossed["training"]["audience"] == "none"
     assert set(crossed["spectra"]["mixture"]) == {"chebyshev", "signed"}
-    assert crossed["methods"][0] == config_of(crossed, "x").budget.central == "posterior"
+    assert crossed["methods"][0] == config_of(crossed, "x").budget.central == "hlt"
     assert crossed["name"] == "x-0-1"
     assert config_of(crossed, "x").targets["x-0-1"].source.crossed
     assert suggest(file, ["component=[1,1]", *KEYS]).config["training"]["audience"] == "shipped"
