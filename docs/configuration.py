@@ -43,7 +43,7 @@ def meanings(model: type[BaseModel]) -> dict[str, str]:
             body = ast.parse(inspect.getsource(base)).body[0].body
             for field, below in pairwise(body):
                 if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):
-                    found[field.target.id] = " ".join(ast.literal_eval(below.value).split())
+                    found[field.target.id.rstrip("_")] = " ".join(ast.literal_eval(below.value).split())
     return found
 
 

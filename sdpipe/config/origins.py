@@ -82,7 +82,8 @@ def fill(raw: dict[str, Any]) -> None:
 def _fill_served(raw: dict[str, Any]) -> None:
     """Put in ensembles, references, prior and training of the shipped audience.
 
-    Of ``spectra`` the unit of energy stays, whose thresholds are those of the audience, and that rho >= 0 is known.
+    Of ``spectra`` the unit of energy and the thresholds stay, which by default are those of the audience in that unit,
+    and that rho >= 0 is known.
     """
     own, spectra = shipped(), raw.get("spectra", {})
     if not isinstance(spectra, dict):
@@ -93,8 +94,8 @@ def _fill_served(raw: dict[str, Any]) -> None:
     if isinstance(budget, dict):
         raw["budget"] = budget | {key: own["budget"][key] for key in ("central", "references")}
     raw["training"] = own["training"] | {"audience": "shipped"}
-    kept = {key: spectra[key] for key in ("unit", "positive") if key in spectra}
-    raw["spectra"] = own["spectra"] | kept | _thresholds(unit)
+    kept = {key: spectra[key] for key in ("unit", "E0", "positive") if key in spectra}
+    raw["spectra"] = own["spectra"] | _thresholds(unit) | kept
     if spectra.get("positive"):
         raw["spectra"]["mixture"] = {
             name: share for name, share in own["spectra"]["mixture"].items() if name != "signed"

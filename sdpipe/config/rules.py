@@ -215,6 +215,8 @@ def _hlt(config: Config) -> Iterator[Fault]:
     elif grid.norm_ends(hlt.alpha) is None:
         words = f"{hlt.alpha:g}: the integral of e^(alpha a w) {config.smearing.kind}^2 or b_T^2 diverges"
         yield ("hlt", "alpha"), f"{words}; allowed: a smaller one, such as 0"
+    if hlt.lambda_ is not None and hlt.rule != "evidence":
+        yield ("hlt", "lambda"), f"{hlt.lambda_:g}, which rule {hlt.rule} would choose; allowed: one of the two"
     if hlt.E0 != "evidence" and (hlt.E0 or 0) > lowest:
         yield ("hlt", "E0"), f"{hlt.E0:g} is above an energy; allowed: up to energies.min ({lowest:g})"
     if hlt.E0 == 0 and grid.smearing.pole:

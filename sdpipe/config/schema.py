@@ -137,6 +137,8 @@ class HLTSection(Section):
 
     rule: Literal["evidence", "plateau", "balance"] = "evidence"
     """How lambda is chosen: by evidence, or by the stability analyses of the literature."""
+    lambda_: Annotated[float, Field(gt=0, le=1e30)] | None = Field(None, alias="lambda")
+    """lambda/(1 - lambda) at every sigma and energy, chosen by you and not by a rule: read it off a stability plot."""
     alpha: Annotated[float, Field(ge=-100, lt=1000)] = 0.0
     """Weight e^(alpha a w) of the integral that measures how well f_sigma is reached."""
     E0: Annotated[float, Field(ge=0, le=1e4)] | Literal["evidence"] | None = None
@@ -346,7 +348,7 @@ class Config(Section):
 
 def plain(config: BaseModel) -> dict[str, Any]:
     """Return a config or a section as plain dicts, lists, strings and numbers."""
-    return config.model_dump(mode="json")
+    return config.model_dump(mode="json", by_alias=True)
 
 
 def to_yaml(config: Config) -> str:

@@ -38,7 +38,7 @@ class Choice:
     Attributes
     ----------
     rule
-        How lambda is chosen, see :class:`HLT`.
+        How lambda is chosen, or lambda' itself, see :class:`HLT`.
     alpha
         Weight e^(alpha a omega) of the result; a plateau agrees with those of ``ALPHAS``.
     E0
@@ -46,7 +46,7 @@ class Choice:
         each correlator, see :class:`ByThreshold`.
     """
 
-    rule: Rule = "evidence"
+    rule: Rule | float = "evidence"
     alpha: float = 0.0
     E0: float | Literal["evidence"] | None = None
 
@@ -176,7 +176,8 @@ def stability(hlts: Sequence[HLT], C: Array, rows: Sequence[int], factor: float 
 
     rows, at = list(rows), [hlt.floored(C) for hlt in hlts]
     scans = [hlt.scan(C) for hlt in at]
-    dims, first, rule = ("alpha", "sigma", "E_scan", "lambda"), hlts[0].observables, hlts[0].rule
+    dims, first = ("alpha", "sigma", "E_scan", "lambda"), hlts[0].observables
+    rule = hlts[0].rule if isinstance(hlts[0].rule, str) else "hand"
 
     def stacked(name: str, unit: float = 1.0) -> Array:
         return np.stack([getattr(scan, name)[:, rows] for scan in scans]) / unit

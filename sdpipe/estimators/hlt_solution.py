@@ -114,7 +114,8 @@ class HLT:
         Products of y - U c, what no combination of the kernels reaches, shape (sigma, E, sigma, E).
     rule
         How lambda is chosen: ``evidence`` (:func:`~sdpipe.estimators.hlt_lambda.best_mu`), ``plateau`` or ``balance``
-        (functions of these names there), which say what the systematic error is.
+        (functions of these names there), which say what the systematic error is; or lambda' itself, the same at
+        every energy, whose systematic error is that of a plateau.
     others
         The same for other alpha, with which a plateau must agree.
     """
@@ -128,7 +129,7 @@ class HLT:
     overlap: Array
     norm: Array
     rest: Array
-    rule: Rule = "evidence"
+    rule: Rule | float = "evidence"
     others: tuple[HLT, ...] = ()
 
     @classmethod
@@ -166,13 +167,13 @@ class HLT:
             (outside.T @ outside).reshape(*shape, *shape),
         )
 
-    def by(self, rule: Rule, others: Sequence[HLT] = ()) -> HLT:
+    def by(self, rule: Rule | float, others: Sequence[HLT] = ()) -> HLT:
         """Return the same with another rule for lambda; ``others`` differ in alpha, with which a plateau must agree.
 
-        Raises UserError for a rule that there is not.
+        Raises UserError for a rule that there is not, and a lambda' that is not positive.
         """
-        if rule not in RULES:
-            raise UserError(f"rule {rule}; allowed: {', '.join(RULES)}")
+        if not (rule in RULES if isinstance(rule, str) else 0 < rule < np.inf):
+            raise UserError(f"rule {rule}; allowed: {', '.join(RULES)}, or a positive lambda'")
         return replace(self, rule=rule, others=tuple(others))
 
     @property
@@ -240,7 +241,7 @@ class HLT:
         if self.rule == "evidence":
             parts = self._evidence(z.reshape(len(flat), -1), s)
         else:
-            choose = self._plateau if self.rule == "plateau" else self._balance
+            choose = {"plateau": self._plateau, "balance": self._balance}.get(self.rule, self._given)
             parts = [np.stack(x) for x in zip(*map(choose, flat), strict=True)]
         return Reconstruction(*(p.reshape(*shape, *p.shape[1:]) for p in parts))
 
@@ -331,9 +332,19 @@ class HLT:
         """Return mean, errors, mu and found by the plateau, for one C (t,)."""
         at = self.scan(C)
         first, found = plateau(at, [other.scan(C) for other in self.others])
-        mean, error, mu = (np.take_along_axis(x, first[..., None], axis=-1)[..., 0] for x in (at.mean, at.error, at.mu))
-        control = self.samples(C, CONTROL * mu)
-        return mean, error, np.abs(mean - control) / 2, mu, found
+        mu = np.take_along_axis(at.mu, first[..., None], axis=-1)[..., 0]
+        return self._controlled(C, mu, found)
+
+    def _given(self, C: Array) -> tuple[Array, ...]:
+        """Return mean, errors, mu and found at the lambda' that the rule is, for one C (t,)."""
+        mu = self.unit * self.rule
+        return self._controlled(C, mu, np.ones(mu.shape, bool))
+
+    def _controlled(self, C: Array, mu: Array, found: NDArray[np.bool_]) -> tuple[Array, ...]:
+        """Return mean, errors, mu and found for mu (sigma, E); half the change to the control is systematic."""
+        mean, control = (self.samples(C, each) for each in (mu, CONTROL * mu))
+        statistical = np.abs(self.noise.scale(C)) * np.linalg.norm(self.filters(mu), axis=-1)
+        return mean, statistical, np.abs(mean - control) / 2, mu, found
 
     def _balance(self, C: Array) -> tuple[Array, ...]:
         """Return mean, errors, mu and found by the balance of A/A[0] and B, for one C (t,)."""

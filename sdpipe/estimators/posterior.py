@@ -245,6 +245,14 @@ class Posterior:
             log.append(float(posterior(C).log_evidence))
         return (other, log[1] - log[0]) if log[1] - log[0] > DECISIVE else None
 
+    def log_evidence(self, C: ArrayLike) -> Array:
+        """Return the log evidence (...) of C (..., t) in units of its noise scale: how probable C is before the data.
+
+        Raises UserError as a call does.
+        """
+        flat, shape = self._flattened(C)
+        return np.concatenate([near._weighted(block).log_evidence for block, near in self._blocks(flat)]).reshape(shape)
+
     def goodness(self, C: ArrayLike) -> tuple[Array, Array]:
         """Return chi^2 (...) of C (..., t) about :meth:`implied`, and its degrees of freedom (...).
 

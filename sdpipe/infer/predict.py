@@ -251,17 +251,20 @@ class Predictor:
         ``noise_scale`` s = C(t_ref) / C_latt(t_ref), ``distance`` d^2 from the prior, and the goodness of fit:
         ``chi2``, ``dof``, ``goodness_of_fit``, its p-value. That is of the data with their own ``noise``, estimated
         from ``count`` configurations; without it, with that of the training. Where the unit of energy is integrated
-        over it is that of the posterior, else that of the kernel.
+        over it is that of the posterior, and d^2 is -2 log evidence; else it is that of the kernel, and d^2 is that of
+        Mahalanobis.
         """
         if self.audience.scaled and 2 <= len(self.noise.times) <= MOST_TIMES:
             own = replace(self.posterior.posterior, noise=noise) if noise else self.posterior
             chi2, dof = own.goodness(C)
+            distance = -2 * self.posterior.posterior.log_evidence(C)
         else:
+            distance = self.prior.distance(C)
             kernel, low = self.audience.observables.kernel, self.audience.threshold
             chi2, dof = trust.goodness_of_fit(kernel, noise or self.noise, low, C)
         return {
             "noise_scale": self.noise.scale(C),
-            "distance": self.prior.distance(C),
+            "distance": distance,
             "chi2": chi2,
             "dof": dof,
             "goodness_of_fit": chi2_p_value(chi2, dof, count),

@@ -358,6 +358,18 @@ def nothing_resolved(budget: xr.Dataset) -> list[Flag]:
     return [Flag("nothing_resolved", {"ratio": ratio})] if ratio > 1 else []
 
 
+def rises_at_the_end(budget: xr.Dataset) -> bool:
+    """Return whether at every sigma rho is largest at the highest energy, by more than its error than a sigma below.
+
+    Then there is more above the window than in it.
+    """
+    error, E = budget.get("calibrated", budget.total).transpose("sigma", "E").values, budget.E.values
+    central = budget.central.transpose("sigma", "E").values
+    below = [np.interp(E[-1] - sigma, E, row) for sigma, row in zip(budget.sigma.values, central, strict=True)]
+    rises = central[:, -1] - below > error[:, -1]
+    return bool((rises & (central.argmax(axis=1) == E.size - 1)).all())
+
+
 def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float | None, list[Flag]]:
     """Return the p-value of one target under the prior, None without ``validation``, and a flag where it is too small.
 

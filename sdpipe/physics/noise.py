@@ -114,6 +114,17 @@ class Noise:
         floor = np.diag((self.floor * C / self.scale(C)) ** 2)
         return replace(self, covariance=self.covariance + floor, floor=0.0)
 
+    def unlike(self, C: Array) -> Array:
+        """Return by how much the logarithm of C (n, t) differs from that of C_latt at its worst time, shape (n,).
+
+            max_t |log (max(C(t) / s C_latt(t), 0) + e(t)) / (1 + e(t))|
+
+        e(t) is the relative error of C_latt: what is smaller than the noise is all the same.
+        """
+        e = np.sqrt(np.diag(self.covariance)) / np.abs(self.mean)
+        relative = np.maximum(C / (np.abs(self.scale(C))[:, None] * self.mean), 0)
+        return np.abs(np.log((relative + e) / (1 + e))).max(axis=1)
+
     @property
     def deviates(self) -> int:
         """Number of standard normal deviates in a noisy copy: one a time, and with a floor another one."""

@@ -27,7 +27,6 @@ from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal
 from sdpipe.errors import DamageError, RunError, UserError
 from sdpipe.estimators import MOST_TIMES
-from sdpipe.estimators.hlt import Choice
 from sdpipe.estimators.posterior import Estimate, Posterior
 from sdpipe.infer import coverage, trust
 from sdpipe.infer.predict import Measured, Predictor, reconstruct
@@ -49,7 +48,7 @@ from sdpipe.pipeline.pieces import (
 )
 from sdpipe.pipeline.stacks import StackPlan
 from sdpipe.problem.inputs import Target
-from sdpipe.problem.problem import Problem, families, prior_moments
+from sdpipe.problem.problem import Problem, families, options, prior_moments
 from sdpipe.show import flags as wording
 from sdpipe.version import __version__
 from sdpipe.workers.forks import each as forked
@@ -410,8 +409,7 @@ def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
 
 def load_predictor(config: Config, layout: Layout) -> Predictor:
     """Load the networks of a run, with the estimators beside them."""
-    options = {"hlt": Choice(**config.hlt.model_dump())}
-    audience = replace(load_audience(layout), options=options)
+    audience = replace(load_audience(layout), options=options(config))
     members, budget = load_networks(config, layout), config.budget
     return Predictor(audience, members, budget.central, config.methods, budget.level, config.spectra.positive)
 
@@ -488,7 +486,7 @@ def validation_template(config: Config) -> store.Template:
         ),
         "scale": per_sample("factor on the correlator before the networks see it"),
         "noise_scale": per_sample("noise scale C(t_ref) / C_latt(t_ref) of the correlator that they see"),
-        "distance": per_sample("squared Mahalanobis distance of C(t) from the prior"),
+        "distance": per_sample("distance of C(t) from the prior: squared, of Mahalanobis, or -2 log evidence"),
         "spread": per_sample("standard deviation over networks, mean over sigma and E"),
         "goodness_of_fit": per_sample("p-value of the nearest correlator in the span of the kernel"),
     }

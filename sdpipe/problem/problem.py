@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from sdpipe.physics.spectra import ChebyshevPrior
 if TYPE_CHECKING:
     from sdpipe.estimators.posterior import Posterior
     from sdpipe.estimators.prior_moments import PriorMoments
+
+CANDIDATES = 16
+"""Draws of the prior of which the nearest to the data is kept, where draws are to be like these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +59,6 @@ class Problem:
     @cached_property
     def audience(self) -> Audience:
         """What networks and estimators have in common, without statistics over draws of the prior."""
-        from sdpipe.estimators.hlt import Choice  # and SciPy, which a finished run does without
-
         config, grid = self.config, self.observables
         kind = {"kind": config.smearing.kind, **config.smearing.parameters}
         return Audience(
@@ -69,7 +70,7 @@ class Problem:
             head=config.training.head == "scale",
             statistics=None,
             smearing=kind,
-            options={"hlt": Choice(**config.hlt.model_dump())},
+            options=options(config),
         )
 
     @property
@@ -91,14 +92,36 @@ class Problem:
     def draw(self, family: str, start: int, stop: int, stream: str = "validation") -> tuple[Array, Array]:
         """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
         drawn: Mixture | ChebyshevPrior | Family = families(self.config)[family].build(self.config.ranges)
-        seed = self.config.seed
-        stream = stream if family in self.config.priors.values() else f"{stream} {family}"
+        seed, of_prior = self.config.seed, family in self.config.priors.values()
+        if of_prior and not self._in_one_unit:
+            return self._like_the_data(drawn, start, stop, stream)
+        stream = stream if of_prior else f"{stream} {family}"
         if isinstance(drawn, Mixture | ChebyshevPrior):
             made = samples.generate(drawn, self.observables, seed, start, stop, stream)
             return made.correlator, made.smeared
         spectra = [drawn.draw(rng.generator(seed, stream, family, i)) for i in range(start, stop)]
         grid, end = self.observables, self.config.spectra.omega_max
         return grid.split(np.stack([s.integrals(grid, end) for s in spectra]))
+
+    def _like_the_data(self, prior: Mixture, start: int, stop: int, stream: str) -> tuple[Array, Array]:
+        """Return draws start..stop-1, each of ``CANDIDATES`` of the prior that whose C(t) is most like the data.
+
+        The noise of draws is that of the data at t_ref: where C(t) fell more slowly they would be known better than any
+        lattice knows it, and what calibrates on them would say nothing of the data (:meth:`Noise.unlike`).
+        """
+        first, last = CANDIDATES * start, CANDIDATES * stop
+        made = samples.generate(prior, self.observables, self.config.seed, first, last, stream)
+        unlike = self.noise.unlike(made.correlator).reshape(-1, CANDIDATES)
+        nearest = CANDIDATES * np.arange(stop - start) + unlike.argmin(axis=1)
+        return made.correlator[nearest], made.smeared[nearest]
+
+
+def options(config: Config) -> dict[str, Any]:
+    """Return what estimators leave open and the config says, by their names."""
+    from sdpipe.estimators.hlt import Choice  # and SciPy, which a finished run does without
+
+    hlt = config.hlt
+    return {"hlt": Choice(hlt.rule if hlt.lambda_ is None else hlt.lambda_, hlt.alpha, hlt.E0)}
 
 
 def prior_moments(config: Config, grid: Observables | None = None) -> PriorMoments:

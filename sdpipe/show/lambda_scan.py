@@ -29,6 +29,7 @@ RULES = {
     "evidence": "the largest marginal likelihood",
     "plateau": "its plateau",
     "balance": "the balance of both errors",
+    "hand": "hand (hlt.lambda)",
 }
 """What chooses lambda, in words."""
 

@@ -25,7 +25,7 @@ from sdpipe.estimators import ESTIMATORS
 from sdpipe.infer.budget import NETWORKS
 from sdpipe.infer.calibration import BAND
 from sdpipe.infer.compare import compare
-from sdpipe.infer.trust import SUSPICIOUS, too_few
+from sdpipe.infer.trust import SUSPICIOUS, rises_at_the_end, too_few
 from sdpipe.physics import units
 from sdpipe.physics.kernels import KERNELS
 from sdpipe.physics.noise import IMPOSSIBLE
@@ -219,6 +219,7 @@ def _sentence(name: str, budget: xr.Dataset) -> Markup:
     peak = one.isel(E=int(np.abs(one.central).argmax("E")))
     source = str(one.source.values[int(one.error.mean("E").argmax("source"))])
     words = "{} of {} is largest at {}: {} with {}. Its {} error is {} of that on average, most of it from {}."
+    words += " It rises to the highest energy: there is more above the window." if rises_at_the_end(budget) else ""
     return Markup(words).format(
         DENSITY,
         name,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sdpipe.infer.budget import NETWORKS
 from sdpipe.infer.calibration import verdict
+from sdpipe.infer.trust import rises_at_the_end
 from sdpipe.physics import units
 from sdpipe.physics.units import equation, label
 from sdpipe.show.run_status import table
@@ -114,6 +115,10 @@ def _in_math(cell: str) -> str:
     return rf"${digits} \times 10^{{{int(power)}}}$" if power else f"${digits}$"
 
 
+RISES = "rho rises to the highest energy: there is more above the window, see energies.max"
+"""What the answer says where that is so."""
+
+
 def answer_table(name: str, budget: xr.Dataset) -> str:
     """Return the answer of one target as text: a few energies, how often a known truth is inside, what is doubtful."""
     which = "calibrated" if "calibrated" in budget else "total"
@@ -125,6 +130,7 @@ def answer_table(name: str, budget: xr.Dataset) -> str:
         parts.append(
             f"truth inside the error at {', '.join(f'{x:.0%}' for x in inside)} of {budget.sizes['E']} energies"
         )
+    parts += [RISES] if rises_at_the_end(budget) else []
     parts += [f"flag: {flag}" for flag in budget.attrs.get("flags", [])]
     return "\n".join(parts)
 

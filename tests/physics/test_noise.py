@@ -275,3 +275,17 @@ def test_without_a_floor_noise_is_as_it_was():
     assert noise().deviates == 4
     assert np.array_equal(noise().added(C, z)[0], (z[0] @ noise().cholesky.T) * 2.0 + C)
     assert Noise(TIMES, MEAN, covariance(), "x", floor=1e-6).deviates == 8
+
+
+def test_a_correlator_is_like_the_data_whatever_its_size_and_where_noise_hides_it() -> None:
+    times = tuple(range(1, 9))
+    mean = np.exp(-1.5 * np.array(times))
+    noise = Noise(times, mean, np.diag((1e-2 * mean) ** 2), "example")
+    falls = np.exp(-0.5 * np.array(times)) * mean
+    np.testing.assert_allclose(noise.unlike(np.stack([mean, 7 * mean])), 0, atol=1e-12)
+    assert noise.unlike(-mean[None])[0] == pytest.approx(np.log(101), rel=1e-6)
+    assert noise.unlike(falls[None])[0] == pytest.approx(0.5 * 7, rel=0.1)
+    hidden = Noise(times, mean, np.diag((100 * mean) ** 2), "example")
+    assert hidden.unlike(falls[None])[0] < 0.02
+    wrong = mean * np.where(np.array(times) == 5, -1, 1)
+    assert noise.unlike(wrong[None])[0] == pytest.approx(np.log(101), rel=1e-6)

@@ -19,10 +19,11 @@ from sdpipe.show.lambda_scan import RULES
 from tests.pipeline.test_smearings import SMALL
 
 
-@pytest.mark.parametrize(("rule", "alpha"), [("plateau", 0.0), ("balance", 1.0)])
-def test_a_run_by_a_rule_of_the_literature(cli, tiny_config: Path, rule: str, alpha: float) -> None:
+@pytest.mark.parametrize(("rule", "alpha"), [("plateau", 0.0), ("balance", 1.0), (0.002, 0.0)])
+def test_a_run_by_a_rule_of_the_literature_or_by_hand(cli, tiny_config: Path, rule: str | float, alpha: float) -> None:
     root, few = tiny_config.parent / "run", ["smearing.sigma=[0.44]", "methods=[hlt]"]
-    keys = [f"hlt={{rule: {rule}, alpha: {alpha}, E0: 0.3}}", "--run", root]
+    how = f"rule: {rule}" if isinstance(rule, str) else f"lambda: {rule}"
+    keys = [f"hlt={{{how}, alpha: {alpha}, E0: 0.3}}", "--run", root]
     outcome = cli("run", tiny_config, *SMALL, *few, *keys)
     assert outcome.status == 0, outcome.err
     run = sdpipe.open_run(root)
@@ -36,7 +37,8 @@ def test_a_run_by_a_rule_of_the_literature(cli, tiny_config: Path, rule: str, al
     flagged = [flag for flag in budget.attrs["flags"] if flag.startswith("hlt: its rule")]
     assert flagged == worded(unanswered("hlt", hlt.found[None]))
     assert found.alpha.values[0] == alpha
-    assert f"The dotted line is λ′ by {RULES[rule]} for the first α" in run.layout.report.read_text()
+    words = RULES[rule if isinstance(rule, str) else "hand"]
+    assert f"The dotted line is λ′ by {words} for the first α" in run.layout.report.read_text()
     assert "hlt" in run.validation.estimator
 
 
@@ -56,6 +58,9 @@ def test_the_rule_of_hlt_changes_predictions_where_there_is_hlt(tiny_config: Pat
     ("keys", "key", "words"),
     [
         (["hlt.rule=best"], "hlt.rule", "'evidence', 'plateau' or 'balance'"),
+        (["hlt.lambda=0"], "hlt.lambda", "greater than 0"),
+        (["hlt.lambda_=1e-3"], "hlt.lambda_", "unknown key"),
+        (["hlt={lambda: 0.001, rule: plateau}"], "hlt.lambda", "rule plateau would choose; allowed: one of the two"),
         (["hlt.E0=0.3"], "hlt.E0", "0.3 is above an energy; allowed: up to energies.min (0.2)"),
         (["hlt.alpha=2"], "hlt.alpha", "b_T^2 diverges; allowed: a smaller one, such as 0"),
         (["hlt.alpha=1", "smearing={kind: cauchy, sigma: [0.4]}"], "hlt.alpha", "cauchy^2 or b_T^2 diverges"),

@@ -134,6 +134,24 @@ def test_data_that_fall_over_many_decades_have_one_answer_by_every_method(tmp_pa
     assert not [flag for flag in run.budget["array"].attrs["flags"] if "errors of both away" in flag]
 
 
+def test_a_steep_table_without_correlations_has_errors_that_say_something(tmp_path: Path) -> None:
+    kernel, t = Kernel("periodic", 32), np.arange(1, 17)
+    grid = Observables(kernel, tuple(t.tolist()), (1.0,), (1.0,))
+    truth = peaks((1.5, 20.0, 60.0), (2.7, 5.0, 8.0))
+    C, _ = grid.split(truth.integrals(grid))
+    error = 0.005 * C * np.exp(0.04 * t)
+    noisy = C + error * np.random.default_rng(5).standard_normal(t.size)
+    np.savetxt(tmp_path / "steep.txt", np.column_stack([t, noisy, error]), fmt="%d %.12e %.6e")
+    keys = ("validation.samples=200", "bootstrap=40", "lattice.period=32", "error=mean", "covariance=diagonal")
+    run = sdpipe.reconstruct(tmp_path / "steep.txt", *keys, run=tmp_path / "run")
+    budget = run.budget["steep"].load()
+    grid = Observables(kernel, (1, 2), tuple(budget.sigma.values), tuple(budget.E.values))
+    rho = grid.split(truth.integrals(grid))[1]
+    assert float(budget.calibrated.mean()) < 0.3 * np.abs(rho).max()
+    pulls = np.abs(budget.central.transpose("sigma", "E").values - rho) / budget.calibrated.values
+    assert (pulls < 2).mean() > 0.9
+
+
 def test_a_dozen_configurations_are_shrunk_and_hold_the_lowest_state(tmp_path: Path) -> None:
     grid = Observables(Kernel("periodic", 64), tuple(range(64)), (0.1,), (0.2,))
     C = grid.split(peaks((1.0, 1.0, 2.0), (0.15, 0.7, 1.4)).integrals(grid))[0]

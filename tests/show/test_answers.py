@@ -75,3 +75,14 @@ def test_latex_has_a_row_for_each_energy(finished: Finished, budget: xr.Dataset)
     assert all(row.count("&") == budget.sizes["sigma"] for row in rows)
     with pytest.raises(UserError, match="allowed: frame, csv, latex"):
         sdpipe.open_run(finished.root).table("o3", format="html")
+
+
+def test_the_answer_says_where_rho_rises_to_the_end_of_the_window(budget: xr.Dataset) -> None:
+    error = budget.get("calibrated", budget.total)
+    slope = 10 * float(error.max() / budget.sigma.min())
+    rising = budget.assign(central=slope * (budget.E - budget.E.min()) + 0 * budget.central)
+    assert tables.RISES in tables.answer_table("o3", rising).splitlines()
+    falling = budget.assign(central=-rising.central)
+    assert tables.RISES not in tables.answer_table("o3", falling)
+    flat = budget.assign(central=1e-3 * rising.central)
+    assert tables.RISES not in tables.answer_table("o3", flat)
