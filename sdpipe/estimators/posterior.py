@@ -341,26 +341,21 @@ class Posterior:
             a2 = (1 / s[None, None]) ** 2
         w, log_evidence = _weights(self.priors.weight, self.singular, d, a2, NEGLIGIBLE)
         w /= w.sum(axis=(0, 1))
-        return _Weighted(s, d, np.broadcast_to(a2, w.shape), w, log_evidence)
+        return _Weighted(s, d, a2, w, log_evidence)
 
     def _gaussians(self, at: _Weighted) -> Iterator[tuple[int, _Gaussians]]:
         """Yield, for each component k, the Gaussian posteriors in units of s at the amplitudes that have a weight."""
-        for k, w in enumerate(at.w):
+        for k, (w, every_a2) in enumerate(zip(at.w, np.broadcast_to(at.a2, at.w.shape), strict=True)):
             row, alpha = np.nonzero(w.T)
-            a2 = at.a2[k][alpha, row][:, None]
+            a2 = every_a2[alpha, row][:, None]
             damped = a2 / (1 + a2 * self.singular[k] ** 2)
-            mean = damped * self.singular[k] * at.d[k, row] @ self.cross[k]
-            yield k, _Gaussians(row, w[alpha, row][:, None], a2, damped, mean)
+            yield k, _Gaussians(row, w[alpha, row][:, None], a2, damped, damped * self.singular[k] * at.d[k, row])
 
     def _estimate(self, C: Array, response: bool) -> tuple[Array, ...]:
         at, o = self._weighted(C), self.priors.observables
-        gaussians = list(self._gaussians(at))
-        mean, variance = np.zeros((2, len(C), self.cross.shape[-1]))
-        for _, g in gaussians:
-            g.add_to(mean, g.mean)
-        for k, g in gaussians:
-            within = g.damped @ self.cross[k] ** 2 + g.a2 * self.priors.rest_variance[k]
-            g.add_to(variance, within + (g.mean - mean[g.row]) ** 2)
+        damped, a2, _ = self._collapsed(at)
+        mean = self._mean(at, damped)
+        variance = self._variance(at, damped, a2, mean)
         mean, sd = at.s[:, None] * mean, at.s[:, None] * np.sqrt(variance)
         kinds = at.w.sum(axis=1).T @ (self.priors.kind[:, None] == np.arange(self.priors.kinds))
         columns, shape = len(o.sigma) * len(o.energies), (len(C), len(o.sigma), len(o.energies))
@@ -375,16 +370,44 @@ class Posterior:
             at.log_evidence,
             *scales,
         )
-        return (*made, self._response(gaussians, len(C))) if response else made
+        return (*made, self._response(at, damped)) if response else made
 
-    def _response(self, gaussians: list[tuple[int, _Gaussians]], count: int) -> Array:
+    def _collapsed(self, at: _Weighted) -> tuple[Array, Array, Array]:
+        """Return sums over alpha of w / (1 + a^2 S^2) times a^2, of w a^2, and of w / (1 + a^2 S^2) summed over t.
+
+        Shapes (k, n, t), (k, n, 1) and (k, n).
+        """
+        a2 = at.a2[..., None]
+        left = 1 / (1 + a2 * self.singular[:, None, None] ** 2)
+        each = np.concatenate(
+            [a2 * left, np.broadcast_to(a2, (*left.shape[:3], 1)), left.sum(axis=-1, keepdims=True)], axis=-1
+        )
+        if a2.shape[2] == 1:
+            total = at.w.transpose(0, 2, 1) @ each[:, :, 0]
+        else:
+            total = np.sum(at.w[..., None] * each, axis=1)  # of the one alpha that there is then
+        return total[..., :-2], total[..., -2:-1], total[..., -1]
+
+    def _mean(self, at: _Weighted, damped: Array) -> Array:
+        """Return the mean (n, column) in units of s."""
+        return _summed(damped * self.singular[:, None] * at.d, self.cross)
+
+    def _variance(self, at: _Weighted, damped: Array, a2: Array, mean: Array) -> Array:
+        """Return the variance (n, column) in units of s^2, within components and between them."""
+        variance = _summed(damped, self.cross**2) + _summed(a2, self.priors.rest_variance[:, None])
+        for k, g in self._gaussians(at):
+            deviation = g.coefficients @ self.cross[k]
+            deviation -= mean[g.row]
+            g.add_to(variance, np.square(deviation, out=deviation))
+        return variance
+
+    def _response(self, at: _Weighted, damped: Array) -> Array:
         """Return A (n, t, column) with mean = C A at fixed weights."""
-        total = np.zeros((count, self.cross.shape[1], self.cross.shape[-1]))
-        for k, g in gaussians:
-            gain = np.zeros((count, self.cross.shape[1]))
-            g.add_to(gain, g.damped * self.singular[k])
-            rows = np.unique(g.row)
-            total[rows] += (self.rotation[k] * gain[rows, None]) @ self.cross[k]
+        _, n, columns = self.cross.shape
+        total, gain = np.zeros((len(at.s), n, columns)), damped * self.singular[:, None]
+        for k, w in enumerate(at.w):
+            rows = np.flatnonzero(w.any(axis=0))
+            total[rows] += (self.rotation[k] * gain[k, rows, None]) @ self.cross[k]
         return total
 
     def _features(self, at: _Weighted, size: Array, mean: Array, sd: Array, kinds: Array) -> Array:
@@ -409,22 +432,16 @@ class Posterior:
 
     def _implied(self, C: Array) -> tuple[Array, Array]:
         at, share = self._weighted(C), self.priors.floor**2 / (1 + self.priors.floor**2)
-        made, left = np.zeros(C.shape), np.zeros(len(C))
-        for k, g in self._gaussians(at):
-            clean = self.noise.covariance @ self.rotation[k] * self.singular[k] ** 2
-            clean -= share * np.sum(self.priors.root[k] ** 2, axis=0)[:, None] * self.rotation[k]
-            g.add_to(made, g.damped * at.d[k, g.row] @ clean.T)
-            g.add_to(left, np.sum(g.damped / g.a2, axis=1))
-        return at.s[:, None] * made, left
+        damped, _, left = self._collapsed(at)
+        clean = self.noise.covariance @ self.rotation * self.singular[:, None] ** 2
+        clean -= share * np.sum(self.priors.root**2, axis=1)[:, :, None] * self.rotation
+        return at.s[:, None] * _summed(damped * at.d, clean.transpose(0, 2, 1)), left.sum(axis=0)
 
     def _covariance(self, C: Array) -> Array:
         at, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]
-        gaussians = list(self._gaussians(at))
-        mean, covariance = np.zeros((len(C), self.cross.shape[-1])), np.zeros((len(C), sigmas, E, E))
-        for _, g in gaussians:
-            g.add_to(mean, g.mean)
-        for k, g in gaussians:
-            deviation = g.mean - mean[g.row]
+        mean, covariance = self._mean(at, self._collapsed(at)[0]), np.zeros((len(C), sigmas, E, E))
+        for k, g in self._gaussians(at):
+            deviation = g.coefficients @ self.cross[k] - mean[g.row]
             for i in range(sigmas):
                 block = slice(i * E, (i + 1) * E)
                 X, off = np.sqrt(g.damped)[:, :, None] * self.cross[k, :, block], deviation[:, block]
@@ -489,15 +506,22 @@ def _weights(prior: Array, singular: Array, d: Array, a2: Array, negligible: flo
     """
     variance = 1 + a2[..., None] * singular[:, None, None] ** 2
     if a2.shape[2] == 1:
-        chi2 = (1 / variance[:, :, 0]) @ (d**2).transpose(0, 2, 1)
+        log_w = (-0.5 / variance[:, :, 0]) @ (d**2).transpose(0, 2, 1)
     else:
-        chi2 = np.sum(d[:, None] ** 2 / variance, axis=-1)
-    log_w = np.log(prior / a2.shape[1])[:, None, None] - (np.log(variance).sum(axis=-1) + chi2) / 2
+        log_w = np.sum(-0.5 * d[:, None] ** 2 / variance, axis=-1)
+    log_w += np.log(prior / a2.shape[1])[:, None, None] - np.log(variance).sum(axis=-1) / 2
     top = log_w.max(axis=(0, 1))
-    w = np.exp(log_w - top)
-    log_evidence = top + np.log(w.sum(axis=(0, 1)))
-    w[w < negligible * w.sum(axis=(0, 1))] = 0
-    return w, log_evidence
+    log_w -= top
+    w = np.exp(log_w, out=log_w)
+    total = w.sum(axis=(0, 1))
+    w *= w >= negligible * total
+    return w, top + np.log(total)
+
+
+def _summed(values: Array, columns: Array) -> Array:
+    """Return the sum (n, column) over components of values (k, n, t) times columns (k, t, column): one product."""
+    components, n, terms = values.shape
+    return values.transpose(1, 0, 2).reshape(n, components * terms) @ columns.reshape(components * terms, -1)
 
 
 def _mean_and_sd(weight: Array, x: Array) -> tuple[Array, Array]:
@@ -508,7 +532,9 @@ def _mean_and_sd(weight: Array, x: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True, eq=False)
 class _Weighted:
-    """Noise scales s (n,), data d (k, n, t), squared amplitudes a^2 and weights w (k, alpha, n), log evidence (n,)."""
+    """Noise scales s (n,), data d (k, n, t), squared amplitudes a^2 (k or 1, alpha, n or 1), weights w (k, alpha, n),
+    log evidence (n,).
+    """
 
     s: Array
     d: Array
@@ -521,18 +547,19 @@ class _Weighted:
 class _Gaussians:
     """Gaussian posteriors of one component, in the order of the correlators that they belong to.
 
-    Correlator ``row`` (g,), its weight and a^2 (g, 1), a^2 / (1 + a^2 S^2) (g, t), mean (g, column).
+    Correlator ``row`` (g,), its weight and a^2 (g, 1), a^2 / (1 + a^2 S^2) (g, t), and the coefficients (g, t) of V^T X
+    in the mean.
     """
 
     row: NDArray[np.intp]
     weight: Array
     a2: Array
     damped: Array
-    mean: Array
+    coefficients: Array
 
     def add_to(self, total: Array, values: Array) -> None:
         """Add the weighted sum of ``values`` (g, ...) over the Gaussians of each correlator to ``total`` (n, ...)."""
         if self.row.size:
-            first = np.flatnonzero(np.diff(self.row, prepend=-1))
+            first = np.flatnonzero(np.concatenate([[True], self.row[1:] != self.row[:-1]]))
             weight = self.weight.reshape(-1, *[1] * (values.ndim - 1))
             total[self.row[first]] += np.add.reduceat(weight * values, first, axis=0)
