@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -345,11 +346,15 @@ class Posterior:
 
     def _gaussians(self, at: _Weighted) -> Iterator[tuple[int, _Gaussians]]:
         """Yield, for each component k, the Gaussian posteriors in units of s at the amplitudes that have a weight."""
-        for k, (w, every_a2) in enumerate(zip(at.w, np.broadcast_to(at.a2, at.w.shape), strict=True)):
-            row, alpha = np.nonzero(w.T)
-            a2 = every_a2[alpha, row][:, None]
-            damped = a2 / (1 + a2 * self.singular[k] ** 2)
-            yield k, _Gaussians(row, w[alpha, row][:, None], a2, damped, damped * self.singular[k] * at.d[k, row])
+        component, row, alpha = np.nonzero(at.w.transpose(0, 2, 1))
+        a2 = np.broadcast_to(at.a2, at.w.shape)[component, alpha, row][:, None]
+        S = self.singular[component]
+        damped = a2 / (1 + a2 * S**2)
+        every = (row, at.w[component, alpha, row][:, None], a2, damped, damped * S * at.d[component, row])
+        ends = np.searchsorted(component, np.arange(len(at.w) + 1))
+        for k, (first, last) in enumerate(pairwise(ends)):
+            if last > first:
+                yield k, _Gaussians(*(part[first:last] for part in every))
 
     def _estimate(self, C: Array, response: bool) -> tuple[Array, ...]:
         at, o = self._weighted(C), self.priors.observables
@@ -390,11 +395,12 @@ class Posterior:
 
     def _mean(self, at: _Weighted, damped: Array) -> Array:
         """Return the mean (n, column) in units of s."""
-        return _summed(damped * self.singular[:, None] * at.d, self.cross)
+        return _summed(at, damped * self.singular[:, None] * at.d, self.cross)
 
     def _variance(self, at: _Weighted, damped: Array, a2: Array, mean: Array) -> Array:
         """Return the variance (n, column) in units of s^2, within components and between them."""
-        variance = _summed(damped, self.cross**2) + _summed(a2, self.priors.rest_variance[:, None])
+        each = np.concatenate([self.cross**2, self.priors.rest_variance[:, None]], axis=1)
+        variance = _summed(at, np.concatenate([damped, a2], axis=-1), each)
         for k, g in self._gaussians(at):
             deviation = g.coefficients @ self.cross[k]
             deviation -= mean[g.row]
@@ -435,7 +441,7 @@ class Posterior:
         damped, _, left = self._collapsed(at)
         clean = self.noise.covariance @ self.rotation * self.singular[:, None] ** 2
         clean -= share * np.sum(self.priors.root**2, axis=1)[:, :, None] * self.rotation
-        return at.s[:, None] * _summed(damped * at.d, clean.transpose(0, 2, 1)), left.sum(axis=0)
+        return at.s[:, None] * _summed(at, damped * at.d, clean.transpose(0, 2, 1)), left.sum(axis=0)
 
     def _covariance(self, C: Array) -> Array:
         at, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]
@@ -518,10 +524,17 @@ def _weights(prior: Array, singular: Array, d: Array, a2: Array, negligible: flo
     return w, top + np.log(total)
 
 
-def _summed(values: Array, columns: Array) -> Array:
-    """Return the sum (n, column) over components of values (k, n, t) times columns (k, t, column): one product."""
-    components, n, terms = values.shape
-    return values.transpose(1, 0, 2).reshape(n, components * terms) @ columns.reshape(components * terms, -1)
+def _summed(at: _Weighted, values: Array, columns: Array) -> Array:
+    """Return the sum (n, column) over components of values (k, n, t) times columns (k, t, column).
+
+    Few components have a weight for a correlator: the others are left out.
+    """
+    total = np.zeros((values.shape[1], columns.shape[-1]))
+    for k, there in enumerate(at.w.any(axis=1)):
+        rows = np.flatnonzero(there)
+        if rows.size:
+            total[rows] += values[k, rows] @ columns[k]
+    return total
 
 
 def _mean_and_sd(weight: Array, x: Array) -> tuple[Array, Array]:

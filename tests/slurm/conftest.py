@@ -211,7 +211,7 @@ def _stop(slurm: Slurm) -> None:
     jobs = subprocess.run(["squeue", "-h", "-o", "%A"], env=slurm.environment, capture_output=True, text=True).stdout
     if jobs.split():
         subprocess.run(["scancel", *jobs.split()], env=slurm.environment, check=False)
-        wait_for(lambda: not slurm.jobs(), "cancelled jobs gone", 60)
+        wait_for(lambda: not slurm.jobs(), "cancelled jobs gone")
     processes = []
     for name in ("slurmd-*.pid", "slurmctld.pid", "munged.pid"):
         for file in slurm.directory.glob(name):
@@ -219,7 +219,7 @@ def _stop(slurm: Slurm) -> None:
                 processes.append(psutil.Process(int(file.read_text())))
     for process in processes:
         process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=20)
+    _, alive = psutil.wait_procs(processes, timeout=HANGING)
     for survivor in alive:
         survivor.kill()
 
