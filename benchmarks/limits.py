@@ -33,7 +33,7 @@ from sdpipe.problem.suggest import LARGEST_ERROR
 Array = NDArray[np.float64]
 
 DRAWS = 400
-MATRICES = 80
+MATRICES = 48
 """Draws that are reconstructed with everything that a run has, at ten seconds each."""
 
 FEW = "validation={samples: 200, levels: [0.683], families: {}, bootstrap: 2}"
