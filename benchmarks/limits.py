@@ -19,8 +19,10 @@ from sdpipe.analysis import averaging
 from sdpipe.analysis.averaging import Model, models
 from sdpipe.analysis.levels import fit_levels
 from sdpipe.analysis.put_back import smeared_states
+from sdpipe.config.load import config_of
 from sdpipe.config.schema import Config
 from sdpipe.correlators.known import ground_state, last_time, state
+from sdpipe.correlators.states import as_key
 from sdpipe.estimators.posterior import ClosedForm
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Kernel, Observables
@@ -28,7 +30,7 @@ from sdpipe.physics.noise import Noise
 from sdpipe.physics.smearing import GAUSSIAN
 from sdpipe.physics.spectra import Spectrum
 from sdpipe.problem.problem import Problem
-from sdpipe.problem.suggest import LARGEST_ERROR
+from sdpipe.problem.suggest import LARGEST_ERROR, suggest
 
 Array = NDArray[np.float64]
 
@@ -181,18 +183,20 @@ def half_widths(i: int, known: str) -> tuple[float, Array, float]:
 
 @cache
 def prior_of_whole() -> Config:
-    """Return the config of a run of draw 0, for what its posterior holds likely before the data."""
-    with TemporaryDirectory() as place:
-        return sdpipe.reconstruct(mock_of_states(0)[3], *SAID, "resampling=bootstrap", run=f"{place}/whole").config
+    """Return the config that :func:`sdpipe.reconstruct` makes for draw 0; its posterior knows that before the data."""
+    return _config()
 
 
 @cache
 def prior_of_rest() -> Config:
     """Return the same without the state at 0.5, whose threshold is above it."""
-    keys, known = ("spectra.E0=[0.8, 1.3]", "resampling=bootstrap"), [{"amplitude": 1.0, "mass": 0.5}]
+    return _config("spectra.E0=[0.8, 1.3]", *as_key([{"amplitude": 1.0, "mass": 0.5}]))
+
+
+def _config(*keys: str) -> Config:
     with TemporaryDirectory() as place:
-        run = sdpipe.reconstruct(mock_of_states(0)[3], *SAID, *keys, run=f"{place}/rest", subtract=known)
-        return run.config
+        np.save(file := Path(place) / "mock.npy", mock_of_states(0)[3])
+        return config_of(suggest(file, [*SAID, "resampling=bootstrap", *keys]).config, "mock")
 
 
 def half_widths_of_family(i: int, known: bool) -> Array:

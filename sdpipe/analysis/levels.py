@@ -39,6 +39,8 @@ class FittedLevels:
         (2 level, 2 level), masses first.
     rest
         Threshold and height of the rest, where one was asked for.
+    density
+        What is fitted, rho_sigma(E) of these levels and the rest, at all (sigma, E).
     chi2, freedom
         chi^2 of the fit and its degrees of freedom.
     """
@@ -47,6 +49,7 @@ class FittedLevels:
     amplitude: Array
     covariance: Array
     rest: tuple[float, float] | None
+    density: Array
     chi2: float
     freedom: int
 
@@ -72,12 +75,16 @@ class _Problem:
     rest: bool
 
     def columns(self, shape: Array) -> Array:
-        """Return S_sigma(E, M_k), and the smeared rest above its threshold, whitened, (direction, linear parameter)."""
+        """Return what :meth:`smeared` does, whitened, (direction, linear parameter)."""
+        return self.whiten @ self.smeared(shape)
+
+    def smeared(self, shape: Array) -> Array:
+        """Return S_sigma(E, M_k), and the smeared rest above its threshold, (sigma E, linear parameter)."""
         masses = shape[: self.count]
         parts = [self.smearing(self.E[:, None], masses, self.sigma[:, None])]
         if self.rest:
             parts.append(self.smeared_rest(shape[-1])[:, None])
-        return self.whiten @ np.concatenate(parts, axis=1)
+        return np.concatenate(parts, axis=1)
 
     def smeared_rest(self, threshold: float) -> Array:
         """Return int_threshold^end S_sigma(E, omega) d omega; the end is nine widths above all energies."""
@@ -144,9 +151,8 @@ def fit_levels(
     rows = [*range(count), *range(n, n + count)]
     above = (float(shape[-1]), float(linear[-1])) if rest else None
     chi2 = float(2 * solution.cost)
-    return FittedLevels(
-        shape[:count], linear[:count], covariance[np.ix_(rows, rows)], above, chi2, len(whiten) - parameters
-    )
+    density, freedom = problem.smeared(shape) @ linear, len(whiten) - parameters
+    return FittedLevels(shape[:count], linear[:count], covariance[np.ix_(rows, rows)], above, density, chi2, freedom)
 
 
 def _start(problem: _Problem, E: Array) -> Array:
@@ -180,7 +186,8 @@ def levels(
 
     ``E`` is a range (lowest, highest) of energies to fit, all of them where it is not given; ``rest`` adds a constant
     density above a threshold that is fitted. Returns ``mass``, ``mass_error``, ``amplitude``, ``amplitude_error
-    (level)``, ``covariance (parameter, parameter2)`` and, for a Gaussian smearing, ``isolated``, ``isolated_error
+    (level)``, ``covariance (parameter, parameter2)``, ``central (sigma, E)``, the density of the fit, which
+    ``run.plot.overlay`` draws, and, for a Gaussian smearing, ``isolated``, ``isolated_error
     (level, sigma)``, sqrt(2 pi) sigma rho_sigma(M), which is the amplitude of a state without neighbours within sigma.
     Attributes: ``chi2``, ``freedom``, ``p_value``, ``threshold`` and ``height`` of the rest, and ``says``: levels that
     cannot be told apart, and a bad fit. Raises UserError as :func:`fit_levels` does, where there is no calibrated
@@ -214,8 +221,14 @@ def _labelled(one: Answer, fitted: FittedLevels, smearing: Smearing) -> xr.Datas
             "amplitude": ("level", fitted.amplitude, of_amplitude),
             "amplitude_error": ("level", error[n:], of_amplitude),
             "covariance": (("parameter", "parameter2"), fitted.covariance),
+            "central": (("sigma", "E"), fitted.density.reshape(one.central.shape), {"units": one.units}),
         },
-        {"level": np.arange(n), "parameter": [f"{x}{k}" for x in "MA" for k in range(n)]},
+        {
+            "level": np.arange(n),
+            "parameter": [f"{x}{k}" for x in "MA" for k in range(n)],
+            "sigma": ("sigma", one.sigma, of_mass),
+            "E": ("E", one.E, of_mass),
+        },
         {"chi2": fitted.chi2, "freedom": fitted.freedom, "p_value": p, "says": says},
     )
     if fitted.rest is not None:
@@ -225,5 +238,4 @@ def _labelled(one: Answer, fitted: FittedLevels, smearing: Smearing) -> xr.Datas
         for name, values in (("isolated", one.central), ("isolated_error", one.error)):
             at = np.array([[np.interp(M, one.E, row) for row in values] for M in fitted.mass])
             result[name] = (("level", "sigma"), width * at, of_amplitude)
-        result = result.assign_coords(sigma=("sigma", one.sigma, of_mass))
     return result
