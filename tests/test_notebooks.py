@@ -32,7 +32,7 @@ PICTURES = {
     "your-correlator": 2,
     "o3-montecarlo": 4,
     "three-lattices": 2,
-    "matrices": 2,
+    "matrices": 3,
 }
 """Notebook -> the least number of pictures that it draws."""
 
