@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,10 @@ import sdpipe
 from benchmarks.table import Row
 from sdpipe.analysis.answers import answer
 from sdpipe.analysis.combine import design_of, limit_of, together
+from sdpipe.analysis.discrete import says
+from sdpipe.analysis.joint import Joint
+from sdpipe.analysis.levels import fit_levels
+from sdpipe.physics.smearing import GAUSSIAN
 from sdpipe.physics.spectra import o3
 
 Array = NDArray[np.float64]
@@ -75,19 +79,34 @@ def _shares(what: str, sigma: Sequence[float], off: Array, inside: Array) -> lis
 
 
 def of_time(run: sdpipe.run.Run) -> list[Row]:
-    """Return the time of the algebra of 50 energies, 2 sigma, 5 ensembles, 800 samples, three terms averaged."""
+    """Return the processor time of each call at 50 energies, 2 sigma, 5 ensembles, 800 samples, without reading runs.
+
+    The density is that of two levels, so that their fit is one.
+    """
     one, g = answer(run), np.random.default_rng(1)
-    E, n = np.linspace(0.2, 2.5, 50), 100
-    samples = 1 + 0.01 * g.standard_normal((800, 2, 50))
+    E, sigma, n = np.linspace(0.2, 2.5, 50), np.array([0.2, 0.3]), 100
+    density = GAUSSIAN(E[:, None], np.array([0.6, 1.6]), sigma[:, None, None]) @ np.array([1.0, 0.8])
+    samples = density + 0.01 * g.standard_normal((800, 2, 50))
     V = 1e-4 * np.exp(-np.abs(np.subtract.outer(np.tile(E, 2), np.tile(E, 2)))) + 1e-7 * np.eye(n)
-    values = {"central": samples.mean(axis=0), "error": 0 * samples[0] + 0.01, "samples": samples}
-    big = replace(one, E=E, latt=V, unresolved=V, **values)
+    values = {"central": density, "error": 0 * density + 0.01, "samples": samples}
+    big = replace(one, sigma=sigma, E=E, latt=V, unresolved=V, **values)
     points = [{"a": a, "mL": 4.0 + i % 2} for i, a in enumerate((0.1, 0.2, 0.3, 0.4, 0.5))]
-    begun = time.perf_counter()
     data = together([big] * 5, points, ("unresolved",))
-    limit_of(data, *design_of(data, ("a2", "a4", "exp(-mL)")), True)
-    what = "limit of 50 energies, 2 sigma, 5 ensembles, 800 samples, 8 models, without reading the runs"
-    return [Row(what, time.perf_counter() - begun, "s")]
+    five = Joint((big,) * 5, np.concatenate([samples.reshape(800, -1)] * 5, axis=1))
+    calls = {
+        "limit, 8 models": lambda: limit_of(data, *design_of(data, ("a2", "a4", "exp(-mL)")), True),
+        "limit sigma and a -> 0, 4 models": lambda: limit_of(data, *design_of(data, ("a2", "sigma2")), True),
+        "levels that describe it, too": lambda: says(big),
+        "two levels": lambda: fit_levels(sigma, E, density, 2 * V, GAUSSIAN, 2),
+        "joint, a ratio of sums": lambda: five.of(lambda a, b, c, d, e: (a[0] + b[0]) / (c[1] + d[0] + e[1])),
+    }
+    return [Row(f"{what}, processor time", _seconds(call), "s") for what, call in calls.items()]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begun = time.process_time()
+    call()
+    return time.process_time() - begun
 
 
 def of_levels(directory: Path) -> list[Row]:
