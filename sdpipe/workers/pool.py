@@ -125,7 +125,7 @@ class Pool:
                     tended = time.monotonic()
                 try:
                     future = finished.get(timeout=LOOK_EVERY)
-                    result = future.result(timeout=LOOK_EVERY)
+                    result = future.result(timeout=TEND_EVERY)  # Dask fails where half a second is not enough
                 except queue.Empty:
                     continue
                 except TimeoutError:
