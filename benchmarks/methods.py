@@ -87,7 +87,7 @@ def measure(directory: Path) -> list[Row]:
     return [
         Row(
             f"hlt {what} x {BOOTS} bootstraps x {len(ALPHAS)} alpha", t["hlt"], "s", None,
-            (Limit("ours", "≤", 1),), True, "lambda by evidence, and a stability scan",
+            (Limit("ours", "≤", 1),), True, "lambda by marginal likelihood, and a stability scan",
         ),
         Row("the same, lambda by a plateau of three alpha", t["plateau"], "s", None, (Limit("ours", "≤", 1),), True),
         Row(f"posterior {what} x {BOOTS} bootstraps", t["posterior"], "s", None, (Limit("ours", "≤", 2),), True),

@@ -4,7 +4,7 @@
 
 Suites V and A of ``public.py``, and six families on lattices of their own, from states below 0.1/a to states above 2/a.
 Rows are the posterior with its prior in one unit or another, in GeV; the posterior that integrates over the unit; the
-shipped networks; the most probable rho >= 0; and HLT by evidence. Columns: mean and median of
+shipped networks; the most probable rho >= 0; and HLT by marginal likelihood. Columns: mean and median of
 Err = sum |rho - truth| / sum |truth| over energies in per cent; coverage of one and two errors; half width. Errors are
 those of each method, and in the last columns times one factor for each level and method, the conformal one of
 ``CALIBRATION`` draws of all six families together. Settings of sdpipe were chosen on other draws of such families, what
@@ -220,7 +220,7 @@ METHODS: dict[str, Callable[[Suite], Answer]] = {
     "shipped networks": _networks,
     "most probable rho >= 0": _positive,
     "HLT, E0 = 0.2 or lower": _hlt(Choice()),
-    "HLT, E0 by evidence": _hlt(Choice(E0="evidence")),
+    "HLT, E0 by marginal likelihood": _hlt(Choice(E0="evidence")),
 }
 
 
@@ -279,7 +279,7 @@ def steep(file: Path) -> None:
         found = positive(C)
         numbers = {"chi2": found.chi2, "least chi2": positive.least_chi2(C)}
         rows[last, "most probable rho >= 0"] = numbers | {f"rho({x})": y for x, y in zip(E, found.mean[0], strict=True)}
-        for name, choice in {"E0 = 0.2": Choice(), "E0 by evidence": Choice(E0="evidence")}.items():
+        for name, choice in {"E0 = 0.2": Choice(), "E0 by marginal likelihood": Choice(E0="evidence")}.items():
             hlt = choice.build(grid, noise, 0.2).floored(C)
             r = hlt(C)
             numbers = {"E0": hlt.E0, "found": float(r.found.all())}

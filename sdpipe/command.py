@@ -80,8 +80,8 @@ def _surveyed(suggestion: Suggestion) -> str:
     """Say what a correlator file holds, and which keys of a config follow from it."""
     from sdpipe.show import survey_text
 
-    said = survey_text.text(suggestion.survey, suggestion.used, suggestion.why)
-    return f"{said}\n\n{survey_text.keys(suggestion.config)}"
+    text = survey_text.text(suggestion.survey, suggestion.used, suggestion.why)
+    return f"{text}\n\n{survey_text.keys(suggestion.config)}"
 
 
 def _surveys(state: State) -> str:
@@ -91,8 +91,8 @@ def _surveys(state: State) -> str:
 
     config = state.config
     kernel, E0 = config.kernel_function, config.spectra.E0
-    found = [(Survey.from_correlator(c, kernel), c) for c in state.inputs.correlators()]
-    return "\n\n".join(survey_text.text(s, c, s.doubts(E0)) for s, c in found)
+    surveyed = [(Survey.from_correlator(c, kernel), c) for c in state.inputs.correlators()]
+    return "\n\n".join(survey_text.text(s, c, s.doubts(E0)) for s, c in surveyed)
 
 
 def _new(path: Path) -> None:
@@ -113,10 +113,10 @@ def _docs() -> None:
     root, installed = Path(__file__).resolve().parents[1], Path("share", "doc", "sdpipe", "index.md")
     here = [root / "site" / "index.html", root / "docs" / "index.md"] if (root / "pyproject.toml").exists() else []
     places = [*here, root / installed, Path(sysconfig.get_path("data")) / installed]
-    found = next((path for path in places if path.exists()), None)
-    if found is None:
+    readable = next((path for path in places if path.exists()), None)
+    if readable is None:
         raise UserError(f"the documentation was not installed; looked for: {', '.join(map(str, places))}")
-    say(f"documentation: {found}\nsdpipe COMMAND --help says more of a command")
+    say(f"documentation: {readable}\nsdpipe COMMAND --help says more of a command")
 
 
 def _work(arguments: argparse.Namespace, config: Config) -> None:
@@ -205,7 +205,7 @@ def _status(arguments: argparse.Namespace, state: State) -> None:
     if arguments.verify:
         layout.refuse_links()
         driver = lock.holder(layout.driver)
-        every = [piece for stage in STAGES.values() for piece in stage.pieces(state.made)]
+        every = [piece for stage in STAGES.values() for piece in stage.pieces(state.identities)]
         damaged = verify(layout, every, forget=driver is None or not driver.may_live())
     survey = stages.survey(state)
     following, training = _next(arguments, survey), layout.in_training()

@@ -115,15 +115,15 @@ class RunDirectory:
         """
         only = {target: section for target, section in self.config.targets.items() if target == name}
         state = State(self.config.model_copy(update={"targets": only or self.config.targets}), self.layout)
-        (piece,) = (piece for piece in stages.STAGES[stage].pieces(state.made) if piece.name == name)
-        found = state.look(piece)
-        if found.condition == "damaged":
-            raise found.damage[0]
-        if found.condition == "stale" and not state.inputs.unreadable:
-            made = f"{stage}: {name} was made from other inputs than those of now"
+        (piece,) = (piece for piece in stages.STAGES[stage].pieces(state.identities) if piece.name == name)
+        status = state.look(piece)
+        if status.condition == "damaged":
+            raise status.damage[0]
+        if status.condition == "stale" and not state.inputs.unreadable:
+            words = f"{stage}: {name} was made from other inputs than those of now"
             command = shlex.join(["sdpipe", "run", str(self.layout.root)])
-            warnings.warn(f"{made}; run: {command}", stacklevel=3)  # the line that asked
-        return found.receipt is not None
+            warnings.warn(f"{words}; run: {command}", stacklevel=3)  # the line that asked
+        return status.receipt is not None
 
     def __repr__(self) -> str:
         from sdpipe.show.run_status import run_as_text

@@ -94,16 +94,16 @@ class RunError(Exception):
     """Work that failed for a reason outside the input, and says what is safe: exit status 1."""
 
 
-def another_schema(path: Path, found: Mapping[str, Any]) -> UserError:
+def another_schema(path: Path, attrs: Mapping[str, Any]) -> UserError:
     """Say in one line that ``path`` is of another schema, and which sdpipe wrote it; ``found`` is what it says.
 
     What an earlier version made is made anew elsewhere, from the config that it has.
     """
     words = (
-        f"{path}: written by sdpipe {found.get('sdpipe_version', 'of another version')} with schema "
-        f"{found.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}"
+        f"{path}: written by sdpipe {attrs.get('sdpipe_version', 'of another version')} with schema "
+        f"{attrs.get('schema')}, but this is sdpipe {__version__}, which reads schema {SCHEMA}"
     )
-    earlier = isinstance(found.get("schema"), int) and found["schema"] < SCHEMA
+    earlier = isinstance(attrs.get("schema"), int) and attrs["schema"] < SCHEMA
     for root in (path, *path.parents) if earlier else ():
         for config in (root / ".sdpipe" / "config.yaml", root / "config.yaml"):
             if config.exists() and root.name != ".sdpipe":

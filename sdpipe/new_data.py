@@ -19,7 +19,7 @@ from sdpipe.errors import UserError
 from sdpipe.physics.noise import check_size
 from sdpipe.run import Run, open_run
 
-STREAM = "predict"
+NEW_DATA_STREAM = "predict"
 """Stream of bootstrap draws of what is given to :func:`predict`: not its path, so that a moved file gives the same."""
 
 
@@ -139,7 +139,11 @@ def _data(
         check_size(c.mean, c.times, "samples")
         known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
         known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
-        return c.bootstrap(run.config.bootstrap, run.config.seed, STREAM), known, Source.from_facts(c.facts).keys()
+        return (
+            c.bootstrap(run.config.bootstrap, run.config.seed, NEW_DATA_STREAM),
+            known,
+            Source.from_facts(c.facts).keys(),
+        )
     if holds_errors(samples):
         lattice, parity = run.config.lattice, run.config.kernel_function.parity
         how = {"period": lattice.period, "parity": parity} if parity else {}

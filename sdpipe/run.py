@@ -154,15 +154,15 @@ class Run(RunDirectory):
         prediction = self._prediction_of(target)
         factor = prediction.attrs["scale"]
         samples = factor * prediction.correlator.values
-        found = self._predictor.smear(samples, smearing, factor, bounds)
-        return with_states(found, prediction, self.config.observables, smearing)
+        smeared = self._predictor.smear(samples, smearing, factor, bounds)
+        return with_states(smeared, prediction, self.config.observables, smearing)
 
     def _rows(self, E: float | Sequence[float]) -> NDArray[np.intp]:
         """Return where energies are in the grid of the run; raise UserError where one is not."""
-        there, wanted = np.array(self.config.energies.grid), np.atleast_1d(np.asarray(E, float))
-        rows = np.abs(wanted[:, None] - there).argmin(axis=1)
-        if not np.allclose(there[rows], wanted, rtol=1e-6):
-            near = ", ".join(f"{there[i]:.12g}" for i in dict.fromkeys(rows.tolist()))
+        grid, wanted = np.array(self.config.energies.grid), np.atleast_1d(np.asarray(E, float))
+        rows = np.abs(wanted[:, None] - grid).argmin(axis=1)
+        if not np.allclose(grid[rows], wanted, rtol=1e-6):
+            near = ", ".join(f"{grid[i]:.12g}" for i in dict.fromkeys(rows.tolist()))
             raise UserError(f"E = {E}: not energies of the run; the nearest are {near}")
         return rows
 
@@ -281,13 +281,13 @@ class Run(RunDirectory):
         good = rest.std(axis=0) < LARGEST_ERROR * np.abs(rest.mean(axis=0))
         seen = grid.times[len(good) - 1 if good.all() else max(int(np.argmin(good)) - 1, 0)]
         times = [grid.times[0], last_time(seen, grid.times)]
-        said = {"period": lattice.period, "spacing": lattice.spacing, "first": lattice.slices[0], "times": times}
-        said = [f"lattice.{key}={value}" for key, value in said.items()]
-        here = ["resampling=bootstrap", f"kernel={config.kernel}", *said, *same, *keys]
-        made = reconstruct(rest, *here, run=to)
-        (name,) = made.config.targets
-        samples = lead_samples(made.predictions[name].load(), made.config.budget.central)
-        return put_back(made.budget[name], samples, A, M, made.config.observables)
+        keywords = {"period": lattice.period, "spacing": lattice.spacing, "first": lattice.slices[0], "times": times}
+        keywords = [f"lattice.{key}={value}" for key, value in keywords.items()]
+        here = ["resampling=bootstrap", f"kernel={config.kernel}", *keywords, *same, *keys]
+        rest_run = reconstruct(rest, *here, run=to)
+        (name,) = rest_run.config.targets
+        samples = lead_samples(rest_run.predictions[name].load(), rest_run.config.budget.central)
+        return put_back(rest_run.budget[name], samples, A, M, rest_run.config.observables)
 
     def band(self, target: str) -> xr.Dataset:
         """Return the bound of Cauchy and Schwarz on one density off the diagonal of a matrix of correlators.

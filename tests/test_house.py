@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ ROOMS = (
 NAMES = [name for name, _ in ROOMS]
 
 
+@cache
 def modules() -> dict[str, tuple[str, Path]]:
     """Return module -> (its room, its file)."""
     found = {}
@@ -44,6 +46,7 @@ def modules() -> dict[str, tuple[str, Path]]:
     return found
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Return every absolute module that a file imports, inside functions and for types too."""
     found = set()
@@ -55,6 +58,7 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+@cache
 def own(path: Path) -> set[str]:
     """Return the modules of sdpipe that a file imports."""
     parts = [name.split(".")[1:] for name in imports(path) if name.startswith("sdpipe.")]

@@ -16,7 +16,7 @@ from sdpipe.correlators.record import first_line, optional
 from sdpipe.errors import UserError
 from sdpipe.infer.integrals import WeightFunction, quadrature_weights
 
-STEP = 1e-4
+DERIVATIVE_STEP = 1e-4
 """Of the derivative of a function of densities, in units of their errors."""
 
 
@@ -94,8 +94,10 @@ class Joint:
 
     def _along(self, f: Callable[..., Any], step: Array) -> Array:
         """Return the derivative of f along a step of one error."""
-        up, down = (np.asarray(f(*self.split(self.central + s * STEP * step)), float).ravel() for s in (1, -1))
-        return (up - down) / (2 * STEP)
+        up, down = (
+            np.asarray(f(*self.split(self.central + s * DERIVATIVE_STEP * step)), float).ravel() for s in (1, -1)
+        )
+        return (up - down) / (2 * DERIVATIVE_STEP)
 
     def integral(self, *weights: WeightFunction) -> xr.Dataset:
         """Return O = sum_c int dE w_c(E) rho_sigma^c(E), one weight for each run, all of the same sigma.

@@ -148,19 +148,19 @@ def read_config(path: Path, overrides: Iterable[str] = ()) -> tuple[Config, KeyP
         if isinstance(raw.get(section), dict):
             raw[section].pop(key, None)
     origin = KeyPlaces(file, node, [_override(raw, text) for text in overrides])
-    config, found = validated(raw)
-    if found := [*found, *(faults(config) if config else [])]:
-        raise UserError(*origin.describe(found))
+    config, wrong = validated(raw)
+    if wrong := [*wrong, *(faults(config) if config else [])]:
+        raise UserError(*origin.describe(wrong))
     return config, origin
 
 
-def _taken_for_numbers(raw: Any, made: Any, *keys: str | int) -> Iterator[Fault]:
+def _taken_for_numbers(raw: Any, value_of: Any, *keys: str | int) -> Iterator[Fault]:
     """Yield where ``raw`` holds yes or no, which to Python are numbers, and what was ``made`` of it holds a number."""
-    if isinstance(raw, bool) and not isinstance(made, bool):
+    if isinstance(raw, bool) and not isinstance(value_of, bool):
         yield keys, "a number is needed; yes, no, on, off, true and false are none"
     parts = raw.items() if isinstance(raw, dict) else enumerate(raw) if isinstance(raw, list) else ()
     for key, value in parts:
-        yield from _taken_for_numbers(value, made[key], *keys, key)
+        yield from _taken_for_numbers(value, value_of[key], *keys, key)
 
 
 def read_yaml(file: Path, needed: str) -> tuple[dict[str, Any], yaml.Node]:
@@ -206,9 +206,9 @@ def overridden(overrides: Iterable[str]) -> dict[str, Any]:
 
 def config_of(raw: dict[str, Any], where: str) -> Config:
     """Return the config of these sections; raise UserError with every fault, ``where: key: words``."""
-    config, found = validated(raw)
-    if found := [*found, *(faults(config) if config else [])]:
-        raise UserError(*(": ".join(filter(None, [where, ".".join(map(str, keys)), words])) for keys, words in found))
+    config, wrong = validated(raw)
+    if wrong := [*wrong, *(faults(config) if config else [])]:
+        raise UserError(*(": ".join(filter(None, [where, ".".join(map(str, keys)), words])) for keys, words in wrong))
     return config
 
 

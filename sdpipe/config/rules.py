@@ -26,10 +26,21 @@ Fault = tuple[Location, str]
 POSITIVE = ("positive", "bounds")
 """Methods that know rho >= 0."""
 
-SMALLEST = 70.0
+SMALLEST_DECAY = 70.0
 """-log of the smallest C(t) of the training set; numbers of 32 bits end at 87."""
 
-OWN = ("latt", "net", "resolution", "scale", "central", "published", "total", "calibrated", "truth", "pull")
+RESERVED_SOURCES = (
+    "latt",
+    "net",
+    "resolution",
+    "scale",
+    "central",
+    "published",
+    "total",
+    "calibrated",
+    "truth",
+    "pull",
+)
 """Names in a budget and its table that no source of error may have."""
 
 
@@ -70,7 +81,7 @@ def highest_threshold(time: float) -> float:
     >>> highest_threshold(34.0)
     2.0
     """
-    return SMALLEST / (time + 1)  # draws themselves fall like exp(-omega / GeV)
+    return SMALLEST_DECAY / (time + 1)  # draws themselves fall like exp(-omega / GeV)
 
 
 def _thresholds(config: Config) -> Iterator[Fault]:
@@ -187,9 +198,10 @@ def _shipped(config: Config) -> Iterator[Fault]:
 
 def _methods(config: Config) -> Iterator[Fault]:
     lattice, slices = config.lattice, config.lattice.slices
-    at = [t for t in (0, lattice.period) if t in slices and (t == 0 or config.kernel != "exponential")]
-    for name in {"hlt", "bounds"} & set(config.methods) if at else ():
-        words = f"{name} knows no cutoff of the integrals over omega, and C(t = {at[0]}) is infinite without one"
+    unresolved = [t for t in (0, lattice.period) if t in slices and (t == 0 or config.kernel != "exponential")]
+    for name in {"hlt", "bounds"} & set(config.methods) if unresolved else ():
+        t = unresolved[0]
+        words = f"{name} knows no cutoff of the integrals over omega, and C(t = {t}) is infinite without one"
         yield ("methods",), f"{words}; allowed: lattice.times from 1 on, or methods without {name}"
 
 
@@ -235,7 +247,7 @@ def _budget(config: Config) -> Iterator[Fault]:
         yield ("budget", "central"), f"there is no ensemble {central}; {allowed}"
     for source, name in config.budget.references.items():
         where = ("budget", "references", source)
-        if source in (*OWN, *ESTIMATORS, *INTERVALS):
+        if source in (*RESERVED_SOURCES, *ESTIMATORS, *INTERVALS):
             yield where, f"{source} has a meaning of its own in a budget; choose another name"
         if name not in ensembles:
             yield where, f"there is no ensemble {name}; {allowed}"

@@ -21,7 +21,7 @@ from sdpipe.physics import spectra
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.prior import Mixture
 
-MOST_SLICES = 2048
+MOST_LATTICE_TIMES = 2048
 """Time slices that the networks may see: their covariance is a matrix that must fit, and be inverted."""
 
 MANY = 50
@@ -49,8 +49,10 @@ class Lattice(Section):
         first, last = self.times
         if not first <= last <= self.period:
             raise ValueError(f"times: {first}..{last} must ascend and lie within 0..{self.period} (the period)")
-        if last - first >= MOST_SLICES:
-            raise ValueError(f"times: {first}..{last} are {last - first + 1} slices; allowed: at most {MOST_SLICES}")
+        if last - first >= MOST_LATTICE_TIMES:
+            raise ValueError(
+                f"times: {first}..{last} are {last - first + 1} slices; allowed: at most {MOST_LATTICE_TIMES}"
+            )
         return self
 
     @property
@@ -136,7 +138,7 @@ class HLTSection(Section):
     """What the method of Hansen, Lupo and Tantalo leaves open, see [method.md](method.md#hlt)."""
 
     rule: Literal["evidence", "plateau", "balance"] = "evidence"
-    """How lambda is chosen: by evidence, or by the stability analyses of the literature."""
+    """How lambda is chosen: by marginal likelihood, or by the stability analyses of the literature."""
     lambda_: Annotated[float, Field(gt=0, le=1e30)] | None = Field(None, alias="lambda")
     """lambda/(1 - lambda) at every sigma and energy, chosen by you and not by a rule: read it off a stability plot."""
     alpha: Annotated[float, Field(ge=-100, lt=1000)] = 0.0
@@ -213,7 +215,7 @@ class Cluster(Section):
     """``local``, or the name of a section in jobqueue.yaml; ``jobs`` is the most that run at once."""
 
     cpu: Name = "local"
-    """Pool of generate, predict and validate; `serial` is the driver itself, forked where it validates."""
+    """Pool of generate, predict, validate and analyze; `serial` is the driver itself, forked where it validates."""
     gpu: Name = "local"
     """Pool of train."""
     jobs: Annotated[int, Field(ge=1, le=10_000)] = 4
@@ -230,7 +232,7 @@ class Config(Section):
     name: Name
     """Name of the run; its directory is `runs/NAME`."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-    """Of every random number."""
+    """Starts every stream of random numbers."""
     lattice: Lattice
     """Grid of times."""
     kernel: KernelName

@@ -25,7 +25,7 @@ class SmearingSection(Section):
     @property
     def function(self) -> smearing.Smearing:
         """f_sigma(omega, E)."""
-        return smearing.made(self.kind, **self.parameters)
+        return smearing.from_kind(self.kind, **self.parameters)
 
 
 class GaussianSection(SmearingSection):
@@ -84,8 +84,8 @@ class SinhSection(SmearingSection):
 
 def _registered(name: str) -> str:
     if name not in smearing.OWN:
-        there = ", ".join(smearing.OWN) or "none, put it into sdpipe.physics.smearing.OWN"
-        raise ValueError(f"there is no smearing {name} of your own; allowed: {there}")
+        known = ", ".join(smearing.OWN) or "none, put it into sdpipe.physics.smearing.OWN"
+        raise ValueError(f"there is no smearing {name} of your own; allowed: {known}")
     return name
 
 

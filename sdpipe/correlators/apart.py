@@ -72,12 +72,12 @@ def read(snapshot: Snapshot, dataset: str | None, libraries: Sequence[str]) -> R
                 send_request(process.stdin, snapshot, dataset, libraries)
             with suppress(BrokenPipeError):
                 process.stdin.close()
-            answer, said = process.stdout.read(), process.stderr.read()
+            answer, messages = process.stdout.read(), process.stderr.read()
         except BaseException:
             process.kill()
             raise
     if not answer.startswith(READY):
-        raise _cannot_start(snapshot.path, said.decode(errors="replace").strip().rpartition("\n")[2])
+        raise _cannot_start(snapshot.path, messages.decode(errors="replace").strip().rpartition("\n")[2])
     if process.returncode:
         raise UserError(f"{snapshot.path}: {_death(-process.returncode)}")
     return _record(answer[len(READY) :])
@@ -130,15 +130,16 @@ def send_faults(stream: IO[bytes], error: UserError) -> None:
 
 def _record(answer: bytes) -> Record:
     """Return the record in an answer; raise UserError where the file is refused."""
-    at = answer.index(b"\n") + 1
-    head = json.loads(answer[:at])
+    position = answer.index(b"\n") + 1
+    head = json.loads(answer[:position])
     if "faults" in head:
         raise UserError(*head["faults"], key=head["key"])
     arrays = {}
     for name, (shape, order) in head["arrays"].items():
-        numbers = np.frombuffer(answer, float, int(np.prod(shape)), at).copy()  # aligned, and free of the other bytes
+        # A copy is aligned, and free of the other bytes.
+        numbers = np.frombuffer(answer, float, int(np.prod(shape)), position).copy()
         arrays[name] = numbers.reshape(shape, order=order)
-        at += numbers.nbytes
+        position += numbers.nbytes
     return Record(head["where"], said=head["said"], stored=np.dtype(head["stored"]), **arrays)
 
 

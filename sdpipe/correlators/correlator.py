@@ -31,8 +31,8 @@ ErrorOf = Literal["mean", "sample"]
 GROWTH = 0.1
 """Relative growth of an error on doubling the bin from which on it is flagged."""
 
-ENOUGH = 10
-"""Bins of ENOUGH (tau_int - 1/(4 tau_int)) make the error of a chain with one exponential memory 5 % too small."""
+ENOUGH_BINS = 10
+"""Bins of ENOUGH_BINS (tau_int - 1/(4 tau_int)) make the error of a chain with one exponential memory 5 % too small."""
 
 
 @dataclass(frozen=True)
@@ -301,11 +301,11 @@ def _of_matrix(matrix: Mapping[str, Any] | None) -> dict[str, Any]:
             raise ValueError
         component, gevp = matrix.get("component"), matrix.get("gevp")
         i, j = (0, 0) if component is None else map(index, component)
-        made = None if gevp is None else Gevp(**{key: index(value) for key, value in gevp.items()})
+        projection = None if gevp is None else Gevp(**{key: index(value) for key, value in gevp.items()})
     except (TypeError, ValueError, AttributeError):
         words = f"read_correlator: matrix: {matrix} is not allowed; allowed: {matrices.ALLOWED}"
         raise UserError(words, key="matrix") from None
-    return {"component": None if component is None else (i, j), "gevp": made}
+    return {"component": None if component is None else (i, j), "gevp": projection}
 
 
 def load(
@@ -423,7 +423,7 @@ def _covariance(samples: Array, facts: dict[str, Any]) -> Array:
 # --- what the numbers are ------------------------------------------------------------------------------------
 
 
-def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Array, Array, dict[str, Any]]:
+def _given(source: Source, record: Record, present: tuple[int, ...]) -> tuple[Array, Array, dict[str, Any]]:
     """Return mean, covariance of the mean and facts of a file without samples."""
     for key in ("resampling", "bin"):
         if getattr(source, key) != getattr(Source, key):
@@ -441,13 +441,13 @@ def _given(source: Source, record: Record, there: tuple[int, ...]) -> tuple[Arra
         raise record.fault(f"errors without their correlation between times; {allowed}", "covariance")
     covariance = np.diag(record.errors**2) if record.covariance is None else record.covariance
     if source.covariance != "diagonal":
-        check_covariance(covariance, there, record.where, definite=False, rounding=len(there) * record.precision)
+        check_covariance(covariance, present, record.where, definite=False, rounding=len(present) * record.precision)
     covariance = covariance / (known["configurations"] if error == "sample" else 1)
     return record.mean, covariance, {"resampling": "none", "error_of": error, **known}
 
 
 def _independent(
-    source: Source, record: Record, there: tuple[int, ...], matrix: Array, times: tuple[int, ...]
+    source: Source, record: Record, present: tuple[int, ...], matrix: Array, times: tuple[int, ...]
 ) -> tuple[Array, dict[str, Any], list[str]]:
     """Return bootstrap means or binned configurations (n, T), facts and flags of a file with samples."""
     samples, size = record.samples, source.bin
@@ -458,7 +458,7 @@ def _independent(
     if len(samples) < 2:
         raise record.fault("one configuration has no statistical error; at least 2 are needed")
     if (constant := np.flatnonzero((np.ptp(samples, axis=0) == 0) & matrix.any(axis=0))).size:
-        raise record.fault(f"t = {there[constant[0]]} is the same in every sample (zero variance)")
+        raise record.fault(f"t = {present[constant[0]]} is the same in every sample (zero variance)")
     if kind == "bootstrap":
         for key, plain in (("bin", None), ("covariance", "full")):
             if (value := getattr(source, key)) not in (plain, "diagonal"):
@@ -503,7 +503,7 @@ def _short(record: Record, size: int, folded: Array, times: tuple[int, ...], fac
     if grows[i] <= max(GROWTH, 2.5 * deviation):
         return []
     tau = facts["tau_int"]
-    longer = max(2 * size, int(np.ceil(ENOUGH * (tau - 1 / (4 * tau)))))
+    longer = max(2 * size, int(np.ceil(ENOUGH_BINS * (tau - 1 / (4 * tau)))))
     return [
         f"{record.where}: bin {size} is too short: on doubling it the error at t = {times[i]} grows by "
         f"{100 * grows[i]:.0f} +- {100 * deviation:.0f} % (tau_int = {tau:.1f} +- {facts['tau_int_error']:.1f} "

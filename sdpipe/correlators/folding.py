@@ -70,8 +70,8 @@ def folding(
         raise UserError(f"{held} need {period} (a period), or {period // 2 + 1} (folded)")
     folds = within and max(present) > period // 2
     both = [sorted({t, (period - t) % period}) if folds else [t] for t in times]
-    there = [[m for m in pair if m in index] for pair in both]
-    missing = [t for t, found in zip(times, there, strict=True) if not found]
+    sources = [[m for m in pair if m in index] for pair in both]
+    missing = [t for t, pair in zip(times, sources, strict=True) if not pair]
     if missing:
         without_gaps = len(present) == present[-1] - present[0] + 1
         span = f"{present[0]}..{present[-1]}" if without_gaps else ", ".join(map(str, present))
@@ -79,9 +79,9 @@ def folding(
     if period is not None and not within and (max(present) >= period or not (named or len(present) == period)):
         raise UserError(f"{held} up to {max(times)} need {period}")
     matrix = np.zeros((len(times), len(present)))  # a row picks a slice, or averages C(t) and C(T - t)
-    for row, t, found in zip(matrix, times, there, strict=True):
-        for m in found:
-            row[index[m]] = (1 if m == t else parity) / len(found)
+    for row, t, pair in zip(matrix, times, sources, strict=True):
+        for m in pair:
+            row[index[m]] = (1 if m == t else parity) / len(pair)
     return matrix
 
 

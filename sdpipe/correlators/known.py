@@ -17,7 +17,7 @@ from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
 from sdpipe.physics.noise import treat
 
-STEPS = 30
+FIT_STEPS = 30
 """Of Gauss and Newton, at most."""
 
 FURTHER, FEWEST = 1.5, 6
@@ -169,7 +169,7 @@ def ground_state(C: Array, times: Sequence[int], kernel: Kernel, between: tuple[
     M = np.maximum(np.log(np.maximum(ratio, 1 + 1e-3)) / kernel.spacing, 1e-6)
     A = y[:, middle] / kernel(t[middle], M)
     weight = 1 / error if (y.std(axis=0) > 0).all() else 1 / np.abs(y.mean(axis=0))
-    for _ in range(STEPS):
+    for _ in range(FIT_STEPS):
         h = 1e-6 * M
         b, up, down = (kernel(t, m[:, None]) for m in (M, M + h, M - h))
         J = np.stack([b, A[:, None] * (up - down) / (2 * h[:, None])], axis=-1) * weight[:, None]

@@ -123,8 +123,8 @@ def _check_hermitian(record: Record, C: Array, kind: str, first: int) -> None:
     pull = np.abs(off.mean(axis=0)) / np.maximum(error, 1e-12 * size + np.finfo(float).tiny)
     t, k = np.unravel_index(int(np.argmax(pull)), pull.shape)
     if pull.max() > HERMITIAN:
-        a, b, at = i[k], j[k], slices(record, first)[t]
-        words = f"C_{a}{b} and C_{b}{a} differ by {pull.max():.3g} errors at t = {at}"
+        a, b, time = i[k], j[k], slices(record, first)[t]
+        words = f"C_{a}{b} and C_{b}{a} differ by {pull.max():.3g} errors at t = {time}"
         raise record.fault(f"not hermitian: {words}; allowed: {HERMITIAN:g}", "component")
 
 

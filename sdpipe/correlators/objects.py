@@ -66,18 +66,18 @@ def _read_obs(pe: Any, content: Any, dataset: str | None, path: Path) -> Record:
     """
     where, whole = str(path), isinstance(content, pe.Corr)
     entries = list(content.content if whole else content)
-    found = {t: np.asarray(e) for t, e in enumerate(entries) if e is not None}
-    if whole and content.N > 1 and dataset is None and (samples := _matrix_samples(pe, found)) is not None:
-        times = np.array(list(found), float)
+    by_time = {t: np.asarray(e) for t, e in enumerate(entries) if e is not None}
+    if whole and content.N > 1 and dataset is None and (samples := _matrix_samples(pe, by_time)) is not None:
+        times = np.array(list(by_time), float)
         return Record(where, real(samples, where), times=times, said={"resampling": "configurations"})
     if whole and content.N > 1:
         name = choose(dataset, [f"{i},{j}" for i in range(content.N) for j in range(content.N)], path)
         i, j = map(int, name.split(","))
-        found, where = {t: e[i, j] for t, e in found.items()}, f"{path}: {name}"
+        by_time, where = {t: e[i, j] for t, e in by_time.items()}, f"{path}: {name}"
     elif dataset is not None:
         raise UserError(f"{path}: one correlator without a name; leave dataset out", key="dataset")
-    obs = [o for e in found.values() for o in np.ravel(e) if isinstance(o, pe.Obs)]
-    times = np.array(list(found), float)
+    obs = [o for e in by_time.values() for o in np.ravel(e) if isinstance(o, pe.Obs)]
+    times = np.array(list(by_time), float)
     if not obs or len(obs) != len(times):
         raise UserError(f"{where}: needed one Corr, or one list of Obs, with one value per time")
     first = obs[0]
@@ -103,9 +103,9 @@ def _alike(obs: list[Any]) -> bool:
     return len(first.mc_names) == 1 and all(o.idl == first.idl and not o.cov_names for o in obs)
 
 
-def _matrix_samples(pe: Any, found: dict[int, Any]) -> Array | None:
+def _matrix_samples(pe: Any, by_time: dict[int, Any]) -> Array | None:
     """Return samples (n, t, i, j) of a matrix of Obs at each time, None where these are not of the same samples."""
-    obs = np.array(list(found.values()), object)
+    obs = np.array(list(by_time.values()), object)
     if not all(isinstance(o, pe.Obs) for o in obs.flat) or not _alike(list(obs.flat)):
         return None
     samples = [np.concatenate([o.deltas[r] + o.r_values[r] for r in o.names]) for o in obs.flat]
@@ -115,16 +115,16 @@ def _matrix_samples(pe: Any, found: dict[int, Any]) -> Array | None:
 def _ensemble_covariance(pe: Any, obs: list[Any], ensemble: str) -> Array:
     """Return the covariance (t, t) that Obs have from one ensemble: Gamma errors, correlations of single samples."""
     chains = sorted({chain for o in obs for chain in o.e_content[ensemble]})
-    found = {chain: sorted({i for o in obs for i in o.idl.get(chain, ())}) for chain in chains}
+    configurations = {chain: sorted({i for o in obs for i in o.idl.get(chain, ())}) for chain in chains}
     deltas, errors = [], []
     for o in obs:
         mine = o.e_content[ensemble]
         alone = pe.Obs([o.deltas[chain] for chain in mine], mine, idl=[o.idl[chain] for chain in mine])
         alone.gamma_method(S=WINDOW)
         errors.append(alone.dvalue)
-        whole = {chain: np.zeros(len(found[chain])) for chain in chains}
+        whole = {chain: np.zeros(len(configurations[chain])) for chain in chains}
         for chain in mine:
-            whole[chain][np.searchsorted(found[chain], o.idl[chain])] = o.deltas[chain]
+            whole[chain][np.searchsorted(configurations[chain], o.idl[chain])] = o.deltas[chain]
         deltas.append(np.concatenate(list(whole.values())))
     unit = np.array(deltas) / np.linalg.norm(deltas, axis=1)[:, None]
     return unit @ unit.T * np.outer(errors, errors)

@@ -16,7 +16,7 @@ import numpy as np
 from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 
-LARGEST = 1e150
+LARGEST_VALUE = 1e150
 """Size of values whose squares are still finite."""
 
 
@@ -94,8 +94,8 @@ class Record:
         if size > MOST_SLICES:
             raise self.fault(f"{size} time slices; allowed: up to {MOST_SLICES}; samples are (configurations, times)")
         for values in (self.samples, self.mean, self.errors):
-            if values is not None and (size := max(values.max(), -values.min())) > LARGEST:
-                raise self.fault(f"a value of size {size:.3g}; allowed: up to {LARGEST:g}")
+            if values is not None and (size := max(values.max(), -values.min())) > LARGEST_VALUE:
+                raise self.fault(f"a value of size {size:.3g}; allowed: up to {LARGEST_VALUE:g}")
         times = np.zeros(0) if self.times is None else self.times
         if (broken := times[times != np.round(times)]).size:
             raise self.fault(f"t = {broken[0]:g}; times are whole numbers, in lattice units")
@@ -152,11 +152,11 @@ def choose(dataset: str | None, names: Iterable[str], path: Path) -> str:
     Raises UserError, with the names there, for one that is not there or a choice that must be made.
     """
     names = sorted(names)
-    there = f"those there: {', '.join(names[:20]) or 'none'}{', ...' if len(names) > 20 else ''}"
+    choices = f"those there: {', '.join(names[:20]) or 'none'}{', ...' if len(names) > 20 else ''}"
     if dataset is None and len(names) != 1:
-        raise UserError(f"{path}: say which dataset to read; {there}", key="dataset")
+        raise UserError(f"{path}: say which dataset to read; {choices}", key="dataset")
     if dataset is not None and dataset not in names:
-        raise UserError(f"{path}: there is no dataset {dataset!r}; {there}", key="dataset")
+        raise UserError(f"{path}: there is no dataset {dataset!r}; {choices}", key="dataset")
     return names[0] if dataset is None else dataset
 
 

@@ -46,16 +46,16 @@ def as_key(states: Sequence[Mapping[str, Any] | tuple[Any, Any]]) -> list[str]:
     >>> as_key([(1.0, (0.5, 0.01)), {"between": (16, 24)}])
     ['subtract=[{"amplitude": 1.0, "mass": [0.5, 0.01]}, {"between": [16, 24]}]']
     """
-    made = []
+    keys = []
     for one in states:
         if isinstance(one, Mapping):
-            made.append({key: np.asarray(value).tolist() for key, value in one.items()})
+            keys.append({key: np.asarray(value).tolist() for key, value in one.items()})
         elif isinstance(one, tuple | list) and len(one) == 2:
-            made.append({"amplitude": _number(one[0]), "mass": _number(one[1])})
+            keys.append({"amplitude": _number(one[0]), "mass": _number(one[1])})
         else:
             allowed = "allowed: (amplitude, mass), or {between: times}"
             raise UserError(f"subtract: {str(one)[:60]} is not allowed; {allowed}")
-    return [f"subtract={json.dumps(made)}"] if made else []
+    return [f"subtract={json.dumps(keys)}"] if keys else []
 
 
 def _number(value: Any) -> float | list[float]:

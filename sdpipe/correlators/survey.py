@@ -12,7 +12,7 @@ from sdpipe.correlators.correlator import Correlator
 from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
 
-KNOWN = 0.1
+KNOWN_MASS = 0.1
 """Relative error of an effective mass from which on it says nothing of the lowest state."""
 
 FALLING = 1.5
@@ -110,18 +110,19 @@ class Survey:
 
     @property
     def late_mass(self) -> float | None:
-        """The effective mass in GeV at the latest time at which it is known to KNOWN: about that of the lowest state,
-        None where it is known at no time.
+        """The effective mass in GeV at the latest time at which it is known to KNOWN_MASS; None where at no time.
+
+        It is about that of the lowest state.
         """
         with np.errstate(invalid="ignore"):
-            known = np.flatnonzero((self.mass > 0) & (self.mass_error < KNOWN * self.mass))
+            known = np.flatnonzero((self.mass > 0) & (self.mass_error < KNOWN_MASS * self.mass))
         return float(self.mass[known[-1]]) if known.size else None
 
     @property
     def lowest(self) -> float:
         """The late mass; raises UserError where there is none."""
         if self.late_mass is None:
-            words = f"no effective mass is known to {100 * KNOWN:.0f} %, for kernel {self.kernel.name}"
+            words = f"no effective mass is known to {100 * KNOWN_MASS:.0f} %, for kernel {self.kernel.name}"
             raise UserError(f"{self.correlator.where}: {words}: say smearing.sigma, energies and spectra.unit yourself")
         return self.late_mass
 

@@ -186,10 +186,10 @@ def _long_table(path: Path, cfg: Array, t: Array, C: Array) -> Record:
     cells, count = np.unique(row * len(times) + column, return_counts=True)
     wrong = np.flatnonzero((cells != np.arange(len(cells))) | (count != 1))
     if wrong.size or len(cells) < len(labels) * len(times):  # looked at before there is room for all of them
-        at = int(wrong[0]) if wrong.size else len(cells)
-        there = int(count[at]) if wrong.size and cells[at] == at else 0
-        label, t = labels[at // len(times)], times[at % len(times)]
-        raise UserError(f"{path}: configuration {label:g} has t = {t:g} {there} times; needed: once")
+        cell = int(wrong[0]) if wrong.size else len(cells)
+        lines = int(count[cell]) if wrong.size and cells[cell] == cell else 0
+        label, t = labels[cell // len(times)], times[cell % len(times)]
+        raise UserError(f"{path}: configuration {label:g} has t = {t:g} {lines} times; needed: once")
     samples = np.empty((len(labels), len(times)))
     samples[row, column] = C
     return Record(str(path), samples=samples, times=times, said={"resampling": "configurations"})

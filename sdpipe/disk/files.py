@@ -104,8 +104,9 @@ def sweep(directory: Path, deep: bool = True) -> None:
 
     What has another name than :data:`LEFTOVER` stays.
     """
-    found = [p for p in (directory.rglob("*") if deep else directory.glob("*")) if LEFTOVER.fullmatch(p.name)]
-    for path in sorted(found, key=lambda p: p.suffix == PARTIAL):  # replaced stores first, which may hold the others
+    leftovers = [p for p in (directory.rglob("*") if deep else directory.glob("*")) if LEFTOVER.fullmatch(p.name)]
+    # Replaced stores first, which may hold the others.
+    for path in sorted(leftovers, key=lambda p: p.suffix == PARTIAL):
         place = path.with_name(LEFTOVER.fullmatch(path.name)["name"])
         if path.suffix == OLD and not place.exists():
             path.rename(place)

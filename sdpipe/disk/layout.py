@@ -155,8 +155,8 @@ class Layout:
         """
         stores = [*self.root.glob("*.zarr"), self.draws]
         places = (self.root / STATE, self.networks, self.figures, self.pages, self.logs, *stores)
-        found = [place for place in places if place.is_symlink()] + [path for p in places for path in odd(p)]
-        for path in (path for path in found if path not in stores or not (path / "zarr.json").is_file()):
+        odd_places = [place for place in places if place.is_symlink()] + [path for p in places for path in odd(p)]
+        for path in (path for path in odd_places if path not in stores or not (path / "zarr.json").is_file()):
             if not path.is_symlink():
                 raise UserError(f"{path}: not a file; remove it")
             raise UserError(
@@ -185,11 +185,11 @@ class Layout:
         """Return what lies in the run directory and is none of sdpipe's: it is neither read nor removed."""
         kept = (self.networks, self.figures, self.pages)
         own = {self.config, *kept, self.report, self.logs, self.root / STATE, *self.stores}
-        found = [path for path in self.root.glob("*") if path not in own]
+        paths = [path for path in self.root.glob("*") if path not in own]
         noted = {name for receipt in self._whole_receipts() for name in receipt.files}
-        found += [p for place in kept for p in place.glob("*") if self.relative(p) not in noted]
-        found += [p for store in self.stores for p in store.rglob("*") if p.suffix in (PARTIAL, OLD)]
-        return sorted(path for path in found if not LEFTOVER.fullmatch(path.name))
+        paths += [p for place in kept for p in place.glob("*") if self.relative(p) not in noted]
+        paths += [p for store in self.stores for p in store.rglob("*") if p.suffix in (PARTIAL, OLD)]
+        return sorted(path for path in paths if not LEFTOVER.fullmatch(path.name))
 
     def _whole_receipts(self) -> Iterator[Receipt]:
         for piece in self.receipts.all():
@@ -233,10 +233,10 @@ class Layout:
         rows = []
         for file in sorted(self.running.glob("*.json")):
             try:
-                at, noted = file.stat().st_mtime, unseal(read(file).decode(), IN_TRAINING)
+                changed, noted = file.stat().st_mtime, unseal(read(file).decode(), IN_TRAINING)
             except (OSError, UnicodeDecodeError):
                 continue
-            rows += [{**row.model_dump(), "modified": at} for row in noted or []]
+            rows += [{**row.model_dump(), "modified": changed} for row in noted or []]
         return rows
 
     def require(self) -> None:

@@ -169,9 +169,9 @@ def held(path: Path, root: Path, take_over: bool, say: Callable[[str], None]) ->
     mine = Lock(path, root, this_process().model_dump_json().encode())
     while not mine.take():
         with suppress(FileNotFoundError):  # it has just left
-            found = _content(path)
-            say(_judge(_driver(found), path, root, take_over))
-            _remove(path, found)
+            content = _content(path)
+            say(_judge(_driver(content), path, root, take_over))
+            _remove(path, content)
     try:
         yield mine
     finally:

@@ -96,16 +96,16 @@ class Template:
                     dimension_names=v.dims,
                 )
                 array.attrs.update({"units": v.units, "long_name": v.long_name, **v.attrs})
-            made = [file.relative_to(unfinished) for file in files(unfinished)]
+            written = [file.relative_to(unfinished) for file in files(unfinished)]
             if path.exists():
-                for file in made:
+                for file in written:
                     (path / file).parent.mkdir(parents=True, exist_ok=True)
                     (unfinished / file).replace(path / file)
                 shutil.rmtree(unfinished)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 unfinished.rename(path)
-        return [path / file for file in made]
+        return [path / file for file in written]
 
     @property
     def nbytes(self) -> int:
@@ -207,15 +207,15 @@ def read_attributes(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{path}: missing")
     try:
-        found = json.loads(read_bytes(file))["attributes"]
-        schema = found["schema"]
+        attrs = json.loads(read_bytes(file))["attributes"]
+        schema = attrs["schema"]
     except FileNotFoundError:
         raise DamageError(file, "lost") from None
     except (OSError, ValueError, TypeError, KeyError):
         raise DamageError(file, "damaged (no attributes of a store)") from None
     if schema != SCHEMA:
-        raise another_schema(path, found)
-    return found
+        raise another_schema(path, attrs)
+    return attrs
 
 
 def check_chunk(file: Path, data: Any) -> None:

@@ -1,4 +1,4 @@
-"""HLT as an estimator: what it leaves open, E0 of each correlator by evidence, and the scans that are stored of it."""
+"""HLT as an estimator: what it leaves open, E0 of each correlator by marginal likelihood, and its stored scans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 
 BELOW = 0.95
-"""E0 by evidence is the next step of a ladder below this share of the posterior's: above a state it would be wrong."""
+"""E0 by marginal likelihood is the next step of a ladder below this share of the posterior's.
+
+Above a state it would be wrong.
+"""
 
 LADDER = 2**0.125
 """Ratio of the steps of that ladder, so that few factorisations serve all correlators."""
@@ -68,17 +71,17 @@ class Choice:
 
     def _start(self, observables: Observables, threshold: float) -> float:
         if self.E0 == "evidence":
-            raise ValueError("E0 by evidence is that of a correlator: see ByThreshold.choice")
+            raise ValueError("E0 by marginal likelihood is that of a correlator: see ByThreshold.choice")
         return min(threshold, *observables.energies) if self.E0 is None else self.E0
 
 
 BY_EVIDENCE = Choice()
-"""By evidence at alpha = 0."""
+"""By marginal likelihood at alpha = 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class ByThreshold:
-    """HLT whose E0 is by evidence, for each correlator its own.
+    """HLT whose E0 is by marginal likelihood, for each correlator its own.
 
     Where rho is zero below E0, kernels of lower energies say nothing of it but are larger by orders of magnitude: for
     data that fall steeply no double precision is left for what counts. E0 is a step of a ladder below the ``threshold``
@@ -127,7 +130,10 @@ class ByThreshold:
 
 
 class HLTEstimator(Estimator):
-    """HLT by a :class:`Choice`, ``hlt`` among the options of the audience; by evidence at alpha = 0 without one."""
+    """HLT by a :class:`Choice`, ``hlt`` among the options of the audience.
+
+    Without one it is by marginal likelihood at alpha = 0.
+    """
 
     summary = "the method of Hansen, Lupo and Tantalo"
 

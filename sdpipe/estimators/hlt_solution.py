@@ -38,7 +38,7 @@ FAR = 1e6
 """Largest floor over noise at which both share one factorisation: beyond, digits are lost."""
 
 REPRODUCED = 1e-6
-"""An estimate by evidence is found where chi^2 of its C(t) is as large with this probability or more."""
+"""An estimate by marginal likelihood is found where chi^2 of its C(t) is as large with this probability or more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,8 @@ class Reconstruction:
     mu
         mu of the coefficients.
     found
-        False where the rule has no answer and the nearest was taken; by evidence, where C(t) is not reproduced.
+        False where the rule has no answer and the nearest was taken; by marginal likelihood, where C(t) is not
+        reproduced.
     samples
         rho_sigma(E) of bootstrap samples, shape (..., boot, sigma, E), where there were any.
     """
@@ -286,8 +287,8 @@ class HLT:
 
             tau^2 [sum_k c_k c'_k mu / (S_k^2 + mu) + rest],    tau^2 = s^2 / mu
 
-        by evidence; by the other rules that of the noise, s^2 h h', and the systematic error as fully correlated. Its
-        diagonal is the square of :attr:`Reconstruction.error`. Raises UserError as a call does.
+        by marginal likelihood; by the other rules that of the noise, s^2 h h', and the systematic error as fully
+        correlated. Its diagonal is the square of :attr:`Reconstruction.error`. Raises UserError as a call does.
         """
         estimate = self(C)
         if self.rule != "evidence":

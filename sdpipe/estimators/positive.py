@@ -6,9 +6,9 @@ With rho(omega) = sum_i w_i delta(omega - omega_i) on a fine grid of cells d ome
     1 / sd_i^2 = 1 / (alpha^2 d omega_i omega_i^-q) + 1 / top_i^2,
     top_i = min_t [|C(t)| + 2 sd C(t)] / b_T(t, omega_i).
 
-The prior is white noise, whose alpha is that of the largest evidence without the constraint, as in HLT by evidence. But
-no weight can be above ``top`` where none is negative, since all of them add to C(t): the prior knows that, too, or else
-energies below the lowest state, where b_T is larger by orders of magnitude, would decide over alpha.
+The prior is white noise, whose alpha is that of the largest evidence without the constraint, as in HLT by marginal
+likelihood. But no weight can be above ``top`` where none is negative, since all of them add to C(t): the prior knows
+that, too, or else energies below the lowest state, where b_T is larger by orders of magnitude, would decide over alpha.
 
 At the minimum w = sd max(0, B^T r) with B = L^-1 K sd / s and the residual r, so that there are no more unknowns than
 times, and Newton's method finds in some steps which w are zero. It is the non-negative least squares of C. L. Lawson

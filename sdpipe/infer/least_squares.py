@@ -10,10 +10,10 @@ import numpy as np
 from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 
-ROUNDING = 1e-12
+RANK_ROUNDING = 1e-12
 """Eigenvalues of a correlation matrix below this are no information but rounding."""
 
-CUT = 1e-6
+SINGULAR_CUT = 1e-6
 """Directions in which the correlation matrix has less than this share of its largest eigenvalue are not used."""
 
 
@@ -25,7 +25,7 @@ def whitening(covariance: Array) -> Array:
     """
     error = np.sqrt(np.diag(covariance))
     values, vectors = np.linalg.eigh(covariance / np.outer(error, error))
-    kept = values > CUT * values[-1]
+    kept = values > SINGULAR_CUT * values[-1]
     return (vectors[:, kept] / np.sqrt(values[kept])).T / error
 
 
@@ -93,7 +93,7 @@ def factorised(covariance: Array, names: Sequence[str]) -> Array:
         raise UserError("the covariance is not finite, or an error is 0")
     correlation = covariance / (error[..., :, None] * error[..., None, :])
     values, vectors = np.linalg.eigh(correlation)
-    if (values[..., 0] <= ROUNDING).any():
+    if (values[..., 0] <= RANK_ROUNDING).any():
         worst = np.unravel_index(np.argmin(values[..., 0]), values.shape[:-1])
         direction = vectors[worst][:, 0]
         most = np.argsort(-np.abs(direction))[:3]

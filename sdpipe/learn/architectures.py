@@ -27,7 +27,7 @@ LAYERS: dict[str, tuple[int, ...]] = {
 HIDDEN = 256
 NEGATIVE_SLOPE = 0.2
 INITIAL_SCALE = 0.05
-LARGEST = 6.0
+LARGEST_LOG = 6.0
 """The logarithm of an error that a network gives lies within this of that of its unit."""
 
 Parameters = dict[str, Tensor]
@@ -137,4 +137,4 @@ def split(outputs: Tensor) -> tuple[Tensor, Tensor]:
     torch.Size([1, 2, 4])
     """
     value, log_error = outputs.chunk(2, dim=-1)
-    return value, LARGEST * torch.tanh(log_error / LARGEST)
+    return value, LARGEST_LOG * torch.tanh(log_error / LARGEST_LOG)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DRAWS = 4096
 """Draws of the prior that know a lattice whose networks were trained elsewhere, or which has none."""
 
-ROWS = 81_920
+STORED_ROWS = 81_920
 """Samples read at once; four fifths of them train, which is what :class:`Moments` sums at once."""
 
 
@@ -78,8 +78,8 @@ class Statistics:
         """
 
         def parts(rows: slice) -> Iterator[tuple[NDArray, NDArray]]:
-            for low in range(0, training.sizes["sample"], ROWS):
-                block = training.isel(sample=slice(low, low + ROWS))
+            for low in range(0, training.sizes["sample"], STORED_ROWS):
+                block = training.isel(sample=slice(low, low + STORED_ROWS))
                 train = ~is_validation(np.arange(low, low + block.sizes["sample"]))
                 smeared = block.smeared.isel(sigma=rows).values[train]
                 yield block.correlator.values[train], smeared.reshape(len(smeared), -1)
@@ -129,7 +129,7 @@ class Audience:
     statistics
         Over draws of the prior; None where there were none with this smearing.
     smearing
-        Kind and parameters of the smearing, as :func:`sdpipe.physics.smearing.made` takes them.
+        Kind and parameters of the smearing, as :func:`sdpipe.physics.smearing.from_kind` takes them.
     options
         Name of a method -> what it leaves open; not in the file, since a config may change it.
     """
@@ -221,7 +221,7 @@ class Audience:
         clean = data.clean_mean.values, data.clean_covariance.values, data.typical.item()
         floor = float(attrs["floor"])
         return cls(
-            Observables(kernel, times, sigma, energies, smearing.made(**kind)),
+            Observables(kernel, times, sigma, energies, smearing.from_kind(**kind)),
             Noise(times, data.noise_mean.values, data.noise_covariance.values, "networks", floor=floor),
             ChebyshevPrior(**prior | {"E0": tuple(prior["E0"])}),
             float(attrs["threshold"]),

@@ -9,7 +9,7 @@ import torch
 
 from sdpipe.learn.feeds import BUFFER_CHUNKS, VALIDATION_ROWS
 
-SHARE = 0.6
+MEMORY_SHARE = 0.6
 """Part of the memory of a worker or a device that a training may plan with; the rest is for libraries and waste."""
 
 
@@ -46,9 +46,9 @@ def available(device: torch.device, worker: int, sharers: int) -> int:
     6000000000
     """
     if device.type != "cuda":
-        return int(SHARE * worker)
+        return int(MEMORY_SHARE * worker)
     free, total = torch.cuda.mem_get_info(device)
-    return int(SHARE * min(worker, free, total / sharers))
+    return int(MEMORY_SHARE * min(worker, free, total / sharers))
 
 
 def cut(sets: Sequence[Hashable], need: Need, room: int) -> list[slice]:

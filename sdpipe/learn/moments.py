@@ -25,7 +25,7 @@ from sdpipe.physics.noise import Noise
 
 InputKind = Literal["whiten", "standardise", "posterior", "local"]
 
-ROWS = 65_536
+MOMENT_ROWS = 65_536
 
 ROUNDING = float(np.finfo(np.float32).eps)
 """Relative error of a stored clean C(t): what is smaller than that, no estimator can be fitted to."""
@@ -70,10 +70,10 @@ class Moments:
 
 
 def _blocks(parts: Iterable[tuple[NDArray, NDArray]]) -> Iterator[tuple[Array, Array]]:
-    """Cut parts into blocks of ROWS, in float64: bounds the memory."""
+    """Cut parts into blocks of MOMENT_ROWS, in float64: bounds the memory."""
     for correlator, target in parts:
-        for low in range(0, len(correlator), ROWS):
-            yield correlator[low : low + ROWS].astype(float), target[low : low + ROWS].astype(float)
+        for low in range(0, len(correlator), MOMENT_ROWS):
+            yield correlator[low : low + MOMENT_ROWS].astype(float), target[low : low + MOMENT_ROWS].astype(float)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sdpipe.learn.audience import Audience
 from sdpipe.learn.trained import Network
 from sdpipe.version import SCHEMA
 
-KEPT = (
+STORED_FIELDS = (
     "ensemble",
     "replica",
     "architecture",
@@ -38,13 +38,13 @@ KEPT = (
 
 
 def write(networks: Sequence[dict[str, Any]], path: Path) -> str:
-    """Write networks, ``KEPT`` and ``parameters`` of each, into one file; return the SHA-256 of its bytes.
+    """Write networks, ``STORED_FIELDS`` and ``parameters`` of each, into one file; return the SHA-256 of its bytes.
 
     Weights are in half precision. The bytes are a function of the networks alone.
     """
     content = []
     for network in networks:
-        kept = {name: network[name] for name in KEPT}
+        kept = {name: network[name] for name in STORED_FIELDS}
         kept |= {name: torch.as_tensor(kept[name]) for name in ("mean", "matrix")}
         content.append(kept | {"parameters": {k: v.half() for k, v in network["parameters"].items()}})
     buffer = io.BytesIO()
@@ -68,7 +68,7 @@ def serve(kept: dict[str, Any], audience: Audience, made_from: str) -> Network:
     """Return a network for the lattice of this audience, of what was kept of one."""
     features = len(kept["mean"])
     return Network(
-        **{name: kept[name] for name in KEPT if name not in ("mean", "matrix")},
+        **{name: kept[name] for name in STORED_FIELDS if name not in ("mean", "matrix")},
         sigma=None,
         parameters={name: values.float() for name, values in kept["parameters"].items()},
         mean=kept["mean"].numpy(),

@@ -335,10 +335,10 @@ KINDS: dict[str, Callable[..., Smearing]] = {
 """Kind -> what makes a smearing from its parameters."""
 
 
-def made(kind: str, **parameters: Any) -> Smearing:
+def from_kind(kind: str, **parameters: Any) -> Smearing:
     """Return the smearing of a kind.
 
-    >>> made("cauchy", part="re")
+    >>> from_kind("cauchy", part="re")
     Cauchy(part='re')
     """
     return KINDS[kind](**parameters)

@@ -95,7 +95,10 @@ class MadeFrom:
         budget = self.config.budget
         calibration = self.validation if budget.calibration == "conformal" else None
         figures = ["on demand"] if self.config.many else []
-        return {name: digest(made, plain(budget), calibration, *figures) for name, made in self.predictions.items()}
+        return {
+            name: digest(prediction, plain(budget), calibration, *figures)
+            for name, prediction in self.predictions.items()
+        }
 
     @property
     def report(self) -> str:

@@ -32,12 +32,13 @@ def peaks(config: Config, stage: str) -> tuple[float, float]:
     one = 4 * sigmas * (len(config.ensembles) + 1) * config.training.replicas * energies  # correlator, predicted
     rows = min(max(ROWS, validation.bootstrap), min(VALIDATION_BLOCK, validation.samples) * validation.bootstrap)
     draws = 8 * len(families(config)) * validation.samples * sigmas * energies
+    budget = 14 * sigmas * matrix + 5.5 * one * config.bootstrap  # of one target
     worker, driver = {
         "generate": (60_000 * sigmas * energies, 0),
         "train": (18 * matrix, networks),
         "predict": (networks + 6 * sigmas * matrix + 4.5 * one * config.bootstrap, 0),
         "validate": (networks + 2 * sigmas * matrix + 7 * one * rows, networks + 30 * draws),
-        "analyze": (0, 14 * sigmas * matrix + 5.5 * one * config.bootstrap),
+        "analyze": (budget, budget),
         "report": (0, 2 * sigmas * matrix * len(config.targets)),
     }.get(stage, (0, 0))
     return BASE + worker, BASE + driver
@@ -49,10 +50,10 @@ def check(config: Config, stage: str, kind: Kind | None, logs: Path) -> None:
     needs = {"this machine": (driver, pools.memory(config, None, logs))}
     if kind:
         needs[f"a worker of cluster.{kind}: {getattr(config.cluster, kind)}"] = worker, pools.memory(config, kind, logs)
-    for where, (need, there) in needs.items():
-        if need > there:
+    for where, (need, memory) in needs.items():
+        if need > memory:
             raise UserError(
-                f"{stage}: about {need / 1e9:.2g} GB of memory are needed, and {where} has {there / 1e9:.2g} GB; lower "
-                "energies.count, bootstrap, training.replicas, validation.samples or validation.bootstrap, or take "
-                "more memory"
+                f"{stage}: about {need / 1e9:.2g} GB of memory are needed, and {where} has {memory / 1e9:.2g} GB; "
+                "lower energies.count, bootstrap, training.replicas, validation.samples or validation.bootstrap, or "
+                "take more memory"
             )

@@ -133,11 +133,11 @@ def _owner(layout: Layout, receipt: Receipt | None) -> Path:
 def _check_schema(layout: Layout, receipt: Receipt | None) -> None:
     """Raise UserError where another version made this directory: by its claim or, without one, by its stores."""
     if receipt is not None:
-        found = [(layout.root, receipt.facts)]
+        claims = [(layout.root, receipt.facts)]
     else:
         stores = (layout.training, layout.history, layout.validation)
-        found = [(path, _attributes(path)) for path in stores if path.exists()]
-    for path, facts in found:
+        claims = [(path, _attributes(path)) for path in stores if path.exists()]
+    for path, facts in claims:
         if isinstance(facts.get("schema"), int) and facts["schema"] != SCHEMA:
             raise another_schema(path, facts)
 

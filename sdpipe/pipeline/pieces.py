@@ -91,51 +91,53 @@ def validation_blocks(config: Config) -> list[Block]:
     return _blocks("validate", [(f, f) for f in families(config)], config.validation.samples, VALIDATION_BLOCK)
 
 
-def of_training(made: MadeFrom) -> list[Piece]:
+def of_training(identities: MadeFrom) -> list[Piece]:
     """Return metadata and blocks of ``training.zarr``; none where networks need no training."""
-    if not made.config.origin.trains:
+    if not identities.config.origin.trains:
         return []
-    blocks = [Piece("generate", b.name, made.training, b) for b in training_blocks(made.config)]
-    return [Piece("generate", "template", made.training, counted=False), *blocks]
+    blocks = [Piece("generate", b.name, identities.training, b) for b in training_blocks(identities.config)]
+    return [Piece("generate", "template", identities.training, counted=False), *blocks]
 
 
-def of_audience(made: MadeFrom) -> list[Piece]:
+def of_audience(identities: MadeFrom) -> list[Piece]:
     """Return what all networks share, every network, and the history of all."""
-    shared = Piece("train", "audience", made.shared, counted=not made.config.origin.networks)
-    networks = [Piece("train", n.stem, made.networks[n.ensemble], n) for n in every_network(made.config)]
-    history = [Piece("train", "history", made.audience, counted=False, needed=False)] if networks else []
+    shared = Piece("train", "audience", identities.shared, counted=not identities.config.origin.networks)
+    networks = [Piece("train", n.stem, identities.networks[n.ensemble], n) for n in every_network(identities.config)]
+    history = [Piece("train", "history", identities.audience, counted=False, needed=False)] if networks else []
     return [shared, *networks, *history]
 
 
-def of_predictions(made: MadeFrom) -> list[Piece]:
+def of_predictions(identities: MadeFrom) -> list[Piece]:
     """Return the store of predictions, and its targets."""
-    targets = [Piece("predict", name, made_from, name) for name, made_from in made.predictions.items()]
-    return [Piece("predict", "@store", made.audience, counted=False, needed=False), *targets]
+    targets = [Piece("predict", name, made_from, name) for name, made_from in identities.predictions.items()]
+    return [Piece("predict", "@store", identities.audience, counted=False, needed=False), *targets]
 
 
-def of_validation(made: MadeFrom) -> list[Piece]:
+def of_validation(identities: MadeFrom) -> list[Piece]:
     """Return metadata and blocks of the predicted draws, and what is made of them."""
-    blocks = [Piece("validate", b.name, made.draws, b, needed=False) for b in validation_blocks(made.config)]
+    blocks = [
+        Piece("validate", b.name, identities.draws, b, needed=False) for b in validation_blocks(identities.config)
+    ]
     return [
-        Piece("validate", "template", made.draws, counted=False, needed=False),
+        Piece("validate", "template", identities.draws, counted=False, needed=False),
         *blocks,
-        Piece("validate", "validation", made.validation, counted=False),
-        Piece("validate", "@figures", made.validation, counted=False, needed=False),
+        Piece("validate", "validation", identities.validation, counted=False),
+        Piece("validate", "@figures", identities.validation, counted=False, needed=False),
     ]
 
 
-def of_budgets(made: MadeFrom) -> list[Piece]:
+def of_budgets(identities: MadeFrom) -> list[Piece]:
     """Return the store of budgets, and its targets with their figures."""
-    targets = [Piece("analyze", name, made_from, name) for name, made_from in made.budgets.items()]
-    return [Piece("analyze", "@store", made.audience, counted=False, needed=False), *targets]
+    targets = [Piece("analyze", name, made_from, name) for name, made_from in identities.budgets.items()]
+    return [Piece("analyze", "@store", identities.audience, counted=False, needed=False), *targets]
 
 
-def of_report(made: MadeFrom) -> list[Piece]:
+def of_report(identities: MadeFrom) -> list[Piece]:
     """Return the page and, of many targets, a page for each."""
-    pages = made.budgets.items() if made.config.many else ()
+    pages = identities.budgets.items() if identities.config.many else ()
     return [
         *(Piece("report", f"{PAGE}{name}", made_from, name) for name, made_from in pages),
-        Piece("report", "report", made.report),
+        Piece("report", "report", identities.report),
     ]
 
 

@@ -1,4 +1,4 @@
-"""What the driver makes of predictions: budgets, figures, the report. Needs no PyTorch."""
+"""What is made of predictions: budgets and figures, by workers for each target, and the report. Needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sdpipe.show.picture import Picture, embedded, write
 from sdpipe.workers.forks import each
 from sdpipe.workers.serial import cores
 
-SHOWN = 16
+SHOWN_DIGITS = 16
 """Hexadecimal digits of a hash that the report shows."""
 
 
@@ -35,9 +35,9 @@ def _written(pictures: Iterable[Picture], layout: Layout) -> list[Path]:
     return each(partial(write, directory=layout.figures), list(pictures), cores())
 
 
-def analyze_target(config: Config, layout: Layout, piece: Piece) -> list[str]:
+def analyze_target(config: Config, root: Path, piece: Piece) -> list[str]:
     """Write the error budget of one target and draw its figures; return what is doubtful that was not before."""
-    name, budget = piece.name, config.budget
+    layout, name, budget = Layout(root), piece.name, config.budget
     data = store.load(layout.predictions / name)
     validation = store.load(layout.validation) if budget.calibration == "conformal" else None
     judged = trust.assess(data, budget.central, budget.references, validation, budget.level)
@@ -62,7 +62,7 @@ def pictures_of_run(config: Config, layout: Layout) -> dict[str, Markup]:
 
 
 def _short(sha256: str) -> str:
-    return sha256 if sha256 == "missing" else f"sha256 {sha256[:SHOWN]}"
+    return sha256 if sha256 == "missing" else f"sha256 {sha256[:SHOWN_DIGITS]}"
 
 
 def _number(value: object) -> str:
@@ -103,10 +103,10 @@ def write_report(
 
     Whoever gets a page learns no absolute path, and only with ``host`` the names of machines.
     """
-    made = _report_data(config, layout, data, host)
+    shown = _report_data(config, layout, data, host)
     for piece in pieces:
         path = layout.pages / f"{piece.work}.html" if piece.work else layout.report
-        files.write_text(path, report.render_target(made, piece.work) if piece.work else report.render(made))
+        files.write_text(path, report.render_target(shown, piece.work) if piece.work else report.render(shown))
         finish(layout, piece, [path])
 
 
@@ -122,7 +122,7 @@ def _report_data(config: Config, layout: Layout, data: list[tuple[str, Path, str
     for network in every_network(config):
         if receipt := layout.receipts.read("train", network.stem):
             losses = [_number(receipt.facts.get(k)) for k in ("val_loss", "linear_loss")]
-            hashes = ", ".join(sha256[:SHOWN] for sha256 in receipt.hashes.values())
+            hashes = ", ".join(sha256[:SHOWN_DIGITS] for sha256 in receipt.hashes.values())
             networks.append([network.stem, receipt.made_from, hashes, *losses])
     return report.ReportData(
         config=_for_others(config, elsewhere),

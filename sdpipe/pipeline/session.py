@@ -30,7 +30,7 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
             layout.sweep()
             ownership.claim(layout, config)
         except OSError as error:  # a finished run on a file system that cannot be written is still to be looked at
-            if not ownership.owns(layout, config) or any(stages.left(state, name) for name in names):
+            if not ownership.owns(layout, config) or any(stages.to_do(state, name) for name in names):
                 raise lock.failure(layout.root, error) from error
         try:
             with pools.Workers(config.cluster, layout.logs, layout.certificates, log.info, watch) as workers:
@@ -72,7 +72,7 @@ def check(state: State, names: list[str]) -> list[str]:
     """
     state.layout.refuse_links()
     ownership.check_owner(state.layout, state.config)
-    todo = [name for name in names if stages.left(state, name)]
+    todo = [name for name in names if stages.to_do(state, name)]
     if todo:  # data files that nothing is left to be made of are not looked into
         state.inputs.check(targets=not {"generate", "train"} >= set(names))
     if "train" in todo:

@@ -38,13 +38,13 @@ class StackPlan:
     identities: Mapping[str, str]
 
 
-def plan(made: MadeFrom, layout: Layout, missing: Iterable[NetworkId], workers: int) -> list[StackPlan]:
+def plan(identities: MadeFrom, layout: Layout, missing: Iterable[NetworkId], workers: int) -> list[StackPlan]:
     """Return the stacks that train the networks ``missing``, the costly ones first.
 
     Those that a training which has not ended was cut into are taken as they were, the other networks are cut anew for
     so many ``workers``. Of a stack that is partly done all networks train, and the missing ones are kept.
     """
-    config, missing = made.config, tuple(missing)
+    config, missing = identities.config, tuple(missing)
     by_stem = {network.stem: network for network in every_network(config)}
     noted = [tuple(by_stem[stem] for stem in stems if stem in by_stem) for stems in _read_note(layout)]
     begun = [stack for stack in noted if set(stack) & set(missing) and len({_kind(config, n) for n in stack}) == 1]
@@ -55,7 +55,7 @@ def plan(made: MadeFrom, layout: Layout, missing: Iterable[NetworkId], workers: 
             _name(config, stack),
             stack,
             tuple(n for n in missing if n in stack),
-            {n.ensemble: made.networks[n.ensemble] for n in stack},
+            {n.ensemble: identities.networks[n.ensemble] for n in stack},
         )
         for stack in stacks
     ]

@@ -1,4 +1,4 @@
-"""THE PAGE: every stage of the pipeline in one table, and what each does with the pieces that are not done.
+"""The page: every stage of the pipeline in one table, and what each does with the pieces that are not done.
 
 A stage is a row: its pieces, what must be done before it, the function that makes what is left. What is pending, what
 ``status`` and ``--dry-run`` print, which command mends what is missing and the help of the command line all follow.
@@ -27,7 +27,7 @@ from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.pipeline.pieces import Piece
 from sdpipe.pipeline.spoken import SAYS
 from sdpipe.pipeline.stacks import StackPlan
-from sdpipe.pipeline.state import Found, StageProgress, State, survey_of
+from sdpipe.pipeline.state import PieceState, StageProgress, State, survey_of
 from sdpipe.problem.problem import Problem
 from sdpipe.show import console
 from sdpipe.show.console import log
@@ -84,10 +84,10 @@ class Stage:
     pieces: Callable[[MadeFrom], list[Piece]]
     unit: str
     places: Callable[[Layout], list[Path]]
-    do: Callable[[Command, list[Found]], None]
+    do: Callable[[Command, list[PieceState]], None]
     needs: tuple[str, ...] = ()
     pool: Literal["cpu", "gpu"] | None = None
-    detail: Callable[[State, list[Found]], list[str]] = lambda _state, _left: []
+    detail: Callable[[State, list[PieceState]], list[str]] = lambda _state, _undone: []
 
     def __post_init__(self) -> None:
         SAYS[self.name] = (self.says, self.example)
@@ -96,23 +96,23 @@ class Stage:
 # --- what each stage does --------------------------------------------------------------------------------------------
 
 
-def generate(run: Command, left: list[Found]) -> None:
+def generate(run: Command, undone: list[PieceState]) -> None:
     """Write ``training.zarr``: mock correlators and smeared spectral densities, block by block."""
     from sdpipe.pipeline import tasks
 
-    _prepare_store(run, left, run.layout.training, tasks.training_template)
-    blocks = [found.piece for found in left if found.piece.work]
+    _prepare_store(run, undone, run.layout.training, tasks.training_template)
+    blocks = [each.piece for each in undone if each.piece.work]
     samples, total = 0, len(pieces.training_blocks(run.config))
     if blocks and (others := _other_versions(run.state)):
-        made = ", ".join(f"{count} blocks are by {versions}" for versions, count in others.items())
+        by_others = ", ".join(f"{count} blocks are by {versions}" for versions, count in others.items())
         now = _versions(tasks.VERSIONS)
-        log.warning(f"generate: {made}, the others by {now}; last bits may differ between them")
+        log.warning(f"generate: {by_others}, the others by {now}; last bits may differ between them")
     workers = pools.most_workers(run.config, "cpu", run.layout.logs)
     size = pools.each_task(len(blocks), pieces.BLOCK_SECONDS, workers)
     together = {blocks[i].name: blocks[i : i + size] for i in range(0, len(blocks), size)}
     todo = {name: (run.problem, run.layout.root, some) for name, some in together.items()}
-    for name, made, progress in _map(run, "generate", tasks.generate_blocks, todo, (len(blocks), total)):
-        samples += made
+    for name, count, progress in _map(run, "generate", tasks.generate_blocks, todo, (len(blocks), total)):
+        samples += count
         progress.advance(f"{samples / progress.seconds:,.0f} samples/s", len(together[name]))
 
 
@@ -120,8 +120,8 @@ def _other_versions(state: State) -> Counter[str]:
     """Count the blocks that are done and were drawn by other versions of sdpipe and NumPy than are here now."""
     from sdpipe.pipeline import tasks
 
-    found = [state.look(piece) for piece in pieces.of_training(state.made) if piece.work]
-    drawn_by = [{name: f.receipt.facts.get(name) for name in tasks.VERSIONS} for f in found if f.condition == "done"]
+    blocks = [state.look(piece) for piece in pieces.of_training(state.identities) if piece.work]
+    drawn_by = [{name: f.receipt.facts.get(name) for name in tasks.VERSIONS} for f in blocks if f.condition == "done"]
     return Counter(_versions(versions) for versions in drawn_by if versions != tasks.VERSIONS)
 
 
@@ -129,21 +129,21 @@ def _versions(versions: dict[str, str]) -> str:
     return f"sdpipe {versions['sdpipe']} with NumPy {versions['numpy']}"
 
 
-def train(run: Command, left: list[Found]) -> None:
+def train(run: Command, undone: list[PieceState]) -> None:
     """Train every network of the broad audience, then write ``history.zarr`` and its figure."""
     from sdpipe.pipeline import tasks
 
-    missing = [found.piece.work for found in left if found.piece.work]
+    missing = [each.piece.work for each in undone if each.piece.work]
     for flag in run.problem.noise.flags if missing else ():
         log.warning(f"noise: {flag}")
-    if shared := [found.piece for found in left if found.piece.name == "audience"]:
+    if shared := [each.piece for each in undone if each.piece.name == "audience"]:
         tasks.write_audience(run.problem, run.layout, *shared)
     if not run.config.origin.networks:
         return
     if run.config.origin.served:
         log.info("train: the shipped audience serves this lattice; its ensembles, references and prior are its own")
-        tasks.serve_shipped(run.problem, run.layout, [found.piece for found in left if found.piece.work])
-        tasks.write_history(run.config, run.layout, run.state.made.audience)
+        tasks.serve_shipped(run.problem, run.layout, [each.piece for each in undone if each.piece.work])
+        tasks.write_history(run.config, run.layout, run.state.identities.audience)
         return
     plan_of = {plan.name: plan for plan in _stacks(run.state, missing)}
     stacks.note(run.layout, plan_of.values())
@@ -172,15 +172,15 @@ def train(run: Command, left: list[Found]) -> None:
         lost = "; ".join(f"{name} {why}" for name, why in sorted(diverged.items()))
         raise RunError(f"training diverged: {lost}; all other networks are safe in {run.layout.networks}")
     files.delete(run.layout.unfinished)
-    tasks.write_history(run.config, run.layout, run.state.made.audience)
+    tasks.write_history(run.config, run.layout, run.state.identities.audience)
 
 
-def predict(run: Command, left: list[Found]) -> None:
+def predict(run: Command, undone: list[PieceState]) -> None:
     """Send the bootstrap samples of every target through every network."""
     from sdpipe.pipeline import tasks
 
-    _prepare_groups(run, left, run.layout.predictions)
-    names = {found.piece.name: found.piece for found in left if found.piece.work}
+    _prepare_groups(run, undone, run.layout.predictions)
+    names = {each.piece.name: each.piece for each in undone if each.piece.work}
     target = run.state.inputs.target
     todo = {f"predict-{name}": (run.problem, run.layout.root, piece, target(name)) for name, piece in names.items()}
     results = {}
@@ -194,18 +194,18 @@ def predict(run: Command, left: list[Found]) -> None:
             log.warning(f"{name}: {flag}")
 
 
-def validate(run: Command, left: list[Found]) -> None:
+def validate(run: Command, undone: list[PieceState]) -> None:
     """Predict draws with known truth; write how well the error bars hold, what calibrates them, and figures."""
     from sdpipe.pipeline import results, tasks
     from sdpipe.show.flags import worded
 
-    _prepare_store(run, left, run.layout.draws, tasks.validation_template)
-    blocks, total = [found.piece for found in left if found.piece.work], len(pieces.validation_blocks(run.config))
+    _prepare_store(run, undone, run.layout.draws, tasks.validation_template)
+    blocks, total = [each.piece for each in undone if each.piece.work], len(pieces.validation_blocks(run.config))
     todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
     counts, share = (len(blocks), total), attrgetter("threads", "forks")
     for name, _, progress in _map(run, "validate", tasks.validate_block, todo, counts, share=share):
         progress.advance(name)
-    names = {found.piece.name: found.piece for found in left}
+    names = {each.piece.name: each.piece for each in undone}
     if piece := names.get("validation"):
         for flag in worded(tasks.write_validation(run.problem, run.layout, piece)):
             log.warning(f"validate: {flag}")
@@ -213,33 +213,40 @@ def validate(run: Command, left: list[Found]) -> None:
         results.draw_validation(run.layout, piece)
 
 
-def analyze(run: Command, left: list[Found]) -> None:
-    """Write the error budget of every target and draw its figures."""
+def analyze(run: Command, undone: list[PieceState]) -> None:
+    """Write the error budget of every target and draw its figures: side by side, or a single one in the driver."""
     from sdpipe.pipeline import results
 
-    _prepare_groups(run, left, run.layout.budget)
-    for found in left:
-        if found.piece.work:
-            for flag in results.analyze_target(run.config, run.layout, found.piece):
-                log.warning(f"{found.piece.name}: {flag}")
-            log.debug(f"analyze: {found.piece.name}")
+    _prepare_groups(run, undone, run.layout.budget)
+    todo = {f.piece.name: (run.config, run.layout.root, f.piece) for f in undone if f.piece.work}
+    if len(todo) == 1:  # for which no worker need start
+        flags = {name: results.analyze_target(*arguments) for name, arguments in todo.items()}
+    else:
+        tasks = {f"analyze-{name}": arguments for name, arguments in todo.items()}
+        flags = {}
+        for name, result, progress in _map(run, "analyze", results.analyze_target, tasks):
+            flags[name.removeprefix("analyze-")] = result
+            progress.advance(name)
+    for name in todo:
+        for flag in flags[name]:
+            log.warning(f"{name}: {flag}")
     if run.config.many:
         log.info(
             f"analyze: figures of more than {MANY} targets are drawn on demand: run.plot.save(DIRECTORY, target=NAME)"
         )
 
 
-def report(run: Command, left: list[Found]) -> None:
+def report(run: Command, undone: list[PieceState]) -> None:
     """Write ``report.html`` from everything that is there and, of many targets, the page of each."""
     from sdpipe.pipeline import results
 
     inputs, layout = run.state.inputs, run.layout
     data = [(what, path, inputs.sha256(path)) for what, path in inputs.data]
     results.write_report(
-        run.config, layout, [found.piece for found in left], data, host=log.isEnabledFor(logging.DEBUG)
+        run.config, layout, [each.piece for each in undone], data, host=log.isEnabledFor(logging.DEBUG)
     )
-    made = {name for stage, name in layout.receipts.all() if stage == "report"}
-    for name in made - {piece.name for piece in pieces.of_report(run.state.made)}:
+    written = {name for stage, name in layout.receipts.all() if stage == "report"}
+    for name in written - {piece.name for piece in pieces.of_report(run.state.identities)}:
         files.delete(layout.pages / f"{name.removeprefix(pieces.PAGE)}.html")
         layout.receipts.forget("report", name)
 
@@ -264,10 +271,10 @@ def _map(
     """
     if not tasks:
         return
-    left, total = counts or (len(tasks), len(tasks))
+    undone, total = counts or (len(tasks), len(tasks))
     with (
         run.workers.pool(STAGES[stage].pool, stage, len(tasks)) as pool,
-        console.progress(stage, total, left) as progress,
+        console.progress(stage, total, undone) as progress,
     ):
         on_message = (lambda message: show(progress, message)) if show else None
         todo = [Task(name, (*arguments, *share(pool))) for name, arguments in tasks.items()]
@@ -275,47 +282,47 @@ def _map(
             yield name, result, progress
 
 
-def _prepare_store(run: Command, left: list[Found], path: Path, template: Callable[[Config], Any]) -> None:
+def _prepare_store(run: Command, undone: list[PieceState], path: Path, template: Callable[[Config], Any]) -> None:
     """Make a store that blocks are written to, where its metadata are not done; blocks that are done stay."""
     from sdpipe.disk import store
 
-    for piece in (found.piece for found in left if found.piece.name == "template"):
-        blocks = [p for p in STAGES[piece.stage].pieces(run.state.made) if p.work]
-        if len(run.state.left(blocks)) == len(blocks):
+    for piece in (each.piece for each in undone if each.piece.name == "template"):
+        blocks = [p for p in STAGES[piece.stage].pieces(run.state.identities) if p.work]
+        if len(run.state.to_do(blocks)) == len(blocks):
             files.remove(path)
             run.layout.receipts.forget_below(path)
         written = template(run.config).create(path, store.attributes(piece.made_from, run.config.seed))
         pieces.finish(run.layout, piece, written)
 
 
-def _prepare_groups(run: Command, left: list[Found], path: Path) -> None:
+def _prepare_groups(run: Command, undone: list[PieceState], path: Path) -> None:
     """Make the store of one group per target where it is not done, and take out of it what is no longer a target.
 
     A group without a receipt is not this run's, and stays.
     """
     from sdpipe.disk import store
 
-    for found in left:
-        if found.piece.name == "@store":
-            piece = found.piece
+    for each in undone:
+        if each.piece.name == "@store":
+            piece = each.piece
             written = store.create_groups(path, store.attributes(piece.made_from, run.config.seed))
             pieces.finish(run.layout, piece, written)
-    stage = left[0].piece.stage
-    made = {name for by, name in run.layout.receipts.all() if by == stage and name != "@store"}
-    for name in sorted(made - run.config.targets.keys()):
+    stage = undone[0].piece.stage
+    targets = {name for by, name in run.layout.receipts.all() if by == stage and name != "@store"}
+    for name in sorted(targets - run.config.targets.keys()):
         log.info(f"{stage}: {name} is no longer a target; removing it from {path.name}")
         files.remove(path / name)
         run.layout.receipts.forget(stage, name)
 
 
 def _stacks(state: State, missing: list[pieces.NetworkId]) -> list[StackPlan]:
-    return stacks.plan(state.made, state.layout, missing, pools.trainers(state.config, state.layout.logs))
+    return stacks.plan(state.identities, state.layout, missing, pools.trainers(state.config, state.layout.logs))
 
 
 # --- what a dry run adds ---------------------------------------------------------------------------------------------
 
 
-def _bytes(state: State, _left: list[Found]) -> list[str]:
+def _bytes(state: State, _undone: list[PieceState]) -> list[str]:
     from rich.filesize import decimal
 
     from sdpipe.pipeline import tasks
@@ -323,10 +330,10 @@ def _bytes(state: State, _left: list[Found]) -> list[str]:
     return [f"  {decimal(tasks.training_template(state.config).nbytes)} in all before compression"]
 
 
-def _networks(state: State, left: list[Found]) -> list[str]:
+def _networks(state: State, undone: list[PieceState]) -> list[str]:
     from sdpipe.learn.architectures import parameter_count
 
-    config, missing = state.config, [f.piece.work for f in left if f.piece.work]
+    config, missing = state.config, [f.piece.work for f in undone if f.piece.work]
     lines = [f"  in {len(_stacks(state, missing))} tasks"] if missing else []
     for name, e in config.ensembles.items():
         weights = parameter_count(e.network, len(config.lattice.slices), config.energies.count)
@@ -344,7 +351,7 @@ STAGES = {
             *SAYS["generate"],
             pieces.of_training,
             "blocks",
-            lambda at: [at.training],
+            lambda layout: [layout.training],
             generate,
             pool="cpu",
             detail=_bytes,
@@ -354,7 +361,7 @@ STAGES = {
             *SAYS["train"],
             pieces.of_audience,
             "networks",
-            lambda at: [at.networks, at.history],
+            lambda layout: [layout.networks, layout.history],
             train,
             needs=("generate",),
             pool="gpu",
@@ -365,7 +372,7 @@ STAGES = {
             *SAYS["predict"],
             pieces.of_predictions,
             "targets",
-            lambda at: [at.predictions],
+            lambda layout: [layout.predictions],
             predict,
             needs=("train",),
             pool="cpu",
@@ -375,7 +382,7 @@ STAGES = {
             *SAYS["validate"],
             pieces.of_validation,
             "blocks",
-            lambda at: [at.validation, at.draws],
+            lambda layout: [layout.validation, layout.draws],
             validate,
             needs=("train",),
             pool="cpu",
@@ -385,16 +392,17 @@ STAGES = {
             *SAYS["analyze"],
             pieces.of_budgets,
             "targets",
-            lambda at: [at.budget, at.figures],
+            lambda layout: [layout.budget, layout.figures],
             analyze,
             needs=("predict", "validate"),
+            pool="cpu",
         ),
         Stage(
             "report",
             *SAYS["report"],
             pieces.of_report,
             "page",
-            lambda at: [at.report, at.pages],
+            lambda layout: [layout.report, layout.pages],
             report,
             needs=("analyze",),
         ),
@@ -414,15 +422,15 @@ def wanted(config: Config, layout: Layout | None = None) -> list[str]:
     return [stage.name for stage in STAGES.values() if stage.name not in unwanted]
 
 
-def left(state: State, name: str) -> list[Found]:
+def to_do(state: State, name: str) -> list[PieceState]:
     """Return the pieces of a stage that are not done."""
-    return state.left(STAGES[name].pieces(state.made))
+    return state.to_do(STAGES[name].pieces(state.identities))
 
 
 def survey(state: State) -> list[StageProgress]:
     """Return how far each stage is, in their order."""
     rows = [STAGES[name] for name in wanted(state.config, state.layout)]
-    return [survey_of(state, s.name, s.unit, s.pieces(state.made), s.places(state.layout)) for s in rows]
+    return [survey_of(state, s.name, s.unit, s.pieces(state.identities), s.places(state.layout)) for s in rows]
 
 
 def next_stage(survey: Iterable[StageProgress]) -> str | None:
@@ -440,7 +448,7 @@ def require(state: State, name: str) -> None:
     """Raise UserError, with the command that mends it, where a stage that ``name`` needs is not done."""
     needed = [n for n in STAGES[name].needs if n in wanted(state.config)]
     for stage in (STAGES[n] for n in needed):
-        missing = [found for found in left(state, stage.name) if found.piece.needed]
+        missing = [each for each in to_do(state, stage.name) if each.piece.needed]
         if not missing:
             continue
         place, layout = stage.places(state.layout)[0], state.layout
@@ -459,15 +467,15 @@ def require(state: State, name: str) -> None:
 def perform(name: str, run: Command) -> bool:
     """Do what is left of one stage, note how long it took, and return whether there was anything."""
     require(run.state, name)
-    todo = left(run.state, name)
+    todo = to_do(run.state, name)
     if not todo:
         return False
     _say_why(name, todo)
     begun, start = datetime.now(UTC), time.monotonic()
-    for found in todo:  # what is at work has no receipt
-        for place in (error.file for error in found.damage if error.file.is_dir()):
+    for each in todo:  # what is at work has no receipt
+        for place in (error.file for error in each.damage if error.file.is_dir()):
             files.set_aside(place)  # before the receipt, which alone knows of it
-        run.layout.receipts.forget(found.piece.stage, found.piece.name)
+        run.layout.receipts.forget(each.piece.stage, each.piece.name)
     try:
         STAGES[name].do(run, todo)
     finally:
@@ -475,14 +483,14 @@ def perform(name: str, run: Command) -> bool:
     return True
 
 
-def _say_why(name: str, todo: list[Found]) -> None:
+def _say_why(name: str, todo: list[PieceState]) -> None:
     """Say which pieces are made anew, and why."""
-    for found in todo:
-        if found.condition == "damaged":
-            first, *more = found.damage
+    for each in todo:
+        if each.condition == "damaged":
+            first, *more = each.damage
             others = f" and {len(more)} more files" if more else ""
-            log.info(f"{name}: {first.file}: {first.what}{others}; making {found.piece.name} anew")
-    stale = [found.piece.name for found in todo if found.condition == "stale" and found.piece.work]
+            log.info(f"{name}: {first.file}: {first.what}{others}; making {each.piece.name} anew")
+    stale = [each.piece.name for each in todo if each.condition == "stale" and each.piece.work]
     if stale:
         few = ", ".join(stale[:3]) + (f" and {len(stale) - 3} more" if len(stale) > 3 else "")
         log.info(f"{name}: the inputs of {few} have changed; making them anew")
@@ -492,8 +500,8 @@ def plan(state: State, names: list[str]) -> str:
     """Return what the stages ``names`` would do, for ``--dry-run``."""
     lines = [f"run directory: {state.layout.root}"]
     for stage in (STAGES[name] for name in names):
-        every = [p for p in stage.pieces(state.made) if p.counted]
-        todo = left(state, stage.name)
+        every = [p for p in stage.pieces(state.identities) if p.counted]
+        todo = to_do(state, stage.name)
         count = sum(f.piece.counted for f in todo)
         lines += [f"{stage.name}: {count} of {len(every)} {stage.unit} to make", *stage.detail(state, todo)]
     return "\n".join(lines)

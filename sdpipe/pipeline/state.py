@@ -21,7 +21,7 @@ Condition = Literal["done", "stale", "damaged", "missing"]
 
 
 @dataclass(frozen=True)
-class Found:
+class PieceState:
     """One piece as it is: done, stale (made from other inputs), damaged or missing, with its receipt and all damage."""
 
     piece: Piece
@@ -36,25 +36,25 @@ class State:
     def __init__(self, config: Config, layout: Layout, inputs: Inputs | None = None) -> None:
         self.config, self.layout = config, layout
         self.inputs = inputs or Inputs(config)
-        self.made = MadeFrom(self.inputs, layout)
+        self.identities = MadeFrom(self.inputs, layout)
 
-    def look(self, piece: Piece) -> Found:
+    def look(self, piece: Piece) -> PieceState:
         """Return how a piece is now."""
         receipts = self.layout.receipts
         try:
             receipt = receipts.read(piece.stage, piece.name)
         except DamageError as error:
-            return Found(piece, "damaged", damage=(error,))
+            return PieceState(piece, "damaged", damage=(error,))
         if receipt is None:
-            return Found(piece, "missing")
+            return PieceState(piece, "missing")
         damage = tuple(receipts.check(receipt))
         if receipt.made_from != piece.made_from:
-            return Found(piece, "stale", receipt, damage)
-        return Found(piece, "damaged" if damage else "done", receipt, damage)
+            return PieceState(piece, "stale", receipt, damage)
+        return PieceState(piece, "damaged" if damage else "done", receipt, damage)
 
-    def left(self, pieces: Iterable[Piece]) -> list[Found]:
+    def to_do(self, pieces: Iterable[Piece]) -> list[PieceState]:
         """Return those of ``pieces`` that are not done."""
-        return [found for piece in pieces if (found := self.look(piece)).condition != "done"]
+        return [status for piece in pieces if (status := self.look(piece)).condition != "done"]
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class StageProgress:
 
 def survey_of(state: State, name: str, unit: str, pieces: list[Piece], places: list[Path]) -> StageProgress:
     """Return how far the stage ``name`` is, which makes ``pieces`` in ``places``."""
-    found = [state.look(piece) for piece in pieces]
+    statuses = [state.look(piece) for piece in pieces]
     stats = [stat for place in places for stat in files.below(place)]
-    counted = [f for f in found if f.piece.counted]
-    conditions, all_there = {f.condition for f in found}, all(f.condition == "done" for f in counted)
+    counted = [f for f in statuses if f.piece.counted]
+    conditions, all_there = {f.condition for f in statuses}, all(f.condition == "done" for f in counted)
     if "damaged" in conditions:
         told = "damaged"
-    elif any(f.condition == "stale" and (f.piece.counted or all_there) for f in found):
+    elif any(f.condition == "stale" and (f.piece.counted or all_there) for f in statuses):
         told = "stale"
     elif conditions == {"done"}:
         told = "done"
@@ -98,11 +98,11 @@ def verify(layout: Layout, pieces: Iterable[Piece], forget: bool) -> list[Damage
     belongs to is not done from now on.
     """
     damaged = [*layout.receipts.damage([CLAIM, *((p.stage, p.name) for p in pieces)]), *_unfinished(layout)]
-    found = [*damaged, *layout.check_sessions(mend=forget)]
+    faults = [*damaged, *layout.check_sessions(mend=forget)]
     for error in damaged if forget else []:
         with suppress(OSError):
             files.set_aside(error.file)
-    return found
+    return faults
 
 
 def _unfinished(layout: Layout) -> Iterable[DamageError]:

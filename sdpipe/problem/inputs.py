@@ -25,14 +25,14 @@ from sdpipe.physics.noise import Noise
 from sdpipe.physics.spectra import Spectrum
 from sdpipe.problem.problem import Problem
 
-STREAM = "target"
+TARGET_STREAM = "target"
 """Stream of the bootstrap draws of real data: the same for all, so that correlators of the same configurations have
 the same ones in every sample."""
 
 LATER = ("component", "gevp", "subtract")
 """Keys that a hash has where they are said: they came after runs that are still there."""
 
-SIZES = (1e-37, 1e37)
+MOCK_SIZES = (1e-37, 1e37)
 """What C(t_ref) of a known spectral density must lie between: the networks compute in 32 bits."""
 
 
@@ -53,20 +53,20 @@ TOLERATED = 2.0
 """Factor by which noise may be outside of what the shipped audience was trained with: draws with it calibrate."""
 
 
-def beyond_range(config: Config, found: Noise) -> list[str]:
+def beyond_range(config: Config, noise: Noise) -> list[str]:
     """Return a flag, with by how much, where noise is far outside of what the shipped audience was trained with."""
     if not config.origin.served:
         return []
     low, high = shipped()["noise"]["relative"]
-    i = found.reference
-    relative = float(np.sqrt(found.covariance[i, i]) / abs(found.mean[i]))
+    i = noise.reference
+    relative = float(np.sqrt(noise.covariance[i, i]) / abs(noise.mean[i]))
     if low / TOLERATED <= relative <= TOLERATED * high:
         return []
     words = (
         f"{relative / high:.2g} times the largest" if relative > high else f"{low / relative:.2g} times below the least"
     )
     return [
-        f"the relative error at t = {found.times[i]} is {relative:.2g}, {words} that the shipped audience was trained "
+        f"the relative error at t = {noise.times[i]} is {relative:.2g}, {words} that the shipped audience was trained "
         f"with ({low:g} to {high:g})"
     ]
 
@@ -88,8 +88,8 @@ class Inputs:
 
     def sha256(self, path: Path) -> str:
         """Return the hash of a file; one that cannot be read has one too, so that a moved run can be looked at."""
-        found = self._snapshot(path)
-        return "missing" if isinstance(found, UserError) else found.sha256
+        snapshot = self._snapshot(path)
+        return "missing" if isinstance(snapshot, UserError) else snapshot.sha256
 
     def _snapshot(self, path: Path) -> Snapshot | UserError:
         if path not in self._snapshots:
@@ -131,8 +131,8 @@ class Inputs:
         if isinstance(section, sources.SyntheticNoise):
             return Problem(self.config, self._synthetic(section))
         c = self._correlator(section, "noise")
-        found = Noise(times, c.mean, c.covariance, c.where, c.flags, section.floor)
-        return Problem(self.config, replace(found, flags=(*c.flags, *beyond_range(self.config, found))))
+        noise = Noise(times, c.mean, c.covariance, c.where, c.flags, section.floor)
+        return Problem(self.config, replace(noise, flags=(*c.flags, *beyond_range(self.config, noise))))
 
     def correlators(self) -> list[Correlator]:
         """Return every correlator that the config takes from a file, each once."""
@@ -144,9 +144,9 @@ class Inputs:
         times, mean = self.config.lattice.slices, self._integrals(section.model.spectrum(), "noise", "model")[0]
         try:
             with np.errstate(all="ignore"):
-                made = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
-            covariance = noise.treat(made.covariance, section.covariance, made.source)
-            return Noise(times, mean, covariance, made.source, floor=section.floor)
+                synthetic = noise.synthetic(times, mean, section.r1, section.delta, section.tau)
+            covariance = noise.treat(synthetic.covariance, section.covariance, synthetic.source)
+            return Noise(times, mean, covariance, synthetic.source, floor=section.floor)
         except UserError as error:
             key = error.key or ("delta" if section.delta else "model")
             raise ConfigError(*((("noise", key), fault) for fault in error.faults)) from None
@@ -154,12 +154,12 @@ class Inputs:
     def _correlator(self, section: sources.CorrelatorSection | sources.HDF5Noise, *keys: str) -> Correlator:
         """Return the correlator of a section on the run's time slices, folded as the kernel says."""
         if keys not in self._correlators:
-            kernel, found = self.config.observables.kernel, self._snapshot(section.path)
+            kernel, snapshot = self.config.observables.kernel, self._snapshot(section.path)
             with _at(section, *keys):
-                if isinstance(found, UserError):
-                    raise found
-                lattice, draws = self.config.lattice, (self.config.bootstrap, self.config.seed, STREAM)
-                c = known.load(section.source, kernel, lattice.slices, found, lattice.first, draws)
+                if isinstance(snapshot, UserError):
+                    raise snapshot
+                lattice, draws = self.config.lattice, (self.config.bootstrap, self.config.seed, TARGET_STREAM)
+                c = known.load(section.source, kernel, lattice.slices, snapshot, lattice.first, draws)
                 Noise(c.times, c.mean, c.covariance, c.where)
             self._correlators[keys] = c
         return self._correlators[keys]
@@ -175,10 +175,10 @@ class Inputs:
                 C, rho = grid.split(spectrum.integrals(grid, self.config.spectra.omega_max))
         except RuntimeError as error:
             raise ConfigError((keys, f"its integrals cannot be computed on these grids ({error})")) from None
-        at = times.index(1) if 1 in times else 0
-        if not (np.isfinite(C).all() and np.isfinite(rho).all() and SIZES[0] <= abs(C[at]) <= SIZES[1]):
-            allowed = f"{SIZES[0]:g} to {SIZES[1]:g} in size, and all values finite"
-            raise ConfigError((keys, f"C(t = {times[at]}) = {C[at]:.3g}; allowed: {allowed}"))
+        row = times.index(1) if 1 in times else 0
+        if not (np.isfinite(C).all() and np.isfinite(rho).all() and MOCK_SIZES[0] <= abs(C[row]) <= MOCK_SIZES[1]):
+            allowed = f"{MOCK_SIZES[0]:g} to {MOCK_SIZES[1]:g} in size, and all values finite"
+            raise ConfigError((keys, f"C(t = {times[row]}) = {C[row]:.3g}; allowed: {allowed}"))
         return C, rho
 
     def target(self, name: str) -> Target:
@@ -193,7 +193,7 @@ class Inputs:
         if isinstance(section, sources.CorrelatorTarget):
             c = self._correlator(section, "targets", name)
             scale = None if section.scale == "auto" else section.scale
-            stream = name if c.samples is None else STREAM
+            stream = name if c.samples is None else TARGET_STREAM
             return Target(c.bootstrap(config.bootstrap, config.seed, stream), scale, correlator=c)
         if isinstance(section, densities.ChebyshevMock):
             i, prior = section.sample, config.spectra.chebyshev(section.Nb)
@@ -232,5 +232,5 @@ def _at(section: Section, *keys: str) -> Iterator[None]:
     except UserError as error:
         key = error.key or "path"
         own = (*keys, key if key in type(section).model_fields else "group")
-        at = ("lattice", key) if key in ("first", "period") else own
-        raise ConfigError(*((at, fault) for fault in error.faults)) from None
+        where = ("lattice", key) if key in ("first", "period") else own
+        raise ConfigError(*((where, fault) for fault in error.faults)) from None

@@ -97,8 +97,8 @@ class Problem:
             return self._like_the_data(drawn, start, stop, stream)
         stream = stream if of_prior else f"{stream} {family}"
         if isinstance(drawn, Mixture | ChebyshevPrior):
-            made = samples.generate(drawn, self.observables, seed, start, stop, stream)
-            return made.correlator, made.smeared
+            drawn_samples = samples.generate(drawn, self.observables, seed, start, stop, stream)
+            return drawn_samples.correlator, drawn_samples.smeared
         spectra = [drawn.draw(rng.generator(seed, stream, family, i)) for i in range(start, stop)]
         grid, end = self.observables, self.config.spectra.omega_max
         return grid.split(np.stack([s.integrals(grid, end) for s in spectra]))

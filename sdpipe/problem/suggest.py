@@ -25,15 +25,15 @@ from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
-from sdpipe.problem.inputs import STREAM
+from sdpipe.problem.inputs import TARGET_STREAM
 
 LARGEST_ERROR = 0.3
 """Relative error from which on a time is left out."""
 
-RESOLVED = 0.1
+RESOLVED_WIDTH = 0.1
 """Posterior error, relative to the largest rho_sigma(E), to which it is known where sigma is called resolved."""
 
-WIDTHS = (0.05, 0.07, 0.1, 0.14, 0.2, 0.26, 0.34, 0.44, 0.57, 0.76, 1.0)
+CHOICES_OF_SIGMA = (0.05, 0.07, 0.1, 0.14, 0.2, 0.26, 0.34, 0.44, 0.57, 0.76, 1.0)
 """Sigma to choose from, in the unit of energy that the data have."""
 
 FIRST = "; and lattice.first, the t of the first one, unless there are T of them, or T/2 + 1"
@@ -114,9 +114,9 @@ class _Data:
             "energies": {"min": 0.0, "max": 1e4, "count": 2},
             "targets": {"file": {"kind": "correlator", "path": str(self.path), **self.section}},
         }
-        config, found = validated(_merged({**shipped(), **wide}, self.given))
-        if found:
-            lines = [(".".join(map(str, keys)).removeprefix("targets.file."), words) for keys, words in found]
+        config, wrong = validated(_merged({**shipped(), **wide}, self.given))
+        if wrong:
+            lines = [(".".join(map(str, keys)).removeprefix("targets.file."), words) for keys, words in wrong]
             raise UserError(*(f"command line: {key}: {words}" for key, words in lines))
         self.given = _as_in(plain(config), self.given)
 
@@ -124,14 +124,16 @@ class _Data:
         """Take for a table of errors alone what it can only mean, and what cannot make errors too small; say why."""
         if self.record.errors is None:
             return ()
-        said = []
+        sentences = []
         if "error" not in {*self.section, *self.record.said}:
             self.section["error"] = "mean"
-            said.append("error: mean; for those of one configuration, which are larger, error=sample configurations=n")
+            sentences.append(
+                "error: mean; for those of one configuration, which are larger, error=sample configurations=n"
+            )
         if "covariance" not in self.section:
             self.section["covariance"] = "diagonal"
-            said.append("covariance: diagonal, since errors alone do not say how times are correlated")
-        return tuple(said)
+            sentences.append("covariance: diagonal, since errors alone do not say how times are correlated")
+        return tuple(sentences)
 
     def _refuse_missing(self) -> None:
         """Raise UserError with all that neither the file nor what is given says."""
@@ -183,7 +185,7 @@ class _Data:
 
     def load(self, times: tuple[int, ...] | None, source: Source | None = None) -> Correlator:
         """Return the correlator at these times; by default all that the kernel allows."""
-        draws = (self.given.get("bootstrap", 800), self.given.get("seed", 1), STREAM)
+        draws = (self.given.get("bootstrap", 800), self.given.get("seed", 1), TARGET_STREAM)
         return known.load(source or self.source, self.kernel, times, self.snapshot, self.there[0], draws)
 
     def whole(self) -> Correlator:
@@ -330,7 +332,7 @@ class _Data:
         """
         parameters = {"kind": "gaussian", **self.given.get("smearing", {})}
         parameters.pop("sigma", None)
-        if smearing.made(**parameters).scaleless:
+        if smearing.from_kind(**parameters).scaleless:
             return {"unit": unit}
         return {"unit": 1.0, "E0": [float(f"{unit * E0:.12g}") for E0 in shipped()["spectra"]["E0"]]}
 
@@ -345,15 +347,15 @@ class _Data:
 
     def _sigma(self, seen: Correlator, unit: float, lowest: float) -> list[float]:
         """Return the narrowest sigma that the posterior resolves, and the next one."""
-        widths = [float(f"{unit * s:.3g}") for s in WIDTHS]
-        E = lowest + unit * np.array([0, *WIDTHS, 1.4, 2.0])
-        found = self._posterior(seen, tuple(widths), tuple(E))(seen.mean)
-        largest = np.abs(found.mean).max(axis=-1)
-        error = [np.median(found.sd[i, lowest + 2 * s > E]) for i, s in enumerate(widths)]
-        i = next((i for i in range(len(widths) - 1) if error[i] < RESOLVED * largest[i]), None)
-        words = f"the narrowest at which the posterior is known to {100 * RESOLVED:.0f} %, and the next one"
+        widths = [float(f"{unit * s:.3g}") for s in CHOICES_OF_SIGMA]
+        E = lowest + unit * np.array([0, *CHOICES_OF_SIGMA, 1.4, 2.0])
+        posterior = self._posterior(seen, tuple(widths), tuple(E))(seen.mean)
+        largest = np.abs(posterior.mean).max(axis=-1)
+        error = [np.median(posterior.sd[i, lowest + 2 * s > E]) for i, s in enumerate(widths)]
+        i = next((i for i in range(len(widths) - 1) if error[i] < RESOLVED_WIDTH * largest[i]), None)
+        words = f"the narrowest at which the posterior is known to {100 * RESOLVED_WIDTH:.0f} %, and the next one"
         if i is None:
-            i, words = len(widths) - 2, f"at none of them is the posterior known to {100 * RESOLVED:.0f} %"
+            i, words = len(widths) - 2, f"at none of them is the posterior known to {100 * RESOLVED_WIDTH:.0f} %"
         self.why.append(f"smearing.sigma: {widths[i : i + 2]}, {words}")
         return widths[i : i + 2]
 
@@ -396,9 +398,9 @@ def _as_in(config: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return {key: _as_in(config[key], value) if both[key] else config[key] for key, value in given.items()}
 
 
-def _merged(made: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _merged(into: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """Return a config with what is given in it, section by section."""
-    result = dict(made)
+    result = dict(into)
     for key, value in given.items():
         both = isinstance(value, dict) and isinstance(result.get(key), dict)
         result[key] = _merged(result[key], value) if both else value

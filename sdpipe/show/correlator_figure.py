@@ -18,10 +18,10 @@ from sdpipe.physics.units import label
 from sdpipe.show import figures
 from sdpipe.show.picture import COLOURS, STYLE, Picture
 
-FAR = 3.0
+FAR_PULL = 3.0
 """Standard deviations of C(t) from which on data are not what the reconstruction implies."""
 
-KNOWN = 0.5
+KNOWN_ENOUGH = 0.5
 """Relative error up to which an effective mass is shown."""
 
 CAPTION = (
@@ -45,7 +45,7 @@ def words(prediction: xr.Dataset) -> str:
     'The posterior mean implies the C(t) of the data: they differ by at most 0.7 errors, at t = 1; '
     """
     pull = np.abs(pulls(prediction))
-    worst, within = int(pull.argmax()), bool((pull <= FAR).all())
+    worst, within = int(pull.argmax()), bool((pull <= FAR_PULL).all())
     verdict = "The posterior mean implies the C(t) of the data" if within else "The data are not what is reconstructed"
     treatment = prediction.correlator.attrs.get("covariance", "full")
     weak = "" if treatment == "full" else f", with a covariance ({treatment}) that makes it small"
@@ -90,7 +90,7 @@ def draw_mass(prediction: xr.Dataset, kernel: Kernel, title: str) -> Figure:
     C, t = prediction.correlator, prediction.t.values
     covariance = np.cov(C.values.T)
     data, implied = (effective_mass(c, covariance, kernel) for c in (C.mean("boot").values, prediction.implied.values))
-    shown = data[1] < KNOWN * np.abs(data[0])
+    shown = data[1] < KNOWN_ENOUGH * np.abs(data[0])
     if shown.any():
         _both(ax, t[shown], data[0][shown], data[1][shown], implied[0][shown])
         ax.legend()

@@ -28,7 +28,7 @@ PANEL, BESIDE = 0.85 * WIDTH, MARGINS["left"] + MARGINS["right"]
 """Inches: width of a panel, and what of that is beside its axes."""
 
 DENSITY = r"$\hat\rho_\sigma(E)$"
-SOURCES = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "networks, as they say"}
+SOURCE_WORDS = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "networks, as they say"}
 TOTAL, STATISTICAL, CENTRAL = "#D6ECF8", "#85BBE0", "#00324F"
 """Bands of the total and the statistical error and the central value, which grey prints light, middle and dark."""
 BOUNDS = "0.85"
@@ -38,12 +38,12 @@ WITHIN = (-WIDEST_PULL, WIDEST_PULL)
 """Pulls are shown up to this; farther ones are at the edge."""
 METHOD_LINES = {"linear": (COLOURS[1], ":"), "posterior": (COLOURS[2], "-.")}
 """Colour and style of each method beside the networks."""
-SIZES = {"Nb": "basis size Nb", "Nrho": "samples Nρ", "network": "network"}
+REFERENCE_SIZES = {"Nb": "basis size Nb", "Nrho": "samples Nρ", "network": "network"}
 """What ensembles differ in, and how figures call it."""
 LINES = tuple(zip(COLOURS, ("-", "--", "-.", ":", "-", "--", "-."), strict=True))
 """Colours with a style of line each, so that grey prints tell them apart."""
 SHOWN_ENERGIES = 4
-LONGEST = 35
+LONGEST_TITLE = 35
 """Most characters of the name of a target in a title."""
 SHOWN_SAMPLES = 6
 """Lines for each basis size in a picture of the training set."""
@@ -71,7 +71,7 @@ def fill(ax: Axes, E: Any, centre: Any, error: Any, colour: str, alpha: float, *
     ax.fill_between(E, centre - error, centre + error, color=colour, alpha=alpha, lw=0, **options)
 
 
-def short(title: str, longest: int = LONGEST) -> str:
+def short(title: str, longest: int = LONGEST_TITLE) -> str:
     """Return a title that leaves room for sigma beside it; the middle of a long one is left out.
 
     >>> short("o3"), short("a" * 30 + "b" * 30)
@@ -130,11 +130,11 @@ def by_source(budget: xr.Dataset, ax: Axes) -> Axes:
 
     The shifts to the references are in axes below, where there are any.
     """
-    shifts = [source for source in map(str, budget.source.values) if source not in SOURCES]
+    shifts = [source for source in map(str, budget.source.values) if source not in SOURCE_WORDS]
     lower = [(below(ax, "80%", 0.4), shifts)] if shifts else []
-    for axes, names in ((ax, [x for x in map(str, budget.source.values) if x in SOURCES]), *lower):
+    for axes, names in ((ax, [x for x in map(str, budget.source.values) if x in SOURCE_WORDS]), *lower):
         for source, (colour, style) in zip(names, LINES, strict=False):
-            label = SOURCES.get(source, f"systematic: {source}")
+            label = SOURCE_WORDS.get(source, f"systematic: {source}")
             axes.plot(budget.E, budget.error.sel(source=source), color=colour, ls=style, label=label)
     ax.plot(budget.E, budget.total, color=COLOURS[6], lw=2, label="total")
     for axes in (ax, *(axes for axes, _ in lower)):
@@ -186,13 +186,13 @@ def series(ensembles: Mapping[str, Ensemble], central: str) -> dict[str, list[st
         return {}
     rank = get_args(NetworkName).index
     sizes = {n: {"Nb": e.Nb, "Nrho": e.Nrho, "network": rank(e.network)} for n, e in ensembles.items()}
-    found = {}
-    for key in SIZES:
-        members = [n for n, s in sizes.items() if all(s[k] == sizes[central][k] for k in SIZES if k != key)]
+    every = {}
+    for key in REFERENCE_SIZES:
+        members = [n for n, s in sizes.items() if all(s[k] == sizes[central][k] for k in REFERENCE_SIZES if k != key)]
         distinct = {sizes[n][key]: n for n in members} | {sizes[central][key]: central}
         if len(distinct) >= 3:
-            found[key] = [distinct[size] for size in sorted(distinct)]
-    return found
+            every[key] = [distinct[size] for size in sorted(distinct)]
+    return every
 
 
 @mpl.rc_context(STYLE)
@@ -213,17 +213,17 @@ def asymptotics(rho: xr.DataArray | None, budget: xr.Dataset, config: Config, ti
         value, error = central_value(one).compute(), np.hypot(lattice_error(one), network_error(one)).compute()
         figure = Figure(figsize=(4.2 * len(every) + 1.2, 4.0), layout="constrained")
         for ax, (key, names) in zip(np.atleast_1d(figure.subplots(1, len(every))), every.items(), strict=True):
-            at = np.arange(len(names))
+            positions = np.arange(len(names))
             source = next((x for x, name in config.budget.references.items() if name in names), None)
             for i, colour in coloured(shown):
                 points, bars = (a.sel(ensemble=names).isel(E=i).values for a in (value, error))
                 label = units.equation("E", float(rho.E[i]), units.unit_of(rho), 3)
-                ax.errorbar(at, points, bars, fmt="o-", ms=4, lw=1, color=colour, label=label)
+                ax.errorbar(positions, points, bars, fmt="o-", ms=4, lw=1, color=colour, label=label)
                 if source:
                     best, width = float(quoted.central[i]), float(quoted.error.sel(source=source)[i])
                     ax.axhspan(best - width, best + width, color=colour, alpha=0.2, lw=0)
-            ax.set_xticks(at, [str(getattr(config.ensembles[n], key)) for n in names])
-            ax.set(xlabel=SIZES[key], ylabel=DENSITY)
+            ax.set_xticks(positions, [str(getattr(config.ensembles[n], key)) for n in names])
+            ax.set(xlabel=REFERENCE_SIZES[key], ylabel=DENSITY)
             words = f", band: systematic {source}" if source else ""
             ax.set_title(f"{units.equation('σ', sigma, units.unit_of(rho))}{words}", fontsize=9, loc="left")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)

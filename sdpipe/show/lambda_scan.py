@@ -22,10 +22,10 @@ CAPTION = Markup(
     "The dotted line is λ′ by {} for the first α, which is quoted; the grey band is its result with its error."
 )
 
-BELOW = 1e-4
+LOWEST_SHOWN = 1e-4
 """The picture begins at this multiple of the lambda' that is chosen."""
 
-RULES = {
+RULE_WORDS = {
     "evidence": "the largest marginal likelihood",
     "plateau": "its plateau",
     "balance": "the balance of both errors",
@@ -37,28 +37,28 @@ HIGH, BETWEEN = 2.2, 0.9
 """Inches: height of the axes of one energy, and what is between two."""
 
 
-def scan(found: xr.Dataset, ax: Axes) -> Axes:
+def scan(scans: xr.Dataset, ax: Axes) -> Axes:
     """Draw the scans at one sigma and one energy of a group of ``predictions.zarr`` with HLT."""
-    for alpha, colour in figures.coloured(found.alpha.values, COLOURS[:3]):
-        one = found.sel(alpha=alpha)
+    for alpha, colour in figures.coloured(scans.alpha.values, COLOURS[:3]):
+        one = scans.sel(alpha=alpha)
         keep = slice(None, None, 2)
-        x, y = found["lambda"].values[keep], one.scan_mean.values[keep]
+        x, y = scans["lambda"].values[keep], one.scan_mean.values[keep]
         ax.errorbar(x, y, one.scan_error.values[keep], fmt=".", ms=3, lw=0.8, color=colour, label=f"α = {alpha:g}")
-    chosen, lambdas = float(found.scan_chosen.isel(alpha=0)), found["lambda"].values
+    chosen, lambdas = float(scans.scan_chosen.isel(alpha=0)), scans["lambda"].values
     ax.axvline(chosen, color="0.4", ls=":", lw=1)
     own = {"estimator": "hlt"}
-    centre, error = (float(found[name].sel(own)) for name in ("estimator_central", "estimator_error"))
+    centre, error = (float(scans[name].sel(own)) for name in ("estimator_central", "estimator_error"))
     ax.axhspan(centre - error, centre + error, color="0.85", lw=0, zorder=0.5)
-    size = max(_size(found), 3 * error)
+    size = max(_size(scans), 3 * error)
     ax.set(xscale="log", xlabel="λ′", ylabel=DENSITY, ylim=(centre - size, centre + size))
-    ax.set_xlim(max(BELOW * chosen, lambdas.min()), lambdas.max())
+    ax.set_xlim(max(LOWEST_SHOWN * chosen, lambdas.min()), lambdas.max())
     ax.legend(fontsize=8)
     return ax
 
 
-def _size(found: xr.Dataset) -> float:
+def _size(scans: xr.Dataset) -> float:
     """Return the half height of the picture: six errors at the lambda that is chosen."""
-    one = found.isel(alpha=0)
+    one = scans.isel(alpha=0)
     i = np.abs(np.log(one["lambda"] / one.scan_chosen).values).argmin()
     return 6 * float(one.scan_error[i])
 
@@ -76,9 +76,9 @@ def figure(scans: xr.Dataset, title: str) -> Figure:
     return figure
 
 
-def at(found: xr.Dataset, E: float) -> xr.Dataset:
+def at(scans: xr.Dataset, E: float) -> xr.Dataset:
     """Return the scans at one energy, with estimate and error there."""
-    return found.sel(E_scan=E, E=E)
+    return scans.sel(E_scan=E, E=E)
 
 
 def pictures(name: str, predictions: xr.Dataset, budget: xr.Dataset, title: str) -> Iterator[Picture]:
@@ -95,4 +95,4 @@ def pictures(name: str, predictions: xr.Dataset, budget: xr.Dataset, title: str)
 def caption(predictions: xr.Dataset, title: str) -> Markup:
     """Return what the stability plots of one target show."""
     rule = predictions.scan_chosen.attrs["long_name"].rpartition(" ")[2]
-    return CAPTION.format(title, RULES.get(rule, rule))
+    return CAPTION.format(title, RULE_WORDS.get(rule, rule))

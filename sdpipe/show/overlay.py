@@ -66,10 +66,10 @@ def _drawn(ax: Axes) -> int:
 def _at(curve: xr.Dataset, sigma: float | None) -> xr.Dataset:
     if "sigma" not in curve.dims:
         return curve
-    there = curve.sigma.values
-    match = np.flatnonzero(np.isclose(there, there[0] if sigma is None else sigma, rtol=1e-6))
+    sigmas = curve.sigma.values
+    match = np.flatnonzero(np.isclose(sigmas, sigmas[0] if sigma is None else sigma, rtol=1e-6))
     if not match.size:
-        raise UserError(f"overlay: no sigma = {sigma}; those there: {', '.join(f'{s:g}' for s in there)}")
+        raise UserError(f"overlay: no sigma = {sigma}; those there: {', '.join(f'{s:g}' for s in sigmas)}")
     return curve.isel(sigma=match[0])
 
 

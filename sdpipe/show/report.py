@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +33,9 @@ from sdpipe.problem.problem import families
 from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, tables, validation_figures
 from sdpipe.show.flags import worded
 from sdpipe.show.page import PageSection, compose, parts
+from sdpipe.show.versions import PACKAGES, installed
 from sdpipe.version import __version__
 
-PACKAGES = ("numpy", "scipy", "torch", "xarray", "zarr", "dask", "distributed", "matplotlib")
 DENSITY = Markup("ρ̂<sub>σ</sub>(E)")
 CALIBRATES = {
     "given": "; it calibrates mock targets, and data with a scale that is given",
@@ -485,7 +484,7 @@ def _validation(data: ReportData, validation: xr.Dataset) -> PageSection:
 
 def _provenance(data: ReportData) -> PageSection:
     """Versions, seed, data files, timings, stores and networks."""
-    packages = {"sdpipe": __version__, "python": platform.python_version(), **{p: version(p) for p in PACKAGES}}
+    packages = {"sdpipe": __version__, "python": platform.python_version(), **{p: installed(p) for p in PACKAGES}}
     facts = [
         ("Seed", str(data.config.seed)),
         ("Written with", ", ".join(f"{name} {number}" for name, number in packages.items())),

@@ -32,7 +32,7 @@ def point(name: str) -> tuple[str, str]:
     return MARKERS[i % len(MARKERS)], COLOURS[1 + i % (len(COLOURS) - 2)]
 
 
-SHOWN = 16
+SHOWN_POINTS = 16
 """About how many energies a method is shown at."""
 
 CAPTION = Markup(
@@ -137,7 +137,7 @@ def estimates(compared: xr.Dataset, ax: Axes) -> Axes:
     E, quoted = compared.E.values, compared.get("calibrated", compared.error)
     below = figures.below(ax)
     lead = str(compared.estimate.values[0])
-    every, one = max(1, round(E.size / SHOWN)), compared.central.sel(estimate=lead)
+    every, one = max(1, round(E.size / SHOWN_POINTS)), compared.central.sel(estimate=lead)
     if "lower" in compared:
         band = {"color": figures.BOUNDS, "lw": 0, "zorder": 0.5, "label": "bounds, ρ ≥ 0"}
         ax.fill_between(E, compared.lower, compared.upper, **band)

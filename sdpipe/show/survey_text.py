@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import yaml
 
-from sdpipe.correlators.correlator import ENOUGH, Correlator, describe
+from sdpipe.correlators.correlator import ENOUGH_BINS, Correlator, describe
 from sdpipe.correlators.survey import Survey
 from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.posterior import Posterior
@@ -20,7 +20,7 @@ from sdpipe.show.run_status import table
 
 TOO_LARGE = "doubtful: data scatter less than their errors allow: is their covariance that of one configuration?"
 
-SHOWN = 24
+SHOWN_TIMES = 24
 """Most times in the table."""
 
 
@@ -30,7 +30,7 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
     ``why`` are lines on what follows from the data.
     """
     whole = survey.correlator
-    rows = np.unique(np.linspace(0, len(whole.times) - 1, min(len(whole.times), SHOWN)).round().astype(int))
+    rows = np.unique(np.linspace(0, len(whole.times) - 1, min(len(whole.times), SHOWN_TIMES)).round().astype(int))
     columns = {
         "t": [str(whole.times[i]) for i in rows],
         "C(t)": [f"{whole.mean[i]:.6g}" for i in rows],
@@ -99,5 +99,7 @@ def _bins(correlator: Correlator) -> list[str]:
     tau, error = facts["tau_int"], facts["tau_int_error"]
     words = "independent as far as can be seen"
     if tau - 2 * error > 0.5:
-        words = f"bins of {int(np.ceil(ENOUGH * (tau - 1 / (4 * tau))))} configurations would be independent to 5 %"
+        words = (
+            f"bins of {int(np.ceil(ENOUGH_BINS * (tau - 1 / (4 * tau))))} configurations would be independent to 5 %"
+        )
     return [f"autocorrelation: tau_int = {tau:.2f} +- {error:.2f} configurations; {words}"]

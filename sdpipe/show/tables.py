@@ -14,7 +14,7 @@ from sdpipe.physics import units
 from sdpipe.physics.units import equation, label
 from sdpipe.show.run_status import table
 
-SHOWN_ENERGIES = 12
+TABLE_ENERGIES = 12
 ANSWERS = 6
 """Energies of the short table of a target."""
 DECIMALS = 7
@@ -167,7 +167,7 @@ def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
 
 def budget_table(name: str, budget: xr.Dataset) -> str:
     """Return the budget of one target as text, a dozen energies for each sigma, then what is doubtful about it."""
-    every = max(1, budget.sizes["E"] // SHOWN_ENERGIES)
+    every = max(1, budget.sizes["E"] // TABLE_ENERGIES)
     parts = []
     for sigma in budget.sigma.values:
         one = budget.sel(sigma=sigma)
@@ -182,8 +182,8 @@ def budget_table(name: str, budget: xr.Dataset) -> str:
     return "\n\n".join(filter(None, [*parts, flags]))
 
 
-def _by_family(at: xr.Dataset) -> dict[str, list[str]]:
-    return {"family": list(map(str, at.family.values)), "sigma": [f"{s:g}" for s in at.sigma.values]}
+def _by_family(rows: xr.Dataset) -> dict[str, list[str]]:
+    return {"family": list(map(str, rows.family.values)), "sigma": [f"{s:g}" for s in rows.sigma.values]}
 
 
 def coverage_frame(validation: xr.Dataset, level: float) -> pd.DataFrame:
@@ -192,13 +192,13 @@ def coverage_frame(validation: xr.Dataset, level: float) -> pd.DataFrame:
     The verdict on the calibrated coverage, see :func:`~sdpipe.infer.calibration.verdict`, is for the family as a whole.
     An estimate that is NaN is outside its error.
     """
-    at = validation[["coverage_of"]].assign(tested=validation.tested.sum("sample")).sel(level=level)
-    at = at.stack(row=("family", "sigma"))
-    columns, covered = _by_family(at), {str(b): at.coverage_of.sel(budget=b).values for b in at.budget.values}
+    rows = validation[["coverage_of"]].assign(tested=validation.tested.sum("sample")).sel(level=level)
+    rows = rows.stack(row=("family", "sigma"))
+    columns, covered = _by_family(rows), {str(b): rows.coverage_of.sel(budget=b).values for b in rows.budget.values}
     for budget, values in covered.items():
         columns[f"{budget} %"] = [f"{100 * c:.1f}" for c in values]
     for budget in ("total", "calibrated"):
-        pairs = zip(covered[budget], at.tested.values, strict=True)
+        pairs = zip(covered[budget], rows.tested.values, strict=True)
         columns[f"{budget} is"] = [verdict(coverage, level, int(count)) for coverage, count in pairs]
     return pd.DataFrame(columns)
 
@@ -208,14 +208,14 @@ def accuracy_frame(validation: xr.Dataset) -> pd.DataFrame:
 
     An estimate that is NaN makes the mean difference and the mean width NaN.
     """
-    at = validation[["mae", "width", "flag_rate"]].stack(row=("family", "sigma"))
-    columns, scale = _by_family(at), at.mae.isel(estimate=0).values
-    for name in at.estimate.values:
-        columns[f"MAE {name}"] = numbers(at.mae.sel(estimate=name).values, scale)
-    for budget in at.budget.values:
+    rows = validation[["mae", "width", "flag_rate"]].stack(row=("family", "sigma"))
+    columns, scale = _by_family(rows), rows.mae.isel(estimate=0).values
+    for name in rows.estimate.values:
+        columns[f"MAE {name}"] = numbers(rows.mae.sel(estimate=name).values, scale)
+    for budget in rows.budget.values:
         if budget not in ("published", "total"):
-            columns[f"± {budget}"] = numbers(at.width.sel(budget=budget).values, scale)
-    columns["flagged %"] = [f"{100 * rate:.1f}" for rate in at.flag_rate.values]
+            columns[f"± {budget}"] = numbers(rows.width.sel(budget=budget).values, scale)
+    columns["flagged %"] = [f"{100 * rate:.1f}" for rate in rows.flag_rate.values]
     return pd.DataFrame(columns)
 
 
@@ -234,8 +234,8 @@ def verdict_table(validation: xr.Dataset) -> str:
     whole = coverage_frame(validation, level)
     columns: dict[str, list[str]] = {"family": list(dict.fromkeys(whole["family"]))}
     for sigma, rows in whole.groupby("sigma", sort=False):
-        at = equation("sigma", float(sigma), units.unit_of(validation))
-        columns[at] = list(rows["calibrated %"] + " %, " + rows["calibrated is"])
+        width = equation("sigma", float(sigma), units.unit_of(validation))
+        columns[width] = list(rows["calibrated %"] + " %, " + rows["calibrated is"])
     meaning = {"too wide": "covers more than it promises", "too narrow": "covers less than it promises"}
     notes = [f"{name}: the error {words}" for name, words in meaning.items() if name in set(whole["calibrated is"])]
     heading = f"validation, truth inside the calibrated error at level {level:g}"
@@ -247,11 +247,11 @@ def training_frame(history: xr.Dataset) -> pd.DataFrame:
     rows, best = [], history.val_loss.min("epoch")
     for ensemble in history.ensemble.values:
         for sigma in history.sigma.values:
-            at = {"ensemble": ensemble, "sigma": sigma}
-            loss = float(best.sel(at).mean("replica"))
-            bars = [float(history[f"{name}_loss"].sel(at)) for name in ("linear", "posterior")]
+            where = {"ensemble": ensemble, "sigma": sigma}
+            loss = float(best.sel(where).mean("replica"))
+            bars = [float(history[f"{name}_loss"].sel(where)) for name in ("linear", "posterior")]
             ratios = [f"{loss / bar:.3f}" if np.isfinite(bar) else "-" for bar in bars]
-            epochs = history.val_loss.sel(at).notnull().sum("epoch").values
+            epochs = history.val_loss.sel(where).notnull().sum("epoch").values
             span = f"{epochs.min()}" if epochs.min() == epochs.max() else f"{epochs.min()}-{epochs.max()}"
             rows.append([str(ensemble), f"{sigma:g}", f"{loss:.5f}", f"{bars[0]:.5f}", *ratios, span])
     sigma = label("sigma", units.unit_of(history))

@@ -18,7 +18,7 @@ from sdpipe.show import figures
 from sdpipe.show.figures import DENSITY, LINES, MARGINS, PANEL
 from sdpipe.show.picture import COLOURS, STYLE, Picture
 
-WIDEST_PULL = 5.0
+HISTOGRAM_PULL = 5.0
 
 MOST = 4
 """Most families, or errors, in one panel."""
@@ -26,9 +26,9 @@ ROW, BETWEEN, BESIDE = 1.8, 0.15, 1.85
 """Inches: height of a panel, what is between two, and what a legend beside one takes."""
 CASE, CASE_GAPS = (2.4, 1.75), (0.6, 0.4)
 """Inches: width and height of the axes of one draw, and what is between two, either way."""
-NAMES = 0.9
+SLANTED_NAMES = 0.9
 """Inches below the last panel where its labels are slanted names of families."""
-LONGEST = 15
+LONGEST_FAMILY = 15
 """Most characters of the name of a family in a legend."""
 
 
@@ -45,7 +45,7 @@ def _families(validation: xr.Dataset) -> Iterator[tuple[str, tuple[str, str]]]:
 
 
 def _name(family: str) -> str:
-    return figures.short(family, LONGEST)
+    return figures.short(family, LONGEST_FAMILY)
 
 
 def _legend_beside(ax: Axes, title: str | None = None) -> None:
@@ -69,16 +69,16 @@ def pulls(validation: xr.Dataset, ax: Axes) -> Axes:
 
     The legend says which share of the pulls of each family lies beyond the histogram.
     """
-    bins = np.linspace(-WIDEST_PULL, WIDEST_PULL, 51)
+    bins = np.linspace(-HISTOGRAM_PULL, HISTOGRAM_PULL, 51)
     for family, (colour, style) in _families(validation):
         values = _tested(validation, family, "pull").ravel()
-        beyond = float(np.mean(~(np.abs(values) <= WIDEST_PULL)))
+        beyond = float(np.mean(~(np.abs(values) <= HISTOGRAM_PULL)))
         density = np.histogram(values, bins)[0] / (values.size * (bins[1] - bins[0]))
         ax.stairs(density, bins, color=colour, ls=style, lw=1.2, label=f"{_name(family)}: {beyond:.1%}")
-    x = np.linspace(-WIDEST_PULL, WIDEST_PULL, 201)
+    x = np.linspace(-HISTOGRAM_PULL, HISTOGRAM_PULL, 201)
     ax.plot(x, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi), color="0.5", lw=1, label="normal")
-    ax.set(xlabel="(central − truth) / total error", ylabel="density", xlim=(-WIDEST_PULL, WIDEST_PULL))
-    _legend_beside(ax, f"beyond ±{WIDEST_PULL:g}")
+    ax.set(xlabel="(central − truth) / total error", ylabel="density", xlim=(-HISTOGRAM_PULL, HISTOGRAM_PULL))
+    _legend_beside(ax, f"beyond ±{HISTOGRAM_PULL:g}")
     return ax
 
 
@@ -124,16 +124,16 @@ def coverage_against_energy(validation: xr.Dataset, ax: Axes) -> Axes:
 def width_and_bias(validation: xr.Dataset, ax: Axes) -> Axes:
     """Draw, for each family, mean half widths of the errors and the root mean square bias over energies."""
     names = list(map(_name, map(str, validation.family.values)))
-    at, errors = np.arange(len(names)), list(map(str, validation.budget.values))
+    positions, errors = np.arange(len(names)), list(map(str, validation.budget.values))
     for i, budget in enumerate(errors):
         (marker, colour), width = _point(str(budget)), validation.width.sel(budget=budget)
-        ax.plot(at + 0.2 * (i - (len(errors) - 1) / 2), width, marker, ms=4, color=colour, label=budget)
+        ax.plot(positions + 0.2 * (i - (len(errors) - 1) / 2), width, marker, ms=4, color=colour, label=budget)
     if "bias" in validation:
         bias = np.sqrt((validation.bias**2).mean("E"))
-        ax.plot(at, bias, "k_", ms=12, mew=2, label="bias (rms over E)")
+        ax.plot(positions, bias, "k_", ms=12, mew=2, label="bias (rms over E)")
     ax.set(ylabel=f"error of {DENSITY}", yscale="log")
     ax.grid(axis="y", color="0.9")
-    ax.set_xticks(at, names, rotation=40, ha="right", fontsize=8)
+    ax.set_xticks(positions, names, rotation=40, ha="right", fontsize=8)
     _legend_beside(ax, "mean half width")
     return ax
 
@@ -179,7 +179,7 @@ PANELS = {
     "coverage-energy": Panels(
         coverage_against_energy, _by_family, "Coverage of the calibrated error at level {level:g} against E"
     ),
-    "width": Panels(width_and_bias, _by_error, "Mean half width of each error, and the bias, by family", NAMES),
+    "width": Panels(width_and_bias, _by_error, "Mean half width of each error, and the bias, by family", SLANTED_NAMES),
 }
 """Name of the file, after ``validation-``, and a column of panels for each sigma."""
 

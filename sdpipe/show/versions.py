@@ -8,8 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sdpipe.version import SCHEMA, __version__
 
-PACKAGES = ("numpy", "scipy", "pandas", "xarray", "zarr", "h5py", "dask", "distributed", "dask-jobqueue", "torch")
-"""Packages whose version may change a result, or how it is computed."""
+PACKAGES = (
+    *("numpy", "scipy", "pandas", "xarray", "zarr", "h5py"),
+    *("dask", "distributed", "dask-jobqueue", "torch", "matplotlib"),
+)
+"""Packages whose version may change a result, or how it is computed or drawn."""
 
 OPTIONAL = ("clarabel", "gvar", "pyerrors")
 

@@ -168,7 +168,7 @@ def _check_round_trip(config: Config, path: Path) -> None:
     again = load_config(path)
     assert again == config
     if config.noise.kind == "synthetic":
-        made = [State(c, Layout(path)).made.audience for c in (again, config)]
+        made = [State(c, Layout(path)).identities.audience for c in (again, config)]
         assert made[0] == made[1]
 
 

@@ -67,7 +67,7 @@ def test_a_stack_too_large_for_memory_trains_in_parts_to_the_same_networks_and_s
     cli: Callable[..., Outcome], serial: SerialPool, finished: Finished, finished_copy: Path
 ) -> None:
     need = tasks._need(load_config(finished_copy), 1200)
-    serial.memory = int((need.data + 1.5 * need.member) / memory.SHARE)
+    serial.memory = int((need.data + 1.5 * need.member) / memory.MEMORY_SHARE)
     said, parts = train_anew(cli, finished_copy)
     assert "train-Nmax-0.44-r0+7: 8 networks do not fit" in said
     assert "training 1 at a time" in said

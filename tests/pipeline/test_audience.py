@@ -113,7 +113,7 @@ def test_a_network_that_is_lost_before_its_stack_is_done_is_trained_again_with_i
 ) -> None:
     before = networks(wide)
     state = State(load_config(wide), Layout(wide))
-    stacks.note(state.layout, stacks.plan(state.made, state.layout, every_network(state.config), workers=1))
+    stacks.note(state.layout, stacks.plan(state.identities, state.layout, every_network(state.config), workers=1))
     lost = "Nref_rho-sigma0-replica001"
     (wide / "networks" / f"{lost}.pt").unlink()
     serial.done.clear()
@@ -139,7 +139,7 @@ def test_a_note_of_stacks_that_is_damaged_is_named_and_the_training_is_cut_anew(
 
 def test_a_wide_stack_that_does_not_fit_is_cut_and_says_so(cli: Cli, serial: SerialPool, wide: Path) -> None:
     need = tasks._need(load_config(wide), 1200)
-    serial.memory = int((2 * need.data + 4.5 * need.member) / memory.SHARE)
+    serial.memory = int((2 * need.data + 4.5 * need.member) / memory.MEMORY_SHARE)
     before = networks(wide)
     for path in (wide / "networks").glob("*.pt"):
         path.unlink()

@@ -15,7 +15,7 @@ from sdpipe.infer.trust import unanswered
 from sdpipe.pipeline.made_from import MadeFrom
 from sdpipe.problem.inputs import Inputs
 from sdpipe.show.flags import worded
-from sdpipe.show.lambda_scan import RULES
+from sdpipe.show.lambda_scan import RULE_WORDS
 from tests.pipeline.test_smearings import SMALL
 
 
@@ -37,7 +37,7 @@ def test_a_run_by_a_rule_of_the_literature_or_by_hand(cli, tiny_config: Path, ru
     flagged = [flag for flag in budget.attrs["flags"] if flag.startswith("hlt: its rule")]
     assert flagged == worded(unanswered("hlt", hlt.found[None]))
     assert found.alpha.values[0] == alpha
-    words = RULES[rule if isinstance(rule, str) else "hand"]
+    words = RULE_WORDS[rule if isinstance(rule, str) else "hand"]
     assert f"The dotted line is λ′ by {words} for the first α" in run.layout.report.read_text()
     assert "hlt" in run.validation.estimator
 

@@ -363,6 +363,27 @@ def test_a_training_that_diverges_is_exit_status_1_and_names_the_network(
     assert not (tmp_path / "run" / "history.zarr").exists()
 
 
+# --- analyze -------------------------------------------------------------------------------------------------
+
+
+def test_budgets_and_figures_are_tasks_of_a_pool_and_the_same_whoever_makes_them(
+    cli: Cli, serial: SerialPool, finished: Finished, finished_copy: Path
+) -> None:
+    targets = list(xr.open_datatree(finished.root / "budget.zarr", engine="zarr", consolidated=False).children)
+    assert len(targets) > 1
+    assert (finished.root / "logs" / "dask-analyze.html").exists()
+    for name in targets:
+        (finished_copy / ".sdpipe/receipts/analyze" / f"{name}.json").unlink()
+        shutil.rmtree(finished_copy / "budget.zarr" / name)
+        for figure in (finished_copy / "figures").glob(f"{name}-*"):
+            figure.unlink()
+    serial.backwards = True
+    assert cli("analyze", finished_copy).status == 0
+    assert sorted(serial.done) == sorted(f"analyze-{name}" for name in targets)
+    assert chunks(finished_copy / "budget.zarr") == chunks(finished.root / "budget.zarr")
+    assert hashes(finished_copy / "figures") == hashes(finished.root / "figures")
+
+
 # --- what changes when the config changes --------------------------------------------------------------------
 
 

@@ -56,7 +56,7 @@ def look(root: Path) -> list[DamageError]:
     """Return all damage of a run, and leave it there."""
     state = State(load_config(root), Layout(root))
     return verify(
-        state.layout, [piece for stage in STAGES.values() for piece in stage.pieces(state.made)], forget=False
+        state.layout, [piece for stage in STAGES.values() for piece in stage.pieces(state.identities)], forget=False
     )
 
 
@@ -214,7 +214,7 @@ def test_a_store_that_another_worker_puts_in_place_before_the_receipt_is_not_don
 ) -> None:
     """As a worker can that outlives its driver, for other inputs."""
     state = State(load_config(finished_copy), Layout(finished_copy))
-    (piece,) = (p for p in STAGES["predict"].pieces(state.made) if p.name == "o3")
+    (piece,) = (p for p in STAGES["predict"].pieces(state.identities) if p.name == "o3")
     other = store.load(state.layout.predictions / "peaks")
 
     def finish(layout: Layout, piece: Piece, written: Any, **facts: Any) -> None:

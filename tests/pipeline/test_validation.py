@@ -125,7 +125,7 @@ def test_validate_is_a_resume_and_prints_its_table(finished_copy: Path, cli: Cal
 
 def test_validation_does_not_depend_on_the_targets(finished: Finished) -> None:
     one, two = load_config(finished.root), load_config(finished.root, ["targets={o3: {kind: o3, threshold: 0.5}}"])
-    made = [State(config, Layout(finished.root)).made for config in (one, two)]
+    made = [State(config, Layout(finished.root)).identities for config in (one, two)]
     assert made[0].validation == made[1].validation
     assert made[0].predictions != made[1].predictions
 

@@ -291,7 +291,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run([sys.executable, "-m", "sdpipe", *arguments], cwd=directory, check=True, env=environment)
         if stage == "generate":
             state = State(load_config(directory / "a"), Layout(directory / "a"))
-            stacks.note(state.layout, stacks.plan(state.made, state.layout, every_network(state.config), workers=1))
+            stacks.note(
+                state.layout, stacks.plan(state.identities, state.layout, every_network(state.config), workers=1)
+            )
             shutil.copytree(directory / "a", directory / "generated")
     return directory / "a"
 
