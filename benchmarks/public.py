@@ -25,8 +25,9 @@ Every method has the mean and the covariance of the same 800 samples; lsdensitie
 Settings of the suites and of the peers (``peer_methods.py``) are of 2026-11-26, from before any score of a peer was
 seen; the median was added after that, since a peer was off by 1e268 once. sdpipe's shipped networks, posterior and HLT
 (by marginal likelihood), with their E0 >= 0.2, are calibrated as ``sdpipe reconstruct`` does it, once where all
-correlators have the same relative noise, else for each; bounds begin at E0 = 0. Dedicated networks are one ensemble of the default
-mixture, 100,000 samples, two replicas, for one covariance: suite A, where each correlator has another, has none.
+correlators have the same relative noise, else for each; bounds begin at E0 = 0. Dedicated networks are one
+ensemble of the default mixture, 100,000 samples, two replicas, for one covariance: suite A, where each correlator has
+another, has none.
 """
 
 from __future__ import annotations

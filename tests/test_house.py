@@ -134,3 +134,24 @@ def names() -> list[str]:
 
 def test_no_two_modules_classes_or_types_have_one_name() -> None:
     assert [name for name, count in Counter(names()).items() if count > 1] == []
+
+
+ABOVE_SEVEN = {"read_correlator"}
+"""Functions of more than seven parameters: its keywords are the keys of a section of a config, with their defaults."""
+
+
+def functions() -> list[tuple[str, int, int]]:
+    """Return name, lines without the docstring, and parameters but for ``self`` and ``cls``, of every function."""
+    found = []
+    for _, path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                lines = node.end_lineno - node.lineno + 1 - len((ast.get_docstring(node) or "").splitlines())
+                arguments = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                found.append((node.name, lines, len(set(arguments) - {"self", "cls"})))
+    return found
+
+
+def test_functions_are_short_and_take_few_parameters() -> None:
+    assert [name for name, lines, _ in functions() if lines > 60] == []
+    assert {name for name, _, parameters in functions() if parameters > 7} == ABOVE_SEVEN
