@@ -62,7 +62,7 @@ def test_nothing_is_trained_and_little_is_written(run) -> None:
     assert size < 20_000_000
 
 
-def test_only_the_way_of_sizing_that_is_used_is_calibrated(run) -> None:
+def test_only_the_normalisation_that_is_used_is_calibrated(run) -> None:
     run, _ = run
     assert run.validation.family.values.tolist() == ["mixture-auto"]
     assert run.validation.scale_rule.values.tolist() == ["auto"]
