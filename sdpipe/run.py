@@ -24,7 +24,7 @@ from sdpipe.disk.layout import Layout
 from sdpipe.errors import UserError
 from sdpipe.pipeline import stages
 from sdpipe.pipeline.state import State
-from sdpipe.problem.inputs import STREAM
+from sdpipe.problem.inputs import TARGET_STREAM
 from sdpipe.version import __version__
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ class Run(RunDirectory):
         if not isinstance(bin, int) or not 1 <= bin <= len(data.samples) // 2:
             raise UserError(f"{target}: bins of {bin}; allowed: 1 to {len(data.samples) // 2}")
         again = replace(data, facts=data.facts | {"correlation_bin": bin})
-        C, factor = again.bootstrap(config.bootstrap, config.seed, STREAM), stored.attrs["scale"]
+        C, factor = again.bootstrap(config.bootstrap, config.seed, TARGET_STREAM), stored.attrs["scale"]
         return lead_samples(self._predictor.predict(factor * C, factor, factor * data.mean), config.budget.central)
 
     def subtract(self, target: str, states: Sequence[tuple[Any, Any]], to: str | Path, *keys: str) -> xr.Dataset:
