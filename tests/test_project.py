@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import tomllib
 from typing import Any
 
@@ -71,6 +72,12 @@ def test_the_conda_recipe_needs_what_the_project_needs() -> None:
     for name, bound in (re.fullmatch(r"([\w-]+)(>=.*)", d).groups() for d in PROJECT["dependencies"]):
         needed.add(f"{CONDA.get(name, name.lower())} {bound}")
     assert set(recipe["requirements"]["run"]) == needed
+
+
+def test_the_lowest_versions_are_those_of_the_project() -> None:
+    needed = runpy.run_path(str(REPOSITORY / "packaging" / "versions.py"))["needed"]
+    lowest = {line.replace("==", ">=") for line in needed("lowest")}
+    assert lowest == {d for d in PROJECT["dependencies"] if not d.startswith("torch")} == set(needed("newest"))
 
 
 def test_hooks_have_the_ruff_of_the_tests() -> None:
