@@ -20,6 +20,7 @@ from sdpipe.config.schema import Config, Ensemble, NetworkName
 from sdpipe.infer.budget import central_value, lattice_error, network_error
 from sdpipe.physics import units
 from sdpipe.show.picture import COLOURS, STYLE, Picture
+from sdpipe.show.words import OWN, named
 
 WIDTH, HEIGHT = 6.4, 4.0
 MARGINS = {"left": 0.9, "right": 0.15, "bottom": 0.55, "top": 0.35}
@@ -28,7 +29,6 @@ PANEL, BESIDE = 0.85 * WIDTH, MARGINS["left"] + MARGINS["right"]
 """Inches: width of a panel, and what of that is beside its axes."""
 
 DENSITY = r"$\hat\rho_\sigma(E)$"
-SOURCE_WORDS = {"latt": "lattice data", "net": "networks", "resolution": "resolution", "scale": "networks, as they say"}
 TOTAL, STATISTICAL, CENTRAL = "#D6ECF8", "#85BBE0", "#00324F"
 """Bands of the total and the statistical error and the central value, which grey prints light, middle and dark."""
 BOUNDS = "0.85"
@@ -130,12 +130,11 @@ def by_source(budget: xr.Dataset, ax: Axes) -> Axes:
 
     The shifts to the references are in axes below, where there are any.
     """
-    shifts = [source for source in map(str, budget.source.values) if source not in SOURCE_WORDS]
+    shifts = [source for source in map(str, budget.source.values) if source not in OWN]
     lower = [(below(ax, "80%", 0.4), shifts)] if shifts else []
-    for axes, names in ((ax, [x for x in map(str, budget.source.values) if x in SOURCE_WORDS]), *lower):
+    for axes, names in ((ax, [x for x in map(str, budget.source.values) if x in OWN]), *lower):
         for source, (colour, style) in zip(names, LINES, strict=False):
-            label = SOURCE_WORDS.get(source, f"systematic: {source}")
-            axes.plot(budget.E, budget.error.sel(source=source), color=colour, ls=style, label=label)
+            axes.plot(budget.E, budget.error.sel(source=source), color=colour, ls=style, label=named(source))
     ax.plot(budget.E, budget.total, color=COLOURS[6], lw=2, label="total")
     for axes in (ax, *(axes for axes, _ in lower)):
         axes.set(ylabel=f"error of {DENSITY}", ylim=(0, None))
@@ -224,7 +223,7 @@ def asymptotics(rho: xr.DataArray | None, budget: xr.Dataset, config: Config, ti
                     ax.axhspan(best - width, best + width, color=colour, alpha=0.2, lw=0)
             ax.set_xticks(positions, [str(getattr(config.ensembles[n], key)) for n in names])
             ax.set(xlabel=REFERENCE_SIZES[key], ylabel=DENSITY)
-            words = f", band: systematic {source}" if source else ""
+            words = f", band: {named(source)}" if source else ""
             ax.set_title(f"{units.equation('σ', sigma, units.unit_of(rho))}{words}", fontsize=9, loc="left")
         figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
@@ -328,7 +327,7 @@ def target_pictures(name: str, rho: xr.DataArray | None, budget: xr.Dataset, con
         )
         yield Picture(f"{name}-reconstruction-sigma{i}", panels(reconstruction, panel, title), words)
         largest = one.error.max("E")
-        words = ", ".join(f"{source} {float(largest.sel(source=source)):.2g}" for source in one.source.values)
+        words = ", ".join(f"{named(str(x))} {float(largest.sel(source=x)):.2g}" for x in one.source.values)
         words = f"Errors {place} by source against E; the largest of each: {words}"
         yield Picture(f"{name}-budget-sigma{i}", panels(by_source, panel, title), words)
     for i, figure in enumerate(asymptotics(rho, budget, config, title)):

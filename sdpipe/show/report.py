@@ -34,12 +34,13 @@ from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, t
 from sdpipe.show.flags import worded
 from sdpipe.show.page import PageSection, compose, parts
 from sdpipe.show.versions import PACKAGES, installed
+from sdpipe.show.words import OWN, named
 from sdpipe.version import __version__
 
 DENSITY = Markup("ρ̂<sub>σ</sub>(E)")
 CALIBRATES = {
-    "given": "; it calibrates mock targets, and data with a scale that is given",
-    "auto": ", each draw scaled as data with scale: auto are; it calibrates these",
+    "given": ". It calibrates mock targets, and data whose size is given",
+    "auto": ". Each draw is scaled as data are; half of them calibrate the error of data, the other half test it",
 }
 """What each of ``Config.priors`` is for."""
 
@@ -47,7 +48,7 @@ FROM = {
     "latt": "the noise of the data",
     "net": "the spread of the networks",
     "resolution": "what the data leave open",
-    "scale": "what the networks say that the data leave open",
+    "scale": "what the data leave open",
 }
 """Source of an error -> what it comes from, in a sentence."""
 
@@ -55,13 +56,17 @@ LEAD = Markup(
     "Smeared spectral densities {} from Euclidean correlators, by a broad audience of neural networks "
     "(arXiv:2307.00808), with statistical and systematic errors."
 ).format(DENSITY)
+SHIPPED = (
+    "Nothing was trained for this run. Its networks come with sdpipe and were trained on many lattices before. The "
+    "lines show the loss that they had then."
+)
 REPRODUCE = (
     f"With sdpipe {__version__}, save this config and run the command below it. Samples come out the same to the last "
     "bit on any number of workers, networks up to the rounding of single precision."
 )
 CAPTIONS = {
-    "sources": "{}: the panels show the error by source: lattice data; networks, the spread of replicas; {}each other "
-    "one, the shift to its reference; total, all of them in quadrature.",
+    "sources": "{}: the panels show the error by source. The upper one has the noise of the data, the spread of the "
+    "networks{}, and the total of all in quadrature. The lower one has the shifts to networks that were taught less.",
     "asymptotics": "{}: the panels show how the result moves with the sizes of the audience. Bars are statistical "
     "errors; bands are the systematic error that is quoted, around the central value.",
     "histories": "The lines show the mean absolute error on validation samples. The dotted line is the best linear "
@@ -103,18 +108,19 @@ class ReportData:
 def terms() -> tuple[tuple[str, str], ...]:
     """Return the words of the page and of the tables, those of every estimator among them."""
     return (
-        ("latt, net", "errors from the bootstrap of the lattice data, and from the spread of replicas of one network"),
+        (f"{OWN['latt']} (latt)", "the error from the bootstrap of the lattice data"),
+        (f"{OWN['net']} (net)", "the error from the spread of replicas of one network"),
         (
-            "b, n, rho, ...",
-            "shift from the central ensemble to the reference of that name, weighed by its significance",
+            "shift by ... (b, n, rho)",
+            "how far the answer moves with a smaller basis, a smaller network or fewer samples, weighed by how "
+            "significant that is",
         ),
         (
-            "resolution",
-            "what the data cannot resolve: rms residual of the networks on draws of the prior without noise, or, "
-            "where networks correct the posterior, its error without that of noise",
+            f"{OWN['resolution']} (resolution, scale)",
+            "what the data cannot resolve: the rms residual of the networks on draws of the prior without noise; where "
+            "networks correct the posterior, its error without that of noise; where networks give an error, that one",
         ),
-        ("scale", "the error that networks give with their estimate, without that of noise"),
-        ("published", "the error of arXiv:2307.00808: all sources but resolution and scale, in quadrature"),
+        ("published", "the error of arXiv:2307.00808: all sources but what the data leave open, in quadrature"),
         ("total", "all sources in quadrature"),
         (
             "calibrated",
@@ -147,7 +153,7 @@ def _span(low: float, high: float) -> str:
 
 def _noise(config: Config) -> str:
     """Return what the noise is; that of a model, with what its errors are relative to."""
-    keys = {k: v for k, v in plain(config.noise).items() if v is not None}
+    keys = {k: v for k, v in plain(config.noise).items() if v not in (None, [])}
     kind, model = keys.pop("kind"), keys.pop("model", None)
     words = f"{kind}: " + ", ".join(f"{k} {v}" for k, v in keys.items())
     if model is None:
@@ -227,7 +233,7 @@ def _sentence(name: str, budget: xr.Dataset) -> Markup:
         equation("σ", float(one.sigma), unit),
         quoted,
         f"{float(one[quoted].mean() / np.abs(peak.central)):.1%}",
-        FROM.get(source, f"the choice of {source}"),
+        FROM.get(source, f"the {named(source)}"),
     )
 
 
@@ -291,7 +297,7 @@ def _target_facts(data: ReportData, name: str) -> Markup:
     a, known = budget.attrs, "the truth is known" if "truth" in budget else "no truth is known"
     rows = [("Kind", f"{data.config.targets[name].kind}; {known}")]
     if "resampling" in read:
-        rows.append(("Correlator", describe(read)))
+        rows.append(("Correlator", describe(read).replace("tau_int", "τ_int =").replace("+-", "±")))
     rows += _known_states(data.predictions[name])
     rows.append(("Normalisation", f"the correlator was multiplied by {a['scale']:.4g}"))
     if "calibrated" in budget:
@@ -415,8 +421,8 @@ def _reconstruction_caption(budget: xr.Dataset, title: str) -> Markup:
 
 def _source_caption(budget: xr.Dataset, title: str) -> str:
     meanings = {
-        "resolution": "resolution, what the data cannot resolve; ",
-        "scale": "networks, as they say, the error that networks give; ",
+        "resolution": ", what the data leave open",
+        "scale": ", what the networks say that the data leave open",
     }
     own = "".join(words for name, words in meanings.items() if name in budget.source)
     return CAPTIONS["sources"].format(title, own)
@@ -437,8 +443,9 @@ def _budget_tables(budget: xr.Dataset, title: str) -> list[Markup]:
 def _training(data: ReportData) -> PageSection:
     """Training histories against the baselines."""
     pictures = _pictures(data, _of_each_sigma("history", data.history.sizes["sigma"]))
-    table = parts.table("Networks and their baselines", tables.training_frame(data.history))
-    return PageSection("training", "Training", [parts.gallery(pictures, CAPTIONS["histories"]), table])
+    table = parts.table("Networks and their baselines", tables.training_frame(data.history), folded=True)
+    lead = [parts.text(SHIPPED, "note")] if data.config.training.audience == "shipped" else []
+    return PageSection("training", "Training", [*lead, parts.gallery(pictures, CAPTIONS["histories"]), table])
 
 
 def _family(config: Config, name: str) -> str:
@@ -466,16 +473,24 @@ def _validation(data: ReportData, validation: xr.Dataset) -> PageSection:
         f"{calibrate} of the prior calibrate; all others test. Coverages are percentages of draws and energies within "
         f"each error, widths mean half widths at level {level:.1%}."
     )
+    sigma = {"sigma": units.label("σ", data.config.kernel_function.unit)}
+
+    def coverage(level: float) -> pd.DataFrame:
+        return tables.coverage_frame(validation, level).rename(columns=sigma)
+
     panels = [name for kind in validation_figures.PANELS for name in _of_each_sigma(f"validation-{kind}", sigmas)]
     cases = _of_each_sigma("validation-cases", sigmas)
     blocks = [
         parts.text(lead, "note"),
         parts.facts([(name, _family(data.config, name)) for name in map(str, validation.family.values)]),
         *(
-            parts.table(f"Coverage at {tested:.1%}", tables.coverage_frame(validation, tested), folded=tested != level)
+            parts.table(f"Coverage at {tested:.1%}", coverage(tested), folded=tested != level)
             for tested in validation.level.values
         ),
-        parts.table(f"Mean absolute errors, and mean half widths at {level:.1%}", tables.accuracy_frame(validation)),
+        parts.table(
+            f"Mean absolute errors, and mean half widths at {level:.1%}",
+            tables.accuracy_frame(validation).rename(columns=sigma),
+        ),
         parts.gallery(_pictures(data, panels), CAPTIONS["validation"]),
         parts.gallery(_pictures(data, cases), CAPTIONS["cases"].format(level)),
     ]

@@ -58,7 +58,15 @@ WHY: dict[Reason, str] = {
 }
 """Why an estimate is trusted, in a sentence."""
 
-NAMES = {NETWORKS: "the networks", "bounds": "the bounds alone", "none": "no estimate"}
+NAMES = {
+    **{NETWORKS: "the networks", "bounds": "the bounds alone", "none": "no estimate"},
+    **{
+        "linear": "the linear estimator",
+        "posterior": "the posterior",
+        "hlt": "HLT",
+        "positive": "the most probable ρ ≥ 0",
+    },
+}
 """What sentences call an estimate that is not called by its name."""
 
 
@@ -69,7 +77,7 @@ def paragraph(compared: xr.Dataset) -> str:
     >>> numbers |= {f"farthest_{name}": ("estimate", [1.0, 1.0]) for name in ("sigma", "E")}
     >>> compared = xr.Dataset(numbers, {"estimate": ["networks", "hlt"], "sigma": [1.0]})
     >>> paragraph(compared.assign_attrs(trusted="hlt", reason="least_assumed"))[:85]
-    'hlt differs from the networks by more than 2 errors at 25% of all points, most at E ='
+    'HLT differs from the networks by more than 2 errors at 25% of all points, most at E ='
     """
     trusted, outside = compared.attrs["trusted"], compared.get("outside")
     facts = {
@@ -89,7 +97,8 @@ def _agreement(compared: xr.Dataset) -> str:
     clauses = []
     if agreeing:
         verb = "agrees" if len(agreeing) == 1 else "agree"
-        clauses.append(f"{_listed(agreeing)} {verb} with {lead} within {AGREE:g} errors everywhere")
+        who = _listed([NAMES.get(name, name) for name in agreeing])
+        clauses.append(f"{who} {verb} with {lead} within {AGREE:g} errors everywhere")
     for name in others:
         if name in agreeing:
             continue
@@ -97,8 +106,10 @@ def _agreement(compared: xr.Dataset) -> str:
         place = f"{equation('E', float(one.farthest_E), unit, 3)}, {equation('σ', float(one.farthest_sigma), unit)}"
         by = f"by {float(one.farthest):.1f}" if np.isfinite(one.farthest) else "where it has no value"
         share = f"{float(one.apart):.0%} of all points"
-        clauses.append(f"{name} differs from {lead} by more than {AGREE:g} errors at {share}, most at {place}, {by}")
-    return f"{'; '.join(clauses)}." if clauses else ""
+        who = f"{NAMES.get(name, name)} differs from {lead}"
+        clauses.append(f"{who} by more than {AGREE:g} errors at {share}, most at {place}, {by}")
+    said = "; ".join(clauses)
+    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 def _listed(names: list[str]) -> str:
@@ -126,10 +137,11 @@ def _coverage(compared: xr.Dataset) -> str:
         return ""
     covered = compared.covered
     least = str(covered.family.values[int(covered.argmin("family"))])
-    return (
-        f"Over the families of the validation its error, calibrated to {compared.attrs['level']:.1%}, covers "
-        f"{float(covered.min()):.0%} to {float(covered.max()):.0%} of the truth, least on {least}."
-    )
+    error = f"its error, calibrated to {compared.attrs['level']:.1%}, covers"
+    if covered.size == 1:
+        return f"On draws of the prior {error} {float(covered.min()):.0%} of the truth."
+    span = f"{float(covered.min()):.0%} to {float(covered.max()):.0%}"
+    return f"Over the families of the validation {error} {span} of the truth, least on {least}."
 
 
 def estimates(compared: xr.Dataset, ax: Axes) -> Axes:

@@ -13,6 +13,7 @@ from sdpipe.infer.trust import rises_at_the_end
 from sdpipe.physics import units
 from sdpipe.physics.units import equation, label
 from sdpipe.show.run_status import table
+from sdpipe.show.words import named
 
 TABLE_ENERGIES = 12
 ANSWERS = 6
@@ -152,7 +153,7 @@ def budget_frame(budget: xr.Dataset) -> pd.DataFrame:
         return list(map(two_digits, array.values))
 
     columns = {label("E", units.unit_of(budget)): [f"{E:.4f}" for E in budget.E.values], "central": value("central")}
-    columns |= {str(source): error(budget.error.sel(source=source)) for source in budget.source.values}
+    columns |= {named(str(source)): error(budget.error.sel(source=source)) for source in budget.source.values}
     columns |= {name: error(budget[name]) for name in ("total", "calibrated") if name in budget}
     for name in budget.estimator.values if "estimator" in budget else ():
         one = budget.sel(estimator=name)

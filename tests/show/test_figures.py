@@ -146,8 +146,8 @@ def test_a_budget_shows_every_source_and_their_sum(budget: xr.Dataset) -> None:
     figure = Figure()
     figures.by_source(budget.isel(sigma=1), figure.subplots())
     upper, lower = figure.axes
-    assert legend(upper) == ["lattice data", "networks", "resolution", "total"]
-    assert legend(lower) == ["systematic: b", "systematic: rho"]
+    assert legend(upper) == ["noise of the data", "spread of the networks", "left open by the data", "total"]
+    assert legend(lower) == ["shift by basis size", "shift by number of samples"]
     squares = sum(line.get_ydata() ** 2 for line in (*upper.lines[:-1], *lower.lines))
     np.testing.assert_allclose(upper.lines[-1].get_ydata() ** 2, squares)
 

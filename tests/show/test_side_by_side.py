@@ -50,11 +50,11 @@ def test_bounds_are_a_band() -> None:
 
 def test_the_paragraph_names_who_differs_where_and_what_the_bounds_exclude() -> None:
     said = paragraph(compared())
-    assert said.startswith("posterior agrees with the networks within 2 errors everywhere; hlt differs from the")
+    assert said.startswith("The posterior agrees with the networks within 2 errors everywhere; HLT differs from the")
     assert "by more than 2 errors at 100% of all points, most at E = 0.2 GeV, σ = 0.4 GeV, by 22.4. " in said
-    assert said.endswith("trust hlt, which assumes least of it, at the price of a wider error.")
+    assert said.endswith("trust HLT, which assumes least of it, at the price of a wider error.")
     said = paragraph(compared(0.5))
-    assert "The bounds exclude hlt somewhere, errors included: if ρ ≥ 0, that is wrong there. " in said
+    assert "The bounds exclude HLT somewhere, errors included: if ρ ≥ 0, that is wrong there. " in said
     assert said.endswith("that the bounds allow agree, trust the one with the smallest error: the networks.")
 
 
