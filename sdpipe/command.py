@@ -63,15 +63,16 @@ def _from_file(arguments: argparse.Namespace) -> None:
     """Say what a correlator file holds or, for ``reconstruct``, make a config of it and run that, too."""
     from sdpipe.config.load import config_of
     from sdpipe.problem.suggest import suggest
+    from sdpipe.show import survey_text
 
     suggestion = suggest(arguments.config, arguments.overrides)
-    survey = _surveyed(suggestion)
     if arguments.stage == "check":
-        say(f"{survey}\n\nnext: {_typed(arguments, 'reconstruct')}")
+        say(f"{_surveyed(suggestion)}\n\nnext: {_typed(arguments, 'reconstruct')}")
         return
     config = config_of(suggestion.config, str(arguments.config))
     listen(arguments.level)
-    for line in survey.splitlines():
+    whole = survey_text.text if arguments.level > 0 else survey_text.short
+    for line in whole(suggestion.survey, suggestion.used, suggestion.why).splitlines():
         log.info(line)
     _work(arguments, config)
 

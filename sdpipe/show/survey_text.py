@@ -39,11 +39,8 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
         units.label("m_eff", survey.kernel.unit): [_known(survey.mass[i]) for i in rows],
         "+-": [_known(survey.mass_error[i], 2) for i in rows],
     }
-    noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
-    chi2, dof = _goodness_of_fit(survey.kernel, noise, used)
-    p_value = chi2_p_value(chi2, dof, used.estimated_from)
     lines = [
-        f"{whole.where}: {describe(whole.facts)}",
+        _what(whole),
         f"kernel {survey.kernel.name}, T = {survey.kernel.period}, {units.spacing(survey.kernel.spacing)}: "
         f"t = {whole.times[0]}..{whole.times[-1]}",
         *_bins(whole),
@@ -52,13 +49,32 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
         *([f"shown: {len(rows)} of {len(whole.times)} times"] if len(rows) < len(whole.times) else []),
         "",
         f"eigenvalues of the correlation matrix: {survey.eigenvalues[0]:.2g} to {survey.eigenvalues[-1]:.3g}",
+        *_tested(survey, used),
+    ]
+    return "\n".join([*lines, *(["", *why] if why else [])])
+
+
+def short(survey: Survey, used: Correlator, why: Sequence[str]) -> str:
+    """Return what a file holds, whether a spectral density explains it, what is doubtful, and ``why``."""
+    return "\n".join([_what(survey.correlator), *_tested(survey, used), *why])
+
+
+def _what(whole: Correlator) -> str:
+    return f"{whole.where}: {describe(whole.facts)}"
+
+
+def _tested(survey: Survey, used: Correlator) -> list[str]:
+    """Return the goodness of fit at the times that are used, and what is doubtful."""
+    noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
+    chi2, dof = _goodness_of_fit(survey.kernel, noise, used)
+    p_value = chi2_p_value(chi2, dof, used.estimated_from)
+    return [
         f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} to "
         f"the nearest C(t) that a spectral density makes, p = {float(p_value):.2g}"
         + ("" if p_value >= IMPOSSIBLE else ": no spectral density explains these data with this kernel"),
         *(f"doubtful: {flag}" for flag in used.flags),
         *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),
     ]
-    return "\n".join([*lines, *(["", *why] if why else [])])
 
 
 def _goodness_of_fit(kernel: Kernel, noise: Noise, used: Correlator) -> tuple[float, float]:
