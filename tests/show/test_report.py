@@ -182,7 +182,7 @@ def test_what_a_source_says_is_on_the_page_and_sessions_are_added_up(data: Repor
 
 def test_the_report_says_what_noise_and_families_are_in_numbers(page: Page, run: Run) -> None:
     assert "r1 0.001, delta 0.0, tau 4.0; errors relative to C(t) of o3, threshold 1.0" in page.text
-    assert "The prior at basis size Nb = 16; it calibrates mock targets" in page.text
+    assert "The prior at basis size Nb = 16. It calibrates mock targets" in page.text
     low, high = run.config.spectra.E0
     assert (
         f"The two-particle density of the O(3) model. Here threshold {low:g} … {high:g} in lattice units." in page.text
