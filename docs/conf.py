@@ -1,6 +1,7 @@
 """Sphinx makes the site of these pages: sphinx-build -W --keep-going -n docs site
 
-Nothing is fetched, neither when it is built nor when it is read. With SDPIPE_INTERSPHINX=1 names of other packages are
+The notebooks are executed, which takes a few minutes the first time. Nothing is fetched, neither when the site is built
+nor when it is read. With SDPIPE_INTERSPHINX=1 names of other packages are
 links to their documentation, whose inventories then come from the network.
 """
 
@@ -32,8 +33,11 @@ extensions = [
 ]
 exclude_patterns = ["tutorials/README.md", "**/.ipynb_checkpoints"]
 
-# Notebooks are stored with their outputs: tests/test_notebooks.py executes them, the site shows them.
-nb_execution_mode = "off"
+# Notebooks are stored without outputs and executed here; .jupyter_cache keeps the outputs until their code changes.
+nb_execution_mode = "cache"
+nb_execution_timeout = 900  # seconds of one cell, on a busy machine
+nb_execution_raise_on_error = True
+nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
@@ -121,7 +125,7 @@ def _in_the_site(app: Sphinx, _name: str, source: list[str]) -> None:
     source[0] = re.sub(r"```\{include\} (\S+)\n```", lambda m: (app.srcdir / m[1]).read_text("utf-8"), source[0])
     for there, here in ELSEWHERE.items():
         source[0] = source[0].replace(there, here)
-    source[0] = re.sub(r"\[([^\]]+)\]\(\.\./notebooks/([\w-]+)\.ipynb\)", r"{doc}`\1 <tutorials/\2>`", source[0])
+    source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./notebooks/)?([\w-]+)\.ipynb\)", r"{doc}`\1 </tutorials/\2>`", source[0])
 
 
 def _as_rst(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:

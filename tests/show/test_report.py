@@ -159,7 +159,7 @@ def test_every_target_shows_how_it_was_tested(page: Page, run: Run) -> None:
     assert page.text.count("Goodness of fit") == len(run.config.targets)
     assert {"goodness_of_fit", "p_value"}.isdisjoint(page.pieces)
     assert "None" not in page.text
-    assert "resolution, what the data cannot resolve; each other one, the shift to its reference" in page.text
+    assert "the spread of the networks, what the data leave open, and the total of all in quadrature" in page.text
     assert (
         "central value, total and statistical error (light and dark band), truth (dashed). The lower one shows the same"
         in page.text
