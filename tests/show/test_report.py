@@ -172,7 +172,7 @@ def test_what_a_source_says_is_on_the_page_and_sessions_are_added_up(data: Repor
     o3 = data.predictions["o3"]
     o3 = o3.assign(correlator=o3.correlator.assign_attrs(read))
     page = Page(render(replace(data, predictions={"o3": o3})))
-    assert page.text.count("Correlator 225 configurations in bins of 5, tau_int 0.71 +- 0.16; covariance full") == 1
+    assert page.text.count("Correlator 225 configurations in bins of 5, τ_int = 0.71 ± 0.16; covariance full") == 1
     assert "Data of noise noise.h5, sha256 0123" in page.text
     assert "train 3.5 2 day 2 here" in page.text
     assert all(" ".join(row) in page.text for row in (*data.stores, *data.networks))
