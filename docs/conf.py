@@ -125,7 +125,8 @@ def _in_the_site(app: Sphinx, _name: str, source: list[str]) -> None:
     source[0] = re.sub(r"```\{include\} (\S+)\n```", lambda m: (app.srcdir / m[1]).read_text("utf-8"), source[0])
     for there, here in ELSEWHERE.items():
         source[0] = source[0].replace(there, here)
-    source[0] = re.sub(r"\[([^\]]+)\]\((?:\.\./notebooks/)?([\w-]+)\.ipynb\)", r"{doc}`\1 </tutorials/\2>`", source[0])
+    notebook = r"\[([^\[\]]+)\]\((?:\.\./notebooks/)?([\w-]+)\.ipynb\)"
+    source[0] = re.sub(notebook, r"{doc}`\1 </tutorials/\2>`", source[0])
 
 
 def _as_rst(_app: Sphinx, _what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
