@@ -355,7 +355,9 @@ class _Data:
         i = next((i for i in range(len(widths) - 1) if error[i] < RESOLVED_WIDTH * largest[i]), None)
         words = f"the narrowest at which the posterior is known to {100 * RESOLVED_WIDTH:.0f} %, and the next one"
         if i is None:
-            i, words = len(widths) - 2, f"at none of them is the posterior known to {100 * RESOLVED_WIDTH:.0f} %"
+            percent = f"{100 * RESOLVED_WIDTH:.0f} %"
+            words = f"at none of which the posterior is known to {percent}: smaller errors would help"
+            i = len(widths) - 2
         self.why.append(f"smearing.sigma: {widths[i : i + 2]}, {words}")
         return widths[i : i + 2]
 

@@ -337,6 +337,13 @@ def test_noise_that_hides_everything_is_refused(cli: Cli, tmp_path: Path) -> Non
     assert not (tmp_path / "r").exists()
 
 
+def test_check_says_what_would_help_where_no_sigma_is_resolved(tmp_path: Path) -> None:
+    why = suggest(configurations(tmp_path / "mine.npy", relative=1.5), [f"lattice.period={T}"]).why
+    assert any(line.startswith("smearing.sigma") and line.endswith("smaller errors would help") for line in why)
+    why = suggest(configurations(tmp_path / "fine.npy"), [f"lattice.period={T}"]).why
+    assert not any("would help" in line for line in why)
+
+
 def test_noise_beyond_the_trained_range_is_flagged_with_by_how_much(cli: Cli, tmp_path: Path) -> None:
     file = configurations(tmp_path / "mine.npy", relative=0.9)
     outcome = cli("reconstruct", file, f"lattice.period={T}", *SMALL, "--run", tmp_path / "r")
