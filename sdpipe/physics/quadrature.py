@@ -52,7 +52,20 @@ def nodes_and_weights(edges: Array) -> tuple[Array, Array]:
     return middle + half * _x, half * _w
 
 
-def refine(f: Callable[[Array], Array], edges: Array, tolerance: float, floor: float = 0.0) -> Array:
+NARROW = 2.0**-12
+"""Share of the range below which the rounding of a panel counts."""
+
+ROUNDING = 1e-13
+"""Relative rounding of f."""
+
+
+def refine(
+    f: Callable[[Array], Array],
+    edges: Array,
+    tolerance: float,
+    floor: float = 0.0,
+    size: Callable[[Array], Array] | None = None,
+) -> Array:
     """Halve panels until the polynomial through the nodes of each reproduces ``f`` inside it.
 
     Parameters
@@ -66,6 +79,9 @@ def refine(f: Callable[[Array], Array], edges: Array, tolerance: float, floor: f
     floor
         Errors below ``floor`` times the largest |f| anywhere, times the share of the panel in the
         range, are accepted too: this ends the refinement towards an integrable singularity.
+    size
+        What |f| is without its zeros, of the same shape. In panels below ``NARROW`` of the range errors below
+        ``ROUNDING`` of it are accepted, too: beside a zero no halving makes rounding small against |f|.
 
     Raises
     ------
@@ -83,7 +99,10 @@ def refine(f: Callable[[Array], Array], edges: Array, tolerance: float, floor: f
         error = np.abs(_TO_CHECK @ at_nodes - at_check).max(axis=0)
         local = np.abs(at_check).max(axis=0)
         scale = np.maximum(scale, local)
-        if np.all(error <= np.maximum(tolerance * local, floor * scale * span / (high - low) + TINY)):
+        allowed = np.maximum(tolerance * local, floor * scale * span / (high - low) + TINY)
+        if size is not None and high - low < NARROW * span:
+            allowed = np.maximum(allowed, ROUNDING * size(np.array([low, high])).max(axis=0))
+        if np.all(error <= allowed):
             done.append(low)
         elif high - low < span * 2.0**-60:
             raise RuntimeError(f"quadrature: the integrand is not resolved at {middle}")
@@ -178,10 +197,13 @@ class ThresholdQuadrature:
             modes = basis(omega)[-2:]
             return (modes[:, :, None] * observables.columns(omega)).transpose(1, 0, 2).reshape(omega.size, -1)
 
+        def without_zeros(omega: Array) -> Array:
+            return np.tile(np.abs(observables.columns(omega)), 2)
+
         self.E0 = E0
         steps = max(1, int(np.ceil((high - low) * observables.fastest_decay / LARGEST_FALL)))
         bounds = first_edges(observables, *np.linspace(low, high, steps + 1), end)
-        self.edges = refine(hardest, bounds, tolerance, floor=1e-40)
+        self.edges = refine(hardest, bounds, tolerance, floor=1e-40, size=without_zeros)
         nodes, weights = nodes_and_weights(self.edges)
         kernels = observables.columns(nodes.ravel()).reshape(*nodes.shape, -1)
         with_threshold = int(np.searchsorted(self.edges, high))

@@ -269,3 +269,17 @@ def test_breaks_are_panel_edges():
     assert with_step == pytest.approx(pieces, rel=1e-12)
     exact = [(np.exp(-0.2 * t) - np.exp(-0.77 * t) + 3 * (np.exp(-0.77 * t) - np.exp(-9.0 * t))) / t for t in (1, 4)]
     assert with_step[:2] == pytest.approx(exact, rel=1e-12)
+
+
+def test_a_panel_that_ends_beside_a_zero_of_a_mode_is_resolved_to_rounding() -> None:
+    E = 0.5695372015824937 + 2.36880771697 * np.array([0, 0.05, 0.1, 0.2, 0.26, 0.34, 0.44, 0.57, 0.76, 1, 1.4, 2])
+    sigma = (0.118, 0.166, 0.237, 0.332, 0.474, 0.616, 0.805, 1.04, 1.35, 1.8, 2.37)
+    grid = Observables(Kernel("exponential", 96), tuple(range(1, 48)), sigma, tuple(E)).in_units(6.7)
+    prior = ChebyshevPrior(32)
+    c, E0 = prior.draw(1, "beside a zero", 0, 3)
+    found = prior.quadrature(grid)(c, E0)
+    for row, coefficients, threshold in zip(found, c, E0, strict=True):
+        omega = np.linspace(threshold, 40, 400_001)
+        rho = prior.rho(omega, coefficients[None], np.array([threshold]))[0]
+        sampled = grid.columns(omega)[:, 50:]
+        np.testing.assert_allclose(row[50:], np.trapezoid(rho[:, None] * sampled, omega, axis=0), rtol=1e-5, atol=1e-7)
