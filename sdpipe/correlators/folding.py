@@ -111,7 +111,9 @@ def asymmetry(mean: Array, covariance: Array, matrix: Array, times: tuple[int, .
     if np.sum(parity * mean[i] * mean[j] / total) < 0:
         has, needs = ("-", "") if parity[0] > 0 else ("", "-")
         other = "periodic-odd (from Python parity=-1)" if parity[0] > 0 else "periodic (from Python parity=1)"
-        raise UserError(f"{where}: C(T - t) = {has}C(t), but the kernel needs C(T - t) = {needs}C(t): kernel {other}")
+        raise UserError(
+            f"{where}: C(T - t) = {has}C(t), but the kernel needs C(T - t) = {needs}C(t): say kernel={other}"
+        )
     # The variance of C(t) - parity C(T - t) is a difference of large numbers where the two are the same data: rounding
     # can make it 0 or less, which must not turn the rounding of the mean into many standard deviations.
     variance = np.maximum(total - 2 * parity * covariance[i, j], 1e-12 * total)

@@ -269,6 +269,8 @@ class _Data:
             words = f"{count} times in a row, from t = 1 on, have an error below {100 * LARGEST_ERROR:.0f} %"
             samples = self.record.samples
             read = "" if samples is None else " (it was read as {} configurations of {} times)".format(*samples.shape)
+            swapped = survey.relative.min() > 1 and not read
+            read = "; every error is larger than its C(t): are the columns t, C(t), error?" if swapped else read
             raise UserError(f"{self.path}: {words}; needed: {FEWEST_SLICES} or more{read}")
         first, last = run
         most, independent = MOST_TIMES, survey.correlator.facts.get("independent")
@@ -370,7 +372,8 @@ class _Data:
         low, high = (given.get(k, float(f"{x:.3g}")) for k, x in (("min", low), ("max", high)))
         count = int(np.clip(np.ceil((high - low) / (min(sigma) / 4)) + 1, 2, 100))
         self.why.append(
-            f"energies: {low:g} to {high:g}, around the lowest state at {lowest:.3g}, about a quarter of a sigma apart"
+            f"energies: {low:g} to {high:g}, around the lowest state at {lowest:.3g}, a quarter of a sigma apart; say "
+            "energies={min: .., max: .., count: ..} for others"
         )
         return {"min": low, "max": high, "count": count} | given
 

@@ -337,6 +337,15 @@ def test_noise_that_hides_everything_is_refused(cli: Cli, tmp_path: Path) -> Non
     assert not (tmp_path / "r").exists()
 
 
+def test_a_table_whose_columns_are_swapped_is_refused_with_a_question(cli: Cli, tmp_path: Path) -> None:
+    t = np.arange(2, 18)
+    C = np.exp(-0.4 * t)
+    np.savetxt(tmp_path / "swapped.txt", np.column_stack([t, 1e-2 * C, C]))
+    keys = ("kernel=exponential", "error=mean", "covariance=diagonal")
+    fault = cli("check", tmp_path / "swapped.txt", *keys).fault
+    assert "every error is larger than its C(t): are the columns t, C(t), error?" in fault
+
+
 def test_check_says_what_would_help_where_no_sigma_is_resolved(tmp_path: Path) -> None:
     why = suggest(configurations(tmp_path / "mine.npy", relative=1.5), [f"lattice.period={T}"]).why
     assert any(line.startswith("smearing.sigma") and line.endswith("smaller errors would help") for line in why)
