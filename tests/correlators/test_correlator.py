@@ -376,10 +376,10 @@ def test_an_antisymmetric_correlator_is_folded_with_its_sign(npy: Callable) -> N
     unfolded = read_correlator(path, first=0, times=(1, 7))
     assert error(data) == pytest.approx(error(unfolded) / np.sqrt(2), rel=0.2)
     with pytest.raises(
-        UserError, match=r"C\(T - t\) = -C\(t\), but .* C\(T - t\) = C\(t\): kernel periodic-odd .*parity=-1"
+        UserError, match=r"C\(T - t\) = -C\(t\), but .* C\(T - t\) = C\(t\): say kernel=periodic-odd .*parity=-1"
     ):
         read_correlator(path, period=PERIOD)
-    with pytest.raises(UserError, match=r"C\(T - t\) = C\(t\), but .* = -C\(t\): kernel periodic \(from"):
+    with pytest.raises(UserError, match=r"C\(T - t\) = C\(t\), but .* = -C\(t\): say kernel=periodic \(from"):
         read_correlator(npy(X), period=PERIOD, parity=-1)
 
 
