@@ -79,6 +79,14 @@ class Problem:
         origin = self.config.origin
         return origin.trains or (not origin.served and self.config.spectra.omega_max is not None)
 
+    @property
+    def _of_one_correlator(self) -> bool:
+        """Whether the noise is that of the one correlator that is reconstructed, without networks trained for it."""
+        noise, targets = self.config.noise, self.config.targets.values()
+        if self._in_one_unit or not isinstance(noise, sources.CorrelatorNoise):
+            return False
+        return all(isinstance(t, sources.CorrelatorTarget) and t.source == noise.source for t in targets)
+
     @cached_property
     def covariances(self) -> list[Covariances]:
         """For each of these lattices, the covariances of its training copies, where they are drawn anew; else none."""
@@ -93,7 +101,7 @@ class Problem:
         """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
         drawn: Mixture | ChebyshevPrior | Family = families(self.config)[family].build(self.config.ranges)
         seed, of_prior = self.config.seed, family in self.config.priors.values()
-        if of_prior and not self._in_one_unit:
+        if of_prior and self._of_one_correlator:
             return self._like_the_data(drawn, start, stop, stream)
         stream = stream if of_prior else f"{stream} {family}"
         if isinstance(drawn, Mixture | ChebyshevPrior):

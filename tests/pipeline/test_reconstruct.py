@@ -12,10 +12,11 @@ import yaml
 
 import sdpipe
 import sdpipe.errors
-from sdpipe.config.load import config_of
+from sdpipe.config.load import config_of, load_config
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
 from sdpipe.physics.spectra import delta_tanh, peaks
+from sdpipe.problem.inputs import Inputs
 from sdpipe.problem.suggest import suggest
 from tests.fixtures import TINY, Outcome
 
@@ -133,6 +134,19 @@ def test_data_that_fall_over_many_decades_have_one_answer_by_every_method(tmp_pa
     assert float(np.abs(compared.pull.sel(other="networks")[..., low]).max()) < 4
     assert run.budget["array"].attrs["goodness_of_fit"] > 0.001
     assert not [flag for flag in run.budget["array"].attrs["flags"] if "errors of both away" in flag]
+
+
+def test_draws_are_like_the_data_where_these_are_all_that_is_reconstructed(tmp_path: Path) -> None:
+    suggestion = suggest(configurations(tmp_path / "mine.npy"), [])
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(suggestion.config))
+
+    def unlike(*keys: str) -> float:
+        problem = Inputs(load_config(file, keys)).problem
+        C, _ = problem.draw("mixture-auto", 0, 50)
+        return float(np.median(problem.noise.unlike(C)))
+
+    assert unlike() < 0.5 * unlike("targets={o3: {kind: o3}}")
 
 
 def test_a_steep_table_without_correlations_has_errors_that_say_something(tmp_path: Path) -> None:
