@@ -88,6 +88,7 @@ def test_levels_of_a_run(finished: Finished) -> None:
         "mass_error",
         "amplitude",
         "amplitude_error",
+        "central",
         "covariance",
         "isolated",
         "isolated_error",

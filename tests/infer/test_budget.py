@@ -10,6 +10,7 @@ import xarray as xr
 from sdpipe.errors import UserError
 from sdpipe.infer.budget import error_budget
 from sdpipe.show.tables import budget_frame
+from sdpipe.show.words import named
 
 ENSEMBLES = ["Nmax", "Nref_b", "Nref_n", "Nref_rho"]
 REFERENCES = {"b": "Nref_b", "n": "Nref_n", "rho": "Nref_rho"}
@@ -190,7 +191,7 @@ def test_every_error_in_a_table_has_two_digits_of_its_own(rho, truth) -> None:
     budget = error_budget(1.0 + by_energy * rho, "Nmax", REFERENCES, truth).isel(sigma=0)
     budget["calibrated"] = 1.1 * budget.total
     frame = budget_frame(budget)
-    errors = {str(s): budget.error.sel(source=s).values for s in budget.source.values}
+    errors = {named(str(s)): budget.error.sel(source=s).values for s in budget.source.values}
     errors |= {name: budget[name].values for name in ("total", "calibrated")}
     for name, exact in errors.items():
         cells = list(frame[name])

@@ -44,7 +44,7 @@ def test_moments_are_those_of_the_samples(clean):
 
 def test_moments_do_not_depend_on_how_they_are_summed(clean, monkeypatch):
     at_once = moments_of(*clean)
-    monkeypatch.setattr(moments, "ROWS", 7)
+    monkeypatch.setattr(moments, "MOMENT_ROWS", 7)
     for name in ("mean", "covariance", "noise", "target_mean", "cross", "target_covariance"):
         assert getattr(moments_of(*clean), name) == pytest.approx(getattr(at_once, name), rel=1e-10, abs=1e-16)
 

@@ -90,7 +90,8 @@ def test_a_table_sorts_by_number_and_by_name_with_the_keyboard(report: Chrome) -
     from selenium.webdriver.common.keys import Keys
 
     title = "Networks and their baselines"
-    table = next(t for t in report.find_elements(By.TAG_NAME, "table") if t.text.startswith(title))
+    report.execute_script("document.querySelectorAll('details').forEach(part => { part.open = true; })")
+    table = report.find_element(By.CSS_SELECTOR, f'.scroll[aria-label="{title}"]')
     heads = table.find_elements(By.TAG_NAME, "th")
     before = column(report, title, 2)
     losses = sorted(before, key=float)
