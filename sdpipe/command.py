@@ -66,10 +66,10 @@ def _from_file(arguments: argparse.Namespace) -> None:
     from sdpipe.show import survey_text
 
     suggestion = suggest(arguments.config, arguments.overrides)
+    config = config_of(suggestion.config, str(arguments.config))
     if arguments.stage == "check":
         say(f"{_surveyed(suggestion)}\n\nnext: {_typed(arguments, 'reconstruct')}")
         return
-    config = config_of(suggestion.config, str(arguments.config))
     listen(arguments.level)
     whole = survey_text.text if arguments.level > 0 else survey_text.short
     for line in whole(suggestion.survey, suggestion.used, suggestion.why).splitlines():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ GONE = (("training", "stack"),)
 
 LONGEST_NUMBER = 100
 """Characters of a number."""
+
+MOST_MEANT = 20
+"""Unknown keys beyond which it is not looked up what each was to be."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -243,15 +248,39 @@ def _override(raw: dict[str, Any], text: str) -> Location:
 
 def faults_of(error: ValidationError, raw: dict[str, Any]) -> list[Fault]:
     """Return what pydantic found wrong with ``raw``: paths of keys, and in one line each what is wrong and allowed."""
-    return [_fault(raw, e) for e in error.errors(include_url=False)]
+    errors = error.errors(include_url=False)
+    unknown = [e["loc"][-1] for e in errors if e["type"] == "extra_forbidden"]
+    meant = {key: _meant(str(key)) for key in unknown} if len(unknown) <= MOST_MEANT else {}
+    return [_fault(raw, e, meant) for e in errors]
 
 
-def _fault(raw: dict[str, Any], error: Any) -> Fault:
-    """Return the path of keys of one of pydantic's errors, and what is wrong there.
+def _meant(key: str) -> str:
+    """Ask for the key of a config that is most like an unknown one, if any is.
+
+    >>> _meant("epoch"), _meant("colour")
+    ('; did you mean epochs?', '')
+    """
+    nearest = get_close_matches(key, _every_key(), n=1, cutoff=0.75)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+@cache
+def _every_key() -> tuple[str, ...]:
+    """Return the keys of all sections."""
+    schema = Config.model_json_schema()
+    return tuple(
+        {key: None for section in (schema, *schema["$defs"].values()) for key in section.get("properties", ())}
+    )
+
+
+def _fault(raw: dict[str, Any], error: Any, meant: dict[str | int, str]) -> Fault:
+    """Return the path of keys of one of pydantic's errors, and what is wrong; ``meant`` ends that of unknown keys.
 
     A rule between the keys of a section is reported at the key that its message begins with.
     """
     kind, loc, words = error["type"], error["loc"], _words(error)
+    if kind == "extra_forbidden":
+        words += meant.get(loc[-1], "")
     if kind == "missing":
         return (*_keys(raw, loc[:-1]), loc[-1]), words
     keys = _keys(raw, loc)

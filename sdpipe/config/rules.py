@@ -190,8 +190,7 @@ def _shipped(config: Config) -> Iterator[Fault]:
             yield where, f"{words}, networks of your own, or training.audience: none"
     slices = len(config.lattice.slices)
     if slices < FEWEST_SLICES:
-        words = f"lattice.times has {slices} slices; the shipped audience needs {FEWEST_SLICES} or more"
-        yield ("lattice", "times"), words
+        yield ("lattice", "times"), f"{slices} slices; the shipped audience needs {FEWEST_SLICES} or more"
     if isinstance(config.noise, RangeNoise):
         yield ("noise", "kind"), "range: the shipped audience needs the covariance of your data; allowed: any other"
 

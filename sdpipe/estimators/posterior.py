@@ -243,7 +243,7 @@ class Posterior:
         for kernel in (o.kernel, replace(o.kernel, name=other)):
             grid = Observables(kernel, o.times, o.sigma[:1], o.energies[:1])
             posterior = Posterior.for_noise(PriorMoments.over_scales(grid, floor=self.priors.floor), self.noise)
-            log.append(float(posterior(C).log_evidence))
+            log.append(float(posterior.log_evidence(C)))
         return (other, log[1] - log[0]) if log[1] - log[0] > DECISIVE else None
 
     def log_evidence(self, C: ArrayLike) -> Array:

@@ -412,7 +412,7 @@ def assess(
     resolution = None if validation is None else unresolved(predictions, validation)
     budget = budget_of(predictions, central, references, resolution)
     kept = ("scale", "noise_scale", "chi2", "dof", "goodness_of_fit", "silent")
-    budget.attrs = {k: predictions.attrs[k] for k in kept if k in predictions.attrs}
+    budget.attrs = {k: predictions.attrs[k] for k in kept}
     if "lower" in predictions:
         budget = budget.assign(predictions[["lower", "upper"]]).assign_attrs(chi2_min=predictions.attrs["chi2_min"])
     if validation is not None:

@@ -85,6 +85,15 @@ class Kernel:
         return units.energy(self.spacing)
 
     @property
+    def lattice(self) -> str:
+        """T, where C(t) has a period, and a, in words.
+
+        >>> Kernel("periodic", 24).lattice, Kernel("exponential", 24, 0.5).lattice
+        ('T = 24, lattice units', 'a = 0.5/GeV')
+        """
+        return ", ".join([f"T = {self.period}"] * bool(self.parity) + [units.spacing(self.spacing)])
+
+    @property
     def units(self) -> str:
         """Units of C(t) for a dimensionless rho."""
         return units.within("GeV" if self.power == 1 else f"GeV^{self.power}", self.unit)

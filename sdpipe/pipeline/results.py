@@ -18,7 +18,7 @@ from sdpipe.pipeline.pieces import Piece, every_network, finish
 from sdpipe.show import flags as wording
 from sdpipe.show import plots, report, validation_figures
 from sdpipe.show.picture import Picture, embedded, write
-from sdpipe.workers.forks import each
+from sdpipe.workers.forks import forked
 from sdpipe.workers.serial import cores
 
 SHOWN_DIGITS = 16
@@ -32,7 +32,7 @@ def draw_validation(layout: Layout, piece: Piece) -> None:
 
 def _written(pictures: Iterable[Picture], layout: Layout) -> list[Path]:
     """Write pictures, on all cores, and return their paths."""
-    return each(partial(write, directory=layout.figures), list(pictures), cores())
+    return forked(partial(write, directory=layout.figures), list(pictures), cores())
 
 
 def analyze_target(config: Config, root: Path, piece: Piece) -> list[str]:

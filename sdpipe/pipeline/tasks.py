@@ -51,7 +51,7 @@ from sdpipe.problem.inputs import Target
 from sdpipe.problem.problem import Problem, families, options, prior_moments
 from sdpipe.show import flags as wording
 from sdpipe.version import __version__
-from sdpipe.workers.forks import each as forked
+from sdpipe.workers.forks import forked
 
 VERSIONS = {"numpy": np.__version__, "sdpipe": __version__}
 """What the last bits of a sample may depend on; the receipt of a block notes them."""

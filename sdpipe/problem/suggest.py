@@ -146,8 +146,8 @@ class _Data:
             named = record.times is not None and record.times.size
             what = f"t = {record.times[0]:g}..{record.times[-1]:g}" if named else f"{size} time slices"
             last = int(record.times[-1]) if named else size - 1
-            words = f"{what} are no whole period: say lattice.period=T, such as {2 * last},"
-            how = "where C(t) is folded up to T/2, or kernel=exponential for T -> infinity"
+            words = f"{what} are no whole period: say lattice.period=T, {2 * last} if the last one is T/2,"
+            how = "or kernel=exponential for T -> infinity"
             first = "" if named or self.given_key("lattice", "first") is not None else FIRST
             faults.append(f"{words} {how}{first}")
         elif concludes and size % USUAL:

@@ -180,7 +180,7 @@ def _question(c: Config) -> PageSection:
     words = f"Central ensemble {c.budget.central}; reference for each systematic error: {references}."
     rows = [
         ("Kernel", Markup("b<sub>T</sub>(t, ω) = {} (<b>{}</b>)").format(Markup(KERNELS[c.kernel].formula), c.kernel)),
-        ("Lattice", f"T = {c.lattice.period}, t = {_span(*c.lattice.times)}, {units.spacing(c.lattice.spacing)}"),
+        ("Lattice", f"t = {_span(*c.lattice.times)}, {c.kernel_function.lattice}"),
         ("Smearing", f"{_smearing(c.smearing)}, σ = {amount(', '.join(f'{s:g}' for s in c.smearing.sigma), unit)}"),
         ("Energies", f"{c.energies.count} from {amount(f'{c.energies.min:g} to {c.energies.max:g}', unit)}"),
         ("Prior", _prior(c.spectra, unit)),

@@ -102,8 +102,7 @@ def status_json(
 def _facts(config: Config) -> list[str]:
     c = config
     return [
-        f"kernel {c.kernel}, T = {c.lattice.period}, t = {c.lattice.times[0]}..{c.lattice.times[1]}, "
-        f"{units.spacing(c.lattice.spacing)}",
+        f"kernel {c.kernel}, t = {c.lattice.times[0]}..{c.lattice.times[1]}, {c.kernel_function.lattice}",
         f"sigma = {', '.join(f'{s:g}' for s in c.smearing.sigma)} at {c.energies.count} energies, "
         f"{units.amount(f'{c.energies.min:g}..{c.energies.max:g}', c.kernel_function.unit)}",
         f"{len(c.ensembles)} ensembles ({', '.join(c.ensembles)}) of {c.training.replicas} replicas",

@@ -29,20 +29,19 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
 
     ``why`` are lines on what follows from the data.
     """
-    whole = survey.correlator
+    whole, kernel = survey.correlator, survey.kernel
     rows = np.unique(np.linspace(0, len(whole.times) - 1, min(len(whole.times), SHOWN_TIMES)).round().astype(int))
     columns = {
         "t": [str(whole.times[i]) for i in rows],
         "C(t)": [f"{whole.mean[i]:.6g}" for i in rows],
         "error %": [f"{100 * survey.relative[i]:.3g}" for i in rows],
         "signal/noise": [f"{1 / survey.relative[i]:.3g}" for i in rows],
-        units.label("m_eff", survey.kernel.unit): [_known(survey.mass[i]) for i in rows],
+        units.label("m_eff", kernel.unit): [_known(survey.mass[i]) for i in rows],
         "+-": [_known(survey.mass_error[i], 2) for i in rows],
     }
     lines = [
         _what(whole),
-        f"kernel {survey.kernel.name}, T = {survey.kernel.period}, {units.spacing(survey.kernel.spacing)}: "
-        f"t = {whole.times[0]}..{whole.times[-1]}",
+        f"kernel {kernel.name}, {kernel.lattice}: t = {whole.times[0]}..{whole.times[-1]}",
         *_bins(whole),
         "",
         table(columns),

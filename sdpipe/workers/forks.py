@@ -23,14 +23,14 @@ Thing = TypeVar("Thing")
 Result = TypeVar("Result")
 
 
-def each(function: Callable[[Thing], Result], things: Sequence[Thing], processes: int) -> list[Result]:
+def forked(function: Callable[[Thing], Result], things: Sequence[Thing], processes: int) -> list[Result]:
     """Return function(x) for each x, in their order, by as many processes at once.
 
     Where one is enough, and in what is itself a process of another one, that is this one. What a process changes is
     lost with it, but for its results. All end with this process, however it ends, and where one of them fails: its
     exception is raised here, and says in a note where it was. Raises RunError where one of them is killed.
 
-    >>> each(abs, [-1, 2, -3], processes=2)
+    >>> forked(abs, [-1, 2, -3], processes=2)
     [1, 2, 3]
     """
     count = min(processes, len(things))
@@ -41,7 +41,7 @@ def each(function: Callable[[Thing], Result], things: Sequence[Thing], processes
     try:
         lines = {}
         for i in range(count):
-            process, line = _forked(function, things[i::count])
+            process, line = _started(function, things[i::count])
             started.append(process)
             lines[line] = i
         while lines:
@@ -54,7 +54,7 @@ def each(function: Callable[[Thing], Result], things: Sequence[Thing], processes
     return [results[i % count][i // count] for i in range(len(things))]
 
 
-def _forked(function: Callable[[Thing], Result], things: Sequence[Thing]) -> tuple[BaseProcess, Connection]:
+def _started(function: Callable[[Thing], Result], things: Sequence[Thing]) -> tuple[BaseProcess, Connection]:
     """Start a process that sends the results for some things; return it, and where they come from."""
     context = multiprocessing.get_context("fork")
     line, other_end = context.Pipe(duplex=False)

@@ -43,12 +43,12 @@ def test_overrides_replace_add_and_remove(tiny_config: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("training.epoch=3", "training.epoch: unknown key"),
-        ("trainig.epochs=3", "trainig: unknown key"),
+        ("training.epoch=3", "training.epoch: unknown key; did you mean epochs?"),
+        ("trainig.epochs=3", "trainig: unknown key; did you mean training?"),
         ("training.epochs=many", "training.epochs: "),
         ("training.epochs=0", "training.epochs: "),
         ("smearing.sigma=[0.4, -0.1]", "smearing.sigma.1: "),
-        ("targets.o3.treshold=0.8", "targets.o3.treshold: unknown key"),
+        ("targets.o3.treshold=0.8", "targets.o3.treshold: unknown key; did you mean threshold?"),
         ("ensembles.Nmax.Nb=77", "ensembles.Nmax.Nb: 77 is not in spectra.Nb"),
         ("budget.central=Nmx", "budget.central: there is no ensemble Nmx"),
         ("training.epochs", "KEY=VALUE"),

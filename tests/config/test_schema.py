@@ -99,7 +99,7 @@ def test_relative_paths_are_relative_to_the_working_directory(
     ("old", "new", "key", "words"),
     [
         ("kernel: vector", "kernel: vector\ncolour: red", "colour", "unknown key"),
-        ("seed: 1", "sead: 1", "sead", "unknown key"),
+        ("seed: 1", "sead: 1", "sead", "unknown key; did you mean seed?"),
         ("{replicas: 2, epochs: 2}", "{replicas: 2, epoch: 2}", "training.epoch", "unknown key"),
         ("threshold: 1.0", "threshhold: 1.0", "targets.o3.threshhold", "unknown key"),
         ("name: tiny", "name: [tiny]", "name", "string"),

@@ -247,9 +247,10 @@ def test_a_config_takes_prior_and_ensembles_of_the_shipped_audience(
         (["energies={min: -1, max: 9, count: 5}"], "command line: energies.min: input should be greater than"),
         (["energies={min: 50, max: 60, count: 5}"], "energies.min: 50: C(t) from t = 1 on knows nothing above 8.5"),
         (["smearing.sigma=[0.4, 40]"], "smearing.sigma: 40: C(t) from t = 1 on knows nothing above 8.5"),
-        (["lattice.times=[1, 4]"], "lattice.times has 4 slices; the shipped audience needs 6 or more"),
+        (["lattice.times=[1, 4]"], "lattice.times: 4 slices; the shipped audience needs 6 or more"),
         (["kernel=cosine", "lattice.period=24"], "kernel"),
         (["wrong=1"], "command line: wrong: unknown key"),
+        (["lattice.perod=24"], "command line: lattice.perod: unknown key; did you mean period?"),
         (["covariance=none"], "command line: covariance: input should be 'full', 'shrink' or 'diagonal'"),
         (["bin=abc"], "command line: bin: input should be a valid integer"),
         (["lattice.times=5"], "command line: lattice.times: input should be a valid tuple"),
@@ -262,11 +263,12 @@ def test_what_is_out_of_range_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     file = configurations(tmp_path / "mine.npy")
-    outcome = cli("reconstruct", file, *keys)
-    assert (outcome.status, outcome.out) == (2, "")
-    (fault,) = outcome.faults
-    assert said in fault
-    assert list(tmp_path.iterdir()) == [file]
+    for command in ("check", "reconstruct"):
+        outcome = cli(command, file, *keys)
+        assert (outcome.status, outcome.out) == (2, "")
+        (fault,) = outcome.faults
+        assert said in fault
+        assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_pool_that_is_not_there_is_a_fault_of_its_key(cli: Cli, tmp_path: Path) -> None:
@@ -313,15 +315,24 @@ def test_what_a_table_of_errors_can_only_mean_is_taken_and_said(cli: Cli, tmp_pa
 
 def test_one_refusal_names_all_that_is_missing(cli: Cli, tmp_path: Path) -> None:
     half = errors_alone(tmp_path / "half.txt", T // 2)
-    assert f"t = 0..12 are no whole period: say lattice.period=T, such as {T}" in cli("reconstruct", half).fault
+    assert (
+        f"t = 0..12 are no whole period: say lattice.period=T, {T} if the last one is T/2"
+        in cli("reconstruct", half).fault
+    )
     assert cli("check", half, f"lattice.period={T}").status == 0
     C = np.load(configurations(tmp_path / "mine.npy"))[:, : T // 2 + 1]
     np.savez(tmp_path / "both.npz", mean=C.mean(axis=0), cov=np.cov(C.T) / N)
     period, error = cli("reconstruct", tmp_path / "both.npz").faults
-    assert f"13 time slices are no whole period: say lattice.period=T, such as {T}, where" in period
+    assert f"13 time slices are no whole period: say lattice.period=T, {T} if the last one is T/2, or" in period
     assert "and lattice.first, the t of the first one, unless" in period
     assert "say error=mean, or error=sample configurations=n" in error
     assert cli("check", tmp_path / "both.npz", f"lattice.period={T}", "error=mean").status == 0
+
+
+def test_no_period_is_said_of_a_kernel_without_one(cli: Cli, tmp_path: Path) -> None:
+    file = errors_alone(tmp_path / "mine.txt", T // 2)
+    assert "kernel exponential, lattice units: t = 0..12" in cli("check", file, "kernel=exponential").out
+    assert f"kernel periodic, T = {T}, lattice units: t = 0..12" in cli("check", file, f"lattice.period={T}").out
 
 
 def test_check_doubts_a_covariance_of_configurations_that_is_taken_for_that_of_the_mean(

@@ -13,31 +13,31 @@ import psutil
 import pytest
 
 from sdpipe.errors import RunError, UserError
-from sdpipe.workers.forks import each
+from sdpipe.workers.forks import forked
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 16])
 def test_results_are_in_order_and_the_same_whatever_the_number_of_processes(processes: int) -> None:
     matrix = np.random.default_rng(1).normal(size=(40, 40))
-    found = each(lambda n: (n, matrix[:n] @ matrix), range(7), processes)
+    found = forked(lambda n: (n, matrix[:n] @ matrix), range(7), processes)
     assert [n for n, _ in found] == list(range(7))
     assert all(np.array_equal(product, matrix[:n] @ matrix) for n, product in found)
 
 
 def test_processes_are_others_and_gone_afterwards() -> None:
-    pids = each(lambda _: os.getpid(), range(4), 2)
+    pids = forked(lambda _: os.getpid(), range(4), 2)
     assert len(set(pids)) == 2
     assert os.getpid() not in pids
     assert not any(map(psutil.pid_exists, pids))
 
 
 def test_nothing_is_started_for_one_thing_or_none() -> None:
-    assert each(lambda _: os.getpid(), [0], 8) == [os.getpid()]
-    assert each(len, [], 8) == []
+    assert forked(lambda _: os.getpid(), [0], 8) == [os.getpid()]
+    assert forked(len, [], 8) == []
 
 
 def test_a_process_of_another_divides_itself_no_further() -> None:
-    inner = each(lambda _: (os.getpid(), each(lambda _: os.getpid(), range(3), 3)), range(2), 2)
+    inner = forked(lambda _: (os.getpid(), forked(lambda _: os.getpid(), range(3), 3)), range(2), 2)
     assert all(pids == [pid] * 3 for pid, pids in inner)
 
 
@@ -49,7 +49,7 @@ def _fail(x: int) -> int:
 
 def test_an_exception_is_raised_as_it_was_and_says_where_it_was() -> None:
     with pytest.raises(UserError, match=r"^a fault that the user can mend\n  File") as caught:
-        each(_fail, range(6), 2)
+        forked(_fail, range(6), 2)
     assert caught.value.key == "noise"
     (where,) = caught.value.__notes__
     assert where.endswith('raise UserError("a fault that the user can mend", key="noise")')
@@ -60,15 +60,15 @@ def test_a_process_that_is_killed_is_told_in_one_line() -> None:
         os.kill(os.getpid(), signal.SIGKILL) if x else None
 
     with pytest.raises(RunError, match=r"^a process of this command was killed, .* goes on from there$"):
-        each(end, range(2), 2)
+        forked(end, range(2), 2)
 
 
 WAITING = """
 import os, signal, sys
-from sdpipe.workers.forks import each
+from sdpipe.workers.forks import forked
 
 def wait(line):
-    print(os.getpid(), flush=True)
+    os.write(1, b"%d\\n" % os.getpid())  # in one piece: print may write the end of a line apart, and both write here
     signal.pause()
 
 def interrupt(*_):
@@ -76,7 +76,7 @@ def interrupt(*_):
 
 signal.signal(signal.SIGTERM, interrupt)
 try:
-    each(wait, range(2), 2)
+    forked(wait, range(2), 2)
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
@@ -85,12 +85,15 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_no_process_outlives_the_one_that_forked_it(number: signal.Signals, whole_group: bool) -> None:
-    driver = subprocess.Popen(
-        [sys.executable, "-c", WAITING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
-    )
-    children = [psutil.Process(int(driver.stdout.readline())) for _ in range(2)]
-    partial(os.killpg if whole_group else os.kill, driver.pid, number)()
-    said, complained = driver.communicate(timeout=120)  # its children have the pipe, too, so that all of them ended
+    command = [sys.executable, "-c", WAITING]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, process_group=0) as driver:
+        try:
+            children = [psutil.Process(int(driver.stdout.readline())) for _ in range(2)]
+            partial(os.killpg if whole_group else os.kill, driver.pid, number)()
+            said, complained = driver.communicate(timeout=120)  # children have the pipe, too, so that all of them ended
+        finally:
+            driver.kill()
     assert (said, complained) == ("" if number == signal.SIGKILL else "interrupted\n", "")
     _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
