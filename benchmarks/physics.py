@@ -16,7 +16,7 @@ import sdpipe
 from benchmarks.table import Row
 from sdpipe.analysis.answers import answer
 from sdpipe.analysis.combine import design_of, limit_of, together
-from sdpipe.analysis.discrete import says
+from sdpipe.analysis.discrete import against_limit
 from sdpipe.analysis.joint import Joint
 from sdpipe.analysis.levels import fit_levels
 from sdpipe.physics.smearing import GAUSSIAN
@@ -96,7 +96,7 @@ def of_time(run: sdpipe.run.Run) -> list[Row]:
     calls = {
         "limit, 8 models": lambda: limit_of(data, *design_of(data, ("a2", "a4", "exp(-mL)")), True),
         "limit sigma and a -> 0, 4 models": lambda: limit_of(data, *design_of(data, ("a2", "sigma2")), True),
-        "levels that describe it, too": lambda: says(big),
+        "levels that describe it, too": lambda: against_limit(big),
         "two levels": lambda: fit_levels(sigma, E, density, 2 * V, GAUSSIAN, 2),
         "joint, a ratio of sums": lambda: five.of(lambda a, b, c, d, e: (a[0] + b[0]) / (c[1] + d[0] + e[1])),
     }

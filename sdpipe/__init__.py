@@ -14,13 +14,13 @@ from sdpipe.version import __version__
 
 if TYPE_CHECKING:
     from sdpipe.analysis.beside import smeared
-    from sdpipe.analysis.combine import combine
     from sdpipe.analysis.joint import joint
     from sdpipe.correlators.correlator import read_correlator
     from sdpipe.infer.budget import error_budget
     from sdpipe.infer.integrals import integral
     from sdpipe.new_data import judge, predict
     from sdpipe.run import open_run, reconstruct
+    from sdpipe.several import combine
 
 __all__ = [
     "__version__",
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "combine": "analysis.combine",
+    "combine": "several",
     "error_budget": "infer.budget",
     "integral": "infer.integrals",
     "joint": "analysis.joint",

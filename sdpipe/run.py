@@ -98,8 +98,9 @@ class Run(RunDirectory):
         (('E',), ('sigma', 'sigma2', 'E'))
         """
         from sdpipe.analysis.answers import answer
-        from sdpipe.analysis.discrete import says
+        from sdpipe.analysis.discrete import against_limit
         from sdpipe.infer.extrapolate import limits
+        from sdpipe.show.flags import worded
 
         budget = self._budget_of(target)
         if "calibrated" not in budget:
@@ -108,7 +109,7 @@ class Run(RunDirectory):
             budget = budget.isel(E=self._rows(E))
         rule = self.predictions[target].attrs["scale_rule"]
         found = limits(budget, self.validation.load(), rule, powers)
-        return found.assign_attrs(says=says(answer(self, target)))
+        return found.assign_attrs(says=worded(against_limit(answer(self, target))))
 
     def stability(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
         """Return HLT of one target against lambda, at energies of the run or at the two that are stored.
@@ -208,8 +209,9 @@ class Run(RunDirectory):
         (('level',), True)
         """
         from sdpipe.analysis.levels import levels
+        from sdpipe.show.flags import in_words
 
-        return levels(self, target, count, E=E, rest=rest)
+        return in_words(levels(self, target, count, E=E, rest=rest))
 
     def ground_state(self, target: str, between: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return amplitude and mass, each (boot,), of one state fitted to each bootstrap sample of one target.
@@ -299,8 +301,9 @@ class Run(RunDirectory):
         sdpipe.errors.UserError: ...: o3: no band; needed: a budget of component [i, j] and of [i, i] and [j, j] ...
         """
         from sdpipe.analysis.cauchy_schwarz import band
+        from sdpipe.show.flags import in_words
 
-        return band(self.config, self.budget, target)
+        return in_words(band(self.config, self.budget, target))
 
     def pull(self, target: str, beside: xr.Dataset) -> xr.Dataset:
         """Return how far one target is from a density beside it, see :func:`sdpipe.analysis.beside.pull`.

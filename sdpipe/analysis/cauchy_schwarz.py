@@ -11,6 +11,7 @@ import xarray as xr
 from sdpipe.config.schema import Config
 from sdpipe.config.sources import CorrelatorTarget
 from sdpipe.errors import UserError
+from sdpipe.infer.trust import Flag
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.units import unit_of
 
@@ -50,7 +51,7 @@ def band(config: Config, budget: Mapping[str, xr.Dataset], target: str) -> xr.Da
     which holds for smeared densities where f_sigma >= 0, since a density in i and j is a positive matrix
     (arXiv:2508.01377). B + e_B is that of rho_ii and rho_jj each at the upper end of its error, negative central values
     counting as 0. Errors are calibrated where they are, else the total. Returns ``lower``, ``upper``, -B and B,
-    ``bound_error`` and ``pull (sigma, E)``; the attribute ``says`` names the largest pull above BEYOND.
+    ``bound_error`` and ``pull (sigma, E)``; the attribute ``says`` is a flag for the largest pull above BEYOND.
 
     Raises UserError for a target that is no element off a diagonal, where a diagonal element is no target with a
     budget, and for a smearing that is negative somewhere.
@@ -75,14 +76,12 @@ def band(config: Config, budget: Mapping[str, xr.Dataset], target: str) -> xr.Da
     for name in ("lower", "upper", "bound_error"):
         made[name].attrs = {**units, "long_name": "bound of Cauchy and Schwarz"}
     made["pull"].attrs = {"units": "1", "long_name": "|rho_ij| beyond its bound, in errors"}
-    return made.assign_attrs(diagonal=list(names), says=_says(made, names))
+    return made.assign_attrs(diagonal=list(names), says=_beyond(made, names))
 
 
-def _says(made: xr.Dataset, names: tuple[str, str]) -> list[str]:
+def _beyond(made: xr.Dataset, names: tuple[str, str]) -> list[Flag]:
     worst = made.pull.isel(made.pull.argmax(["sigma", "E"]))
     if float(worst) <= BEYOND:
         return []
-    unit = unit_of(made)
-    where = f"sigma = {float(worst.sigma):.3g}, E = {float(worst.E):.3g} {unit}"
-    words = f"its size is {float(worst):.3g} errors above sqrt(rho rho) of {names[0]} and {names[1]} at {where}"
-    return [f"{words}: no matrix of densities is so (Cauchy and Schwarz); one of the three is wrong"]
+    where = {"sigma": float(worst.sigma), "E": float(worst.E), "unit": unit_of(made)}
+    return [Flag("beyond_its_bound", {"errors": float(worst), "diagonal": list(names), **where})]

@@ -7,6 +7,7 @@ import numpy as np
 from sdpipe.analysis.answers import Answer
 from sdpipe.analysis.levels import FLOOR, FittedLevels, fit_levels
 from sdpipe.errors import UserError
+from sdpipe.infer.trust import Flag
 from sdpipe.physics.noise import chi2_p_value
 
 NEAREST = 2.0
@@ -41,8 +42,8 @@ def separate_levels(one: Answer) -> tuple[FittedLevels, float] | None:
     return None
 
 
-def says(one: Answer) -> list[str]:
-    """Return what speaks against a limit sigma -> 0 of one answer, in words; nothing where only a smooth density does.
+def against_limit(one: Answer) -> list[Flag]:
+    """Return a flag where separate levels describe one answer, too, which speaks against a limit sigma -> 0.
 
     A sum of levels has no limit at a level, and 0 between two. Where sigma is small against their spacing that is seen;
     where it is not, the limit of a fit in powers of sigma is another number, with a good chi^2.
@@ -50,14 +51,9 @@ def says(one: Answer) -> list[str]:
     if (levels := separate_levels(one)) is None:
         return []
     found, p = levels
-    at, fit = ", ".join(f"{m:.3g}" for m in found.mass), f"chi2/dof {found.chi2:.3g}/{found.freedom}, p = {p:.2g}"
+    facts = {"masses": found.mass.tolist(), "unit": one.unit, "chi2": found.chi2, "freedom": found.freedom, "p": p}
     if len(found.mass) == 1:
-        words = f"one level at E = {at} {one.unit} describes rho_sigma, too ({fit})"
-        return [f"{words}: it has no limit sigma -> 0; mass and residue: run.levels"]
-    fitted = f"levels at E = {at} {one.unit} describe rho_sigma, too ({fit})"
-    spacing, narrow, wide = float(np.diff(found.mass).min()), one.sigma.min(), one.sigma.max()
-    widths = f"sigma = {narrow:.3g}" + (f" to {wide:.3g}" if wide > narrow else "")
-    if spacing >= RESOLVED * wide:
-        return [f"{fitted}: {widths} is small against their spacing, {spacing:.2g}: masses and residues: run.levels"]
-    words = f"{widths} is not small against their spacing, {spacing:.2g}"
-    return [f"{fitted}: {words}: the limit holds for a density that is smooth over sigma, and between levels it is 0"]
+        return [Flag("one_level", facts)]
+    spacing, widths = float(np.diff(found.mass).min()), [float(one.sigma.min()), float(one.sigma.max())]
+    code = "levels_apart" if spacing >= RESOLVED * widths[1] else "levels_not_apart"
+    return [Flag(code, facts | {"spacing": spacing, "sigma": widths})]

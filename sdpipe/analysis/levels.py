@@ -13,6 +13,7 @@ from sdpipe.analysis.answers import Answer, Answers, answer
 from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.infer.least_squares import whitening
+from sdpipe.infer.trust import Flag
 from sdpipe.physics.noise import chi2_p_value
 from sdpipe.physics.smearing import Smearing
 
@@ -22,6 +23,9 @@ than the estimators that made them are accurate to."""
 
 APART = 2.0
 """Errors of M_2 - M_1 that it must be larger than, for two levels to be told apart."""
+
+UNLIKELY = 0.01
+"""p-value below which levels do not describe a density."""
 
 NODES = 64
 """Of the rule that smears the rest."""
@@ -189,9 +193,9 @@ def levels(
     (level)``, ``covariance (parameter, parameter2)``, ``central (sigma, E)``, the density of the fit, which
     ``run.plot.overlay`` draws, and, for a Gaussian smearing, ``isolated``, ``isolated_error
     (level, sigma)``, sqrt(2 pi) sigma rho_sigma(M), which is the amplitude of a state without neighbours within sigma.
-    Attributes: ``chi2``, ``freedom``, ``p_value``, ``threshold`` and ``height`` of the rest, and ``says``: levels that
-    cannot be told apart, and a bad fit. Raises UserError as :func:`fit_levels` does, where there is no calibrated
-    budget of the target, and for a range without energies.
+    Attributes: ``chi2``, ``freedom``, ``p_value``, ``threshold`` and ``height`` of the rest, and ``says``: flags of
+    levels that cannot be told apart, and of a bad fit. Raises UserError as :func:`fit_levels` does, where there is no
+    calibrated budget of the target, and for a range without energies.
 
     What lies above the energies that are fitted reaches down by some sigma: fit ``rest``, or energies below it.
     """
@@ -211,9 +215,9 @@ def _labelled(one: Answer, fitted: FittedLevels, smearing: Smearing) -> xr.Datas
     n, error = len(fitted.mass), np.sqrt(np.diag(fitted.covariance))
     of_mass, of_amplitude = {"units": one.unit}, {"units": f"{one.units} {one.unit}".removeprefix("1 ")}
     p = float(chi2_p_value(fitted.chi2, fitted.freedom)) if fitted.freedom else np.nan
-    says = [f"levels {k} and {k + 1} cannot be told apart: they are nearer than 2 errors" for k in fitted.together]
-    if p < 0.01:
-        says.append(f"these levels do not describe rho: chi2/dof {fitted.chi2:.3g}/{fitted.freedom}, p = {p:.2g}")
+    says = [Flag("levels_together", {"levels": [k, k + 1], "errors": APART}) for k in fitted.together]
+    if p < UNLIKELY:
+        says.append(Flag("not_these_levels", {"chi2": fitted.chi2, "freedom": fitted.freedom, "p": p}))
     result = xr.Dataset(
         {
             "mass": ("level", fitted.mass, of_mass),

@@ -6,9 +6,12 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
+import xarray as xr
 import yaml
 
 from sdpipe.infer.trust import FACTOR, SUSPICIOUS, Flag
+
+_TOO = "at E = {masses} {unit} {describe} rho_sigma, too (chi2/dof {chi2:.3g}/{freedom}, p = {p:.2g})"
 
 WORDS = {
     "noise_unlike": "the variance of its noise is {ratio:.3g} times that of the training noise (allowed: 1/{factor:g} "
@@ -31,6 +34,17 @@ WORDS = {
     "two is wrong",
     "nothing_resolved": "nothing is resolved: at every sigma half of the errors are more than {ratio:.2g} times the "
     "largest value; a larger sigma, more configurations or later times would help",
+    "one_level": f"one level {_TOO}: it has no limit sigma -> 0; mass and residue: run.levels",
+    "levels_apart": f"levels {_TOO}: sigma = {{sigma}} is small against their spacing, {{spacing:.2g}}: masses and "
+    "residues: run.levels",
+    "levels_not_apart": f"levels {_TOO}: sigma = {{sigma}} is not small against their spacing, {{spacing:.2g}}: the "
+    "limit holds for a density that is smooth over sigma, and between levels it is 0",
+    "levels_together": "levels {levels[0]} and {levels[1]} cannot be told apart: they are nearer than {errors:g} "
+    "errors",
+    "not_these_levels": "these levels do not describe rho: chi2/dof {chi2:.3g}/{freedom}, p = {p:.2g}",
+    "beyond_its_bound": "its size is {errors:.3g} errors above sqrt(rho rho) of {diagonal[0]} and {diagonal[1]} at "
+    "sigma = {sigma:.3g}, E = {E:.3g} {unit}: no matrix of densities is so (Cauchy and Schwarz); one of the three is "
+    "wrong",
     "too_few_draws": "{samples} draws per family are too few to flag what is out of distribution: no p-value is below "
     "{smallest:.2g}; from 400 on they reach {suspicious:g}",
 }
@@ -46,6 +60,11 @@ def words(flag: Flag) -> str:
     facts = {"factor": FACTOR, "suspicious": SUSPICIOUS, **flag.facts}
     if flag.code == "out_of_distribution":
         facts["sign"] = "<=" if facts.pop("smallest") else "="
+    if "masses" in facts:
+        facts["describe"] = "describe" if len(facts["masses"]) > 1 else "describes"
+        facts["masses"] = ", ".join(f"{mass:.3g}" for mass in facts["masses"])
+    if flag.code in ("levels_apart", "levels_not_apart"):
+        facts["sigma"] = " to ".join(dict.fromkeys(f"{width:.3g}" for width in facts["sigma"]))
     return WORDS[flag.code].format(**facts)
 
 
@@ -59,6 +78,15 @@ def worded(flags: Iterable[Flag | str], remedy: str = "") -> list[str]:
         more = f"; {remedy}" if flag.code == "noise_unlike" and remedy else ""
         sentences.append(words(flag) + more)
     return sentences
+
+
+def in_words(result: xr.Dataset) -> xr.Dataset:
+    """Return a result whose attribute ``says`` holds flags with their sentences in place of them.
+
+    >>> in_words(xr.Dataset(attrs={"says": [Flag("levels_together", {"levels": [0, 1], "errors": 2.0})]})).attrs["says"]
+    ['levels 0 and 1 cannot be told apart: they are nearer than 2 errors']
+    """
+    return result.assign_attrs(says=worded(result.attrs["says"]))
 
 
 def remedy(root: str, name: str, data: dict[str, Any], trains: bool = True) -> str:

@@ -368,7 +368,7 @@ def _beyond_its_bound(data: ReportData, name: str) -> list[str]:
     """Return what is said of an element off the diagonal of a matrix whose diagonal is there, too."""
     if diagonal(data.config, name) is None or not nowhere_negative(data.config.observables):
         return []
-    return band(data.config, data.budgets, name).attrs["says"]
+    return worded(band(data.config, data.budgets, name).attrs["says"])
 
 
 def _gallery(data: ReportData, name: str, what: str, caption: str | Markup) -> Markup:

@@ -14,6 +14,7 @@ from sdpipe.config.schema import Config
 from sdpipe.errors import UserError
 from sdpipe.physics.smearing import GAUSSIAN, OWN, Function, Tail
 from sdpipe.problem.suggest import suggest
+from sdpipe.show.flags import worded
 from tests.pipeline.test_matrices import COUPLINGS, KEYS, MASSES, matrix
 
 E, SIGMA = np.linspace(0.1, 1.9, 10), 0.25
@@ -58,7 +59,7 @@ def test_exact_densities_are_within_the_bound_of_their_diagonal(config: Config) 
 
 def test_a_density_beyond_the_bound_is_said_to_be(config: Config) -> None:
     found = band(config, budgets(factor=3.0), "x-0-1")
-    (words,) = found.attrs["says"]
+    (words,) = worded(found.attrs["says"])
     assert "errors above sqrt(rho rho) of a and b at sigma = 0.25" in words
     assert float(found.pull.max()) > 3
     assert band(config, budgets(factor=3.0, error=1.0), "x-0-1").attrs["says"] == []
