@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from scipy.special import fdtrc
 
 import sdpipe
 from benchmarks.o3_reconstruction import of_run
+from sdpipe.physics.smearing import Gaussian
 from tests.fixtures import REPOSITORY
 
 if TYPE_CHECKING:
@@ -58,3 +60,26 @@ def test_the_template_runs_as_shipped(
     middle = (budget.E.values >= 0.5) & (budget.E.values <= 1.5)
     assert np.abs(budget.central.values / exact - 1)[:, middle].max() < 0.12  # cutoff effects are 6 %, its errors 5
     assert "errors by the Gamma method" in run.layout.report.read_text()
+
+
+def test_the_readme_shows_what_reconstruct_answers(tmp_path: Path) -> None:
+    """Its table is that of the screen, and its caption counts the energies at which the truth is inside the error."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^(0\.\d{4}) +([\d.]+)\((\d+)\) +([\d.]+)\((\d+)\)$", text, re.MULTILINE)
+    counted = re.search(r"within one error of it at (\d+) % of the energies, within two at (\d+) %", text)
+    assert len(rows) == 3
+    assert counted
+    budget = sdpipe.reconstruct(FILE, run=tmp_path / "run").budget["pseudoscalar"].load()
+    for E, *shown in rows:
+        at = budget.sel(E=float(E), method="nearest", tolerance=1e-4)
+        for sigma, (value, digits) in enumerate(zip(shown[::2], shown[1::2], strict=True)):
+            error = int(digits) * 10.0 ** -len(value.split(".")[1])
+            assert abs(at.central[sigma] - float(value)) < 0.1 * error
+            assert at.calibrated[sigma] == pytest.approx(error, rel=0.05)
+    made = runpy.run_path(str(FILE.with_suffix(".py")))
+    truth = np.stack(
+        [Gaussian()(budget.E.values[:, None], made["ENERGIES"], s) @ made["AMPLITUDES"] for s in budget.sigma.values]
+    )
+    off = np.abs(budget.central - truth) / budget.calibrated
+    for errors, percent in enumerate(counted.groups(), 1):
+        assert float((off < errors).mean()) == pytest.approx(int(percent) / 100, abs=0.03)
