@@ -49,7 +49,7 @@ mathjax_path = "tex-svg.js"
 html_theme = "pydata_sphinx_theme"
 html_title = "sdpipe"
 html_show_sourcelink = False
-html_search_scorer = "scorer.js"
+html_search_scorer = str(Path(__file__).with_name("scorer.js"))
 html_css_files = ["sdpipe.css"]
 html_theme_options = {
     "navbar_align": "left",
