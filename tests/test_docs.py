@@ -119,6 +119,14 @@ def test_the_index_leads_to_every_document() -> None:
     assert listed == written | notebooks | {"api/modules"}
 
 
+def test_the_index_answers_what_new_users_ask_in_one_click() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    questions = " ".join(re.findall(r"^\| (.+\?) \| \[[^\]]+\]\([^)]+\) \|$", text, re.MULTILINE))
+    asked = ("σ chosen", "total error", "Slurm", "crash", "file formats", "estimator", "HLT", "covariance", "units")
+    for words in (*asked, "kernel", "cite", "continuum limit"):
+        assert words in questions
+
+
 def test_the_page_of_commands_is_current() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "commands.py"))["reference"]()
     assert made == (ROOT / "docs" / "commands.md").read_text(encoding="utf-8"), "run: python docs/commands.py"
