@@ -29,6 +29,7 @@ from benchmarks import (
     stages,
     steps,
     time_to_accuracy,
+    trust,
     universal,
     workers,
 )
@@ -53,13 +54,14 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "time-to-accuracy": time_to_accuracy.measure,
     "universal": universal.measure,
     "files": files.measure,
+    "trust": trust.measure,
     "physics": physics.measure,
     "limits": limits.measure,
     "public": public.measure,
     "reference": reference.measure,
 }
 
-LONG = ("o3", "ablation", "time-to-accuracy", "universal", "files", "physics", "limits", "public", "reference")
+LONG = ("o3", "ablation", "time-to-accuracy", "universal", "files", "trust", "physics", "limits", "public", "reference")
 """Not measured unless named: minutes to hours."""
 
 

@@ -179,13 +179,13 @@ def create_groups(path: Path, attrs: Mapping[str, Any]) -> list[Path]:
     return [path / "zarr.json"]
 
 
-def read(path: Path) -> xr.Dataset:
-    """Open a store lazily.
+def read(path: Path, dask: bool = True) -> xr.Dataset:
+    """Open a store lazily; without ``dask``, which takes half a second to import, arrays are read whole when used.
 
     Raises UserError where it is missing or written with another schema, and DamageError, on opening or when a
     chunk is read, where a file of it is damaged or lost.
     """
-    return _open(path, chunks={})
+    return _open(path, chunks={} if dask else None)
 
 
 def load(path: Path) -> xr.Dataset:

@@ -45,9 +45,9 @@ def predict_draws(
 
     They keep their size or, as ``scale: auto`` does, are ``normalise``d to the most likely one. Returns central
     (sample, sigma, E), error (sample, source, sigma, E), estimator_central, estimator_error (sample, estimator, sigma,
-    E), scale, noise_scale, distance, spread, goodness_of_fit (sample,), and ``beyond`` (sample, sigma, E), the error of
-    the source that is not the audience's, where it does not come from residuals. ``each`` maps a function over parts
-    of the draws, which are the same whoever computes them.
+    E), scale, noise_scale, unlike, distance, spread, goodness_of_fit (sample,), and ``beyond`` (sample, sigma, E), the
+    error of the source that is not the audience's, where it does not come from residuals. ``each`` maps a function over
+    parts of the draws, which are the same whoever computes them.
     """
     data = predictor.noise.draw(clean, 1, generator)[:, 0]
     scale = np.array([predictor.amplitude(C) for C in data]) if normalise else np.ones(len(data))
@@ -66,7 +66,7 @@ def _predicted(
     data, samples, scale = part
     checks = predictor.checks(data)
     kept = _summarised(predictor.predict(samples, scale, data), predictor, references, scale)
-    return kept | {name: checks[name] for name in ("noise_scale", "distance", "goodness_of_fit")}
+    return kept | {name: checks[name] for name in ("noise_scale", "unlike", "distance", "goodness_of_fit")}
 
 
 def _summarised(

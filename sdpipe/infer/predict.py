@@ -248,7 +248,8 @@ class Predictor:
     def checks(self, C: Array, noise: Noise | None = None, count: int | None = None) -> dict[str, Array]:
         """Return how typical correlators C (n, t) are, as the networks see them; every value is (n,).
 
-        ``noise_scale`` s = C(t_ref) / C_latt(t_ref), ``distance`` d^2 from the prior, and the goodness of fit:
+        ``noise_scale`` s = C(t_ref) / C_latt(t_ref), ``unlike`` how far C(t) / s is from C_latt(t)
+        (:meth:`~sdpipe.physics.noise.Noise.unlike`), ``distance`` d^2 from the prior, and the goodness of fit:
         ``chi2``, ``dof``, ``goodness_of_fit``, its p-value. That is of the data with their own ``noise``, estimated
         from ``count`` configurations; without it, with that of the training. Where the unit of energy is integrated
         over it is that of the posterior, and d^2 is -2 log evidence; else it is that of the kernel, and d^2 is that of
@@ -264,6 +265,7 @@ class Predictor:
             chi2, dof = trust.goodness_of_fit(kernel, noise or self.noise, low, C)
         return {
             "noise_scale": self.noise.scale(C),
+            "unlike": self.noise.unlike(C),
             "distance": distance,
             "chi2": chi2,
             "dof": dof,
@@ -321,9 +323,10 @@ def reconstruct(
 
     Returns what :meth:`Predictor.predict` and :meth:`Predictor.covariances` do, ``correlator (boot, t)``, ``implied
     (t)`` of the posterior mean, whose attribute ``chi2`` says how far it is from the mean of the samples, and as
-    attributes ``scale``, ``scale_rule``, ``noise_scale``, ``distance``, ``chi2``, ``dof``, ``goodness_of_fit``,
-    ``source``, ``flags``, and ``silent``, the estimators without an answer at most points; with bounds ``lower`` and
-    ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; and the diagnostics of every estimator.
+    attributes ``scale``, ``scale_rule``, ``noise_scale``, ``unlike``, ``distance``, ``chi2``, ``dof``,
+    ``goodness_of_fit``, ``source``, ``flags``, and ``silent``, the estimators without an answer at most points; with
+    bounds ``lower`` and ``upper (sigma, E)``, NaN where they are not certified, and ``chi2_min``; and the diagnostics
+    of every estimator.
     Raises UserError as these do, and where C at t_ref, or what the networks would see of it, is too small or too large
     to compute with.
     """

@@ -371,19 +371,24 @@ def rises_at_the_end(budget: xr.Dataset) -> bool:
 
 
 def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float | None, list[Flag]]:
-    """Return the p-value of one target under the prior, None without ``validation``, and a flag where it is too small.
+    """Return the p-value of one target under the prior, None without ``validation``, and flags.
 
-    See :meth:`Reference.p_value`.
+    One is of a p-value that is too small (:meth:`Reference.p_value`), one of a C(t) that falls more or less than that
+    of any draw which calibrates: these may be like one correlator alone (:meth:`Noise.unlike`).
     """
     if validation is None:
         return None, []
-    reference = Reference.from_validation(validation, predictions.attrs["scale_rule"])
+    rule, flags = predictions.attrs["scale_rule"], list[Flag]()
+    ratio, largest = predictions.attrs["unlike"], float(calibrating(validation, rule).unlike.max())
+    if ratio > largest:
+        flags.append(Flag("other_correlator", {"ratio": np.exp(ratio), "largest": np.exp(largest)}))
+    reference = Reference.from_validation(validation, rule)
     scale, noise_scale, distance = (predictions.attrs[k] for k in ("scale", "noise_scale", "distance"))
     p_value = reference.p_value(noise_scale, distance, scale * float(spread(predictions)))
-    if p_value >= SUSPICIOUS:
-        return p_value, []
-    smallest = p_value <= smallest_p_value(len(reference.distance))
-    return p_value, [Flag("out_of_distribution", {"p_value": p_value, "smallest": smallest})]
+    if p_value < SUSPICIOUS:
+        smallest = p_value <= smallest_p_value(len(reference.distance))
+        flags.append(Flag("out_of_distribution", {"p_value": p_value, "smallest": smallest}))
+    return p_value, flags
 
 
 def assess(

@@ -129,7 +129,7 @@ def _report_data(config: Config, layout: Layout, data: list[tuple[str, Path, str
         root=layout.root,
         pictures=pictures_of_run(config, layout),
         budgets={name: _flags_for_others(store.load(layout.budget / name), elsewhere) for name in names},
-        predictions={name: store.read(layout.predictions / name) for name in names},
+        predictions={name: store.read(layout.predictions / name, dask=False) for name in names},
         history=store.load(layout.history) if layout.history.exists() else None,
         validation=store.load(layout.validation) if layout.validation.exists() else None,
         sessions=sessions,

@@ -486,6 +486,7 @@ def validation_template(config: Config) -> store.Template:
         ),
         "scale": per_sample("factor on the correlator before the networks see it"),
         "noise_scale": per_sample("noise scale C(t_ref) / C_latt(t_ref) of the correlator that they see"),
+        "unlike": per_sample("largest |log| of C(t) over C_latt(t), noise aside, at the same C(t_ref)"),
         "distance": per_sample("distance of C(t) from the prior: squared, of Mahalanobis, or -2 log evidence"),
         "spread": per_sample("standard deviation over networks, mean over sigma and E"),
         "goodness_of_fit": per_sample("p-value of the nearest correlator in the span of the kernel"),

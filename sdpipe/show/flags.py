@@ -28,6 +28,8 @@ WORDS = {
     "not_certified": "{interval}: {count} of {points} bounds could not be certified and are left out",
     "outside": "{interval}: the central value is outside them at {count} of {points} points (sigma, E): no rho >= 0 "
     "that agrees with the data has it there, whatever the prior",
+    "other_correlator": "C(t) over that of the run is off by a factor of {ratio:.3g} at some time, and by no more than "
+    "{largest:.3g} in all draws that calibrate; the calibrated error promises nothing here",
     "out_of_distribution": "out of distribution: p {sign} {p_value:.3g} that the training set holds such a correlator; "
     "the calibrated error promises nothing here",
     "contradicted": "{estimator} is {errors:.4g} errors of both away at sigma = {sigma:.3g}, E = {E:.3g}: one of the "

@@ -43,18 +43,12 @@ CAPTION = Markup(
 
 WHY: dict[Reason, str] = {
     "no_density": "No spectral density explains the data, so that no estimate is to be trusted.",
-    "all_outside": "If ρ ≥ 0, trust the bounds alone, which need no prior.",
-    "not_certified": "The bounds promise nothing here (see the flags), and if ρ ≥ 0 no estimate does; otherwise trust "
-    "{trusted}.",
+    "all_excluded": "The data or the bounds exclude every estimate; trust {trusted}.",
     "off_prior": "These data are unlike the prior, of which all other estimates are made; trust {trusted}, which takes "
     "its scale from the data.",
     "off_prior_alone": "These data are unlike the prior, of which every estimate here is made; trust {trusted}.",
-    "only_inside": "Trust {trusted}, the only one that the bounds allow.",
-    "alone": "There is no estimate beside {trusted}.",
-    "least_assumed": "Where estimates of the same data differ, the prior decides between them; trust {trusted}, which "
-    "assumes least of it, at the price of a wider error.",
-    "smallest_apart": "Estimates that differ depend on the prior; of these, {trusted} has the smallest {error}.",
-    "agree": "Since {who} agree, trust the one with the smallest {error}: {trusted}.",
+    "first": "Trust {trusted}, chosen before the data were seen.",
+    "first_excluded": "The data or the bounds exclude {first}; trust {trusted}.",
 }
 """Why an estimate is trusted, in a sentence."""
 
@@ -76,16 +70,12 @@ def paragraph(compared: xr.Dataset) -> str:
     >>> numbers = {"apart": ("estimate", [0, 0.25]), "farthest": ("estimate", [0, 3.5])}
     >>> numbers |= {f"farthest_{name}": ("estimate", [1.0, 1.0]) for name in ("sigma", "E")}
     >>> compared = xr.Dataset(numbers, {"estimate": ["networks", "hlt"], "sigma": [1.0]})
-    >>> paragraph(compared.assign_attrs(trusted="hlt", reason="least_assumed"))[:85]
+    >>> paragraph(compared.assign_attrs(trusted="networks", reason="first"))[:85]
     'HLT differs from the networks by more than 2 errors at 25% of all points, most at E ='
     """
-    trusted, outside = compared.attrs["trusted"], compared.get("outside")
-    facts = {
-        "trusted": NAMES.get(trusted, trusted),
-        "error": "calibrated error" if "calibrated" in compared else "error",
-        "who": "they" if outside is None or not outside.any() else "those that the bounds allow",
-    }
-    sentences = [_agreement(compared), _within(compared), WHY[compared.attrs["reason"]].format(**facts)]
+    trusted, first = compared.attrs["trusted"], str(compared.estimate.values[0])
+    why = WHY[compared.attrs["reason"]].format(trusted=NAMES.get(trusted, trusted), first=NAMES.get(first, first))
+    sentences = [_agreement(compared), _within(compared), why]
     return " ".join(filter(None, [*sentences, _coverage(compared)]))
 
 

@@ -67,27 +67,26 @@ def test_an_estimate_that_is_nan_agrees_with_nothing() -> None:
     assert compared.farthest_E.sel(estimate="posterior") == 1.5
 
 
-def test_where_all_agree_the_smallest_calibrated_error_is_trusted() -> None:
-    compared = compare(budget({"posterior": 0.5, "hlt": 1}, {"posterior": 0.05, "hlt": 0.2}))
-    assert verdict(compared) == ("posterior", "agree")
-    assert (compared.apart == 0).all()
-
-
-def test_where_they_differ_the_one_that_assumes_least_is_trusted() -> None:
-    compared = compare(budget({"posterior": 4, "hlt": 1}, {"posterior": 0.1, "hlt": 0.3}))
-    assert verdict(compared) == ("hlt", "least_assumed")
-    compared = compare(budget({"posterior": 4, "linear": 1}, {"posterior": 0.05, "linear": 0.3}))
-    assert verdict(compared) == ("posterior", "smallest_apart")
+def test_the_estimate_that_was_chosen_before_is_trusted_whether_others_agree_or_not() -> None:
+    agreeing = compare(budget({"posterior": 0.5, "hlt": 1}, {"posterior": 0.05, "hlt": 0.2}))
+    assert (agreeing.apart == 0).all()
+    differing = compare(budget({"posterior": 4, "hlt": 1}, {"posterior": 0.05, "hlt": 0.3}))
+    assert differing.apart.sel(estimate="posterior") > 0
+    assert verdict(agreeing) == verdict(differing) == ("networks", "first")
 
 
 def test_what_the_bounds_exclude_is_not_trusted() -> None:
     data = budget({"hlt": 4}, {"hlt": 0.1})
     compared = compare(bounded(data, 0.5, 1.2))
-    assert verdict(compared) == ("networks", "only_inside")
+    assert verdict(compared) == ("networks", "first")
     assert compared.outside.values.tolist() == [False, True]
-    assert verdict(compare(bounded(data, 2.0, 3.0))) == ("bounds", "all_outside")
+    above = budget({"posterior": 4, "hlt": 4}, {"posterior": 0.1, "hlt": 0.1})
+    above = above.assign(estimator_central=above.estimator_central + 0.4)
+    assert verdict(compare(bounded(above, 1.3, 2.0))) == ("hlt", "first_excluded")
+    assert verdict(compare(bounded(above.sel(estimator=["posterior"]), 1.3, 2.0))) == ("posterior", "first_excluded")
+    assert verdict(compare(bounded(data, 2.0, 3.0))) == ("bounds", "all_excluded")
     uncertified = compare(bounded(data, np.nan, np.nan))
-    assert verdict(uncertified) == ("networks", "not_certified")
+    assert verdict(uncertified) == ("networks", "first")
     assert "outside" not in uncertified
 
 
@@ -114,14 +113,14 @@ def test_off_the_prior_what_comes_from_it_is_not_trusted() -> None:
 
 def test_without_methods_the_networks_stand_alone() -> None:
     alone = budget({"hlt": 0}, {"hlt": 1}).drop_dims("estimator")
-    assert verdict(compare(alone)) == ("networks", "alone")
+    assert verdict(compare(alone)) == ("networks", "first")
 
 
 def test_without_networks_the_first_estimate_is_the_one_that_answers() -> None:
     data = budget({"posterior": 0, "hlt": 1}, {"posterior": 0.1, "hlt": 0.3}).assign_attrs(answered_by="posterior")
     compared = compare(data)
     assert compared.estimate.values.tolist() == ["posterior", "hlt"]
-    assert verdict(compared) == ("posterior", "agree")
+    assert verdict(compared) == ("posterior", "first")
 
 
 def test_the_coverage_of_the_trusted_estimate_is_that_of_its_calibrated_error() -> None:
@@ -129,14 +128,15 @@ def test_the_coverage_of_the_trusted_estimate_is_that_of_its_calibrated_error() 
     shares = np.arange(24.0).reshape(3, 2, 2, 2) / 24
     coords = {"budget": names, "family": ["prior", "o3"], "sigma": [0.4, 0.6], "level": levels}
     validation = xr.Dataset({"coverage_of": (("budget", "family", "sigma", "level"), shares)}, coords)
-    for shifts, row in (({"hlt": 0}, 1), ({"hlt": 4}, 2)):
-        compared = compare(budget(shifts, {"hlt": 0.12}), validation)
+    for silent, row in (([], 1), (["networks"], 2)):
+        compared = compare(budget({"hlt": 0}, {"hlt": 0.12}).assign_attrs(silent=silent), validation)
         assert compared.covered.values == pytest.approx(shares[row, :, :, 0].mean(axis=1))
         assert compared.attrs["level"] == 0.683
     assert "covered" not in compare(budget({"hlt": 0}, {"hlt": 0.12}))
 
 
 def test_an_estimate_that_does_not_give_back_the_data_is_not_trusted() -> None:
-    data = budget({"posterior": 5, "hlt": 0}, {"posterior": 0.1, "hlt": 0.01})
-    assert verdict(compare(data))[0] == "hlt"
-    assert verdict(compare(data.assign_attrs(silent=["hlt"])))[0] != "hlt"
+    data = budget({"posterior": 0, "hlt": 0}, {"posterior": 0.1, "hlt": 0.1}).assign_attrs(answered_by="posterior")
+    assert verdict(compare(data)) == ("posterior", "first")
+    assert verdict(compare(data.assign_attrs(silent=["posterior"]))) == ("hlt", "first_excluded")
+    assert verdict(compare(data.assign_attrs(silent=["posterior", "hlt"]))) == ("none", "all_excluded")

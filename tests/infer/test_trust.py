@@ -190,7 +190,9 @@ def test_with_a_covariance_from_few_configurations_the_goodness_of_fit_still_hol
     assert np.mean(np.array(p) < 0.5) == pytest.approx(0.5, abs=0.12)
 
 
-def judged(distance: float, spread: float, count: int = 800, rule: str = "given") -> tuple[float, list[str]]:
+def judged(
+    distance: float, spread: float, count: int = 800, rule: str = "given", unlike: float = 0.5
+) -> tuple[float, list[str]]:
     """Judge a target against draws with distances and spreads around 1; those with scale auto are 5 times as far."""
     rng = np.random.default_rng(5)
     around_one = rng.uniform(0.5, 1.5, (2, 2, 2 * count))
@@ -200,13 +202,14 @@ def judged(distance: float, spread: float, count: int = 800, rule: str = "given"
             "noise_scale": (dims, np.ones((2, 2 * count))),
             "distance": (dims, around_one[0] * [[1.0], [5.0]]),
             "spread": (dims, around_one[1]),
+            "unlike": (dims, np.ones((2, 2 * count))),
             "tested": (dims, np.arange(4 * count).reshape(2, -1) % 2 == 1),
         },
         coords={"scale_rule": np.array(["given", "auto"], object)},
     )
     values = spread * np.array([[1.0, -1.0], [1.0, -1.0]]).reshape(1, 2, 2, 1, 1)
     rho = xr.DataArray(values, dims=("sigma", "ensemble", "replica", "boot", "E"), coords={"ensemble": ["a", "b"]})
-    attrs = {"flags": [], "scale": 1.0, "scale_rule": rule, "noise_scale": 1.0, "distance": distance}
+    attrs = {"flags": [], "scale": 1.0, "scale_rule": rule, "noise_scale": 1.0, "distance": distance, "unlike": unlike}
     return judge(xr.Dataset({"rho": rho}, attrs=attrs), validation)
 
 
@@ -218,6 +221,14 @@ def test_a_target_is_flagged_for_its_distance_and_for_the_spread_of_the_networks
         (flag,) = flags.worded(judged(*off)[1])
         assert flag.startswith("out of distribution: p <= 0.00995 that")
     assert judged(5.0, 1.0, rule="auto")[1] == []
+
+
+def test_a_correlator_unlike_all_draws_is_flagged() -> None:
+    assert judged(1.0, 1.0, unlike=1.0)[1] == []
+    (flag,) = flags.worded(judged(1.0, 1.0, unlike=1.1)[1])
+    assert flag.startswith(
+        "C(t) over that of the run is off by a factor of 3 at some time, and by no more than 2.72 in"
+    )
 
 
 def test_a_p_value_within_the_range_of_the_draws_is_printed_as_such() -> None:

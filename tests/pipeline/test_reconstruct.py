@@ -75,6 +75,14 @@ def test_only_the_normalisation_that_is_used_is_calibrated(run) -> None:
         sdpipe.judge(run, samples, scale=2.0)
 
 
+def test_a_correlator_that_falls_otherwise_than_that_of_the_run_is_flagged_where_it_is_judged(run) -> None:
+    run, _ = run
+    samples = run.predictions["mine"].correlator.load()
+    assert sdpipe.judge(run, 3 * samples).attrs["flags"] == run.budget["mine"].attrs["flags"]
+    flags = sdpipe.judge(run, samples * np.exp(0.3 * samples.t)).attrs["flags"]
+    assert any("the calibrated error promises nothing here" in f and "C(t) over that of the run" in f for f in flags)
+
+
 def test_the_truth_lies_within_the_errors(run) -> None:
     run, _ = run
     budget = run.budget["mine"].load()

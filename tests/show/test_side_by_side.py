@@ -52,10 +52,10 @@ def test_the_paragraph_names_who_differs_where_and_what_the_bounds_exclude() -> 
     said = paragraph(compared())
     assert said.startswith("The posterior agrees with the networks within 2 errors everywhere; HLT differs from the")
     assert "by more than 2 errors at 100% of all points, most at E = 0.2 GeV, σ = 0.4 GeV, by 22.4. " in said
-    assert said.endswith("trust HLT, which assumes least of it, at the price of a wider error.")
+    assert said.endswith("Trust the networks, chosen before the data were seen.")
     said = paragraph(compared(0.5))
     assert "The bounds exclude HLT somewhere, errors included: if ρ ≥ 0, that is wrong there. " in said
-    assert said.endswith("that the bounds allow agree, trust the one with the smallest error: the networks.")
+    assert said.endswith("Trust the networks, chosen before the data were seen.")
 
 
 def test_an_estimate_without_a_value_is_told() -> None:
@@ -65,7 +65,7 @@ def test_an_estimate_without_a_value_is_told() -> None:
 
 def test_every_reason_has_one_sentence() -> None:
     assert tuple(WHY) == get_args(Reason)
-    filled = [why.format(trusted="hlt", error="error", who="they") for why in WHY.values()]
+    filled = [why.format(trusted="hlt", first="networks") for why in WHY.values()]
     assert len(set(filled)) == len(WHY)
     assert all(sentence.endswith(".") and "  " not in sentence for sentence in filled)
 
