@@ -24,8 +24,8 @@ Every method has the mean and the covariance of the same 800 samples; lsdensitie
 
 Settings of the suites and of the peers (``peer_methods.py``) are of 2026-11-26, from before any score of a peer was
 seen; the median was added after that, since a peer was off by 1e268 once. sdpipe's shipped networks, posterior and HLT
-(by marginal likelihood), with their E0 >= 0.2, are calibrated as ``sdpipe reconstruct`` does it, once where all
-correlators have the same relative noise, else for each; bounds begin at E0 = 0. Dedicated networks are one
+(by marginal likelihood) are what ``sdpipe.reconstruct`` makes of each correlator, with kernel, times, sigma and
+energies given; bounds begin at E0 = 0. Dedicated networks are one
 ensemble of the default mixture, 100,000 samples, two replicas, for one covariance: suite A, where each correlator has
 another, has none.
 """
@@ -56,7 +56,6 @@ from benchmarks.o3_reconstruction import FILE, GROUPS
 from benchmarks.peers import METHODS, Absent, ask
 from benchmarks.table import Row, markdown, processor_seconds
 from benchmarks.training_sets import MIXTURE
-from sdpipe.config.load import load_config
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.disk import files
 from sdpipe.disk.layout import Layout
@@ -64,8 +63,6 @@ from sdpipe.estimators.bounds import Bounds
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import synthetic
 from sdpipe.physics.spectra import o3, peaks
-from sdpipe.pipeline.session import perform
-from sdpipe.pipeline.state import State
 
 Array = NDArray[np.float64]
 
@@ -254,17 +251,8 @@ OWN = {
 }  # fmt: skip
 """The dedicated networks."""
 
-SHIPPED = {
-    "spectra": {},
-    "budget": {},
-    "training": {"audience": "shipped"},
-    "validation": {"samples": 1600, "bootstrap": 5, "levels": list(LEVELS), "families": {}},
-    "cluster": {"cpu": "serial"},
-}
-"""What ``sdpipe reconstruct`` does."""
 
-
-def _config(path: Path, group: Group, noise: Any, keys: dict[str, Any]) -> Path:
+def _config(path: Path, group: Group, noise: Any) -> Path:
     """Write a config of the group."""
     grid = group.grid
     kernel, E = grid.kernel, grid.energies
@@ -280,7 +268,7 @@ def _config(path: Path, group: Group, noise: Any, keys: dict[str, Any]) -> Path:
     }
     if noise["kind"] == "correlator":
         content["lattice"]["first"] = grid.times[0]
-    files.write_text(path, yaml.safe_dump(content | keys, sort_keys=False))
+    files.write_text(path, yaml.safe_dump(content | OWN, sort_keys=False))
     return path
 
 
@@ -289,6 +277,22 @@ def _data(path: Path, samples: Array) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, samples=samples)
     return {"kind": "correlator", "path": str(path), "resampling": "bootstrap"}
+
+
+def _reconstructed(group: Group, place: Path, samples: Array) -> dict[str, Array]:
+    """Run ``sdpipe.reconstruct`` on one correlator as a user would; return its seconds, of all processes."""
+    grid, path = group.grid, place.with_name(f"{place.name}.npz")
+    _data(path, samples)
+    E, sigma = grid.energies, list(grid.sigma)
+    keys = [f"kernel={grid.kernel.name}", f"smearing.sigma={sigma}", "resampling=bootstrap", "methods=[posterior, hlt]"]
+    keys += [f"lattice={{period: {grid.kernel.period}, spacing: {grid.kernel.spacing}, first: {grid.times[0]}}}"]
+    keys += [f"lattice.times=[{grid.times[0]}, {grid.times[-1]}]"]
+    keys += [f"energies={{min: {E[0]}, max: {E[-1]}, count: {len(E)}}}"]
+    began = _processor_seconds()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        sdpipe.reconstruct(path, *keys, run=place)
+    return {"seconds": np.array(_processor_seconds() - began)}
 
 
 def _judged(place: Path, samples: Array) -> dict[str, Array]:
@@ -334,19 +338,16 @@ def _judged(place: Path, samples: Array) -> dict[str, Array]:
     return found | {"bounds central": (found["bounds low"] + found["bounds high"])[0] / 2}
 
 
-def _trained(group: Group, place: Path, keys: dict[str, Any], samples: Array | None) -> dict[str, Array]:
-    """Run all stages before the first prediction, with the noise of ``samples`` or that of the group.
+def _trained(group: Group, place: Path, samples: Array | None) -> dict[str, Array]:
+    """Run all stages before the first prediction of networks of one's own, with noise of ``samples`` or of the group.
 
     Returns the seconds that it took, of all processes.
     """
     noise = group.noise if samples is None else _data(place.with_name(f"{place.name}.data.npz"), samples)
-    path = _config(place.with_name(f"{place.name}.yaml"), group, noise, keys)
+    path = _config(place.with_name(f"{place.name}.yaml"), group, noise)
     began = _processor_seconds()
-    if keys is SHIPPED:
-        perform(State(load_config(path), Layout(place)), ["train", "validate"])
-    else:
-        for stage in ("generate", "train", "validate"):
-            run_stage(stage, path, Layout(place))
+    for stage in ("generate", "train", "validate"):
+        run_stage(stage, path, Layout(place))
     return {"seconds": np.array(_processor_seconds() - began)}
 
 
@@ -386,38 +387,50 @@ def _of(found: list[dict[str, Array]], name: str, before: float = 0.0) -> Made:
     return Made(*parts, np.full(len(found), before / len(found)), why)
 
 
-def _audience(group: Group, root: Path, name: str, keys: dict[str, Any]) -> tuple[list[dict[str, Array]], float]:
-    """Return what one audience makes of every correlator of a group, and its seconds before that.
+def _shipped(group: Group, root: Path) -> list[dict[str, Array]]:
+    """Return what ``reconstruct`` makes of every correlator of a group, one by one."""
+    return [_one(group, root, "shipped", i, partial(_reconstructed, group)) for i in range(len(group.seen))]
 
-    One run serves all correlators where their noise is the same, relative to C(t), or there is one only.
-    """
-    found, before = [], 0.0
-    for i, samples in enumerate(group.seen):
-        place = root / (f"{group.name}-{name}" if group.noise else f"{group.name}-{name}-{i:03d}")
-        noise = None if isinstance(group.noise, dict) else samples
-        try:
-            if i == 0 or not group.noise:
-                once = partial(_trained, group, place, keys, noise)
-                before += float(_once(root / f"{place.name}-before", once)["seconds"])
-            one = _once(root / f"{group.name}-{name}-judged-{i:03d}", partial(_judged, place, samples))
-        except Exception as error:
-            one = _failed(group, error)
-        else:
-            if not group.noise:
-                shutil.rmtree(place, ignore_errors=True)
-        found.append(one)
-        print(f"suite {group.name}: {name} networks, correlator {i + 1} of {len(group.seen)}", flush=True)
-    return found, before
+
+def _dedicated(group: Group, root: Path) -> tuple[list[dict[str, Array]], float]:
+    """Return what networks trained for a group make of its correlators, and the seconds that they took before."""
+    place, noise = root / f"{group.name}-dedicated", None if isinstance(group.noise, dict) else group.seen[0]
+    try:
+        before = _once(root / f"{place.name}-before", partial(_trained, group, place, noise))
+    except Exception as error:
+        return [_failed(group, error)] * len(group.seen), np.nan
+    return [_one(group, root, "dedicated", i) for i in range(len(group.seen))], float(before["seconds"])
+
+
+def _one(
+    group: Group, root: Path, name: str, i: int, make: Callable[[Path, Array], dict[str, Array]] | None = None
+) -> dict[str, Array]:
+    """Return what a run says of one correlator; a run of its own, if there is what makes it, which then goes."""
+    place, samples = root / (f"{group.name}-{name}-{i:03d}" if make else f"{group.name}-{name}"), group.seen[i]
+
+    def judged() -> dict[str, Array]:
+        made = make(place, samples) if make else {}
+        return _judged(place, samples) | made
+
+    try:
+        one = _once(root / f"{group.name}-{name}-judged-{i:03d}", judged)
+    except Exception as error:
+        one = _failed(group, error)
+    else:
+        shutil.rmtree(place, ignore_errors=True) if make else None
+    print(f"suite {group.name}: {name} networks, correlator {i + 1} of {len(group.seen)}", flush=True)
+    return one
 
 
 def ours(group: Group, root: Path) -> dict[str, Made]:
     """Return what sdpipe makes of a group."""
-    found, before = _audience(group, root, "shipped", SHIPPED)
+    found = _shipped(group, root)
+    before = float(np.nansum([one.get("seconds", 0.0) for one in found]))
     names = {"shipped networks": "networks", "posterior": "posterior", "HLT": "hlt"}
     made = {f"sdpipe, {words}": _of(found, name, before) for words, name in names.items()}
     made["sdpipe, bounds"] = _of(found, "bounds")
     if group.noise:
-        found, before = _audience(group, root, "dedicated", OWN)
+        found, before = _dedicated(group, root)
         made["sdpipe, dedicated networks"] = _of(found, "networks", before)
     return made
 

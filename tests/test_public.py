@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,8 +103,9 @@ def test_a_peer_of_two_methods_that_raises_on_the_only_correlator_fails_by_both(
 
 def test_a_correlator_that_could_not_be_judged_is_tried_again_on_the_same_run(group, tmp_path, monkeypatch):
     """Where each correlator has a run of its own, that run stays until the correlator is done."""
-    alone = replace(group, noise=None)
-    monkeypatch.setattr(public, "_trained", lambda _group, place, *_: place.mkdir() or {"seconds": np.array(1.0)})
+    monkeypatch.setattr(
+        public, "_reconstructed", lambda _, place, __: place.mkdir(exist_ok=True) or {"seconds": np.array(1.0)}
+    )
 
     def judged(place: Path, _: np.ndarray) -> dict[str, np.ndarray]:
         assert place.is_dir()
@@ -113,8 +113,9 @@ def test_a_correlator_that_could_not_be_judged_is_tried_again_on_the_same_run(gr
 
     monkeypatch.setattr(public, "_judged", judged)
     for _ in range(2):
-        found, _ = public._audience(alone, tmp_path, "shipped", public.SHIPPED)
-        assert str(found[0]["why"]) == "RuntimeError: interrupted"
+        (found,) = public._shipped(group, tmp_path)
+        assert str(found["why"]) == "RuntimeError: interrupted"
+    assert [path.is_dir() for path in tmp_path.iterdir()] == [True]
 
 
 def test_a_correlator_that_sdpipe_cannot_do_says_why(group, tmp_path, monkeypatch):
@@ -124,6 +125,7 @@ def test_a_correlator_that_sdpipe_cannot_do_says_why(group, tmp_path, monkeypatc
         raise RuntimeError("no such\nthing")
 
     monkeypatch.setattr(public, "_trained", fails)
+    monkeypatch.setattr(public, "_reconstructed", fails)
     made = public.ours(group, tmp_path)
     assert {one.why[0] for one in made.values()} == {"RuntimeError: no such thing"}
     assert all(one.scores(group.truth) == {"solved": 0} for one in made.values())
