@@ -64,8 +64,9 @@ class Joint:
 
         O is a number or an array. The noise goes through f sample by sample, what is not resolved linearly, by the
         derivative of f at the central values. Returns ``central``, ``error (source)``, ``total``, ``covariance`` and
-        ``samples (boot)``; several numbers have the dimension ``number``. Raises UserError where f cannot be
-        computed, or is not finite.
+        ``samples (boot)``. Several numbers have the dimension ``number`` or, where they are (sigma, E) as those of each
+        run are, such as a ratio of densities, ``sigma`` and ``E``: that is what ``run.plot.joint`` draws. Raises
+        UserError where f cannot be computed, or is not finite.
         """
         try:
             centre = np.asarray(f(*self.split(self.central)), float)
@@ -80,17 +81,32 @@ class Joint:
         parts = {"latt": np.atleast_2d(np.cov(samples.T, ddof=0)), "unresolved": derivative @ derivative.T}
         covariance = sum(parts.values())
         error = np.stack([np.sqrt(np.diag(V)) for V in parts.values()])
+        grid = self._grid if centre.shape == self.answers[0].central.shape else {}
+        dims, shape = (("sigma", "E"), centre.shape) if grid else (("number",), flat.shape)
         result = xr.Dataset(
             {
-                "central": ("number", flat),
-                "error": (("source", "number"), error),
-                "total": ("number", np.sqrt(np.diag(covariance))),
-                "covariance": (("number", "number2"), covariance),
-                "samples": (("boot", "number"), samples),
+                "central": (dims, centre.reshape(shape)),
+                "error": (("source", *dims), error.reshape(-1, *shape)),
+                "total": (dims, np.sqrt(np.diag(covariance)).reshape(shape)),
+                "covariance": ((*dims, *(f"{dim}2" for dim in dims)), covariance.reshape(2 * shape)),
+                "samples": (("boot", *dims), samples.reshape(-1, *shape)),
             },
-            {"source": list(parts)},
+            {"source": list(parts), **grid},
         )
         return result if centre.ndim else result.isel(number=0, number2=0)
+
+    @property
+    def _grid(self) -> dict[str, tuple[str, Array, dict[str, str]]]:
+        """Coordinates of the sigma and E of all runs, none where they differ."""
+        first, *others = self.answers
+        for name in ("sigma", "E"):
+            own = getattr(first, name)
+            if any(len(getattr(x, name)) != len(own) or not np.allclose(getattr(x, name), own) for x in others):
+                return {}
+        unit = {"units": first.unit}
+        return {
+            f"{name}{end}": (f"{name}{end}", getattr(first, name), unit) for name in ("sigma", "E") for end in ("", "2")
+        }
 
     def _along(self, f: Callable[..., Any], step: Array) -> Array:
         """Return the derivative of f along a step of one error."""

@@ -125,6 +125,17 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
+def observable(found: xr.Dataset, ax: Axes) -> Axes:
+    """Draw a function of densities, see :meth:`sdpipe.analysis.joint.Joint.of`, at one sigma with both its errors."""
+    E, central = found.E.values, found.central.values
+    fill(ax, E, central, found.total.values, TOTAL, 1, label="total error")
+    fill(ax, E, central, found.error.sel(source="latt").values, STATISTICAL, 1, label="statistical error")
+    ax.plot(E, central, color=CENTRAL, lw=1.2, label="central value")
+    ax.set(xlabel=energy(found), ylabel="O(E)", xlim=(E[0], E[-1]))
+    beside(ax)
+    return ax
+
+
 def by_source(budget: xr.Dataset, ax: Axes) -> Axes:
     """Draw each source of error, and their sum in quadrature, against E at one sigma.
 

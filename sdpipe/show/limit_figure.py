@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from sdpipe.errors import UserError
 from sdpipe.physics import units
+from sdpipe.show.figures import SHOWN_ENERGIES
 from sdpipe.show.paper_figure import SMALL, inches_of
 from sdpipe.show.picture import COLOURS, STYLE
 
@@ -22,13 +23,15 @@ HEIGHT = 2.4
 
 def limits(
     limit: xr.Dataset,
-    E: Sequence[float],
-    term: str,
+    E: Sequence[float] | None = None,
+    term: str | None = None,
     sigma: float | None = None,
     width: float | str = "page",
     style: Mapping[str, Any] | None = None,
 ) -> Figure:
-    """Draw what :func:`sdpipe.combine` returns against one of its terms, a panel for each energy.
+    """Draw what :func:`sdpipe.combine` returns against one of its terms, the first where none is given.
+
+    There is a panel for each energy, for four of them where none are given.
 
     Points are the ensembles with their errors, lines the fits of every model, as strong as its weight, the other terms
     taken off the points by the model of largest weight; the band at 0 is the limit. ``width`` is in inches, ``column``
@@ -40,9 +43,15 @@ def limits(
     >>> len(limits(limit, [0.2, 0.5], "a2", width="column").axes)
     2
     """
-    if term not in limit.term.values[1:]:
-        raise UserError(f"term: {term!r} is not allowed; allowed: {', '.join(map(str, limit.term.values[1:]))}")
+    terms = list(map(str, limit.term.values[1:]))
+    if not terms:
+        raise UserError("a limit without terms has nothing to be drawn against")
+    term = terms[0] if term is None else term
+    if term not in terms:
+        raise UserError(f"term: {term!r} is not allowed; allowed: {', '.join(terms)}")
     inches = inches_of(width)
+    every = -(-limit.sizes["E"] // SHOWN_ENERGIES)
+    E = limit.E.values[::every] if E is None else E
     rows = [int(np.abs(limit.E.values - e).argmin()) for e in E]
     if not len(rows) or not np.allclose(limit.E.values[rows], list(E), rtol=1e-6):
         raise UserError(f"E = {list(E)}: not energies of the limit; those there: {limit.E.values.tolist()}")

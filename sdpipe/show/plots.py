@@ -17,7 +17,15 @@ from sdpipe.config.schema import Config
 from sdpipe.errors import UserError
 from sdpipe.infer.compare import compare
 from sdpipe.physics import units
-from sdpipe.show import correlator_figure, figures, lambda_scan, paper_figure, side_by_side, validation_figures
+from sdpipe.show import (
+    correlator_figure,
+    figures,
+    lambda_scan,
+    limit_figure,
+    paper_figure,
+    side_by_side,
+    validation_figures,
+)
 from sdpipe.show.overlay import Curve, overlay
 from sdpipe.show.picture import STYLE, Picture, save
 
@@ -118,6 +126,30 @@ class Plots:
         if limits.attrs["says"]:
             ax.set_title(figures.title_of(target, limits.attrs["says"]), fontsize=10, loc="left")
         return ax
+
+    def combined(
+        self, limit: xr.Dataset, E: Sequence[float] | None = None, term: str | None = None, **how: Any
+    ) -> Figure:
+        """Draw what :func:`sdpipe.combine` returns against one of its terms, and return the figure.
+
+        ``E`` are by default four energies, ``term`` is the first; ``how`` are ``sigma``, ``width`` and ``style``, see
+        :func:`sdpipe.show.limit_figure.limits`.
+
+        >>> run = sdpipe.open_run("runs/quickstart")
+        >>> limit = sdpipe.combine([run] * 3, "o3", points=[{"a": 0.3}, {"a": 0.4}, {"a": 0.5}])
+        >>> len(run.plot.combined(limit, width="column").axes)
+        4
+        """
+        return limit_figure.limits(limit, E, term, **how)
+
+    def joint(self, found: xr.Dataset, sigma: float | None = None, ax: Axes | None = None) -> Axes:
+        """Draw a function of several densities, which :meth:`sdpipe.analysis.joint.Joint.of` returns, with its errors.
+
+        Raises UserError where it is not one of sigma and E.
+        """
+        if not {"sigma", "E"} <= set(found.central.dims):
+            raise UserError("joint: needed: what Joint.of returns of a function (sigma, E), such as lambda V, A: V / A")
+        return draw_at(figures.observable, found, sigma, ax)
 
     def history(self, sigma: float | None = None, ax: Axes | None = None) -> Axes:
         """Draw the validation loss of every network against the epoch, and the baselines."""

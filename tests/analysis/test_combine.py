@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -199,6 +200,25 @@ def test_runs_of_another_quantity_are_refused_by_what_differs(run: Run, key: str
     one = answer(run, "o3")
     with pytest.raises(UserError, match=words):
         together([one, replace(one, **{key: value})], POINTS[:2], ())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("kernel", "vector", r"kernel exponential in tiny, vector in other; allowed: the same in all"),
+        (
+            "smearing",
+            SimpleNamespace(kind="cauchy", parameters={}),
+            r"smearing \('gaussian', {}\) in tiny, \('cauchy', ",
+        ),
+    ],
+)
+def test_runs_of_another_kernel_or_smearing_are_refused(run: Run, key: str, value: Any, words: str) -> None:
+    one = answer(run, "o3")
+    same = {"kernel": run.config.kernel, "smearing": run.config.smearing, "name": "other"}
+    other = SimpleNamespace(config=SimpleNamespace(**same | {key: value}))
+    with pytest.raises(UserError, match=words):
+        together([one, replace(one, run=other)], POINTS[:2], ())
 
 
 def test_energies_that_not_all_have_are_left_out(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,6 +77,31 @@ def test_in_a_ratio_common_noise_falls_out(three: list[Run]) -> None:
     ratio = sdpipe.joint([three[0], three[0]]).of(lambda a, b: a[0] / b[0])
     np.testing.assert_allclose(ratio.central, 1)
     assert float(ratio.error.sel(source="latt").max()) < 1e-9
+
+
+def test_a_function_of_sigma_and_energy_is_labelled_and_drawn(three: list[Run]) -> None:
+    together, run = sdpipe.joint(three), three[0]
+    found, flat = together.of(lambda a, b, c: a + b - c), together.of(lambda a, b, c: (a + b - c)[0])
+    assert found.central.dims == ("sigma", "E")
+    assert (flat.central.dims, found.covariance.dims) == (("number",), ("sigma", "E", "sigma2", "E2"))
+    np.testing.assert_array_equal(found.E, run.config.energies.grid)
+    np.testing.assert_array_equal(found.covariance.values[0, :, 0], flat.covariance)
+    np.testing.assert_allclose(np.diag(flat.covariance), found.total.values[0] ** 2)
+    ax = run.plot.joint(found, sigma=0.2)
+    np.testing.assert_array_equal(ax.get_lines()[0].get_ydata(), found.central.sel(sigma=0.2))
+    assert next(text.get_text() for text in ax.get_legend().get_texts()) == "total error"
+    run.plot.overlay(run.plot.reconstruction("array"), found, "rate", 0.2)
+    with pytest.raises(UserError, match=r"needed: what Joint.of returns of a function \(sigma, E\)"):
+        run.plot.joint(flat)
+    with pytest.raises(UserError, match=r"no sigma = 0\.3; those there: 0\.2"):
+        run.plot.joint(found, sigma=0.3)
+
+
+def test_a_function_of_runs_with_other_energies_is_not_labelled(three: list[Run]) -> None:
+    together = sdpipe.joint(three[:2])
+    first, second = together.answers
+    moved = replace(together, answers=(first, replace(second, E=second.E + 0.1)))
+    assert moved.of(lambda a, b: a / b).central.dims == ("number",)
 
 
 def test_samples_of_correlators_of_the_same_configurations_belong_together(three: list[Run]) -> None:

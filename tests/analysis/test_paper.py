@@ -104,6 +104,16 @@ def test_limits_are_drawn_in_both_widths_and_nothing_of_the_session_changes(
         assert all(one.x1 < other.x0 for one, other in pairwise(inside))
 
 
+def test_a_run_draws_a_limit_against_its_first_term_at_four_energies(run: Run, limit: xr.Dataset) -> None:
+    figure = run.plot.combined(limit, sigma=0.63, width="column")
+    assert len(figure.axes) == 4
+    assert {ax.get_xlabel() for ax in figure.axes} == {"$a^{2}$"}
+    points = figure.axes[0].containers[0].lines[0].get_ydata()
+    np.testing.assert_allclose(points, limit.data.sel(width=0.63).isel(E=0))
+    with pytest.raises(UserError, match="without terms has nothing to be drawn against"):
+        run.plot.combined(limit.isel(term=[0]))
+
+
 def test_what_a_limit_does_not_have_is_not_drawn(limit: xr.Dataset) -> None:
     for arguments, words in (
         (([0.5], "a4"), "'a4' is not allowed; allowed: a2"),
