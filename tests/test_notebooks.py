@@ -57,6 +57,16 @@ def test_every_notebook_is_a_page_of_the_site() -> None:
     assert {path.stem for path in NOTEBOOKS} == set(re.findall(r"^tutorials/([\w-]+)$", text, re.MULTILINE))
 
 
+def test_a_notebook_shows_every_figure_of_a_run(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it knows of matplotlib or not, and whatever is drawn first."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(sdpipe.__file__).parents[1]))
+    begin = f"import sdpipe\nrun = sdpipe.open_run({str(finished.root)!r})"
+    drawn = [f"{begin}\nrun.plot.paper('o3')", "run.plot.reconstruction('o3');", "run.plot.budget('o3');"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in drawn])
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert all("image/png" in cell.outputs[-1].data for cell in notebook.cells)
+
+
 def test_the_error_budget_by_hand_is_that_of_a_run(finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDPIPE_RUN", str(finished.root))
     monkeypatch.setenv("PYTHONPATH", str(Path(sdpipe.__file__).parents[1]))

@@ -146,7 +146,7 @@ class Positive:
     @cached_property
     def inverse(self) -> Array:
         """1/|b_T(t, omega)|, shape (t, omega), infinite where it is no number above 0."""
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", over="ignore"):
             return 1 / np.abs(self.kernels)
 
     def __call__(self, C: ArrayLike) -> Density:

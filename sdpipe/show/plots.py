@@ -72,7 +72,10 @@ class Plots:
     """
 
     def __init__(self, run: Stores) -> None:
+        from matplotlib import pyplot as plt
+
         self._run = run
+        plt.draw_if_interactive()  # turns on what makes a notebook show figures; within a style it would end with that
 
     def reconstruction(
         self, target: str, sigma: float | None = None, ax: Axes | None = None, beside: xr.Dataset | None = None

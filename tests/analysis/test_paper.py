@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 import sdpipe
 from sdpipe.analysis.paper import write
@@ -95,13 +96,17 @@ def test_limits_are_drawn_in_both_widths_and_nothing_of_the_session_changes(
     assert dict(mpl.rcParams) == before
     assert figure.get_size_inches()[0] == WIDTHS[width]
     assert len(figure.axes) == 2
-    canvas = FigureCanvasAgg(figure)
+    canvas, boxes = FigureCanvasAgg(figure), []
     canvas.draw()
     renderer = canvas.get_renderer()
     for ax in figure.axes:
         ticks = [t.get_window_extent(renderer) for t in ax.get_xticklabels() if t.get_visible() and t.get_text()]
         inside = [b for b in ticks if ax.bbox.x0 - 1 <= (b.x0 + b.x1) / 2 <= ax.bbox.x1 + 1]
         assert all(one.x1 < other.x0 for one, other in pairwise(inside))
+        words = [text for text in ax.get_children() if isinstance(text, Text) and text.get_text()]
+        words += [*ax.get_legend().get_texts(), ax.xaxis.label, ax.yaxis.label]
+        boxes += [*inside, *(text.get_window_extent(renderer) for text in words)]
+    assert not [(one, other) for i, one in enumerate(boxes) for other in boxes[:i] if one.overlaps(other)]
 
 
 def test_a_run_draws_a_limit_against_its_first_term_at_four_energies(run: Run, limit: xr.Dataset) -> None:
