@@ -205,7 +205,7 @@ def test_runs_of_another_quantity_are_refused_by_what_differs(run: Run, key: str
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("kernel", "vector", r"kernel exponential in tiny, vector in other; allowed: the same in all"),
+        ("kernel", "periodic", r"kernel \w+ in tiny, periodic in other; allowed: the same in all"),
         (
             "smearing",
             SimpleNamespace(kind="cauchy", parameters={}),
