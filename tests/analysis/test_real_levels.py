@@ -1,4 +1,7 @@
-"""Levels of real correlators whose masses are known from fits to the correlators themselves."""
+"""Levels of real correlators whose masses are known from fits to the correlators themselves.
+
+By HLT: the posterior misses that of the matrix by 4.4 errors (docs/physics.md, what was missed).
+"""
 
 from __future__ import annotations
 
