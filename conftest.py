@@ -11,6 +11,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the command does; before NumPy, hence no plugin of Zarr
 pytest_plugins = ["tests.fixtures"]
 
+FIRST = ("tests/slurm/", "tests/pipeline/", "tests/faults/", "tests/correlators/")
+"""Rooms whose files take longest: they go to processes first, so that none is at work alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the rooms that take longest."""
+    items.sort(key=lambda item: next((i for i, room in enumerate(FIRST) if item.nodeid.startswith(room)), len(FIRST)))
+
 
 @pytest.fixture(autouse=True)
 def an_example_has_a_finished_run(

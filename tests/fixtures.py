@@ -6,14 +6,17 @@ tasks one by one: the stages are the same, without the seconds it takes to start
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import astuple, dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,9 @@ if os.environ.get("SDPIPE_FAULTS") != "full":
     settings.load_profile("the same in every run")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+HANGING = 800.0
+"""Seconds after which another process hangs: what lasts longest took 190 on the slowest machine. In 900 pytest ends."""
 
 TINY = """\
 # Every stage and every kind of mock target, in seconds.
@@ -202,7 +208,7 @@ def shell(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., Outcome]
     def run(*arguments: str | Path, cwd: Path) -> Outcome:
         with start([str(a) for a in arguments], cwd) as process:
             try:
-                out, err = process.communicate(timeout=300)
+                out, err = process.communicate(timeout=HANGING)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise
@@ -220,40 +226,64 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture
-def serial(monkeypatch: pytest.MonkeyPatch) -> Iterator[SerialPool]:
-    """Let stages run their tasks one by one in this process."""
+@contextmanager
+def _serial() -> Iterator[SerialPool]:
+    """Let stages run their tasks one by one in this process; give back how it takes signals, and its threads."""
     pool = SerialPool()
 
     @contextmanager
     def in_this_process(*_arguments: Any) -> Iterator[SerialPool]:
         yield pool
 
-    monkeypatch.setattr(pools.Workers, "pool", in_this_process)
-    monkeypatch.setattr(pools, "trainers", lambda *_: pool.workers)
-    monkeypatch.setattr(running, "report", pool.report)
-    monkeypatch.setattr(running, "memory", lambda: pool.memory)
-    threads = torch.get_num_threads()
-    yield pool
+    threads, handler = torch.get_num_threads(), signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pools.Workers, "pool", in_this_process)
+        patch.setattr(pools, "trainers", lambda *_: pool.workers)
+        patch.setattr(running, "report", pool.report)
+        patch.setattr(running, "memory", lambda: pool.memory)
+        yield pool
     torch.set_num_threads(threads)
+    signal.signal(signal.SIGTERM, handler)
+
+
+def _status(arguments: Iterable[str | Path]) -> int:
+    """Run one command in this process; return its exit status."""
+    try:
+        return command_line.main([str(a) for a in arguments])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
 
 
 @pytest.fixture
-def cli(serial: SerialPool, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Outcome]]:
+def serial() -> Iterator[SerialPool]:
+    """Let stages run their tasks one by one in this process."""
+    with _serial() as pool:
+        yield pool
+
+
+@pytest.fixture
+def cli(serial: SerialPool, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     """Return a function that runs one command in this process."""
     assert not serial.done
 
     def run(*arguments: str | Path) -> Outcome:
         capsys.readouterr()
-        try:
-            status = command_line.main([str(a) for a in arguments])
-        except SystemExit as exit_:
-            status = int(exit_.code or 0)
-        return Outcome(status, *capsys.readouterr())
+        return Outcome(_status(arguments), *capsys.readouterr())
 
-    handler = signal.getsignal(signal.SIGTERM)
-    yield run
-    signal.signal(signal.SIGTERM, handler)
+    return run
+
+
+@pytest.fixture(scope="session")
+def in_process() -> Callable[..., Outcome]:
+    """Return a function that runs one command in this process, for what several tests share; ``cli`` is for one."""
+
+    def run(*arguments: str | Path, cwd: Path) -> Outcome:
+        out, err = StringIO(), StringIO()
+        with _serial(), chdir(cwd), redirect_stdout(out), redirect_stderr(err):
+            status = _status(arguments)
+        return Outcome(status, out.getvalue(), err.getvalue())
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -266,14 +296,26 @@ class Finished:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, shell: Callable[..., Outcome]) -> Finished:
-    """The tiny config run to the end as a user would, with real workers. Not to be written to."""
-    directory = tmp_path_factory.mktemp("finished")
-    config = directory / "tiny.yaml"
-    config.write_text(TINY)
-    outcome = shell("-m", "sdpipe", "run", config, cwd=directory)
-    assert outcome.status == 0, outcome.err
-    return Finished(directory / "runs" / "tiny", config, outcome)
+def finished(tmp_path_factory: pytest.TempPathFactory, in_process: Callable[..., Outcome]) -> Finished:
+    """The tiny config run to the end. Not to be written to.
+
+    It is made once; each further process of tests has a copy.
+    """
+    mine = tmp_path_factory.getbasetemp() / "finished"
+    made = mine if "PYTEST_XDIST_WORKER" not in os.environ else mine.parents[1] / "finished"
+    made.mkdir(exist_ok=True)
+    with (made / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (made / "outcome.json").exists():
+            (made / "tiny.yaml").write_text(TINY)
+            outcome = in_process("run", made / "tiny.yaml", cwd=made)
+            assert outcome.status == 0, outcome.err
+            (made / "outcome.json").write_text(json.dumps(astuple(outcome)))
+    if made != mine:
+        shutil.copytree(made, mine)
+    status, *said = json.loads((made / "outcome.json").read_text())
+    outcome = Outcome(status, *(text.replace(str(made), str(mine)) for text in said))
+    return Finished(mine / "runs" / "tiny", mine / "tiny.yaml", outcome)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from sdpipe.config.load import load_config
 from sdpipe.disk import store
 from sdpipe.physics.kernels import KERNELS
 from sdpipe.pipeline.stages import STAGES
-from tests.fixtures import REPOSITORY
+from tests.fixtures import HANGING, REPOSITORY
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome, SerialPool
@@ -320,7 +320,7 @@ def test_a_reader_who_has_read_enough_is_no_fault(start: Callable[..., Any], fin
     with start(["-m", "sdpipe", "status", str(finished.root)], finished.root.parent) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=HANGING) == 0
 
 
 # --- a second run --------------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ STORES = ("training.zarr", "history.zarr", "predictions.zarr/o3", "budget.zarr/o
 
 
 @pytest.fixture(scope="module")
-def made(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run, made as a user would."""
+def made(in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run."""
     directory = tmp_path_factory.mktemp("golden")
-    outcome = shell("-m", "sdpipe", "run", HERE / "golden.yaml", "--run", directory / "run", "-q", cwd=directory)
+    outcome = in_process("run", HERE / "golden.yaml", "--run", directory / "run", "-q", cwd=directory)
     assert outcome.status == 0, outcome.err
     return directory / "run"
 

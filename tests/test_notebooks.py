@@ -12,6 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 import sdpipe
+from tests.fixtures import HANGING
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished
@@ -73,7 +74,7 @@ def test_the_error_budget_by_hand_is_that_of_a_run(finished: Finished, monkeypat
     path = ROOT / "notebooks" / "error-budget.ipynb"
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+        notebook, timeout=HANGING, kernel_name="python3", resources={"metadata": {"path": path.parent}}
     ).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output.text for output in outputs if output.output_type == "stream" and "Warning" in output.text]

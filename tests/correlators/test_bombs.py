@@ -28,6 +28,7 @@ from sdpipe.correlators import apart, child, formats, record
 from sdpipe.correlators.correlator import Source, load
 from sdpipe.errors import RunError, UserError
 from tests.correlators.files import FORMATS, columns, hdf5, labelled, samples, zarr
+from tests.fixtures import HANGING
 
 GIGA, MANY = 10**9, 3 * 10**8
 """Bytes that a file says that it holds, and those that it unpacks to."""
@@ -54,7 +55,9 @@ print(1024 * (int(own) + reader.ru_maxrss), reader.ru_utime + reader.ru_stime)
 
 def measured(path: Path) -> tuple[str, int, float]:
     """Return what is said of a file, the bytes that both processes take at most, and the seconds of the one."""
-    out = subprocess.run([sys.executable, "-c", READ, path], capture_output=True, text=True, check=True, timeout=200)
+    out = subprocess.run(
+        [sys.executable, "-c", READ, path], capture_output=True, text=True, check=True, timeout=HANGING
+    )
     words, numbers = out.stdout.splitlines()
     peak, seconds = numbers.split()
     return words, int(peak), float(seconds)
@@ -457,7 +460,7 @@ def test_a_script_without_a_guard_reads_a_file_in_a_thread(tmp_path: Path, writt
     script = SCRIPT.format(path=str(tmp_path / "x.h5"))
     (tmp_path / "script.py").write_text(script)
     how = [tmp_path / "script.py"] if written else ["-c", script]
-    out = subprocess.run([sys.executable, *how], capture_output=True, text=True, check=True, timeout=100)
+    out = subprocess.run([sys.executable, *how], capture_output=True, text=True, check=True, timeout=HANGING)
     assert out.stdout.split() == ["once", "40"]
 
 

@@ -43,6 +43,7 @@ from tests.correlators.files import (
     table,
     zarr,
 )
+from tests.fixtures import HANGING
 
 X = samples()
 MEAN = X.mean(axis=0)
@@ -313,7 +314,9 @@ def test_a_format_without_its_package_says_what_to_install(tmp_path: Path, monke
 
 def test_importing_the_room_imports_no_reader() -> None:
     code = "import sys, sdpipe.correlators.correlator; print(*{'h5py', 'xarray', 'zarr', 'scipy'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANGING
+    ).stdout
     assert out.strip() == ""
 
 

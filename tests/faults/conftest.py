@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures import HANGING
+
 SMALL = """\
 name: small
 seed: 3
@@ -34,8 +36,6 @@ validation: {samples: 40, bootstrap: 4, levels: [0.683], families: {o3: {kind: o
 
 FULL = os.environ.get("SDPIPE_FAULTS") == "full"
 """Whether to try as often as a release asks for, in place of as often as a day's work can bear."""
-
-DEADLINE = 300.0
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def launch(start: Callable[..., subprocess.Popen[str]], tmp_path: Path):
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> bool:
     """Wait until ``condition`` holds or ``process`` ends; return whether it holds."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + HANGING
     while not condition():
         if process.poll() is not None:
             return bool(condition())

@@ -26,7 +26,7 @@ POSITIVE = ("spectra.positive=true", "spectra.mixture={chebyshev: 1, smooth: 1}"
 
 
 @pytest.fixture(scope="module")
-def run(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny run with every method, and a target that is negative, which no rho >= 0 explains."""
     directory = tmp_path_factory.mktemp("methods")
     signed = "  signed: {kind: peaks, amplitudes: [-1.0], masses: [0.7]}"
@@ -34,7 +34,7 @@ def run(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory)
     assert "signed" in text
     (directory / "tiny.yaml").write_text(text)
     arguments = (ALL, *POSITIVE, "--run", "run", "-q")
-    outcome = shell("-m", "sdpipe", "run", "tiny.yaml", *arguments, cwd=directory)
+    outcome = in_process("run", "tiny.yaml", *arguments, cwd=directory)
     assert outcome.status == 0, outcome.err
     return sdpipe.open_run(directory / "run")
 

@@ -29,10 +29,10 @@ from sdpipe.learn.audience import Audience
 from sdpipe.pipeline import tasks
 from sdpipe.pipeline.tasks import load_audience
 from sdpipe.workers import pools
-from tests.fixtures import hashes
+from tests.fixtures import HANGING, Finished, hashes
 
 if TYPE_CHECKING:
-    from tests.fixtures import Finished, Outcome, SerialPool
+    from tests.fixtures import Outcome, SerialPool
 
 Cli = Callable[..., "Outcome"]
 Snapshot = Callable[[Path], dict[str, str]]
@@ -40,9 +40,6 @@ Snapshot = Callable[[Path], dict[str, str]]
 ONE_CORE = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from sdpipe.__main__ import main; "
 ONE_CORE += "sys.exit(main())"
 """The command line on one processor, so with one worker of one thread."""
-
-DEADLINE = 120.0
-"""Seconds after which waiting for another process is a failure."""
 
 
 def chunks(store: Path) -> dict[str, str]:
@@ -72,6 +69,17 @@ def assert_like_network(a: trained.Network, b: trained.Network) -> None:
     assert a.linear_loss == b.linear_loss
     assert a.val_loss == pytest.approx(b.val_loss, rel=1e-3)
     assert a.train_loss == pytest.approx(b.train_loss, rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_text: str, shell: Cli) -> Finished:
+    """The tiny config run to the end as a user would, with workers. Not to be written to."""
+    directory = tmp_path_factory.mktemp("by-workers")
+    config = directory / "tiny.yaml"
+    config.write_text(tiny_text)
+    outcome = shell("-m", "sdpipe", "run", config, cwd=directory)
+    assert outcome.status == 0, outcome.err
+    return Finished(directory / "runs" / "tiny", config, outcome)
 
 
 # --- generate ------------------------------------------------------------------------------------------------
@@ -286,7 +294,7 @@ WIDE = [*LONG, "smearing.sigma=[0.44, 0.63]"]
 
 def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     """Return the first true value of ``condition``, looked at while ``process`` runs."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + HANGING
     while not (value := condition()):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end, "waited too long"
@@ -334,13 +342,13 @@ def test_ctrl_c_in_mid_training_is_exit_status_130_and_keeps_the_state(
     cli: Cli, start: Callable[..., subprocess.Popen[str]], tiny_config: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    hours = ("training.epochs=100000", "training.batch=1")
-    assert cli("generate", tiny_config, *LONG, *hours, "--run", run).status == 0
+    hours = "training.epochs=100000"
+    assert cli("generate", tiny_config, *LONG, hours, "--run", run).status == 0
     process = start(["-c", ONE_CORE, "train", str(run)], tmp_path, start_new_session=True)
     try:
         (state,) = wait_for(lambda: list((run / ".sdpipe/unfinished").glob("*.pt")), process)
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=DEADLINE)
+        out, err = process.communicate(timeout=HANGING)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -19,22 +19,22 @@ MIXTURE = "spectra.mixture={chebyshev: 2, smooth: 1, levels: 1, states: 1, signe
 POSTERIOR = (MIXTURE, "training.inputs=posterior", "ensembles.Nmax.network=mlpS")
 
 
-def made(shell: Callable[..., Outcome], directory: Path, *overrides: str) -> Run:
+def made(in_process: Callable[..., Outcome], directory: Path, *overrides: str) -> Run:
     config = directory / "tiny.yaml"
     config.write_text(TINY)
-    outcome = shell("-m", "sdpipe", "run", config, *POSTERIOR, *overrides, "--run", "run", "-q", cwd=directory)
+    outcome = in_process("run", config, *POSTERIOR, *overrides, "--run", "run", "-q", cwd=directory)
     assert outcome.status == 0, outcome.err
     return sdpipe.open_run(directory / "run")
 
 
 @pytest.fixture(scope="module")
-def run(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return made(shell, tmp_path_factory.mktemp("posterior"))
+def run(in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(in_process, tmp_path_factory.mktemp("posterior"))
 
 
 @pytest.fixture(scope="module")
-def with_head(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return made(shell, tmp_path_factory.mktemp("head"), "training.head=scale")
+def with_head(in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return made(in_process, tmp_path_factory.mktemp("head"), "training.head=scale")
 
 
 def test_the_training_set_holds_what_the_posterior_says_of_each_noisy_copy(run: Run) -> None:

@@ -250,25 +250,33 @@ def test_a_network_without_a_receipt_is_not_used(cli: Cli, finished_copy: Path) 
         _ = sdpipe.open_run(finished_copy).networks
 
 
+@pytest.fixture(scope="module")
+def went_on(finished: Finished, in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run with more networks and more draws. Not to be written to."""
+    root = Path(shutil.copytree(finished.root, tmp_path_factory.mktemp("went-on") / "run"))
+    outcome = in_process("run", root, "training.replicas=3", "validation.samples=122", cwd=root.parent)
+    assert outcome.status == 0, outcome.err
+    return root
+
+
 @pytest.mark.parametrize("store", ["budget.zarr", "history.zarr", "predictions.zarr", "validation.zarr"])
 def test_a_store_put_back_from_an_older_backup_is_not_believed(
-    cli: Cli, snapshot: Snapshot, finished_copy: Path, tmp_path: Path, store: str
+    cli: Cli, snapshot: Snapshot, finished: Finished, went_on: Path, tmp_path: Path, store: str
 ) -> None:
-    backup = shutil.copytree(finished_copy / store, tmp_path / "backup")
-    assert cli("run", finished_copy, "training.replicas=3", "validation.samples=122").status == 0
-    now = values(finished_copy, snapshot)
-    shutil.rmtree(finished_copy / store)
-    shutil.copytree(backup, finished_copy / store)
+    root = Path(shutil.copytree(went_on, tmp_path / "run"))
+    now = values(root, snapshot)
+    shutil.rmtree(root / store)
+    shutil.copytree(finished.root / store, root / store)
     stage = {"budget": "analyze", "history": "train", "predictions": "predict", "validation": "validate"}[store[:-5]]
-    rows = {s["name"]: s["state"] for s in json.loads(cli("status", finished_copy, "--json").out)["stages"]}
+    rows = {s["name"]: s["state"] for s in json.loads(cli("status", root, "--json").out)["stages"]}
     assert rows[stage] == "damaged"
-    assert cli("status", finished_copy, "--verify").status == 2
+    assert cli("status", root, "--verify").status == 2
     if store == "budget.zarr":
-        assert "not done" in cli("report", finished_copy).fault
+        assert "not done" in cli("report", root).fault
     with pytest.raises(DamageError):
-        list(getattr(sdpipe.open_run(finished_copy), store[:-5]).values())
-    assert cli("run", finished_copy).status == 0
-    assert values(finished_copy, snapshot) == now
+        list(getattr(sdpipe.open_run(root), store[:-5]).values())
+    assert cli("run", root).status == 0
+    assert values(root, snapshot) == now
 
 
 def test_a_lost_config_is_named_with_its_copy_and_one_command_goes_on(

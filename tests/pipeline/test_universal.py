@@ -27,10 +27,10 @@ RANGE = (
 
 
 @pytest.fixture(scope="module")
-def run(shell: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
     directory = tmp_path_factory.mktemp("range")
     (directory / "tiny.yaml").write_text(TINY)
-    outcome = shell("-m", "sdpipe", "run", "tiny.yaml", *RANGE, "--run", "run", "-q", cwd=directory)
+    outcome = in_process("run", "tiny.yaml", *RANGE, "--run", "run", "-q", cwd=directory)
     assert outcome.status == 0, outcome.err
     return sdpipe.open_run(directory / "run")
 
@@ -68,10 +68,10 @@ def test_a_network_gives_every_sigma_together(run: Run) -> None:
 
 
 def test_the_same_config_makes_the_same_file_of_an_audience_again(
-    run: Run, shell: Callable[..., Outcome], tmp_path: Path
+    run: Run, in_process: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     for stage in ("generate", "train"):
-        outcome = shell("-m", "sdpipe", stage, run.layout.root / "config.yaml", "--run", "again", "-q", cwd=tmp_path)
+        outcome = in_process(stage, run.layout.root / "config.yaml", "--run", "again", "-q", cwd=tmp_path)
         assert outcome.status == 0, outcome.err
     again = sdpipe.open_run(tmp_path / "again")
     one, other = (load_audience(made.layout).to_dataset() for made in (run, again))

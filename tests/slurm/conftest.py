@@ -20,15 +20,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fixtures import hashes
+from tests.fixtures import HANGING, hashes
 
 CPU_NODES, GPU_NODES, GPUS = 3, 1, 2
 CORES, MEGABYTES = 4, 16000
 DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 SEARCH = os.environ["PATH"] + os.pathsep + "/usr/sbin"
-
-HANGING = 600.0
-"""Seconds after which something hangs: three times what the slowest machine took for a whole run, 190."""
 
 CONFIG = """
 ClusterName=sdpipe-test

@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ from sdpipe.learn.trained import load
 from sdpipe.pipeline import stacks
 from sdpipe.pipeline.pieces import every_network
 from sdpipe.pipeline.state import State
-from tests.slurm.conftest import HANGING, Bench, Slurm, chunks, config_text, wait_for
+from tests.fixtures import HANGING, Outcome
+from tests.slurm.conftest import Bench, Slurm, chunks, config_text, wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -67,6 +69,7 @@ def working(run: Path) -> float:
 
 
 def test_whole_pipeline_on_two_pools_equals_a_local_generate(bench: Bench) -> None:
+    bench.write(jobs=2)
     code, out, err = bench.run("run", "config.yaml", "--run", "a")
     assert code == 0, err
     assert "o3, with calibrated error" in out
@@ -178,33 +181,43 @@ def test_walltime_shorter_than_the_work_takes_several_generations_of_workers(
     assert jobs > 1
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_driver_that_ends_leaves_no_job_and_the_next_run_goes_on(
-    bench: Bench, slurm: Slurm, long_chunks: dict[str, str], how: signal.Signals
+    bench: Bench, slurm: Slurm, long_chunks: dict[str, str]
 ) -> None:
-    bench.write(Nrho=LONG)
-    process = bench.start("generate", "config.yaml", "--run", "a")
-    wait_for(lambda: bench.done_blocks("a") >= 2, "two blocks done")
-    os.kill(process.pid, how)
-    code, _, err = bench.finish(process)
-    assert code == (-9 if how == signal.SIGKILL else 130), err
-    wait_for(lambda: not slurm.jobs(), "an empty queue")
-    kept = bench.done_blocks("a")
-    receipts = {f: f.stat().st_mtime_ns for f in (bench.directory / "a/.sdpipe/receipts/generate").glob("*.json")}
+    receipts: dict[Path, int] = {}
+    for how, jobs in ((signal.SIGINT, 2), (signal.SIGTERM, 1), (signal.SIGKILL, 1)):
+        bench.write(Nrho=LONG, jobs=jobs)
+        process, kept = bench.start("generate", "config.yaml", "--run", "a"), len(receipts)
+        wait_for(lambda kept=kept: bench.done_blocks("a") > kept, "another block done")
+        os.kill(process.pid, how)
+        code, _, err = bench.finish(process)
+        assert code == (-9 if how == signal.SIGKILL else 130), err
+        wait_for(lambda: not slurm.jobs(), "an empty queue")
+        done = (bench.directory / "a/.sdpipe/receipts/generate").glob("*.json")
+        receipts = {f: receipts.get(f, f.stat().st_mtime_ns) for f in done}
+        assert len(receipts) > kept
     code, _, err = bench.run("generate", "config.yaml", "--run", "a")
     assert code == 0, err
-    assert kept >= 2
     assert all(f.stat().st_mtime_ns == before for f, before in receipts.items()), "a finished block was made twice"
     assert chunks(bench.directory / "a") == long_chunks
 
 
-def test_a_job_that_slurm_refuses_is_a_fault_in_its_own_words_and_nothing_is_written(bench: Bench) -> None:
+@pytest.fixture
+def here(bench: Bench, cli: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Return a function that runs ``sdpipe`` in this process, where no job is to be submitted."""
+    monkeypatch.chdir(bench.directory)
+    for name in ("PATH", "SLURM_CONF"):
+        monkeypatch.setenv(name, bench.slurm.environment[name])
+    return cli
+
+
+def test_a_job_that_slurm_refuses_is_a_fault_in_its_own_words_and_nothing_is_written(
+    bench: Bench, here: Callable[..., Outcome]
+) -> None:
     bench.write(edit=lambda text: text.replace("queue: cpu", "queue: nowhere"))
-    code, _, err = bench.run("generate", "config.yaml", "--run", "a")
-    assert code == 2
-    assert "invalid partition" in err.lower()
-    assert err.startswith("error: config.yaml:18: cluster.cpu: jobqueue.yaml: slurm-cpu: Slurm refuses the job: ")
-    assert "Traceback" not in err
+    fault = here("generate", "config.yaml", "--run", "a").fault
+    assert "invalid partition" in fault.lower()
+    assert fault.startswith("error: config.yaml:18: cluster.cpu: jobqueue.yaml: slurm-cpu: Slurm refuses the job: ")
     assert not (bench.directory / "a").exists()
 
 
@@ -212,12 +225,13 @@ def test_a_job_that_slurm_refuses_is_a_fault_in_its_own_words_and_nothing_is_wri
     ("directive", "words"),
     [("--gres=gpu:7", "gpu"), ("--mem=900G", "memory"), ("--cpus-per-task=64", "configuration is not available")],
 )
-def test_resources_that_no_node_has_are_refused(bench: Bench, directive: str, words: str) -> None:
+def test_resources_that_no_node_has_are_refused(
+    bench: Bench, here: Callable[..., Outcome], directive: str, words: str
+) -> None:
     bench.write(edit=lambda text: text.replace('["--gres=gpu:1"]', f'["--gres=gpu:1", "{directive}"]'))
-    code, _, err = bench.run("run", "config.yaml", "--run", "a")
-    assert code == 2, err
-    assert err.startswith("error: config.yaml:18: cluster.gpu: jobqueue.yaml: slurm-gpu: Slurm refuses the job: ")
-    assert words in err.lower() or "not available" in err
+    fault = here("run", "config.yaml", "--run", "a").fault
+    assert fault.startswith("error: config.yaml:18: cluster.gpu: jobqueue.yaml: slurm-gpu: Slurm refuses the job: ")
+    assert words in fault.lower() or "not available" in fault
     assert not (bench.directory / "a").exists()
 
 
@@ -233,41 +247,44 @@ def test_a_failing_prologue_gives_up_with_the_end_of_the_log(bench: Bench) -> No
     assert "Traceback" not in err
 
 
-def test_dry_run_prints_the_job_script_and_writes_nothing(bench: Bench) -> None:
-    code, out, err = bench.run("run", "config.yaml", "--run", "a", "--dry-run")
-    assert code == 0, err
-    assert "#SBATCH -p cpu" in out
-    assert "#SBATCH --gres=gpu:1" in out
-    assert "--lifetime" in out
+def test_dry_run_prints_the_job_script_and_writes_nothing(bench: Bench, here: Callable[..., Outcome]) -> None:
+    outcome = here("run", "config.yaml", "--run", "a", "--dry-run")
+    assert outcome.status == 0, outcome.err
+    assert "#SBATCH -p cpu" in outcome.out
+    assert "#SBATCH --gres=gpu:1" in outcome.out
+    assert "--lifetime" in outcome.out
     assert not (bench.directory / "a").exists()
 
 
 INTRUDER = """
 import os, sys
 from distributed import Client
-try:
-    with Client(sys.argv[1], timeout=5) as client:
-        print("IN", client.run_on_scheduler(os.getpid))
-except Exception as error:
-    print("OUT", type(error).__name__)
+for address in sys.argv[1:]:
+    try:
+        with Client(address, timeout=5) as client:
+            print("IN", client.run_on_scheduler(os.getpid))
+    except Exception as error:
+        print("OUT", type(error).__name__)
 """
 
 
-def test_without_the_certificate_nobody_runs_code_on_the_scheduler(bench: Bench) -> None:
-    bench.write(Nrho=LONG)
+def test_without_the_certificate_nobody_runs_code_on_the_scheduler(bench: Bench, slurm: Slurm) -> None:
+    bench.write(Nrho=LONG, jobs=1)
     process = bench.start("generate", "config.yaml", "--run", "a")
     wait_for(lambda: bench.done_blocks("a") >= 1, "a block done")
+    slurm.signal_job(slurm.jobs("R")[0], signal.SIGSTOP)  # the scheduler is there until it is interrupted
     certificates = list((bench.directory / "a/.sdpipe/tls").glob("*/*.pem"))
     assert len(certificates) == 3
     assert all(stat.S_IMODE(f.stat().st_mode) == 0o600 for f in certificates)
     assert all(stat.S_IMODE(f.parent.stat().st_mode) == 0o700 for f in certificates)
     address = _scheduler(bench.directory / "a/logs")
-    for protocol in ("tcp", "tls"):
-        done = subprocess.run(
-            [sys.executable, "-c", INTRUDER, re.sub("^tls", protocol, address)],
-            capture_output=True, text=True, timeout=HANGING, check=False,
-        )  # fmt: skip
-        assert done.stdout.startswith("OUT"), done.stdout + done.stderr
+    addresses = [re.sub("^tls", protocol, address) for protocol in ("tcp", "tls")]
+    done = subprocess.run(
+        [sys.executable, "-c", INTRUDER, *addresses],
+        capture_output=True, text=True, timeout=HANGING, check=False,
+    )  # fmt: skip
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["OUT", "OUT"], done.stdout + done.stderr
+    assert process.poll() is None
     os.kill(process.pid, signal.SIGINT)
     bench.finish(process)
 
@@ -278,17 +295,17 @@ def _scheduler(logs: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, in_process: Callable[..., Outcome]) -> Path:
     """A run that was trained on this machine, and beside it, as ``generated``, one that is to be trained.
 
     Both hold the same note of which networks train side by side, so that their sums are rounded alike.
     """
     directory = tmp_path_factory.mktemp("trained")
     (directory / "config.yaml").write_text(config_text())
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    local = ("cluster.cpu=local", "cluster.gpu=local")
     for stage in ("generate", "train"):
-        arguments = [stage, "config.yaml", EPOCHS, "cluster.cpu=local", "cluster.gpu=local", "--run", "a"]
-        subprocess.run([sys.executable, "-m", "sdpipe", *arguments], cwd=directory, check=True, env=environment)
+        outcome = in_process(stage, "config.yaml", EPOCHS, *local, "--run", "a", cwd=directory)
+        assert outcome.status == 0, outcome.err
         if stage == "generate":
             state = State(load_config(directory / "a"), Layout(directory / "a"))
             stacks.note(
@@ -329,7 +346,8 @@ def test_training_goes_on_after_a_fault_and_ends_with_the_same_networks(
     elif fault == "node down":
         node = slurm.command("squeue", "-h", "-t", "R", "-o", "%N").split()[0]
         slurm.crash_node(node)
-        wait_for(lambda: "down" in slurm.command("sinfo", "-h", "-n", node, "-o", "%T"), "Slurm to notice")
+        slurm.command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=crashed")  # as Slurm does later
+        wait_for(lambda: "down" in slurm.command("sinfo", "-h", "-n", node, "-o", "%T"), "the node down")
         slurm.restore_node(node)
     elif fault == "walltime":
         now = time.strftime("%Y-%m-%dT%H:%M:%S")

@@ -14,6 +14,7 @@ import pytest
 
 from sdpipe.errors import RunError, UserError
 from sdpipe.workers.forks import forked
+from tests.fixtures import HANGING
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 16])
@@ -91,9 +92,11 @@ def test_no_process_outlives_the_one_that_forked_it(number: signal.Signals, whol
         try:
             children = [psutil.Process(int(driver.stdout.readline())) for _ in range(2)]
             partial(os.killpg if whole_group else os.kill, driver.pid, number)()
-            said, complained = driver.communicate(timeout=120)  # children have the pipe, too, so that all of them ended
+            said, complained = driver.communicate(
+                timeout=HANGING
+            )  # children have the pipe, too, so that all of them ended
         finally:
             driver.kill()
     assert (said, complained) == ("" if number == signal.SIGKILL else "interrupted\n", "")
-    _, alive = psutil.wait_procs(children, timeout=120)
+    _, alive = psutil.wait_procs(children, timeout=HANGING)
     assert not alive
