@@ -252,13 +252,13 @@ class Run(RunDirectory):
         """Return the budget of one target with known states (amplitude, mass) taken off first and put back after.
 
         What is left of each bootstrap sample is reconstructed as data of its own, with its own noise and the times at
-        which there is something left, and some later ones, in the run directory ``to``, whose goodness of fit tells of
-        a state that was wrongly taken off; ``keys`` as for :func:`sdpipe.reconstruct`, such as ``"spectra.E0=[0.8,
-        1.3]"`` with ``"training.audience=none"`` for a threshold above the state. Amplitude and mass are numbers, pairs
-        (value, error), gvars, or one value for each bootstrap sample, such as :meth:`ground_state` returns, see
-        :func:`sdpipe.correlators.known.states_of`. Returns what :func:`sdpipe.analysis.put_back.put_back` does. Raises
-        UserError for a state that is heavier than the cutoff or more than the data, and as :func:`sdpipe.reconstruct`
-        does; nothing is written then.
+        which there is something left, and some later ones. This is a run in the directory ``to``, whose goodness of fit
+        tells of a state that was wrongly taken off. ``keys`` are as for :func:`sdpipe.reconstruct`, such as
+        ``"spectra.E0=[0.8, 1.3]"`` with ``"training.audience=none"`` for a threshold above the state. Amplitude and
+        mass are numbers, pairs (value, error), gvars, or one value for each bootstrap sample, such as
+        :meth:`ground_state` returns, see :func:`sdpipe.correlators.known.states_of`. Returns what
+        :func:`sdpipe.analysis.put_back.put_back` does. Raises UserError for a state that is heavier than the cutoff or
+        more than the data, and as :func:`sdpipe.reconstruct` does; nothing is written then.
 
         >>> from tempfile import TemporaryDirectory
         >>> few = ["validation={samples: 60, levels: [0.683], families: {}, bootstrap: 2}"]
@@ -435,8 +435,8 @@ def reconstruct(
     Parameters
     ----------
     data
-        A file (docs/correlators.md), or what :func:`sdpipe.read_correlator` takes from a session, such as an array of
-        samples (n, T), gvars or a pyerrors Corr, which the run directory then keeps.
+        A file (docs/correlators.md), or what :func:`sdpipe.read_correlator` takes in place of one, such as an array of
+        samples (n, T), gvars or a pyerrors Corr. The run directory then keeps it.
     keys
         ``"KEY=VALUE"`` strings as on the command line, such as ``"kernel=vector"`` or ``"smearing.sigma=[0.3, 0.4]"``;
         what they leave open follows from the data (``sdpipe check`` says how).

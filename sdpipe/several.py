@@ -46,8 +46,8 @@ def combine(
         ``lattice.spacing`` in 1/GeV unless given; ``factor`` multiplies rho_sigma(E) of the run, for ensembles of
         different normalisation.
     common
-        Which sources are one and the same error in all ensembles: ``"unresolved"``, since it comes from one prior; with
-        ``"latt"`` bootstrap sample k of each run belongs together.
+        Which sources are one and the same error in all ensembles. ``"unresolved"`` is, since it comes from one prior.
+        With ``"latt"`` bootstrap sample k of each run belongs to the same configurations.
     average
         Whether to average over all subsets of the terms by the Akaike weight, see
         :func:`sdpipe.analysis.averaging.average`. Without it all terms are in one fit.

@@ -42,7 +42,7 @@ class Joint:
 
     @property
     def unresolved(self) -> Array:
-        """Covariance of what the data do not resolve, in blocks: densities of different correlators have no common."""
+        """Covariance of what the data do not resolve, in blocks: there is none between different correlators."""
         sizes = np.cumsum([0, *(one.central.size for one in self.answers)])
         covariance = np.zeros((sizes[-1], sizes[-1]))
         for low, high, one in zip(sizes[:-1], sizes[1:], self.answers, strict=True):

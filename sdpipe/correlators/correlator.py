@@ -212,7 +212,7 @@ def read_correlator(
     first: int | None = None,
     matrix: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Read a correlator from a file of any known format (docs/correlators.md), or from what a session holds.
+    """Read a correlator from a file of any known format (docs/correlators.md), or from Python objects.
 
     Parameters
     ----------
@@ -221,8 +221,8 @@ def read_correlator(
         (n, T), one of gvars (T,), a pyerrors Corr or list of Obs, a Dataset or DataArray, or a dictionary of these, or
         of a pair ``mean`` (T,) and ``cov`` (T, T).
     resampling
-        What the samples are: configurations (the default), bootstrap or jackknife. A file that says so itself
-        needs no word; one that says otherwise is refused.
+        What the samples are: configurations (the default), bootstrap or jackknife. A file may say so itself; one that
+        says otherwise is refused.
     error
         For files with errors or a covariance instead of samples: whether they are those of the ``mean`` or those
         of one configuration, ``sample``, sqrt(n) larger. Needed where the file does not say.
@@ -230,8 +230,9 @@ def read_correlator(
         n, how many there were: for ``error="sample"``; and for a covariance or bootstrap samples, to know how well
         they determine the covariance.
     bin
-        Consecutive configurations that are averaged into one, whose means count as independent. By default none are:
-        errors are those of the Gamma method (U. Wolff, hep-lat/0306017), which hold the measured autocorrelation.
+        How many consecutive configurations are averaged into one; the averages count as independent. By default nothing
+        is averaged, and errors are those of the Gamma method (U. Wolff, hep-lat/0306017), which contain the measured
+        autocorrelation.
     covariance
         full; shrink (Ledoit-Wolf, for few configurations); diagonal.
     period
@@ -241,8 +242,8 @@ def read_correlator(
     times
         First and last time slice of the result; default: all of the file, up to T/2 where it is folded.
     first
-        t of the first slice, for a file that does not say it; needed where the number of slices is neither T nor
-        T/2 + 1, with which they start at 0.
+        t of the first slice, for a file that does not say it. Slices start at 0 where their number is T or T/2 + 1;
+        for any other number it is needed.
     matrix
         Of a matrix of correlators, samples (n, t, i, j) or (n, i, j, t), what is read: ``{"component": [i, j]}``, or
         ``{"gevp": {"t0": 2, "td": 5, "state": 0}}``, see :func:`sdpipe.correlators.matrices.projected`.

@@ -141,7 +141,7 @@ def train(run: Command, undone: list[PieceState]) -> None:
     if not run.config.origin.networks:
         return
     if run.config.origin.served:
-        log.info("train: the shipped audience serves this lattice; its ensembles, references and prior are its own")
+        log.info("train: the shipped networks serve this lattice, with ensembles, references and prior of their own")
         tasks.serve_shipped(run.problem, run.layout, [each.piece for each in undone if each.piece.work])
         tasks.write_history(run.config, run.layout, run.state.identities.audience)
         return

@@ -124,7 +124,8 @@ def terms() -> tuple[tuple[str, str], ...]:
         ("total", "all sources in quadrature"),
         (
             "calibrated",
-            "total times the factor that makes it cover its level of the draws of the prior, at each σ and E",
+            "the total error times a factor, with which it contains the truth of draws of the prior as often as it "
+            "promises, at each σ and E",
         ),
         *((name, f"{kind.summary}; its error, calibrated likewise") for name, kind in ESTIMATORS.items()),
         ("truth, pull", "the known smeared density of a mock target, and (central − truth) / total"),
@@ -223,14 +224,16 @@ def _sentence(name: str, budget: xr.Dataset) -> Markup:
     one, quoted, unit = budget.isel(sigma=0), figures.quoted(budget), units.unit_of(budget)
     peak = one.isel(E=int(np.abs(one.central).argmax("E")))
     source = str(one.source.values[int(one.error.mean("E").argmax("source"))])
-    words = "{} of {} is largest at {}: {} with {}. Its {} error is {} of that on average, most of it from {}."
-    words += " It rises to the highest energy: there is more above the window." if rises_at_the_end(budget) else ""
+    words = "With {}, {} of {} is largest at {}, where it is {}. Averaged over all energies, its {} error is {} of "
+    words += "this value. Most of it comes from {}."
+    if rises_at_the_end(budget):
+        words += " The density rises to the highest energy: there is more above the window."
     return Markup(words).format(
+        equation("σ", float(one.sigma), unit),
         DENSITY,
         name,
         equation("E", float(f"{float(peak.E):.3g}"), unit),
         tables.quoted(float(peak.central), float(peak[quoted])),
-        equation("σ", float(one.sigma), unit),
         quoted,
         f"{float(one[quoted].mean() / np.abs(peak.central)):.1%}",
         FROM.get(source, f"the {named(source)}"),
@@ -469,9 +472,10 @@ def _validation(data: ReportData, validation: xr.Dataset) -> PageSection:
     level, sigmas = validation.attrs["quoted"], validation.sizes["sigma"]
     calibrate = int((~validation.tested.isel(family=0)).sum())
     lead = (
-        f"{validation.sizes['sample']} draws with known truth in each family, predicted as if they were data. "
-        f"{calibrate} of the prior calibrate; all others test. Coverages are percentages of draws and energies within "
-        f"each error, widths mean half widths at level {level:.1%}."
+        f"Each family has {validation.sizes['sample']} draws with known truth, which were predicted as if they were "
+        f"data. {calibrate} draws of the prior calibrate the error, and all others test it. A coverage is the "
+        "percentage of draws and energies whose truth is inside an error. A width is the mean half width at level "
+        f"{level:.1%}."
     )
     sigma = {"sigma": units.label("σ", data.config.kernel_function.unit)}
 
@@ -540,7 +544,7 @@ def _sections(data: ReportData) -> Iterator[PageSection]:
     if data.history is not None:
         yield _training(data)
     yield _question(data.config)
-    yield PageSection("terms", "Terms", [parts.facts(terms())])
+    yield PageSection("terms", "What the words mean", [parts.facts(terms())])
     yield _provenance(data)
     yield _recipe(data)
 

@@ -36,9 +36,9 @@ SHOWN_POINTS = 16
 """About how many energies a method is shown at."""
 
 CAPTION = Markup(
-    "{}: the upper panel shows {} with a band for the error, and the other estimates as points with theirs; errors are "
-    "calibrated where that is known. Where they are there, bounds for ρ ≥ 0 at all energies at once are grey, and the "
-    "truth is dashed. The lower panel shows the difference from {} over both errors in quadrature."
+    "{}: the upper panel shows {} with a band for the error, and the other estimates as points with theirs. Errors are "
+    "the calibrated ones where there are any. Bounds for ρ ≥ 0, which hold at all energies at once, are grey, and a "
+    "known truth is dashed. The lower panel shows the difference from {} over both errors in quadrature."
 )
 
 WHY: dict[Reason, str] = {
