@@ -14,6 +14,7 @@ from benchmarks import (
     driver,
     files,
     generation,
+    goodness,
     gpu,
     gpu_steps,
     growth,
@@ -55,13 +56,26 @@ REGISTRY: dict[str, Callable[[Path], list[Row]]] = {
     "universal": universal.measure,
     "files": files.measure,
     "trust": trust.measure,
+    "goodness": goodness.measure,
     "physics": physics.measure,
     "limits": limits.measure,
     "public": public.measure,
     "reference": reference.measure,
 }
 
-LONG = ("o3", "ablation", "time-to-accuracy", "universal", "files", "trust", "physics", "limits", "public", "reference")
+LONG = (
+    "o3",
+    "ablation",
+    "time-to-accuracy",
+    "universal",
+    "files",
+    "trust",
+    "goodness",
+    "physics",
+    "limits",
+    "public",
+    "reference",
+)
 """Not measured unless named: minutes to hours."""
 
 

@@ -31,7 +31,7 @@ from sdpipe.arrays import Array
 from sdpipe.errors import UserError
 from sdpipe.estimators.protocol import Estimate, Estimator
 from sdpipe.learn.audience import Audience
-from sdpipe.physics.kernels import Observables
+from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
 
 CANDIDATES = 4000
@@ -92,6 +92,15 @@ class Density:
     def error(self) -> Array:
         """Both errors in quadrature; that w are zero is taken for certain, so that it is to be calibrated."""
         return np.hypot(self.statistical, self.systematic)
+
+
+def least_chi2(kernel: Kernel, noise: Noise, C: ArrayLike) -> float:
+    """Return the smallest chi^2 that any rho >= 0 has for one C (t,) with this noise: whether one explains the data.
+
+    Raises UserError as a call of :class:`Positive` does.
+    """
+    energy = (1 / kernel.spacing,)
+    return float(Positive.for_noise(Observables(kernel, noise.times, energy, energy), noise).least_chi2(C))
 
 
 @dataclass(frozen=True, eq=False)

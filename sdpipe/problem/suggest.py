@@ -20,7 +20,7 @@ from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey, effective_mass
 from sdpipe.errors import UserError
 from sdpipe.estimators import MOST_TIMES
-from sdpipe.estimators.positive import Positive
+from sdpipe.estimators.positive import least_chi2
 from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
@@ -297,9 +297,7 @@ class _Data:
             words = f"component {self.section['component']} is off the diagonal, where rho is of either sign"
             raise UserError(f"{self.path}: spectra.positive: {words}; allowed: false")
         noise = Noise(seen.times, seen.mean, seen.covariance, seen.where, floor=FLOOR)
-        energy = (1 / self.kernel.spacing,)
-        grid = Observables(self.kernel, seen.times, energy, energy)
-        least, n = float(Positive.for_noise(grid, noise).least_chi2(seen.mean)), len(seen.times)
+        least, n = least_chi2(self.kernel, noise, seen.mean), len(seen.times)
         if float(chi2_p_value(np.array(least), np.array(n), seen.estimated_from)) < IMPOSSIBLE:
             words = f"no rho >= 0 explains these data, whose chi2 is at least {least:.4g} at {n} times"
             raise UserError(f"{self.path}: spectra.positive: {words}; allowed: false")

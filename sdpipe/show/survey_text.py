@@ -10,6 +10,7 @@ import yaml
 from sdpipe.correlators.correlator import ENOUGH_BINS, Correlator, describe
 from sdpipe.correlators.survey import Survey
 from sdpipe.estimators import MOST_TIMES
+from sdpipe.estimators.positive import least_chi2
 from sdpipe.estimators.posterior import Posterior
 from sdpipe.estimators.prior_moments import PriorMoments
 from sdpipe.infer import trust
@@ -67,19 +68,35 @@ def _tested(survey: Survey, used: Correlator) -> list[str]:
     noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
     chi2, dof = _goodness_of_fit(survey.kernel, noise, used)
     p_value = chi2_p_value(chi2, dof, used.estimated_from)
+    unexplained = "" if p_value >= IMPOSSIBLE else ": no spectral density explains these data with this kernel"
     return [
         f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} to "
-        f"the nearest C(t) that a spectral density makes, p = {float(p_value):.2g}"
-        + ("" if p_value >= IMPOSSIBLE else ": no spectral density explains these data with this kernel"),
+        f"the nearest C(t) that a spectral density makes, p = {float(p_value):.2g}{unexplained}",
+        *_positive(survey.kernel, noise, used),
         *(f"doubtful: {flag}" for flag in used.flags),
         *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),
     ]
 
 
+def _positive(kernel: Kernel, noise: Noise, used: Correlator) -> list[str]:
+    """Say how near a density without negative parts comes to the data, where there are not too many times for it."""
+    if not _has_posterior(kernel, used):
+        return []
+    chi2, n = least_chi2(kernel, noise, used.mean), len(used.times)
+    possible = chi2_p_value(np.array(chi2), np.array(n), used.estimated_from) >= IMPOSSIBLE
+    return [
+        f"chi2 = {chi2:.1f} at {n} times for the nearest rho >= 0{'' if possible else ': none explains these data'}"
+    ]
+
+
+def _has_posterior(kernel: Kernel, used: Correlator) -> bool:
+    return 2 <= len(used.times) <= MOST_TIMES and kernel.slowest_decay(used.times) > 0
+
+
 def _goodness_of_fit(kernel: Kernel, noise: Noise, used: Correlator) -> tuple[float, float]:
     """Return chi^2 and degrees of freedom of the posterior or, at times that it does not take, of the kernel."""
-    n, last = len(used.times), kernel.spacing * max(used.times[-1], 1)
-    if not (2 <= n <= MOST_TIMES and kernel.slowest_decay(used.times) > 0):
+    if not _has_posterior(kernel, used):
+        last = kernel.spacing * max(used.times[-1], 1)
         (chi2,), (dof,) = trust.goodness_of_fit(kernel, noise, 0.1 / last, used.mean[None])
         return chi2, dof
     energy = (1 / kernel.spacing,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -218,6 +219,18 @@ def test_check_writes_nothing_and_says_the_same(cli: Cli, tmp_path: Path, monkey
     *_, keys, following = outcome.out.split("\n\n")
     assert yaml.safe_load(keys)["lattice"]["times"] == [1, 12]
     assert following == f"next: sdpipe reconstruct {file}\n"
+
+
+def test_check_says_how_near_a_density_without_negative_parts_comes(cli: Cli, tmp_path: Path) -> None:
+    t, g = np.arange(1, 17), np.random.default_rng(4)
+    for sign, explained in ((1, True), (-1, False)):
+        C = np.exp(-0.5 * t) + sign * 0.6 * np.exp(-0.8 * t)
+        path = tmp_path / f"{explained}.txt"
+        np.savetxt(path, np.column_stack([t, C * (1 + 1e-3 * g.standard_normal(t.size)), 1e-3 * C]))
+        said = cli("check", path, "kernel=exponential").out
+        chi2 = float(re.search(r"chi2 = ([\d.]+) at 16 times for the nearest rho >= 0", said)[1])
+        assert (chi2 < 32, "rho >= 0: none explains these data" in said) == (explained, not explained)
+        assert "no spectral density explains" not in said, "one of either sign does"
 
 
 def test_check_says_how_many_times_its_table_leaves_out(cli: Cli, tmp_path: Path) -> None:
