@@ -24,11 +24,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def an_example_has_a_finished_run(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, doctest_namespace: dict[str, Any]
 ) -> None:
-    """Let examples that open a run find one, small and finished, where users have theirs."""
-    if isinstance(request.node, pytest.DoctestItem) and "runs/quickstart" in request.node.dtest.docstring:
+    """Let examples know sdpipe, and those that open a run find one, small and finished, where users have theirs."""
+    if not isinstance(request.node, pytest.DoctestItem):
+        return
+    doctest_namespace["sdpipe"] = __import__("sdpipe")
+    if "runs/quickstart" in request.node.dtest.docstring:
         finished = request.getfixturevalue("finished")
         monkeypatch.chdir(finished.config.parent)
         quickstart = Path("runs/quickstart")
         if not quickstart.exists():
             quickstart.symlink_to(finished.root)
-        doctest_namespace["sdpipe"] = __import__("sdpipe")

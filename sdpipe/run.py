@@ -69,7 +69,7 @@ class Run(RunDirectory):
         the target.
 
         >>> compared = sdpipe.open_run("runs/quickstart").compare("o3")
-        >>> list(compared.estimate.values), "trust" in compared.attrs["says"]
+        >>> list(compared.estimate.values), "Trust" in compared.attrs["says"]
         (['networks', 'linear', 'posterior'], True)
         """
         from sdpipe.infer.compare import compare

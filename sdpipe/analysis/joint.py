@@ -66,12 +66,16 @@ class Joint:
         derivative of f at the central values. Returns ``central``, ``error (source)``, ``total``, ``covariance`` and
         ``samples (boot)``. Several numbers have the dimension ``number`` or, where they are (sigma, E) as those of each
         run are, such as a ratio of densities, ``sigma`` and ``E``: that is what ``run.plot.joint`` draws. Raises
-        UserError where f cannot be computed, or is not finite.
+        UserError where f cannot be computed, or is not finite, and where it is (sigma, E) but runs differ in these.
         """
         try:
             centre = np.asarray(f(*self.split(self.central)), float)
         except (TypeError, ValueError, IndexError) as error:
             raise UserError(f"joint: the function cannot be computed ({first_line(error)})") from None
+        whole = centre.shape == self.answers[0].central.shape
+        if whole and not self._grid:
+            remedy = "reconstruct all with smearing.sigma and energies of the first, or take single values of each"
+            raise UserError(f"joint: the runs differ in sigma or E, which this function compares; {remedy}")
         samples = np.stack([np.asarray(f(*self.split(row)), float).ravel() for row in self.samples])
         flat = centre.ravel()
         if not np.isfinite(flat).all() or not np.isfinite(samples).all():
@@ -81,7 +85,7 @@ class Joint:
         parts = {"latt": np.atleast_2d(np.cov(samples.T, ddof=0)), "unresolved": derivative @ derivative.T}
         covariance = sum(parts.values())
         error = np.stack([np.sqrt(np.diag(V)) for V in parts.values()])
-        grid = self._grid if centre.shape == self.answers[0].central.shape else {}
+        grid = self._grid if whole else {}
         dims, shape = (("sigma", "E"), centre.shape) if grid else (("number",), flat.shape)
         result = xr.Dataset(
             {

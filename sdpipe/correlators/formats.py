@@ -33,7 +33,7 @@ def snapshot(path: Path) -> Snapshot:
     try:
         if not path.exists():
             matching = [f for f in _beside(path) if fnmatch(f.name, path.name)]
-            hint = f", but {len(matching)} match; {joined(path.name)}" if matching else ""
+            hint = f", but {len(matching)} match; {joined(str(path))}" if matching else ""
             raise UserError(f"{path}: no such file{hint}")
         if not (path.is_dir() if store else path.is_file()):
             raise UserError(f"{path}: not a {'directory' if store else 'regular file'}")

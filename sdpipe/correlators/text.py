@@ -33,10 +33,12 @@ IMAGINARY = 5.0
 def joined(pattern: str) -> str:
     """Return how files of this pattern, one for each configuration, become a file that is read.
 
-    >>> joined("pion.*.dat").partition(" by ")[2]
-    "numpy.save('x.npy', [numpy.loadtxt(f)[:, 1] for f in sorted(glob.glob('pion.*.dat'))]), column 1 being C"
+    Of names that differ in length the shorter one is first, so that 20 is before 100.
+
+    >>> joined("*.dat").partition(" by ")[2].partition(", column")[0]
+    "numpy.save('x.npy', [numpy.loadtxt(f)[:, 1] for f in sorted(sorted(glob.glob('*.dat')), key=len)])"
     """
-    every = f"[numpy.loadtxt(f)[:, 1] for f in sorted(glob.glob('{pattern}'))]"
+    every = f"[numpy.loadtxt(f)[:, 1] for f in sorted(sorted(glob.glob('{pattern}')), key=len)]"
     return f"files of one configuration each become one by numpy.save('x.npy', {every}), column 1 being C"
 
 

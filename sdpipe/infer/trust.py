@@ -373,15 +373,16 @@ def rises_at_the_end(budget: xr.Dataset) -> bool:
 def judge(predictions: xr.Dataset, validation: xr.Dataset | None) -> tuple[float | None, list[Flag]]:
     """Return the p-value of one target under the prior, None without ``validation``, and flags.
 
-    One is of a p-value that is too small (:meth:`Reference.p_value`), one of a C(t) that falls more or less than that
-    of any draw which calibrates: these may be like one correlator alone (:meth:`Noise.unlike`).
+    One is of a p-value that is too small (:meth:`Reference.p_value`). Where the draws that calibrate are like one
+    correlator, another one is of a C(t) that is less like it than all of them (:meth:`Noise.unlike`).
     """
     if validation is None:
         return None, []
     rule, flags = predictions.attrs["scale_rule"], list[Flag]()
-    ratio, largest = predictions.attrs["unlike"], float(calibrating(validation, rule).unlike.max())
-    if ratio > largest:
-        flags.append(Flag("other_correlator", {"ratio": np.exp(ratio), "largest": np.exp(largest)}))
+    if "unlike" in validation:
+        ratio, largest = predictions.attrs["unlike"], float(calibrating(validation, rule).unlike.max())
+        if ratio > largest:
+            flags.append(Flag("other_correlator", {"ratio": np.exp(ratio), "largest": np.exp(largest)}))
     reference = Reference.from_validation(validation, rule)
     scale, noise_scale, distance = (predictions.attrs[k] for k in ("scale", "noise_scale", "distance"))
     p_value = reference.p_value(noise_scale, distance, scale * float(spread(predictions)))

@@ -48,7 +48,7 @@ from sdpipe.pipeline.pieces import (
 )
 from sdpipe.pipeline.stacks import StackPlan
 from sdpipe.problem.inputs import Target
-from sdpipe.problem.problem import Problem, families, options, prior_moments
+from sdpipe.problem.problem import Problem, families, of_one_correlator, options, prior_moments
 from sdpipe.show import flags as wording
 from sdpipe.version import __version__
 from sdpipe.workers.forks import forked
@@ -486,11 +486,12 @@ def validation_template(config: Config) -> store.Template:
         ),
         "scale": per_sample("factor on the correlator before the networks see it"),
         "noise_scale": per_sample("noise scale C(t_ref) / C_latt(t_ref) of the correlator that they see"),
-        "unlike": per_sample("largest |log| of C(t) over C_latt(t), noise aside, at the same C(t_ref)"),
         "distance": per_sample("distance of C(t) from the prior: squared, of Mahalanobis, or -2 log evidence"),
         "spread": per_sample("standard deviation over networks, mean over sigma and E"),
         "goodness_of_fit": per_sample("p-value of the nearest correlator in the span of the kernel"),
     }
+    if of_one_correlator(config):
+        variables["unlike"] = per_sample("largest |log| of C(t) over C_latt(t), noise aside, at the same C(t_ref)")
     if config.estimators:
         coords["estimator"] = np.array(config.estimators, object)
         each = ("family", "sample", "estimator", "sigma", "E")
@@ -513,7 +514,8 @@ def validate_block(problem: Problem, root: Path, piece: Piece, threads: int, for
     predictor = load_predictor(config, layout)
     references, boots, each = config.budget.references, config.validation.bootstrap, partial(forked, processes=forks)
     predicted = coverage.predict_draws(predictor, references, clean, boots, normalise, generator, each)
-    finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **predicted}))
+    kept = {name: predicted[name] for name in validation_template(config).variables if name in predicted}
+    finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **kept}))
 
 
 def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[trust.Flag]:

@@ -66,26 +66,12 @@ class Problem:
             noise=replace(self.noise, source="networks", flags=()),
             prior=config.spectra.chebyshev(max(config.spectra.Nb)),
             threshold=config.spectra.E0[0],
-            inputs=config.training.inputs if self._in_one_unit else "local",
+            inputs=config.training.inputs if _in_one_unit(config) else "local",
             head=config.training.head == "scale",
             statistics=None,
             smearing=kind,
             options=options(config),
         )
-
-    @property
-    def _in_one_unit(self) -> bool:
-        """Whether networks are trained in a unit of energy or, without any, spectra end at a known energy."""
-        origin = self.config.origin
-        return origin.trains or (not origin.served and self.config.spectra.omega_max is not None)
-
-    @property
-    def _of_one_correlator(self) -> bool:
-        """Whether the noise is that of the one correlator that is reconstructed, without networks trained for it."""
-        noise, targets = self.config.noise, self.config.targets.values()
-        if self._in_one_unit or not isinstance(noise, sources.CorrelatorNoise):
-            return False
-        return all(isinstance(t, sources.CorrelatorTarget) and t.source == noise.source for t in targets)
 
     @cached_property
     def covariances(self) -> list[Covariances]:
@@ -101,7 +87,7 @@ class Problem:
         """Return clean C (sample, t) and true rho (sample, sigma, E) of draws start..stop-1 of a validation family."""
         drawn: Mixture | ChebyshevPrior | Family = families(self.config)[family].build(self.config.ranges)
         seed, of_prior = self.config.seed, family in self.config.priors.values()
-        if of_prior and self._of_one_correlator:
+        if of_prior and of_one_correlator(self.config):
             return self._like_the_data(drawn, start, stop, stream)
         stream = stream if of_prior else f"{stream} {family}"
         if isinstance(drawn, Mixture | ChebyshevPrior):
@@ -122,6 +108,20 @@ class Problem:
         unlike = self.noise.unlike(made.correlator).reshape(-1, CANDIDATES)
         nearest = CANDIDATES * np.arange(stop - start) + unlike.argmin(axis=1)
         return made.correlator[nearest], made.smeared[nearest]
+
+
+def _in_one_unit(config: Config) -> bool:
+    """Return whether networks are trained in a unit of energy or, without any, spectra end at a known energy."""
+    origin = config.origin
+    return origin.trains or (not origin.served and config.spectra.omega_max is not None)
+
+
+def of_one_correlator(config: Config) -> bool:
+    """Return whether the noise is that of the one correlator that is reconstructed, without networks trained for it."""
+    noise, targets = config.noise, config.targets.values()
+    if _in_one_unit(config) or not isinstance(noise, sources.CorrelatorNoise):
+        return False
+    return all(isinstance(t, sources.CorrelatorTarget) and t.source == noise.source for t in targets)
 
 
 def options(config: Config) -> dict[str, Any]:

@@ -145,14 +145,14 @@ class _Data:
         if concludes and not self.symmetry:
             named = record.times is not None and record.times.size
             what = f"t = {record.times[0]:g}..{record.times[-1]:g}" if named else f"{size} time slices"
-            last = int(record.times[-1]) if named else size - 1
+            last = int(record.times[-1]) if named else (self.given_key("lattice", "first") or 0) + size - 1
             words = f"{what} are no whole period: say lattice.period=T, {2 * last} if the last one is T/2,"
             how = "or kernel=exponential for T -> infinity"
             first = "" if named or self.given_key("lattice", "first") is not None else FIRST
             faults.append(f"{words} {how}{first}")
         elif concludes and size % USUAL:
             whole = f"{size} time slices are symmetric, but few lattices have T = {size}"
-            faults.append(f"{whole}: say lattice.period={size}, or lattice.period and lattice.first of a longer one")
+            faults.append(f"{whole}: say lattice.period and lattice.first of a longer one, or lattice.period={size}")
         if record.samples is None and record.errors is None and "error" not in {*self.section, *record.said}:
             words = "is its covariance that of the mean, or that of one configuration"
             faults.append(f"{words}: say error=mean, or error=sample configurations=n")
@@ -162,11 +162,12 @@ class _Data:
     def _first(self) -> int | None:
         """Return the time of the first slice; where nobody says it, 0 for a whole period of symmetric data."""
         first = self.given_key("lattice", "first")
-        silent = first is None and self.record.times is None and self.given_key("lattice", "period") is None
-        if not (silent and self.symmetry):
+        if first is not None or self.record.times is not None:
             return first
+        if not self.symmetry and self.given_key("lattice", "period") is None:
+            return None
         self.why.append("lattice.first: 0, since the file does not say which slice is the first")
-        return 0
+        return 0 if self.symmetry and self.given_key("lattice", "period") is None else None
 
     def _kernel(self) -> Kernel:
         """Return the kernel, given or found out."""

@@ -71,7 +71,7 @@ def _tested(survey: Survey, used: Correlator) -> list[str]:
     unexplained = "" if p_value >= IMPOSSIBLE else ": no spectral density explains these data with this kernel"
     return [
         f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} to "
-        f"the nearest C(t) that a spectral density makes, p = {float(p_value):.2g}{unexplained}",
+        f"the C(t) that the posterior implies, p = {float(p_value):.2g}{unexplained}",
         *_positive(survey.kernel, noise, used),
         *(f"doubtful: {flag}" for flag in used.flags),
         *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),

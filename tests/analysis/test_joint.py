@@ -97,11 +97,13 @@ def test_a_function_of_sigma_and_energy_is_labelled_and_drawn(three: list[Run]) 
         run.plot.joint(found, sigma=0.3)
 
 
-def test_a_function_of_runs_with_other_energies_is_not_labelled(three: list[Run]) -> None:
+def test_densities_at_other_energies_are_not_divided_by_each_other(three: list[Run]) -> None:
     together = sdpipe.joint(three[:2])
     first, second = together.answers
     moved = replace(together, answers=(first, replace(second, E=second.E + 0.1)))
-    assert moved.of(lambda a, b: a / b).central.dims == ("number",)
+    with pytest.raises(UserError, match="the runs differ in sigma or E, which this function compares; reconstruct all"):
+        moved.of(lambda a, b: a / b)
+    assert moved.of(lambda a, b: a[0, 0] / b[0, 0]).central.dims == ()
 
 
 def test_samples_of_correlators_of_the_same_configurations_belong_together(three: list[Run]) -> None:

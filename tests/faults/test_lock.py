@@ -133,7 +133,7 @@ def at_work(launch: Callable[..., subprocess.Popen[str]], finished: Finished, tm
     for name in ("config.yaml", "receipts/claim/config.json"):  # what it was made from, which may not be edited
         (root / ".sdpipe" / name).unlink()
     config = root / "config.yaml"
-    config.write_text(config.read_text().replace("epochs: 2", "epochs: 100000").replace("batch: null", "batch: 16"))
+    config.write_text(config.read_text().replace("epochs: 2", "epochs: 100000").replace("batch: null", "batch: 1"))
     process = launch("train", root)
     assert wait_for(lambda: list((root / ".sdpipe" / "unfinished").glob("*.pt")), process), process.communicate()
     return root, process

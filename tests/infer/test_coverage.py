@@ -40,7 +40,6 @@ def planted(honest: float, off: float = 1.0, seed: int = 1, auto: float = 1.0) -
             "scale": (dims[:2], np.ones(shape[:2])),
             "noise_scale": (dims[:2], rng.uniform(0.5, 2, shape[:2])),
             "distance": (dims[:2], rng.chisquare(8, shape[:2])),
-            "unlike": (dims[:2], np.ones(shape[:2])),
             "spread": (dims[:2], rng.chisquare(8, shape[:2])),
             "goodness_of_fit": (dims[:2], rng.uniform(0, 1, shape[:2])),
         },

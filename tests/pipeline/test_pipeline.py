@@ -342,8 +342,8 @@ def test_ctrl_c_in_mid_training_is_exit_status_130_and_keeps_the_state(
     cli: Cli, start: Callable[..., subprocess.Popen[str]], tiny_config: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    hours = "training.epochs=100000"
-    assert cli("generate", tiny_config, *LONG, hours, "--run", run).status == 0
+    hours = ("training.epochs=100000", "training.batch=1")
+    assert cli("generate", tiny_config, *LONG, *hours, "--run", run).status == 0
     process = start(["-c", ONE_CORE, "train", str(run)], tmp_path, start_new_session=True)
     try:
         (state,) = wait_for(lambda: list((run / ".sdpipe/unfinished").glob("*.pt")), process)

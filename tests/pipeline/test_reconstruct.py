@@ -350,6 +350,14 @@ def test_one_refusal_names_all_that_is_missing(cli: Cli, tmp_path: Path) -> None
     assert cli("check", tmp_path / "both.npz", f"lattice.period={T}", "error=mean").status == 0
 
 
+def test_a_first_slice_that_is_assumed_is_said_and_one_that_is_given_counts(cli: Cli, tmp_path: Path) -> None:
+    file, said = tmp_path / "half.npy", "lattice.first: 0, since the file does not say which slice is the first"
+    np.save(file, np.load(configurations(tmp_path / "mine.npy"))[:, : T // 2 + 1])
+    assert said in cli("check", file, f"lattice.period={T}").out
+    assert said not in cli("check", file, f"lattice.period={T}", "lattice.first=0").out
+    assert f"say lattice.period=T, {T + 2} if the last one is T/2" in cli("check", file, "lattice.first=1").fault
+
+
 def test_no_period_is_said_of_a_kernel_without_one(cli: Cli, tmp_path: Path) -> None:
     file = errors_alone(tmp_path / "mine.txt", T // 2)
     assert "kernel exponential, lattice units: t = 0..12" in cli("check", file, "kernel=exponential").out
@@ -421,7 +429,8 @@ def test_symmetric_slices_of_an_unusual_number_are_not_taken_for_a_period(cli: C
     samples = C * (1 + 0.02 * g.standard_normal((100, 1)) + 0.01 * g.standard_normal((100, 64)))
     np.save(tmp_path / "part.npy", samples[:, 10:54])
     assert (
-        "44 time slices are symmetric, but few lattices have T = 44: say" in cli("check", tmp_path / "part.npy").fault
+        "44 time slices are symmetric, but few lattices have T = 44: say lattice.period and lattice.first"
+        in cli("check", tmp_path / "part.npy").fault
     )
     told = cli("check", tmp_path / "part.npy", "lattice.period=64", "lattice.first=10")
     assert "T = 64" in told.out
@@ -431,9 +440,9 @@ def test_symmetric_slices_of_an_unusual_number_are_not_taken_for_a_period(cli: C
 def test_files_of_one_configuration_each_are_refused_with_the_line_that_joins_them(cli: Cli, tmp_path: Path) -> None:
     for i in range(3):
         np.savetxt(tmp_path / f"pion.{i}.dat", np.column_stack([np.arange(8), np.exp(-np.arange(8.0)), np.zeros(8)]))
-    line = "numpy.save('x.npy', [numpy.loadtxt(f)[:, 1] for f in sorted(glob.glob('{}'))])"
+    line = "numpy.save('x.npy', [numpy.loadtxt(f)[:, 1] for f in sorted(sorted(glob.glob('{}')), key=len)])"
     assert "3 match; " in (fault := cli("check", tmp_path / "pion.*.dat").fault)
-    assert line.format("pion.*.dat") in fault
+    assert line.format(tmp_path / "pion.*.dat") in fault
     assert line.format("PATTERN") in cli("check", tmp_path / "pion.0.dat").fault
 
 
