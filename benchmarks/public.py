@@ -417,7 +417,8 @@ def _one(
     except Exception as error:
         one = _failed(group, error)
     else:
-        shutil.rmtree(place, ignore_errors=True) if make else None
+        if make:
+            shutil.rmtree(place, ignore_errors=True)
     print(f"suite {group.name}: {name} networks, correlator {i + 1} of {len(group.seen)}", flush=True)
     return one
 

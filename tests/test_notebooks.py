@@ -64,7 +64,7 @@ def test_a_notebook_shows_every_figure_of_a_run(finished: Finished, monkeypatch:
     begin = f"import sdpipe\nrun = sdpipe.open_run({str(finished.root)!r})"
     drawn = [f"{begin}\nrun.plot.paper('o3')", "run.plot.reconstruction('o3');", "run.plot.budget('o3');"]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in drawn])
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=HANGING, kernel_name="python3").execute()
     assert all("image/png" in cell.outputs[-1].data for cell in notebook.cells)
 
 

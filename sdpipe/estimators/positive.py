@@ -32,7 +32,7 @@ from sdpipe.errors import UserError
 from sdpipe.estimators.protocol import Estimate, Estimator
 from sdpipe.learn.audience import Audience
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.noise import Noise
+from sdpipe.physics.noise import IMPOSSIBLE, Noise, chi2_p_value
 
 CANDIDATES = 4000
 """Energies of which the grid of a correlator is made, geometric."""
@@ -94,13 +94,15 @@ class Density:
         return np.hypot(self.statistical, self.systematic)
 
 
-def least_chi2(kernel: Kernel, noise: Noise, C: ArrayLike) -> float:
-    """Return the smallest chi^2 that any rho >= 0 has for one C (t,) with this noise: whether one explains the data.
+def least_chi2(kernel: Kernel, noise: Noise, C: Array, count: int | None) -> tuple[float, bool]:
+    """Return the smallest chi^2 that any rho >= 0 has for one C (t,), and whether that explains the data.
 
-    Raises UserError as a call of :class:`Positive` does.
+    The covariance of the noise was estimated from ``count`` configurations. Raises UserError as a call of
+    :class:`Positive` does.
     """
     energy = (1 / kernel.spacing,)
-    return float(Positive.for_noise(Observables(kernel, noise.times, energy, energy), noise).least_chi2(C))
+    chi2 = Positive.for_noise(Observables(kernel, noise.times, energy, energy), noise).least_chi2(C)
+    return float(chi2), bool(chi2_p_value(chi2, np.array(C.size), count) >= IMPOSSIBLE)
 
 
 @dataclass(frozen=True, eq=False)

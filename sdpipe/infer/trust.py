@@ -260,7 +260,7 @@ def impossible(checks: Mapping[str, Any], kernel: Kernel) -> list[Flag]:
     if checks["goodness_of_fit"] >= IMPOSSIBLE:
         return []
     fit = {"chi2": checks["chi2"], "dof": checks["dof"]}
-    return [Flag("no_density", {**fit, "kernel": kernel.name, "period": kernel.period})]
+    return [Flag("no_density", {**fit, "kernel": f"{kernel.name}, {kernel.lattice}"})]
 
 
 def other_kernel(posterior: Posterior, C: Array) -> list[Flag]:

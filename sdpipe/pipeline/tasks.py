@@ -514,8 +514,9 @@ def validate_block(problem: Problem, root: Path, piece: Piece, threads: int, for
     predictor = load_predictor(config, layout)
     references, boots, each = config.budget.references, config.validation.bootstrap, partial(forked, processes=forks)
     predicted = coverage.predict_draws(predictor, references, clean, boots, normalise, generator, each)
-    kept = {name: predicted[name] for name in validation_template(config).variables if name in predicted}
-    finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **kept}))
+    if not of_one_correlator(config):
+        del predicted["unlike"]
+    finish(layout, piece, store.write_block(layout.draws, block.region, {"truth": truth, **predicted}))
 
 
 def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[trust.Flag]:

@@ -24,7 +24,7 @@ from sdpipe.estimators.positive import least_chi2
 from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
-from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
+from sdpipe.physics.noise import FLOOR, Noise
 from sdpipe.problem.inputs import TARGET_STREAM
 
 LARGEST_ERROR = 0.3
@@ -161,13 +161,11 @@ class _Data:
 
     def _first(self) -> int | None:
         """Return the time of the first slice; where nobody says it, 0 for a whole period of symmetric data."""
-        first = self.given_key("lattice", "first")
-        if first is not None or self.record.times is not None:
+        first, concluded = self.given_key("lattice", "first"), self.given_key("lattice", "period") is None
+        if first is not None or self.record.times is not None or (concluded and not self.symmetry):
             return first
-        if not self.symmetry and self.given_key("lattice", "period") is None:
-            return None
         self.why.append("lattice.first: 0, since the file does not say which slice is the first")
-        return 0 if self.symmetry and self.given_key("lattice", "period") is None else None
+        return 0 if concluded else None  # a period that is said has to agree with the number of slices
 
     def _kernel(self) -> Kernel:
         """Return the kernel, given or found out."""
@@ -298,9 +296,9 @@ class _Data:
             words = f"component {self.section['component']} is off the diagonal, where rho is of either sign"
             raise UserError(f"{self.path}: spectra.positive: {words}; allowed: false")
         noise = Noise(seen.times, seen.mean, seen.covariance, seen.where, floor=FLOOR)
-        least, n = least_chi2(self.kernel, noise, seen.mean), len(seen.times)
-        if float(chi2_p_value(np.array(least), np.array(n), seen.estimated_from)) < IMPOSSIBLE:
-            words = f"no rho >= 0 explains these data, whose chi2 is at least {least:.4g} at {n} times"
+        least, explained = least_chi2(self.kernel, noise, seen.mean, seen.estimated_from)
+        if not explained:
+            words = f"no rho >= 0 explains these data, whose chi2 is at least {least:.4g} at {len(seen.times)} times"
             raise UserError(f"{self.path}: spectra.positive: {words}; allowed: false")
 
     def _scales(self, seen: Correlator) -> tuple[float, float]:

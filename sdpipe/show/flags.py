@@ -16,8 +16,7 @@ _TOO = "at E = {masses} {unit} {describe} rho_sigma, too (chi2/dof {chi2:.3g}/{f
 WORDS = {
     "noise_unlike": "the variance of its noise is {ratio:.3g} times that of the training noise (allowed: 1/{factor:g} "
     "to {factor:g}) in a direction that matters, strongest at t = {t}",
-    "no_density": "no spectral density explains the data: chi2/dof = {chi2:.1f}/{dof:.3g} to the nearest correlator of "
-    "kernel {kernel} at T = {period}",
+    "no_density": "no spectral density explains the data: chi2/dof = {chi2:.1f}/{dof:.3g} with kernel {kernel}",
     "other_kernel": "C(t) is e^{log:.3g} times more probable with kernel {other}, T = {period}, than with {kernel}: "
     "kernel, period or first slice are wrong",
     "unanswered": "{estimator}: its rule for lambda has no answer, or none that reproduces C(t), at {count} of "

@@ -68,10 +68,12 @@ def _tested(survey: Survey, used: Correlator) -> list[str]:
     noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
     chi2, dof = _goodness_of_fit(survey.kernel, noise, used)
     p_value = chi2_p_value(chi2, dof, used.estimated_from)
+    posterior = _has_posterior(survey.kernel, used)
+    nearest = "the C(t) that the posterior implies" if posterior else "the nearest C(t) that a spectral density makes"
     unexplained = "" if p_value >= IMPOSSIBLE else ": no spectral density explains these data with this kernel"
     return [
         f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} to "
-        f"the C(t) that the posterior implies, p = {float(p_value):.2g}{unexplained}",
+        f"{nearest}, p = {float(p_value):.2g}{unexplained}",
         *_positive(survey.kernel, noise, used),
         *(f"doubtful: {flag}" for flag in used.flags),
         *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),
@@ -82,11 +84,9 @@ def _positive(kernel: Kernel, noise: Noise, used: Correlator) -> list[str]:
     """Say how near a density without negative parts comes to the data, where there are not too many times for it."""
     if not _has_posterior(kernel, used):
         return []
-    chi2, n = least_chi2(kernel, noise, used.mean), len(used.times)
-    possible = chi2_p_value(np.array(chi2), np.array(n), used.estimated_from) >= IMPOSSIBLE
-    return [
-        f"chi2 = {chi2:.1f} at {n} times for the nearest rho >= 0{'' if possible else ': none explains these data'}"
-    ]
+    chi2, explained = least_chi2(kernel, noise, used.mean, used.estimated_from)
+    none = "" if explained else ": none explains these data"
+    return [f"chi2 = {chi2:.1f} at {len(used.times)} times for the nearest rho >= 0{none}"]
 
 
 def _has_posterior(kernel: Kernel, used: Correlator) -> bool:

@@ -92,9 +92,8 @@ def test_no_process_outlives_the_one_that_forked_it(number: signal.Signals, whol
         try:
             children = [psutil.Process(int(driver.stdout.readline())) for _ in range(2)]
             partial(os.killpg if whole_group else os.kill, driver.pid, number)()
-            said, complained = driver.communicate(
-                timeout=HANGING
-            )  # children have the pipe, too, so that all of them ended
+            # The children have the pipe, too, so that all of them have ended when it has.
+            said, complained = driver.communicate(timeout=HANGING)
         finally:
             driver.kill()
     assert (said, complained) == ("" if number == signal.SIGKILL else "interrupted\n", "")
