@@ -396,7 +396,7 @@ class Run(RunDirectory):
         """
         from sdpipe.infer.export import as_obs
 
-        name = "_".join([self.config.name, digest(plain(self.config))[:8], target, *others])
+        name = "_".join([self.config.name, digest(plain(self.config))[:8], *map(str, (target, *others))])
         return self._joint(target, *others).to_pyerrors(name) if others else as_obs(self.to_xarray(target), name)
 
     def _joint(self, *targets: str) -> Joint:
@@ -407,6 +407,8 @@ class Run(RunDirectory):
 
 def _one(groups: Mapping[str, xr.Dataset], what: str, target: str) -> xr.Dataset:
     """Return the group of one target; raise UserError where there is none, with those that there are."""
+    if not isinstance(target, str):
+        raise UserError(f"{target!r} is no name of a target; several are named one by one, as in to_gvar('a', 'b')")
     if target not in groups:
         raise UserError(f"there is no {what} of {target}; those there: {', '.join(groups) or 'none'}")
     return groups[target]

@@ -124,7 +124,8 @@ class Record:
 def check_numbers(dtype: np.dtype, shape: tuple[int, ...], where: str) -> None:
     """Raise UserError for what is said of an array that is still to be read: not numbers, none, or too many."""
     if dtype.kind not in "fiu":
-        raise UserError(f"{where}: values must be real numbers, not {dtype}")
+        hint = "; take the real part: numpy.save('x.npy', x.real)" if dtype.kind == "c" else ""
+        raise UserError(f"{where}: values must be real numbers, not {dtype}{hint}")
     count = math.prod(shape)
     if not count:
         raise UserError(f"{where}: the dataset is empty")

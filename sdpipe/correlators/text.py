@@ -30,6 +30,10 @@ IMAGINARY = 5.0
 """Errors up to which an imaginary part counts as zero."""
 
 
+SWAPPED = 10.0
+"""A table is no ``cfg t C`` where means over the second column vary so many times more than those over the first."""
+
+
 def joined(pattern: str) -> str:
     """Return how files of this pattern, one for each configuration, become a file that is read.
 
@@ -38,8 +42,17 @@ def joined(pattern: str) -> str:
     >>> joined("*.dat").partition(" by ")[2].partition(", column")[0]
     "numpy.save('x.npy', [numpy.loadtxt(f)[:, 1] for f in sorted(sorted(glob.glob('*.dat')), key=len)])"
     """
-    every = f"[numpy.loadtxt(f)[:, 1] for f in sorted(sorted(glob.glob('{pattern}')), key=len)]"
+    every = f"[{_loaded(Path(pattern), 'f')}[:, 1] for f in sorted(sorted(glob.glob('{pattern}')), key=len)]"
     return f"files of one configuration each become one by numpy.save('x.npy', {every}), column 1 being C"
+
+
+def _loaded(path: Path, what: str = "FILE") -> str:
+    """Return what loads a file like this one in Python.
+
+    >>> _loaded(Path("x.csv"))
+    "numpy.loadtxt(FILE, delimiter=',')"
+    """
+    return f"numpy.loadtxt({what}{', delimiter=' + repr(',') if path.suffix.lower() == '.csv' else ''})"
 
 
 def read_text(snapshot: Snapshot, dataset: str | None) -> Record:
@@ -152,34 +165,62 @@ def _table(path: Path, rows: Array, lines: Sequence[int]) -> Record:
     """Return the record of a table of numbers without names; ``lines`` are those of its rows in the file."""
     width, first, second = rows.shape[1], rows[:, 0], rows[:, min(1, rows.shape[1] - 1)]
     whole = [bool((column == np.round(column)).all()) for column in (first, second)]
+    T = len(np.unique(first))
+    again = whole[0] and len(first) > T
+    if again and not whole[1] and len(first) % T == 0 and (first.reshape(-1, T) == first[:T]).all():
+        line = f"numpy.save('x.npy', {_loaded(path)}[:, 1].reshape(-1, {T}))"
+        raise UserError(
+            f"{path}: {T} times that come back, one configuration below the other: {line}, column 1 being C"
+        )
     if width < 3:
-        raise UserError(f"{path}:{lines[0]}: {width} columns; {NEEDED}")
-    if width == 3 and len(np.unique(first)) < len(first) and whole[1]:
+        raise UserError(f"{path}:{lines[0]}: {width} columns; {NEEDED}; {_of_many(path)}")
+    if again and whole[1] and width == 3:
         return _long_table(path, *rows.T)
+    if again and whole[1]:
+        keep = f"take the imaginary part away, and further momenta: {_kept(path, '[0, 1, 2]')}"
+        raise UserError(f"{path}: {width} columns, with values of the first that come back; for cfg t re im {keep}")
     if width > 4 or (width == 4 and not whole[0]):
         if whole[0]:
-            drop = (
-                "take the column of numbers of configurations away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, 1:])"
-            )
-            raise UserError(f"{path}: {width} columns, whole numbers in the first; {drop}")
+            raise UserError(f"{path}: {width} columns, whole numbers in the first; {_taken(path, rows)}")
         if (np.diff(rows[0]) == 1).all():
             what = f"{rows[0, 0]:g}, {rows[0, 1]:g}, {rows[0, 2]:g}, ... count the slices and are no configuration"
             raise UserError(f"{path}:{lines[0]}: {what}; take this line away, or put # in front of it")
         return Record(str(path), samples=rows)
-    if width == 4 and len(np.unique(first)) < len(first):
-        drop = "take the imaginary part away: numpy.savetxt('x.txt', numpy.loadtxt(FILE)[:, :3])"
-        raise UserError(f"{path}: 4 columns, with values of the first that come back; for cfg t re im {drop}")
-    errors = rows[:, -1]
+    errors, without = rows[:, -1], f"t re im has none; {_of_many(path)}"
     if not errors.any():
-        raise UserError(f"{path}: the last column, errors, is 0 throughout; t re im has none; {joined('PATTERN')}")
+        raise UserError(f"{path}: the last column, errors, is 0 throughout; {without}")
     if (errors < 0).any():
         i = int(np.argmax(errors < 0))
-        raise UserError(f"{path}:{lines[i]}: error {errors[i]:g}; it must be positive")
+        raise UserError(f"{path}:{lines[i]}: error {errors[i]:g}; it must be positive; {without}")
     if width == 4 and (large := np.abs(rows[:, 2]) > IMAGINARY * errors).any():
         i = int(np.argmax(large))
-        sizes = f"{rows[i, 2]:g} with error {errors[i]:g}"
-        raise UserError(f"{path}:{lines[i]}: imaginary part {sizes}; allowed in t re im err: {IMAGINARY:g} errors")
+        sizes = f"{rows[i, 2]:g} with error {errors[i]:g}; allowed in t re im err: {IMAGINARY:g} errors"
+        raise UserError(f"{path}:{lines[i]}: imaginary part {sizes}; to leave it out: {_kept(path, '[0, 1, 3]')}")
     return Record(str(path), mean=second, errors=errors, times=first)
+
+
+def _taken(path: Path, rows: Array) -> str:
+    """Return what makes a file of one correlator of rows whose first column counts configurations, or times."""
+    if rows.shape[1] % 2 == 0 or not _falls_downwards(rows[:, 1::2], 1.0):
+        return f"take the column of numbers of configurations away: {_kept(path, '1:')}"
+    if (rows[:, 2::2] > 0).all():
+        return f"to read one of t C err C err ...: {_kept(path, '[0, 1, 2]')}"
+    return f"t re im re im ... has no errors; {_of_many(path)} of the first"
+
+
+def _falls_downwards(table: Array, times: float) -> bool:
+    """Return whether values of a table change from row to row, by so many ``times`` more than along a row."""
+    return bool(table.mean(axis=1).var() > times * table.mean(axis=0).var())
+
+
+def _of_many(path: Path) -> str:
+    """Return how files like this one, of one configuration each, become one that is read."""
+    return joined("PATTERN" + (".csv" if path.suffix.lower() == ".csv" else ""))
+
+
+def _kept(path: Path, columns: str) -> str:
+    """Return what writes a file with these columns only."""
+    return f"numpy.savetxt('x.txt', {_loaded(path)}[:, {columns}])"
 
 
 def _long_table(path: Path, cfg: Array, t: Array, C: Array) -> Record:
@@ -194,4 +235,10 @@ def _long_table(path: Path, cfg: Array, t: Array, C: Array) -> Record:
         raise UserError(f"{path}: configuration {label:g} has t = {t:g} {lines} times; needed: once")
     samples = np.empty((len(labels), len(times)))
     samples[row, column] = C
+    if _falls_downwards(samples, SWAPPED):
+        order = (
+            f"values change with the first column and not with the second, as in t cfg C: {_kept(path, '[1, 0, 2]')}"
+        )
+        as_is = f"numpy.save('x.npy', {_loaded(path)}[:, 2].reshape({len(labels)}, -1))"
+        raise UserError(f"{path}: {order}; where the first is cfg all the same, and rows are in order: {as_is}")
     return Record(str(path), samples=samples, times=times, said={"resampling": "configurations"})

@@ -272,21 +272,23 @@ class _Data:
             read = "; every error is larger than its C(t): are the columns t, C(t), error?" if swapped else read
             raise UserError(f"{self.path}: {words}; needed: {FEWEST_SLICES} or more{read}")
         first, last = run
-        most, independent = MOST_TIMES, survey.correlator.facts.get("independent")
-        few = bool(independent) and independent // 2 < last - first + 1 and self.source.covariance == "full"
+        most, limit = MOST_TIMES, "no more than a posterior can have"
+        independent, count = survey.correlator.facts.get("independent"), last - first + 1
+        few = bool(independent) and independent // 2 < count and self.source.covariance == "full"
         if few and "covariance" not in {*self.section, *self.record.said}:
             self.section["covariance"] = "shrink"
             self.source = replace(self.source, covariance="shrink")
-            words = f"{independent} independent configurations do not determine that of {last - first + 1} times"
+            words = f"{independent} independent configurations are fewer than two for each of {count} times"
             self.why.append(f"covariance: shrink, since {words}")
-        elif few:
-            most = min(MOST_TIMES, max(FEWEST_SLICES, independent // 2))
+        elif few and independent // 2 < FEWEST_SLICES:
+            most, limit = FEWEST_SLICES, "the fewest allowed"
+        elif few and independent // 2 < MOST_TIMES:
+            most, limit = independent // 2, f"no more than half of {independent} independent configurations"
         fine = f"whose errors are below {100 * LARGEST_ERROR:.0f} %"
         fine += ", and later ones, which say that little is left there" if self.source.subtract else ""
-        if last - first >= most:
+        if count > most:
             last = first + most - 1
-            limit = "a posterior can have" if most == MOST_TIMES else f"{independent} configurations determine"
-            fine = f"the first {most} {fine}, no more than {limit}"
+            fine = f"the first {most} {fine}, {limit}"
         self.why.append(f"lattice.times: [{first}, {last}], {fine}")
         return first, last
 

@@ -41,7 +41,7 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
         "+-": [_known(survey.mass_error[i], 2) for i in rows],
     }
     lines = [
-        _what(whole),
+        _what(whole, used),
         f"kernel {kernel.name}, {kernel.lattice}: t = {whole.times[0]}..{whole.times[-1]}",
         *_bins(whole),
         "",
@@ -56,11 +56,12 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
 
 def short(survey: Survey, used: Correlator, why: Sequence[str]) -> str:
     """Return what a file holds, whether a spectral density explains it, what is doubtful, and ``why``."""
-    return "\n".join([_what(survey.correlator), *_tested(survey, used), *why])
+    return "\n".join([_what(survey.correlator, used), *_tested(survey, used), *why])
 
 
-def _what(whole: Correlator) -> str:
-    return f"{whole.where}: {describe(whole.facts)}"
+def _what(whole: Correlator, used: Correlator) -> str:
+    """Say what the file holds, and which covariance of it is used."""
+    return f"{whole.where}: {describe(whole.facts | {'covariance': used.facts['covariance']})}"
 
 
 def _tested(survey: Survey, used: Correlator) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import gzip
 import hashlib
 import json
@@ -305,6 +306,80 @@ def test_the_line_that_a_refusal_ends_with_converts_the_file(
     np.testing.assert_allclose(read("x.npy")["mean"], X.mean(axis=0), rtol=1e-12)
 
 
+IMAGINARY = 0.01 * np.random.default_rng(5).standard_normal(X.shape)
+TIMES = np.arange(PERIOD)
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (np.concatenate([np.c_[TIMES, x, y] for x, y in zip(X, IMAGINARY, strict=True)]), MEAN),
+        (np.concatenate([np.c_[TIMES, x, y, 2 * x, y] for x, y in zip(X, IMAGINARY, strict=True)]), MEAN),
+        (np.c_[table(X), IMAGINARY.ravel()], MEAN),
+        (np.c_[table(X), IMAGINARY.ravel(), 2 * X.ravel(), IMAGINARY.ravel()], MEAN),
+        (table(X)[:, [1, 0, 2]], MEAN),
+        (np.c_[TIMES, MEAN, 20 * IMAGINARY[0], 0.01 * MEAN], MEAN),
+        (np.c_[TIMES, MEAN, 0.01 * MEAN, 2 * MEAN, 0.01 * MEAN], MEAN),
+        (np.c_[np.arange(len(X)), X], MEAN),
+        (np.c_[TIMES, X[0], IMAGINARY[0]], X[0]),
+        (np.c_[TIMES, X[0], IMAGINARY[0], 2 * X[0], IMAGINARY[0]], X[0]),
+        (np.c_[TIMES, X[0]], X[0]),
+    ],
+    ids=[
+        "t re im, one configuration below the other",
+        "t re im re im, one configuration below the other",
+        "cfg t re im",
+        "cfg t re im re im",
+        "t cfg C",
+        "t re im err with a large im",
+        "t C err C err",
+        "cfg C(0) C(1) ...",
+        "t re im",
+        "t re im re im",
+        "t C",
+    ],
+)
+@pytest.mark.parametrize("ending", ["txt", "csv"])
+def test_the_line_in_a_refusal_of_a_table_makes_a_file_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: np.ndarray, found: np.ndarray, ending: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"table.{ending}"
+    np.savetxt(name, rows, delimiter="," if ending == "csv" else " ")
+    with pytest.raises(UserError) as refused:
+        read(name)
+    said = str(refused.value).replace("PATTERN.csv", name).replace("PATTERN", name)
+    line = first_call(said[said.index("numpy.save") :])
+    exec(line, {"numpy": np, "glob": glob, "FILE": name})
+    made = Path("x.npy") if "numpy.save(" in line else Path("x.txt")
+    np.testing.assert_allclose(load_mean(made), found, rtol=1e-9)
+
+
+def first_call(text: str) -> str:
+    """Return a text up to where the bracket that it opens first is closed."""
+    depth = np.cumsum([(c in "([") - (c in ")]") for c in text])
+    return text[: int(np.flatnonzero((depth == 0) & (np.array(list(text)) == ")"))[0]) + 1]
+
+
+def load_mean(path: Path) -> np.ndarray:
+    """Return the mean of a file, which may hold one configuration only."""
+    if path.suffix == ".npy" and len(x := np.load(path)) == 1:
+        return x[0]
+    keys = {"error": "mean", "covariance": "diagonal"} if path.suffix == ".txt" else {}
+    try:
+        return read(path, **keys)["mean"].values
+    except UserError:
+        return read(path)["mean"].values
+
+
+def test_a_flat_correlator_whose_noise_is_common_to_all_times_is_no_table_in_the_other_order(tmp_path: Path) -> None:
+    """Means over t vary by 5 % from one configuration to the next, those over configurations by 3 % with t."""
+    flat = np.linspace(1.05, 0.95, PERIOD) * (1 + 0.05 * np.random.default_rng(2).standard_normal((200, 1)))
+    flat = flat + 1e-3 * np.random.default_rng(3).standard_normal(flat.shape)
+    np.savetxt(tmp_path / "x.txt", table(flat))
+    np.testing.assert_allclose(read(tmp_path / "x.txt")["mean"], flat.mean(axis=0), rtol=1e-12)
+
+
 def test_a_format_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gvar", None)
     (tmp_path / "x.json").write_text("{}")
@@ -462,7 +537,7 @@ BAD = [
     Bad("empty", "x.h5", {"eta": X[:0]}, "the dataset is empty", ETA),
     Bad("one dimension", "x.h5", {"eta": X[0]}, "it must be (configurations, times)", ETA),
     Bad("three dimensions", "x.h5", {"eta": X[None]}, "it must be (configurations, times)", ETA),
-    Bad("complex", "x.h5", {"eta": X + 0j}, "values must be real numbers, not complex128", ETA),
+    Bad("complex", "x.h5", {"eta": X + 0j}, "not complex128; take the real part: numpy.save('x.npy', x.real)", ETA),
     Bad("text values", "x.h5", {"eta": [[b"a", b"b"]] * 3}, "values must be real numbers", ETA),
     Bad("objects", "x.h5", changed(objects), "real numbers", {"dataset": "o"}),
     Bad("NaN", "x.h5", {"eta": spoilt(X, (3, 5), np.nan)}, "eta: value nan at index (3, 5); all values must be finite"),

@@ -10,6 +10,7 @@ import pytest
 import xarray as xr
 
 import sdpipe
+from sdpipe.errors import UserError
 from sdpipe.infer.export import as_gvars, as_obs, correlated
 from sdpipe.pipeline.tasks import load_audience
 from tests.fixtures import Finished
@@ -62,6 +63,12 @@ def test_gvars_and_obs_hold_the_same_numbers() -> None:
 def test_fewer_draws_than_numbers_have_a_covariance_that_can_be_fitted() -> None:
     covariance = made(draws=6).covariance.values.reshape(6, 6)
     assert np.linalg.eigvalsh(covariance)[0] > 0
+
+
+@pytest.mark.parametrize("export", ["to_gvar", "to_pyerrors"])
+def test_a_list_in_place_of_a_name_is_refused_with_what_to_write(finished: Finished, export: str) -> None:
+    with pytest.raises(UserError, match=r"\['o3'\] is no name of a target; .* as in to_gvar\('a', 'b'\)"):
+        getattr(sdpipe.open_run(finished.root), export)(["o3"])
 
 
 def test_a_correlator_of_another_package_gives_what_its_covariance_gives(finished: Finished) -> None:

@@ -185,11 +185,29 @@ def test_a_dozen_configurations_are_shrunk_and_hold_the_lowest_state(tmp_path: P
     suggestion = suggest(tmp_path / "few.npy")
     assert suggestion.config["lattice"]["times"] == [1, 32]
     assert suggestion.config["noise"]["covariance"] == "shrink"
-    assert any(line.startswith("covariance: shrink, since 13 independent") for line in suggestion.why)
+    assert any(
+        line.endswith("13 independent configurations are fewer than two for each of 32 times")
+        for line in suggestion.why
+    )
     energies = suggestion.config["energies"]
     assert energies["min"] < 0.15 < energies["max"]
     cut = suggest(tmp_path / "few.npy", ["covariance=full"])
-    assert "no more than 13 configurations determine" in " ".join(cut.why)
+    assert "the first 6 whose errors are below 30 %, no more than half of 13 independent" in " ".join(cut.why)
+
+
+def test_the_first_line_says_the_covariance_that_is_used_and_why_the_rule(cli: Cli, tmp_path: Path) -> None:
+    t, g = np.arange(33), np.random.default_rng(4)
+    noise = 0.9 ** np.abs(t[:, None] - t)
+    C = np.cosh(0.2 * (t - 32)) / np.cosh(6.4)
+    np.save(tmp_path / "x.npy", C * (1 + 0.1 * g.multivariate_normal(np.zeros(33), noise, 40)))
+    told = cli("check", tmp_path / "x.npy", "lattice.period=64").out
+    assert told.splitlines()[0].endswith(
+        "covariance shrink, which hides from chi2 and the goodness of fit what the full one would show"
+    )
+    found = re.search(
+        r"shrink, since (\d+) independent configurations are fewer than two for each of (\d+) times", told
+    )
+    assert int(found[1]) < 2 * int(found[2])
 
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "openqxd-matrix.h5"
