@@ -33,7 +33,7 @@ def main(run: sdpipe.run.Run) -> None:
             E = np.linspace(*ax.get_xlim(), 300)
             truth = Gaussian()(E[:, None], made["ENERGIES"], sigma) @ made["AMPLITUDES"]
             ax.plot(E, truth, "--", color=figures.COLOURS[1], label="truth")
-            ax.legend(title=f"aσ = {sigma:g}", fontsize=8)
+            figures.legend_above(ax, 4, title=f"aσ = {sigma:g}", fontsize=8, columnspacing=1)
         figure.savefig(HERE.with_suffix(".png"), dpi=110)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import xarray as xr
@@ -27,8 +28,12 @@ APART = 2.0
 UNLIKELY = 0.01
 """p-value below which levels do not describe a density."""
 
-NODES = 64
-"""Of the rule that smears the rest."""
+FIRST, WIDENINGS, HALVINGS = 1 / 16, 12, 6
+"""Of steps to the end of an interval of chi^2: the first over sigma or an amplitude, and how often it is doubled until
+the end is passed, and halved."""
+
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
+"""The rule on [-1, 1] that smears the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +44,10 @@ class FittedLevels:
     ----------
     mass, amplitude
         M_k and A_k, (level,).
-    covariance
-        (2 level, 2 level), masses first.
+    parameters
+        Masses, threshold, amplitudes and height, as the problem has them.
+    problem
+        What was fitted.
     rest
         Threshold and height of the rest, where one was asked for.
     density
@@ -51,11 +58,26 @@ class FittedLevels:
 
     mass: Array
     amplitude: Array
-    covariance: Array
+    parameters: Array
+    problem: _Problem
     rest: tuple[float, float] | None
     density: Array
     chi2: float
     freedom: int
+
+    @cached_property
+    def covariance(self) -> Array:
+        """Covariance of masses and amplitudes, (2 level, 2 level), masses first.
+
+        Errors are half of the interval in which chi^2 is at most one above its least value, all else fitted anew: a
+        rest that begins at a level leaves chi^2 far from a parabola. Correlations are those of the parabola.
+        """
+        n, first = len(self.mass), len(self.mass) + self.problem.rest
+        rows = [*range(n), *range(first, first + n)]
+        V = _of_parameters(self.problem, self.parameters)[np.ix_(rows, rows)]
+        linear = np.sqrt(np.diag(V))
+        profiled = [_profiled(self.problem, self.parameters, k, e) for k, e in zip(rows, linear, strict=True)]
+        return V * np.outer(profiled / linear, profiled / linear)
 
     @property
     def together(self) -> list[int]:
@@ -78,6 +100,11 @@ class _Problem:
     count: int
     rest: bool
 
+    @property
+    def within(self) -> tuple[float, float]:
+        """Where masses and thresholds may lie: the energies that are fitted, and the largest sigma beyond."""
+        return max(self.E.min() - self.sigma.max(), 1e-9), self.E.max() + self.sigma.max()
+
     def columns(self, shape: Array) -> Array:
         """Return what :meth:`smeared` does, whitened, (direction, linear parameter)."""
         return self.whiten @ self.smeared(shape)
@@ -92,19 +119,23 @@ class _Problem:
 
     def smeared_rest(self, threshold: float) -> Array:
         """Return int_threshold^end S_sigma(E, omega) d omega; the end is nine widths above all energies."""
-        x, w = np.polynomial.legendre.leggauss(NODES)
         half = (max(self.E.max() + 9 * self.sigma.max(), threshold + 1e-9) - threshold) / 2
-        omega = threshold + half * (x + 1)
-        return self.smearing(self.E[:, None], omega, self.sigma[:, None]) @ (half * w)
+        omega = threshold + half * (NODES + 1)
+        return self.smearing(self.E[:, None], omega, self.sigma[:, None]) @ (half * WEIGHTS)
 
     def linear(self, shape: Array) -> Array:
         """Return the amplitudes that fit best at these masses."""
         return np.linalg.lstsq(self.columns(shape), self.z, rcond=None)[0]
 
-    def residual(self, shape: Array) -> Array:
-        """Return the residual at the best amplitudes, whose derivative is that of chi^2 (variable projection)."""
-        X = self.columns(shape)
-        return self.z - X @ np.linalg.lstsq(X, self.z, rcond=None)[0]
+    def residual(self, shape: Array, held: int | None = None, value: float = 0.0) -> Array:
+        """Return the residual at the best amplitudes, whose derivative is that of chi^2 (variable projection).
+
+        Amplitude ``held``, where it is given, has this ``value``.
+        """
+        X, z = self.columns(shape), self.z
+        if held is not None:
+            X, z = np.delete(X, held, axis=1), z - value * X[:, held]
+        return z - X @ np.linalg.lstsq(X, z, rcond=None)[0]
 
     def whole(self, parameters: Array) -> Array:
         """Return the residual for masses and amplitudes, (shape, linear)."""
@@ -143,20 +174,17 @@ def fit_levels(
     grid = np.repeat(sigma, len(E)), np.tile(E, len(sigma))
     problem = _Problem(*grid, smearing, whiten, whiten @ values.ravel(), count, rest)
     shape = _start(problem, E)
-    low, high = max(E[0] - sigma[-1], 1e-9), E[-1] + sigma[-1]
-    solution = least_squares(
-        problem.residual, np.clip(shape, low * 1.001, high * 0.999), bounds=(low, high), xtol=1e-10
-    )
+    low, high = problem.within
+    start = np.clip(shape, low * 1.001, high * 0.999)
+    solution = least_squares(problem.residual, start, bounds=(low, high), xtol=1e-10)
     order = np.argsort(solution.x[:count])
     shape = np.concatenate([solution.x[:count][order], solution.x[count:]])
     linear = problem.linear(shape)
-    covariance = _of_parameters(problem, np.concatenate([shape, linear]))
-    n = count + rest
-    rows = [*range(count), *range(n, n + count)]
     above = (float(shape[-1]), float(linear[-1])) if rest else None
     chi2 = float(2 * solution.cost)
     density, freedom = problem.smeared(shape) @ linear, len(whiten) - parameters
-    return FittedLevels(shape[:count], linear[:count], covariance[np.ix_(rows, rows)], above, density, chi2, freedom)
+    found = np.concatenate([shape, linear])
+    return FittedLevels(shape[:count], linear[:count], found, problem, above, density, chi2, freedom)
 
 
 def _start(problem: _Problem, E: Array) -> Array:
@@ -181,6 +209,59 @@ def _of_parameters(problem: _Problem, parameters: Array) -> Array:
     )
     size = np.linalg.norm(J, axis=0)
     return np.linalg.pinv((J / size).T @ (J / size), hermitian=True) / np.outer(size, size)
+
+
+def _profiled(problem: _Problem, parameters: Array, k: int, linear: float) -> float:
+    """Return half of the interval of parameter k in which chi^2 is at most one above its least value.
+
+    It ends where masses may not lie. ``linear``, the error by the parabola, is only the length of the first step.
+    """
+    count = problem.count + problem.rest
+    best, bounds = parameters[:count], problem.within
+    allowed = np.sum(problem.whole(parameters) ** 2) + 1
+    limits = bounds if k < count else (-np.inf, np.inf)
+
+    def fits(value: float) -> bool:
+        """Return whether the least chi^2 with the parameter at this value is allowed."""
+        nonlocal start
+
+        def residual(free: Array) -> Array:
+            return (
+                problem.residual(np.insert(free, k, value)) if k < count else problem.residual(free, k - count, value)
+            )
+
+        if not len(start):
+            return bool(np.sum(residual(start) ** 2) <= allowed)
+        fit = least_squares(residual, start, bounds=bounds, xtol=1e-6)
+        if 2 * fit.cost > allowed:
+            return False
+        start = fit.x
+        return True
+
+    first = min(linear, FIRST * (problem.sigma.min() if k < count else np.abs(parameters[k])))
+    ends = []
+    for step, limit in zip((-first, first), limits, strict=True):
+        start = np.delete(best, k) if k < count else best
+        ends.append(_end(fits, parameters[k], step, limit))
+    return (ends[1] - ends[0]) / 2
+
+
+def _end(fits: Callable[[float], bool], at: float, step: float, limit: float) -> float:
+    """Return where values from ``at`` on no longer fit, in steps that double, and then halve."""
+
+    def allowed(value: float) -> bool:
+        return (limit - value) * step > 0 and fits(value)
+
+    for _ in range(WIDENINGS):
+        if not allowed(at + step):
+            break
+        at += step
+        step *= 2
+    for _ in range(HALVINGS):
+        step /= 2
+        if allowed(at + step):
+            at += step
+    return at
 
 
 def levels(

@@ -92,6 +92,14 @@ def below(ax: Axes, size: str = "40%", pad: float = 0.08) -> Axes:
     return lower
 
 
+def legend_above(ax: Axes, ncols: int, **options: Any) -> None:
+    """Put the legend above all curves and bands, in room that is made for it."""
+    rows = -(-len(ax.get_legend_handles_labels()[1]) // ncols) + ("title" in options)
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.09 * rows * (high - low))
+    ax.legend(loc="upper center", ncols=ncols, **options)
+
+
 def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
     """Draw central value, statistical and total error at one sigma, bounds for rho >= 0 where there are any, and the
     truth where it is known; in axes below them the same less the central value in units of the total error, without
@@ -121,7 +129,7 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
     lower.set(xlabel=energy(budget), ylabel="/ total error", ylim=(-reach, reach))
     ax.set(ylabel=DENSITY, xlim=(E[0], E[-1]))
     beside(ax)
-    ax.legend()
+    legend_above(ax, 4, fontsize=8, columnspacing=1)
     return ax
 
 

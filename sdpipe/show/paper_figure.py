@@ -101,17 +101,9 @@ def density(
         _draw(panels, budget, words, colours)
         for label, curve in (beside or {}).items():
             overlay(panels[0], curve, label, float(budget.sigma))
-        _place_legend(panels[0], units.equation(r"$\sigma$", float(budget.sigma), units.unit_of(budget)), across)
+        title = units.equation(r"$\sigma$", float(budget.sigma), units.unit_of(budget))
+        figures.legend_above(panels[0], 2 if across < NARROW else 4, title=title)
     return figure
-
-
-def _place_legend(ax: Axes, title: str, across: float) -> None:
-    """Put the legend above all curves, in room that is made for it."""
-    ncols = 2 if across < NARROW else 4
-    rows = 1 + -(-len(ax.get_legend_handles_labels()[1]) // ncols)
-    low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.09 * rows * (high - low))
-    ax.legend(title=title, loc="upper center", ncols=ncols)
 
 
 def _draw(panels: Sequence[Axes], budget: xr.Dataset, words: Mapping[str, str], colours: Sequence[str]) -> None:

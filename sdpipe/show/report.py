@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from sdpipe.analysis.cauchy_schwarz import band, diagonal, nowhere_negative
 from sdpipe.config.densities import ChebyshevFamilySection, MixtureFamilySection
@@ -32,7 +33,9 @@ from sdpipe.physics.units import amount, equation
 from sdpipe.problem.problem import families
 from sdpipe.show import correlator_figure, figures, lambda_scan, side_by_side, tables, validation_figures
 from sdpipe.show.flags import worded
+from sdpipe.show.overlay import overlay
 from sdpipe.show.page import PageSection, compose, parts
+from sdpipe.show.picture import Picture, as_svg, embedded
 from sdpipe.show.versions import PACKAGES, installed
 from sdpipe.show.words import OWN, named
 from sdpipe.version import __version__
@@ -351,7 +354,7 @@ def _target(data: ReportData, name: str) -> PageSection:
     """The reconstruction of a target with its error budget."""
     budget = data.budgets[name]
     title = figures.title_of(name, budget.attrs["flags"])
-    flags = [parts.text(flag, "flag") for flag in (*budget.attrs["flags"], *_beyond_its_bound(data, name))]
+    flags = [parts.text(flag, "flag") for flag in budget.attrs["flags"]] + _within_its_bound(data, name, title)
     pictures, tables = _target_pictures(data, name, title), _budget_tables(budget, title)
     if data.config.many:
         pictures += [
@@ -367,11 +370,24 @@ def _draws(data: ReportData, name: str) -> str:
     return shlex.join(["python", "-c", f"import sdpipe; {saved}"])
 
 
-def _beyond_its_bound(data: ReportData, name: str) -> list[str]:
-    """Return what is said of an element off the diagonal of a matrix whose diagonal is there, too."""
+def _within_its_bound(data: ReportData, name: str, title: str) -> list[Markup]:
+    """Return flags and pictures of an element off the diagonal of a matrix whose diagonal is there, too."""
     if diagonal(data.config, name) is None or not nowhere_negative(data.config.observables):
         return []
-    return worded(band(data.config, data.budgets, name).attrs["says"])
+    bound = band(data.config, data.budgets, name)
+    flags = [parts.text(flag, "flag") for flag in worded(bound.attrs["says"])]
+    if data.config.many:
+        return flags
+    first, second = bound.attrs["diagonal"]
+
+    def draw(one: xr.Dataset, ax: Axes) -> Axes:
+        return overlay(figures.reconstruction(one, ax), bound, "bound", float(one.sigma))
+
+    caption = f"{title}: the pale band is the bound of Cauchy and Schwarz, ± √(ρ ρ) of {first} and {second}."
+    names = _of_each_sigma(f"{name}-bound", data.budgets[name].sizes["sigma"])
+    panels = [figures.panels(draw, data.budgets[name].isel(sigma=[i]), title) for i in range(len(names))]
+    drawn = [embedded(as_svg(Picture(*which, caption))) for which in zip(names, panels, strict=True)]
+    return [*flags, parts.gallery(drawn, caption)]
 
 
 def _gallery(data: ReportData, name: str, what: str, caption: str | Markup) -> Markup:

@@ -53,6 +53,24 @@ def test_two_levels_come_out_exactly_with_every_smearing(smearing: Smearing) -> 
     assert two.together == []
 
 
+def test_the_error_of_an_isolated_level_is_that_of_the_linearised_fit() -> None:
+    one = fit_levels(SIGMA, E, density([0.9], [1.3]), covariance(0.01), GAUSSIAN)
+    h = 1e-5
+    slopes = [
+        density([0.9 + h], [1.3]) - density([0.9 - h], [1.3]),
+        density([0.9], [1.3 + h]) - density([0.9], [1.3 - h]),
+    ]
+    J = np.stack([d.ravel() / (2 * h) for d in slopes], axis=1)
+    linear = np.linalg.inv(J.T @ np.linalg.solve(covariance(0.01), J))
+    np.testing.assert_allclose(np.sqrt(np.diag(one.covariance)), np.sqrt(np.diag(linear)), rtol=0.03)
+
+
+def test_a_level_that_the_density_does_not_determine_has_an_error_of_its_own_size() -> None:
+    two = fit_levels(SIGMA, E, density([0.9], [1.0]), covariance(0.05), GAUSSIAN, 2)
+    worse = int(np.argmin(np.abs(two.amplitude)))
+    assert np.sqrt(two.covariance[worse, worse]) > SIGMA.min()
+
+
 def test_a_level_below_a_continuum_is_found_with_the_rest() -> None:
     omega = np.linspace(1.4, 8, 4001)
     above = np.trapezoid(0.5 * GAUSSIAN(E[:, None], omega, SIGMA[:, None, None]), omega)

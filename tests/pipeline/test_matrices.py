@@ -100,7 +100,9 @@ def test_targets_of_a_config_are_elements_and_states(cli: Cli, tmp_path: Path) -
     band = run.band("cross")
     assert band.attrs["diagonal"] == ["x-0-0", "second"]
     assert float(band.pull.max()) < 3
-    assert "Cauchy" not in run.layout.report.read_text()
+    page = run.layout.report.read_text()
+    assert "the bound of Cauchy and Schwarz, ± √(ρ ρ) of x-0-0 and second." in page
+    assert "above sqrt(rho rho)" not in page
     outcome = cli("run", out, "targets.state.gevp.td=2")
     assert outcome.status == 2
     assert "targets.state.gevp" in outcome.fault
