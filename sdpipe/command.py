@@ -8,7 +8,6 @@ import shlex
 import sysconfig
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sdpipe.config.load import read_config
 from sdpipe.config.schema import Config
@@ -20,8 +19,7 @@ from sdpipe.pipeline.stages import STAGES
 from sdpipe.pipeline.state import State, verify
 from sdpipe.show.console import listen, log, say
 
-if TYPE_CHECKING:
-    from sdpipe.problem.suggest import Suggestion
+MEND = "no density explains these data: see to kernel, period, first slice, errors and resampling, then check again"
 
 
 def perform(arguments: argparse.Namespace) -> None:
@@ -67,22 +65,17 @@ def _from_file(arguments: argparse.Namespace) -> None:
 
     suggestion = suggest(arguments.config, arguments.overrides)
     config = config_of(suggestion.config, str(arguments.config))
+    tested = survey_text.Tested.of(suggestion.survey.kernel, suggestion.used)
     if arguments.stage == "check":
-        say(f"{_surveyed(suggestion)}\n\nnext: {_typed(arguments, 'reconstruct')}")
+        text = survey_text.text(suggestion.survey, tested, suggestion.why)
+        following = _typed(arguments, "reconstruct") if tested.explained else MEND
+        say(f"{text}\n\n{survey_text.keys(suggestion.config)}\n\nnext: {following}")
         return
     listen(arguments.level)
     whole = survey_text.text if arguments.level > 0 else survey_text.short
-    for line in whole(suggestion.survey, suggestion.used, suggestion.why).splitlines():
+    for line in whole(suggestion.survey, tested, suggestion.why).splitlines():
         log.info(line)
     _work(arguments, config)
-
-
-def _surveyed(suggestion: Suggestion) -> str:
-    """Say what a correlator file holds, and which keys of a config follow from it."""
-    from sdpipe.show import survey_text
-
-    text = survey_text.text(suggestion.survey, suggestion.used, suggestion.why)
-    return f"{text}\n\n{survey_text.keys(suggestion.config)}"
 
 
 def _surveys(state: State) -> str:
@@ -93,7 +86,7 @@ def _surveys(state: State) -> str:
     config = state.config
     kernel, E0 = config.kernel_function, config.spectra.E0
     surveyed = [(Survey.from_correlator(c, kernel), c) for c in state.inputs.correlators()]
-    return "\n\n".join(survey_text.text(s, c, s.doubts(E0)) for s, c in surveyed)
+    return "\n\n".join(survey_text.text(s, survey_text.Tested.of(kernel, c), s.doubts(E0)) for s, c in surveyed)
 
 
 def _new(path: Path) -> None:

@@ -138,6 +138,7 @@ def _data(
         _check_times(run, c.times)
         check_size(c.mean, c.times, "samples")
         known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
+        known |= {"facts": c.facts}
         known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
         return (
             c.bootstrap(run.config.bootstrap, run.config.seed, NEW_DATA_STREAM),

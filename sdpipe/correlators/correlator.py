@@ -476,6 +476,7 @@ def _independent(
     if size and n // size < 2:
         raise record.fault(f"bin: {size} leaves {n // size} of {n} configurations; needed: 2 or more", "bin")
     folded = samples @ matrix.T
+    flags = _damaged(record, folded, times)
     tau, error = statistics.autocorrelation_time(folded)
     i = int(np.argmax(tau - 2 * error))
     facts = {"resampling": kind, "configurations": n, "tau_int": float(tau[i]), "tau_int_error": float(error[i])}
@@ -490,9 +491,23 @@ def _independent(
                 "covariance",
             )
         independent = max(int(n / (2 * tau[i])), min(n, len(times) + 1))
-        return samples, facts | {"samples": n, "dropped": 0, "correlation_bin": bins, "independent": independent}, []
+        facts |= {"samples": n, "dropped": 0, "correlation_bin": bins, "independent": independent}
+        return samples, facts, flags
     facts |= {"bin": size, "samples": n // size, "dropped": n % size, "correlation_bin": 1, "independent": n // size}
-    return statistics.binned(samples, size), facts, _short(record, size, folded, times, facts)
+    return statistics.binned(samples, size), facts, [*flags, *_short(record, size, folded, times, facts)]
+
+
+def _damaged(record: Record, folded: Array, times: tuple[int, ...]) -> list[str]:
+    """Return a flag where a few configurations (n, t) are far away from all others."""
+    rows, column, far = statistics.outlying(folded)
+    if not rows:
+        return []
+    which = "configuration" if len(rows) == 1 else "configurations"
+    named = ", ".join(map(str, rows[:10])) + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")
+    return [
+        f"{record.where}: {which} {named}, counted from 0, up to {far:.3g} deviations of the others away, farthest at "
+        f"t = {times[column]}: damaged? If so, leave out: numpy.delete(x, {rows[:10]}, axis=0)"
+    ]
 
 
 def _short(record: Record, size: int, folded: Array, times: tuple[int, ...], facts: dict[str, Any]) -> list[str]:

@@ -11,6 +11,45 @@ WINDOW = 1.5
 """S of Wolff's automatic window: the ratio of the exponential to the integrated autocorrelation time."""
 
 
+OUTLYING, APART = 10.0, 2.5
+"""A configuration that is damaged is so many deviations of the others away, and so many times as far as any of them."""
+
+SHARE = 0.02
+"""Share of all configurations that can be told to be damaged; one always can."""
+
+FEWEST_OTHERS = 8
+"""Configurations that it takes to say what others are like."""
+
+
+def outlying(samples: Array) -> tuple[list[int], int, float]:
+    """Return rows of samples (n, t) that are unlike all others, the column where the first is farthest, and how far.
+
+    The distance of a row is the largest of |y(t) - mean(t)| / deviation(t), y = arsinh[x(t) / max(|median|, median
+    absolute deviation)], mean and deviation of the others: a logarithm far out, so that the long tail of noise like
+    exp(z) is not told. Rows are taken away in the order of their distance in median absolute deviations; each must be
+    OUTLYING away, and APART times as far as the farthest of those that stay.
+
+    >>> x = 3 + np.sin(np.arange(40.0))[:, None] * [1.0, 2.0]
+    >>> x[7, 1] = 400
+    >>> outlying(x)[:2], outlying(x[:, :1])[0]
+    (([7], 1), [])
+    """
+    middle = np.median(samples, axis=0)
+    spread = np.median(np.abs(samples - middle), axis=0)
+    size = np.maximum(np.abs(middle), spread)
+    y = np.arcsinh(samples / np.where(size > 0, size, np.inf))
+    order = np.argsort(-np.max(np.abs(samples - middle) / np.where(spread > 0, spread, np.inf), axis=1))
+    for count in range(min(max(1, int(SHARE * len(y))), len(y) - FEWEST_OTHERS), 0, -1):
+        rows, others = order[:count], order[count:]
+        deviation = y[others].std(axis=0, ddof=1)
+        far = np.abs(y - y[others].mean(axis=0)) / np.where(deviation > 0, deviation, np.inf)
+        if far[rows].max(axis=1).min() > max(OUTLYING, APART * far[others].max()):
+            column = int(far[rows[0]].argmax())
+            x = samples[:, column]
+            return sorted(map(int, rows)), column, float(abs(x[rows[0]] - x[others].mean()) / x[others].std(ddof=1))
+    return [], 0, 0.0
+
+
 def binned(samples: Array, size: int) -> Array:
     """Return means (n // size, t) over ``size`` consecutive rows of (n, t); rows left over at the end are dropped.
 

@@ -6,7 +6,7 @@ Everything that predicts goes through here: ``sdpipe.predict``, the stage, and t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ from sdpipe.estimators.protocol import Bounded, Estimate, Estimator
 from sdpipe.infer import trust
 from sdpipe.infer.budget import NETWORKS, lead, squared
 from sdpipe.infer.calibration import Resolution
+from sdpipe.infer.misread import misread
 from sdpipe.infer.trust import Flag
 from sdpipe.learn.audience import Audience
 from sdpipe.learn.trained import Network
@@ -46,13 +47,14 @@ class Measured:
     """What is known of the data behind bootstrap samples.
 
     ``mean`` (t,) is the correlator, ``covariance`` (t, t) that of it where it is known, estimated from ``count``
-    configurations; ``flags`` say what is doubtful about them.
+    configurations; ``flags`` say what is doubtful about them, ``facts`` how they were read.
     """
 
     mean: Array
     covariance: Array | None = None
     count: int | None = None
     flags: Sequence[str] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -341,7 +343,9 @@ def reconstruct(
     checks = predictor.checks(factor * data.mean[None], own, data.count)
     facts: dict[str, Any] = {name: values[0].item() for name, values in checks.items()}
     facts["noise_scale"] = abs(facts["noise_scale"])
-    flags += trust.impossible(facts, predictor.audience.observables.kernel)
+    kernel = predictor.audience.observables.kernel
+    flags += trust.impossible(facts, kernel)
+    flags += misread(kernel, own, factor * data.mean, data.facts, data.count) if own else []
     if predictor.audience.scaled and 2 <= len(predictor.noise.times) <= MOST_TIMES:
         flags += trust.other_kernel(predictor.posterior.posterior, factor * data.mean)
     centre = scaled.mean(axis=0)

@@ -435,7 +435,7 @@ def predict_target(problem: Problem, root: Path, piece: Piece, target: Target) -
     if (correlator := target.correlator) is not None:
         facts = correlator.facts
         flags += correlator.flags
-        data = Measured(correlator.mean, correlator.covariance, correlator.estimated_from, flags)
+        data = Measured(correlator.mean, correlator.covariance, correlator.estimated_from, flags, facts)
         remedy = wording.remedy(str(root), name, config.targets[name].source.keys(), config.origin.trains)
     data = data or Measured(target.samples.mean(axis=0), flags=flags)
     scale = "auto" if target.scale is None else target.scale

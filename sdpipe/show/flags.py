@@ -19,6 +19,14 @@ WORDS = {
     "no_density": "no spectral density explains the data: chi2/dof = {chi2:.1f}/{dof:.3g} with kernel {kernel}",
     "other_kernel": "C(t) is e^{log:.3g} times more probable with kernel {other}, T = {period}, than with {kernel}: "
     "kernel, period or first slice are wrong",
+    "errors_too_large": "the nearest rho >= 0 has chi2 = {chi2:.2g} at {times} times, far less than errors of the mean "
+    "allow unless times are strongly correlated: are they errors of one configuration? Then error=sample "
+    "configurations=n",
+    "one_time": "t = {t} is off by {errors:.3g} errors: chi2 of the nearest rho >= 0 is {chi2:.4g} at {times} times "
+    "and {rest:.3g} without it: is this slice damaged? Mend it, or say lattice.times that begin after it or end before",
+    "other_samples": "errors are too small: chi2 of the nearest rho >= 0 is {chi2:.4g} at {times} times with samples "
+    "read as configurations, and {other:.3g} as {kind} samples, whose errors are {larger:.3g} times larger: are they? "
+    "Then resampling={kind}",
     "unanswered": "{estimator}: its rule for lambda has no answer, or none that reproduces C(t), at {count} of "
     "{points} points (sigma, E), and the nearest was taken",
     "no_positive_density": "{interval}: no spectral density rho >= 0 agrees with the data: chi2 is at least "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import yaml
@@ -14,9 +15,11 @@ from sdpipe.estimators.positive import least_chi2
 from sdpipe.estimators.posterior import Posterior
 from sdpipe.estimators.prior_moments import PriorMoments
 from sdpipe.infer import trust
+from sdpipe.infer.misread import misread
 from sdpipe.physics import units
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
+from sdpipe.show import flags
 from sdpipe.show.run_status import table
 
 TOO_LARGE = "doubtful: data scatter less than their errors allow: is their covariance that of one configuration?"
@@ -25,8 +28,38 @@ SHOWN_TIMES = 24
 """Most times in the table."""
 
 
-def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
-    """Return statistics, errors, effective mass and correlations of a correlator; goodness of fit at ``used`` times.
+@dataclass(frozen=True)
+class Tested:
+    """The correlator at the times that are ``used``, what ``lines`` say of it, and whether a density explains it."""
+
+    used: Correlator
+    lines: tuple[str, ...]
+    explained: bool
+
+    @classmethod
+    def of(cls, kernel: Kernel, used: Correlator) -> Tested:
+        """Return the goodness of fit, and what is doubtful."""
+        noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
+        chi2, dof = _goodness_of_fit(kernel, noise, used)
+        p_value = chi2_p_value(chi2, dof, used.estimated_from)
+        posterior, explained = _has_posterior(kernel, used), bool(p_value >= IMPOSSIBLE)
+        nearest = (
+            "the C(t) that the posterior implies" if posterior else "the nearest C(t) that a spectral density makes"
+        )
+        unexplained = "" if explained else ": no spectral density explains these data with this kernel"
+        doubts = [*used.flags, *flags.worded(misread(kernel, noise, used.mean, used.facts, used.estimated_from))]
+        lines = (
+            f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} "
+            f"to {nearest}, p = {float(p_value):.2g}{unexplained}",
+            *_positive(kernel, noise, used),
+            *(f"doubtful: {flag}" for flag in doubts),
+            *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),
+        )
+        return cls(used, lines, explained)
+
+
+def text(survey: Survey, tested: Tested, why: Sequence[str] = ()) -> str:
+    """Return statistics, errors, effective mass and correlations of a correlator; goodness of fit at the times in use.
 
     ``why`` are lines on what follows from the data.
     """
@@ -41,7 +74,7 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
         "+-": [_known(survey.mass_error[i], 2) for i in rows],
     }
     lines = [
-        _what(whole, used),
+        _what(whole, tested.used),
         f"kernel {kernel.name}, {kernel.lattice}: t = {whole.times[0]}..{whole.times[-1]}",
         *_bins(whole),
         "",
@@ -49,36 +82,19 @@ def text(survey: Survey, used: Correlator, why: Sequence[str] = ()) -> str:
         *([f"shown: {len(rows)} of {len(whole.times)} times"] if len(rows) < len(whole.times) else []),
         "",
         f"eigenvalues of the correlation matrix: {survey.eigenvalues[0]:.2g} to {survey.eigenvalues[-1]:.3g}",
-        *_tested(survey, used),
+        *tested.lines,
     ]
     return "\n".join([*lines, *(["", *why] if why else [])])
 
 
-def short(survey: Survey, used: Correlator, why: Sequence[str]) -> str:
+def short(survey: Survey, tested: Tested, why: Sequence[str]) -> str:
     """Return what a file holds, whether a spectral density explains it, what is doubtful, and ``why``."""
-    return "\n".join([_what(survey.correlator, used), *_tested(survey, used), *why])
+    return "\n".join([_what(survey.correlator, tested.used), *tested.lines, *why])
 
 
 def _what(whole: Correlator, used: Correlator) -> str:
     """Say what the file holds, and which covariance of it is used."""
     return f"{whole.where}: {describe(whole.facts | {'covariance': used.facts['covariance']})}"
-
-
-def _tested(survey: Survey, used: Correlator) -> list[str]:
-    """Return the goodness of fit at the times that are used, and what is doubtful."""
-    noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
-    chi2, dof = _goodness_of_fit(survey.kernel, noise, used)
-    p_value = chi2_p_value(chi2, dof, used.estimated_from)
-    posterior = _has_posterior(survey.kernel, used)
-    nearest = "the C(t) that the posterior implies" if posterior else "the nearest C(t) that a spectral density makes"
-    unexplained = "" if p_value >= IMPOSSIBLE else ": no spectral density explains these data with this kernel"
-    return [
-        f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} to "
-        f"{nearest}, p = {float(p_value):.2g}{unexplained}",
-        *_positive(survey.kernel, noise, used),
-        *(f"doubtful: {flag}" for flag in used.flags),
-        *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),
-    ]
 
 
 def _positive(kernel: Kernel, noise: Noise, used: Correlator) -> list[str]:

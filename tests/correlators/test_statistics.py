@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sdpipe
+from sdpipe.correlators import statistics
 from sdpipe.correlators.statistics import (
     autocorrelation_time,
     binned,
@@ -129,3 +131,31 @@ def test_bins_average_consecutive_configurations_and_drop_the_rest(samples: np.n
     assert np.array_equal(binned(samples, 1), samples)
     assert binned(samples, 4).shape == (7, T)
     assert binned(samples, 4)[1] == pytest.approx(samples[4:8].mean(axis=0))
+
+
+def test_a_damaged_configuration_is_named_and_a_long_tail_is_not() -> None:
+    """One factor 5 in all times, one wrong number, one other sign; noise like exp(z) and few configurations."""
+    t, g = np.arange(16), np.random.default_rng(8)
+    root = np.linalg.cholesky(0.8 ** np.abs(np.subtract.outer(t, t)))
+    C = np.exp(-0.3 * t)
+    right = C * (1 + 0.1 * g.standard_normal((120, 16)) @ root.T)
+    for change in (np.s_[37], np.s_[37, 7], np.s_[[37, 90]]):
+        x = right.copy()
+        x[change] *= -1 if change == np.s_[37, 7] else 5
+        rows, column, far = statistics.outlying(x)
+        assert rows == ([37, 90] if change == np.s_[[37, 90]] else [37])
+        assert far > 10
+        assert column == 7 or change != np.s_[37, 7]
+    for n in (10, 13, 50, 500):
+        for tail in (0.1, 0.6, 1.2):
+            for _ in range(20):
+                assert statistics.outlying(C * np.exp(tail * g.standard_normal((n, 16)) @ root.T))[0] == []
+                assert statistics.outlying(C * (1 + tail * g.standard_normal((n, 16)) @ root.T))[0] == []
+
+
+def test_a_file_with_a_damaged_configuration_is_flagged_with_the_line_that_leaves_it_out() -> None:
+    x = np.exp(-0.3 * np.arange(9)) * (1 + 0.1 * np.random.default_rng(3).standard_normal((60, 9)))
+    x[41] *= 4
+    with pytest.warns(UserWarning, match=r"configuration 41, counted from 0, .* numpy.delete\(x, \[41\], axis=0\)"):
+        sdpipe.read_correlator(x, first=0)
+    assert sdpipe.read_correlator(np.delete(x, [41], axis=0), first=0).attrs["flags"] == []

@@ -409,6 +409,23 @@ def test_noise_that_hides_everything_is_refused(cli: Cli, tmp_path: Path) -> Non
     assert not (tmp_path / "r").exists()
 
 
+def test_a_slice_that_is_off_and_a_damaged_configuration_are_named_by_check_and_flagged(
+    cli: Cli, tmp_path: Path
+) -> None:
+    samples = np.load(configurations(tmp_path / "mine.npy"))
+    samples[:, [5, T - 5]] *= 1.04
+    samples[17] *= 3
+    np.save(tmp_path / "bad.npy", samples)
+    told = cli("check", tmp_path / "bad.npy").out
+    outcome = cli("reconstruct", tmp_path / "bad.npy", *SMALL, "--run", tmp_path / "r")
+    assert outcome.status == 0, outcome.err
+    (budget,) = sdpipe.open_run(tmp_path / "r").budget.values()
+    for words in ("configuration 17, counted from 0, up to", "t = 5 is off by "):
+        assert f"doubtful: {words}" in told.replace(f"{tmp_path / 'bad.npy'}: ", "")
+        assert any(words in flag for flag in budget.attrs["flags"])
+    assert told.splitlines()[-1].startswith("next: no density explains these data: see to kernel, period, first slice")
+
+
 def test_a_table_whose_columns_are_swapped_is_refused_with_a_question(cli: Cli, tmp_path: Path) -> None:
     t = np.arange(2, 18)
     C = np.exp(-0.4 * t)

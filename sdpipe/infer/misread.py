@@ -1,0 +1,81 @@
+"""What may have been misread, or is damaged, where the nearest rho >= 0 misses the data or comes far too near.
+
+No rho >= 0 is smooth enough to follow the noise of every time. So its chi^2, at n times, says what an error of each is
+worth, and which time spoils all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sdpipe.arrays import Array
+from sdpipe.estimators import MOST_TIMES
+from sdpipe.estimators.positive import least_chi2
+from sdpipe.infer.trust import Flag
+from sdpipe.physics.kernels import Kernel
+from sdpipe.physics.noise import Noise
+
+TOO_NEAR, ENOUGH_TIMES = 0.005, 10
+"""chi^2 is far too small below this share of n, where n is at least so many. Of 269 tables of correlated times, whose
+errors are right (those of ``benchmarks/files.py``), the least is .0073 n; two thirds of those with errors of one
+configuration are below."""
+
+WORTH, KNOWN = 0.25, 0.3
+"""Samples read otherwise explain the data where chi^2 is then at least this share of n, and half of C(t) known to
+better than that."""
+
+OFF = 5.0
+"""Errors that a time is off by where it alone is named."""
+
+
+def misread(kernel: Kernel, noise: Noise, C: Array, facts: Mapping[str, Any], count: int | None = None) -> list[Flag]:
+    """Return what speaks against how the data C (t,) were read; ``facts`` are those of their correlator.
+
+    The covariance in ``noise`` was estimated from ``count`` configurations. Off the diagonal of a matrix, where rho is
+    of either sign, nothing is said.
+    """
+    i, j = facts.get("component", (0, 0))
+    if i != j or not 2 <= len(noise.times) <= MOST_TIMES or kernel.slowest_decay(noise.times) <= 0:
+        return []
+    chi2, explained = least_chi2(kernel, noise, C, count)
+    n = C.size
+    if explained:
+        alone = facts.get("resampling") == "none" and facts.get("covariance") == "diagonal"
+        near = alone and facts.get("error_of") == "mean" and n >= ENOUGH_TIMES and chi2 < TOO_NEAR * n
+        return [Flag("errors_too_large", {"chi2": chi2, "times": n})] if near else []
+    return _one_time(kernel, noise, C, chi2, count) or _samples(kernel, noise, C, chi2, facts, count)
+
+
+def _one_time(kernel: Kernel, noise: Noise, C: Array, chi2: float, count: int | None) -> list[Flag]:
+    """Return a flag for a time without which a rho >= 0 explains the others, and which is off by OFF errors."""
+    left = []
+    for i in range(len(C)):
+        rest = np.delete(np.arange(len(C)), i)
+        times = tuple(noise.times[k] for k in rest)
+        fewer = replace(noise, times=times, mean=noise.mean[rest], covariance=noise.covariance[np.ix_(rest, rest)])
+        left.append(least_chi2(kernel, fewer, C[rest], count))
+    i = int(np.argmin([value for value, _ in left]))
+    rest, explained = left[i]
+    errors = float(np.sqrt(chi2 - rest))
+    if not explained or errors < OFF:
+        return []
+    return [Flag("one_time", {"t": noise.times[i], "errors": errors, "chi2": chi2, "rest": rest, "times": len(C)})]
+
+
+def _samples(
+    kernel: Kernel, noise: Noise, C: Array, chi2: float, facts: Mapping[str, Any], count: int | None
+) -> list[Flag]:
+    """Return a flag where a rho >= 0 explains samples that were read as configurations if they are of another kind."""
+    if facts.get("resampling") != "configurations" or "subtract" in facts:
+        return []
+    n, relative = facts["configurations"], np.median(np.sqrt(np.diag(noise.covariance)) / np.abs(C))
+    for kind, factor in (("jackknife", (n - 1.0) ** 2), ("bootstrap", float(n))):
+        other, explained = least_chi2(kernel, replace(noise, covariance=factor * noise.covariance), C, count)
+        if explained and other > WORTH * C.size and np.sqrt(factor) * relative < KNOWN:
+            numbers = {"chi2": chi2, "other": other, "times": C.size}
+            return [Flag("other_samples", {"kind": kind, **numbers, "larger": float(np.sqrt(factor))})]
+    return []
