@@ -336,6 +336,8 @@ def load(
     record, projection = matrices.projected(record, source.component, source.gevp, kind, first or 0)
     where, present = record.where, folding.slices(record, period, first)
     folds = period if parity else None
+    if folds and present == tuple(range(1, folds + 1)):
+        raise folding.counted_from_one(record, folds)
     times = times or folding.default_times(present, folds, parity)
     if not times:
         raise record.fault(f"its first time slice, {present[0]}, is beyond half the period {period}", "period")

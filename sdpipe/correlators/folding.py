@@ -30,6 +30,24 @@ def slices(record: Record, period: int | None, first: int | None) -> tuple[int, 
     return tuple(range(first or 0, (first or 0) + size))
 
 
+def counted_from_one(record: Record, period: int) -> UserError:
+    """Return the fault of a whole period whose slices are named 1..T, where they have to be 0..T - 1.
+
+    Where C(t) is largest at the first one, that is t = 0; else t = T is.
+    """
+    C = np.abs(record.mean if record.samples is None else record.samples.mean(axis=0))
+    column = 1 if record.samples is None else 2
+    if C[0] >= C[-1]:
+        why = "C(t) is largest at t = 1, so that this is t = 0: let slices begin at 0"
+        awk, array = f"'!/^#/ {{${column} -= 1}} 1' FILE", "say lattice.first=0"
+    else:
+        why = f"C(t) is largest at t = {period}, which is t = 0: put it first, as 0"
+        awk = f"'!/^#/ {{${column} %= {period}; print}}' FILE | sort -n -k 1 -k 2"
+        array = "say lattice.first=0 of numpy.roll(x, 1, axis=1)"
+    named = f"in a text by awk {awk} > x.txt" if record.times is not None else array
+    return record.fault(f"t = 1..{period}, and a period of {period} is t = 0..{period - 1}; {why}, {named}", "first")
+
+
 def default_times(present: tuple[int, ...], period: int | None, parity: int) -> tuple[int, ...]:
     """Return the slices that are left of those ``present`` when a period is folded; all where ``period`` is None.
 

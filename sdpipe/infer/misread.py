@@ -31,6 +31,10 @@ better than that."""
 OFF = 5.0
 """Errors that a time is off by where it alone is named."""
 
+ALIKE, FEW = 9.0, 3
+"""Times without which chi^2 is no more than so much above the least cannot be told apart, and at most so many are
+named: where the second time is off, heavy states can blame the first."""
+
 
 def misread(kernel: Kernel, noise: Noise, C: Array, facts: Mapping[str, Any], count: int | None = None) -> list[Flag]:
     """Return what speaks against how the data C (t,) were read; ``facts`` are those of their correlator.
@@ -51,19 +55,23 @@ def misread(kernel: Kernel, noise: Noise, C: Array, facts: Mapping[str, Any], co
 
 
 def _one_time(kernel: Kernel, noise: Noise, C: Array, chi2: float, count: int | None) -> list[Flag]:
-    """Return a flag for a time without which a rho >= 0 explains the others, and which is off by OFF errors."""
+    """Return a flag for a time without which a rho >= 0 explains the others, and which is off by OFF errors.
+
+    Where there are several of them, no more than FEW, it is one of these.
+    """
     left = []
     for i in range(len(C)):
         rest = np.delete(np.arange(len(C)), i)
         times = tuple(noise.times[k] for k in rest)
         fewer = replace(noise, times=times, mean=noise.mean[rest], covariance=noise.covariance[np.ix_(rest, rest)])
         left.append(least_chi2(kernel, fewer, C[rest], count))
-    i = int(np.argmin([value for value, _ in left]))
-    rest, explained = left[i]
-    errors = float(np.sqrt(chi2 - rest))
-    if not explained or errors < OFF:
+    values = np.array([value for value, _ in left])
+    rest, errors = float(values.min()), float(np.sqrt(max(chi2 - values.min(), 0)))
+    alike = np.flatnonzero([explained and value < rest + ALIKE for value, explained in left])
+    if not 1 <= alike.size <= FEW or errors < OFF:
         return []
-    return [Flag("one_time", {"t": noise.times[i], "errors": errors, "chi2": chi2, "rest": rest, "times": len(C)})]
+    facts = {"t": [noise.times[i] for i in alike], "errors": errors, "chi2": chi2, "rest": rest, "times": len(C)}
+    return [Flag("one_time", facts)]
 
 
 def _samples(

@@ -144,6 +144,8 @@ class _Data:
         concludes = self.given_key("lattice", "period") is None and self.given.get("kernel") != "exponential"
         if concludes and not self.symmetry:
             named = record.times is not None and record.times.size
+            if named and _one_to(size, record):
+                raise folding.counted_from_one(record, size)
             what = f"t = {record.times[0]:g}..{record.times[-1]:g}" if named else f"{size} time slices"
             last = int(record.times[-1]) if named else (self.given_key("lattice", "first") or 0) + size - 1
             words = f"{what} are no whole period: say lattice.period=T, {2 * last} if the last one is T/2,"
@@ -380,6 +382,14 @@ class _Data:
         """Return the closed-form posterior over all units of energy."""
         noise = Noise(seen.times, seen.mean, seen.covariance, seen.where, floor=FLOOR)
         return Posterior.for_noise(PriorMoments.over_scales(Observables(self.kernel, seen.times, sigma, E)), noise)
+
+
+def _one_to(period: int, record: Record) -> bool:
+    """Return whether the slices of a record are named 1..T and would be a whole period if they were 0..T - 1."""
+    if tuple(record.times) != tuple(range(1, period + 1)):
+        return False
+    C = record.mean if record.samples is None else record.samples.mean(axis=0)
+    return any(_symmetry(Record(record.where, mean=np.roll(C, by))) for by in (0, 1))
 
 
 def _symmetry(record: Record) -> int:

@@ -69,6 +69,8 @@ def words(flag: Flag) -> str:
     facts = {"factor": FACTOR, "suspicious": SUSPICIOUS, **flag.facts}
     if flag.code == "out_of_distribution":
         facts["sign"] = "<=" if facts.pop("smallest") else "="
+    if flag.code == "one_time":
+        facts["t"] = " or ".join(map(str, facts["t"]))
     if "masses" in facts:
         facts["describe"] = "describe" if len(facts["masses"]) > 1 else "describes"
         facts["masses"] = ", ".join(f"{mass:.3g}" for mass in facts["masses"])

@@ -76,8 +76,17 @@ def test_one_slice_that_is_off_is_named(at: int) -> None:
         x = configurations(seed)
         x[:, at] += 12 * np.sqrt(covariance_of_mean(x)[at, at])
         (flag,) = as_configurations(x)
-        assert (flag.code, flag.facts["t"]) == ("one_time", TIMES[at])
+        assert (flag.code, flag.facts["t"]) == ("one_time", [TIMES[at]])
         assert f"t = {TIMES[at]} is off by " in words(flag)
+
+
+def test_a_second_slice_that_is_off_is_not_told_from_the_first() -> None:
+    """A state that is heavy enough is seen at the first alone."""
+    x = configurations(1)
+    x[:, 1] += 12 * np.sqrt(covariance_of_mean(x)[1, 1])
+    (flag,) = as_configurations(x)
+    assert flag.facts["t"] == [1, 2]
+    assert words(flag).startswith("t = 1 or 2 is off by ")
 
 
 def test_a_kernel_that_is_wrong_everywhere_blames_no_single_time() -> None:

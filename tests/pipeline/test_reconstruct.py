@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sdpipe.physics.noise import synthetic
 from sdpipe.physics.spectra import delta_tanh, peaks
 from sdpipe.problem.inputs import Inputs
 from sdpipe.problem.suggest import suggest
-from tests.fixtures import TINY, Outcome
+from tests.fixtures import HANGING, TINY, Outcome
 
 Cli = Callable[..., Outcome]
 T, N = 24, 200
@@ -455,6 +456,30 @@ def test_half_a_period_needs_a_word(cli: Cli, tmp_path: Path) -> None:
     outcome = cli("reconstruct", tmp_path / "mine.txt", "error=mean", "covariance=diagonal", "--run", tmp_path / "r")
     assert outcome.status == 2
     assert "say lattice.period=T" in outcome.faults[0]
+
+
+@pytest.mark.parametrize("begins", [0, 1])
+def test_a_period_that_is_counted_from_one_is_refused_with_the_line_that_counts_from_zero(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: int
+) -> None:
+    """Either t = 1 is t = 0, or t = T is, as the largest C(t) says."""
+    monkeypatch.chdir(tmp_path)
+    x = np.load(configurations(tmp_path / "x.npy"))
+    error = x.std(axis=0) / np.sqrt(N)
+    rows = np.column_stack([np.roll(v, -begins) for v in (x.mean(axis=0), error)])
+    np.savetxt("t.txt", np.c_[np.arange(1, T + 1), rows], fmt="%d %.17g %.17g", header="t C err")
+    for key in ([], [f"lattice.period={T}"]):
+        fault = cli("check", "t.txt", *key).fault
+        assert (
+            f"t = 1..{T}, and a period of {T} is t = 0..{T - 1}; C(t) is largest at t = {T if begins else 1}" in fault
+        )
+    command = fault.partition("in a text by ")[2].replace("FILE", "t.txt")
+    subprocess.run(command, shell=True, check=True, timeout=HANGING)
+    told = cli("check", "x.txt").out
+    assert f"kernel periodic, T = {T}, lattice units: t = 0..{T // 2}" in told
+    assert "doubtful" not in told
+    fault = cli("check", "x.npy", f"lattice.period={T}", "lattice.first=1").fault
+    assert "let slices begin at 0, say lattice.first=0" in fault
 
 
 def test_symmetric_slices_of_an_unusual_number_are_not_taken_for_a_period(cli: Cli, tmp_path: Path) -> None:
