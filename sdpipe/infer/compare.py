@@ -46,7 +46,8 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
     first estimate: ``apart (estimate)``, the share of all points with more than AGREE errors between them, and
     ``farthest``, ``farthest_sigma``, ``farthest_E (estimate)``, the largest \\|pull\\|, infinite where an estimate is
     NaN, and its place. ``outside (estimate)``, where there are bounds, says whether an estimate is outside them by more
-    than its error somewhere. ``covered (family)``, where that was validated, is the share of draws and points that the
+    than its error somewhere; ``low`` and ``high (estimate, sigma, E)`` are the ends of its interval, cut with them.
+    ``covered (family)``, where that was validated, is the share of draws and points that the
     calibrated error of the trusted estimate covers, at the attribute ``level``. The attribute ``trusted`` is the name
     of an estimate, ``bounds`` or ``none``, never of one that has no answer of its own at most points; ``reason`` says
     why, see :data:`Reason`.
@@ -69,7 +70,9 @@ def compare(budget: xr.Dataset, validation: xr.Dataset | None = None) -> xr.Data
     compared = compared.assign({name: budget[name] for name in ("lower", "upper", "truth") if name in budget})
     compared = compared.assign(_distances(compared))
     if "lower" in compared and bool(compared.lower.notnull().any()):
-        compared["outside"] = _outside(compared)
+        quoted = compared.get("calibrated", compared.error)
+        compared["outside"] = _outside(compared, quoted)
+        compared["low"], compared["high"] = within_bounds(compared.central, quoted, compared.lower, compared.upper)
     compared = compared.assign_coords({axis: budget[axis] for axis in ("sigma", "E")})
     trusted, reason = _trusted(compared, budget)
     compared.attrs = {"trusted": trusted, "reason": reason}
@@ -108,9 +111,17 @@ def _distances(compared: xr.Dataset) -> dict[str, Any]:
     }
 
 
-def _outside(compared: xr.Dataset) -> xr.DataArray:
+def within_bounds(
+    central: xr.DataArray, error: xr.DataArray, lower: xr.DataArray, upper: xr.DataArray
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """Return the ends of central -/+ error, cut with the bounds for rho >= 0 where these reach into it."""
+    low, high = central - error, central + error
+    meet = (low <= upper) & (high >= lower)
+    return low.where(~meet, np.maximum(low, lower)), high.where(~meet, np.minimum(high, upper))
+
+
+def _outside(compared: xr.Dataset, error: xr.DataArray) -> xr.DataArray:
     """Return whether each estimate is outside the bounds by more than its error somewhere, (estimate,)."""
-    error = compared.get("calibrated", compared.error)
     below, above = compared.central + error < compared.lower, compared.central - error > compared.upper
     return (below | above).any(("sigma", "E"))
 

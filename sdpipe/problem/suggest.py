@@ -222,7 +222,7 @@ class _Data:
             "noise": section,
             "budget": {},
             "training": {"audience": self._audience()},
-            **({"methods": ["hlt", "posterior", "linear"]} if self.source.crossed else {}),
+            **self._methods(),
             "hlt": {"E0": "evidence"},
             "validation": {"samples": 800, "bootstrap": 5, "levels": [0.683, 0.954], "families": {}},
             "targets": {name: section},
@@ -241,6 +241,15 @@ class _Data:
             return seen
         i = self.source.component[0]
         return self.load(seen.times, replace(self.source, component=(i, i), subtract=()))
+
+    def _methods(self) -> dict[str, list[str]]:
+        """Return the methods, where they are not those of every config."""
+        if self.source.crossed:
+            return {"methods": ["hlt", "posterior", "linear"]}
+        if self.given_key("spectra", "positive") and not self.given_key("smearing", "kind"):
+            self.why.append("methods: bounds, too, since rho >= 0 is known")
+            return {"methods": ["linear", "posterior", "bounds"]}
+        return {}
 
     def _audience(self) -> str:
         """Return which networks answer: the shipped ones where they know kernel and smearing."""

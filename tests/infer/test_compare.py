@@ -90,6 +90,13 @@ def test_what_the_bounds_exclude_is_not_trusted() -> None:
     assert "outside" not in uncertified
 
 
+def test_an_interval_is_cut_with_the_bounds_that_reach_into_it() -> None:
+    compared = compare(bounded(budget({"hlt": 10}, {"hlt": 0.1}), 0.95, 1.5)).sel(E=1.0, sigma=0.4)
+    ends = np.array([compared.low, compared.high]).T
+    np.testing.assert_allclose(ends, [[0.95, 1.1], [1.9, 2.1]])  # what is outside of them keeps its own
+    assert compared.outside.values.tolist() == [False, True]
+
+
 @pytest.mark.parametrize(
     ("attrs", "trusted", "reason"),
     [

@@ -122,6 +122,7 @@ def test_data_of_which_rho_is_known_to_be_positive(cli: Cli, tmp_path: Path) -> 
     known = config_of(suggest(configurations(tmp_path / "a.npy"), ["spectra.positive=true"]).config, "a.npy")
     assert known.spectra.positive
     assert "signed" not in known.spectra.mixture
+    assert "bounds" in known.methods
     negative = configurations(tmp_path / "b.npy", scale=-1.0)
     assert cli("check", negative).status == 0
     outcome = cli("reconstruct", negative, "spectra.positive=true", "--run", tmp_path / "run")
