@@ -156,7 +156,7 @@ def spoiled(mock: Mock, how: str, seed: int) -> tuple[Mock, list[str]] | None:
         samples[:, i] += 8 * error[i]
         return replace(mock, samples=samples), keys
     if how == "error" and mock.form == "table":
-        return replace(mock, samples=C + (mock.samples - C) / np.sqrt(len(mock.samples))), keys
+        return replace(mock, samples=C + (mock.samples - C) * np.sqrt(len(mock.samples))), keys
     return None
 
 

@@ -17,7 +17,7 @@ from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.positive import least_chi2
 from sdpipe.infer.trust import Flag
 from sdpipe.physics.kernels import Kernel
-from sdpipe.physics.noise import Noise
+from sdpipe.physics.noise import IMPOSSIBLE, Noise
 
 TOO_NEAR, ENOUGH_TIMES = 0.005, 10
 """chi^2 is far too small below this share of n, where n is at least so many. Of 269 tables of correlated times, whose
@@ -36,11 +36,14 @@ ALIKE, FEW = 9.0, 3
 named: where the second time is off, heavy states can blame the first."""
 
 
-def misread(kernel: Kernel, noise: Noise, C: Array, facts: Mapping[str, Any], count: int | None = None) -> list[Flag]:
+def misread(
+    kernel: Kernel, noise: Noise, C: Array, facts: Mapping[str, Any], count: int | None = None, signed: bool = False
+) -> list[Flag]:
     """Return what speaks against how the data C (t,) were read; ``facts`` are those of their correlator.
 
     The covariance in ``noise`` was estimated from ``count`` configurations. Off the diagonal of a matrix, where rho is
-    of either sign, nothing is said.
+    of either sign, nothing is said. Nor is it of the first times, or of samples, where a rho of either sign explains
+    the data, ``signed``: improved actions have states of negative weight there.
     """
     i, j = facts.get("component", (0, 0))
     if i != j or not 2 <= len(noise.times) <= MOST_TIMES or kernel.slowest_decay(noise.times) <= 0:
@@ -51,7 +54,15 @@ def misread(kernel: Kernel, noise: Noise, C: Array, facts: Mapping[str, Any], co
         alone = facts.get("resampling") == "none" and facts.get("covariance") == "diagonal"
         near = alone and facts.get("error_of") == "mean" and n >= ENOUGH_TIMES and chi2 < TOO_NEAR * n
         return [Flag("errors_too_large", {"chi2": chi2, "times": n})] if near else []
-    return _one_time(kernel, noise, C, chi2, count) or _samples(kernel, noise, C, chi2, facts, count)
+    off = _one_time(kernel, noise, C, chi2, count)
+    if signed:
+        return [flag for flag in off if flag.facts["t"][0] > noise.times[1]]
+    return off or _samples(kernel, noise, C, chi2, facts, count)
+
+
+def explains(p_value: float, dof: float) -> bool:
+    """Return whether a rho of either sign explains data of this goodness of fit, and not since it can explain any."""
+    return bool(p_value >= IMPOSSIBLE and dof >= 1)
 
 
 def _one_time(kernel: Kernel, noise: Noise, C: Array, chi2: float, count: int | None) -> list[Flag]:

@@ -24,7 +24,7 @@ from sdpipe.estimators.protocol import Bounded, Estimate, Estimator
 from sdpipe.infer import trust
 from sdpipe.infer.budget import NETWORKS, lead, squared
 from sdpipe.infer.calibration import Resolution
-from sdpipe.infer.misread import misread
+from sdpipe.infer.misread import explains, misread
 from sdpipe.infer.trust import Flag
 from sdpipe.learn.audience import Audience
 from sdpipe.learn.trained import Network
@@ -345,7 +345,9 @@ def reconstruct(
     facts["noise_scale"] = abs(facts["noise_scale"])
     kernel = predictor.audience.observables.kernel
     flags += trust.impossible(facts, kernel)
-    flags += misread(kernel, own, factor * data.mean, data.facts, data.count) if own else []
+    if own:
+        signed = explains(facts["goodness_of_fit"], facts["dof"])
+        flags += misread(kernel, own, factor * data.mean, data.facts, data.count, signed)
     if predictor.audience.scaled and 2 <= len(predictor.noise.times) <= MOST_TIMES:
         flags += trust.other_kernel(predictor.posterior.posterior, factor * data.mean)
     centre = scaled.mean(axis=0)

@@ -15,7 +15,7 @@ from sdpipe.estimators.positive import least_chi2
 from sdpipe.estimators.posterior import Posterior
 from sdpipe.estimators.prior_moments import PriorMoments
 from sdpipe.infer import trust
-from sdpipe.infer.misread import misread
+from sdpipe.infer.misread import explains, misread
 from sdpipe.physics import units
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, IMPOSSIBLE, Noise, chi2_p_value
@@ -47,12 +47,13 @@ class Tested:
             "the C(t) that the posterior implies" if posterior else "the nearest C(t) that a spectral density makes"
         )
         unexplained = "" if explained else ": no spectral density explains these data with this kernel"
-        doubts = [*used.flags, *flags.worded(misread(kernel, noise, used.mean, used.facts, used.estimated_from))]
+        signed = explains(float(p_value), float(dof))
+        found = misread(kernel, noise, used.mean, used.facts, used.estimated_from, signed)
         lines = (
             f"goodness of fit at t = {used.times[0]}..{used.times[-1]}: chi2/dof = {float(chi2):.1f}/{float(dof):.1f} "
             f"to {nearest}, p = {float(p_value):.2g}{unexplained}",
             *_positive(kernel, noise, used),
-            *(f"doubtful: {flag}" for flag in doubts),
+            *(f"doubtful: {flag}" for flag in (*used.flags, *flags.worded(found))),
             *([TOO_LARGE] if 1 - p_value < IMPOSSIBLE and used.facts["covariance"] == "full" else []),
         )
         return cls(used, lines, explained)

@@ -94,6 +94,17 @@ def test_a_kernel_that_is_wrong_everywhere_blames_no_single_time() -> None:
     assert as_configurations(x) == []
 
 
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_first_times_are_not_blamed_where_a_density_of_either_sign_explains_them(at: int) -> None:
+    """An improved action has heavy states of negative weight: t = 1 is below every rho >= 0."""
+    x = configurations(3)
+    x[:, at] *= 0.5
+    facts, noise = CONFIGURATIONS, Noise(TIMES, x.mean(axis=0), covariance_of_mean(x), "test", floor=FLOOR)
+    either, positive = (misread(KERNEL, noise, noise.mean, facts, N, signed) for signed in (True, False))
+    assert positive[0].code == "one_time"
+    assert either == ([] if at < 2 else positive)
+
+
 def test_nothing_is_said_where_rho_is_of_either_sign() -> None:
     x = configurations(2)
     x[:, 4] += 12 * np.sqrt(covariance_of_mean(x)[4, 4])
