@@ -127,12 +127,19 @@ def states_of(given: Sequence[tuple[ArrayLike, ArrayLike]], boot: int, seed: int
 def check_states(C: Array, A: Array, M: Array, kernel: Kernel, times: Sequence[int]) -> None:
     """Raise UserError for a mass that is not positive, heavier than the cutoff, or not seen in the data.
 
-    A state that is more than the whole of C(t), beyond its error, at the latest time is not in these data.
+    A state that changes C(t) by less than one error at all times is not seen. One that is more than the whole of C(t),
+    beyond its error, is not in these data.
     """
     mass, cutoff = M.mean(axis=0), np.pi / kernel.spacing
     for m in mass:
         if not 0 < m <= cutoff:
             raise UserError(f"subtract: a mass of {m:.4g} {kernel.unit}; allowed: above 0, up to pi/a = {cutoff:.4g}")
+    error = np.maximum(C.std(axis=0), 1e-300)
+    for k, m in enumerate(mass):
+        seen = np.abs(state(A[:, [k]], M[:, [k]], kernel, times).mean(axis=0)) / error
+        if seen.max() < 1:
+            words = f"changes C(t) by at most {seen.max():.2g} errors, at t = {times[int(np.argmax(seen))]}"
+            raise UserError(f"subtract: a mass of {m:.4g} {kernel.unit} {words}; allowed: states that the data see")
     off = C - state(A, M, kernel, times)
     if (off.mean(axis=0) < -5 * off.std(axis=0))[C.mean(axis=0) > 0].any():
         t = times[int(np.argmin(off.mean(axis=0) / off.std(axis=0)))]

@@ -163,6 +163,7 @@ def test_a_run_without_states_is_as_it_was(file: Path) -> None:
         ("[{amplitude: 1.0, mass: 0.4, between: [1, 3]}]", "a state needs amplitude and mass, or between"),
         ("[{amplitude: 1.0, mass: 4.0}]", "subtract: a mass of 4 1/a; allowed: above 0, up to pi/a = 3.142"),
         ("[{amplitude: 1.0, mass: -1}]", "a mass of -1 1/a; allowed: above 0"),
+        ("[{amplitude: 1.0e-6, mass: 3.0}]", "a mass of 3 1/a changes C(t) by at most"),
         ("[{amplitude: 5.0, mass: 0.4}]", "these states are more than the data"),
         ("[{between: [30, 40]}]", "times 30..40; allowed: 3 or more within 1..20"),
         ("[{between: [10, 11]}]", "times 10..11; allowed: 3 or more within 1..20"),
