@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # as the command does; before NumPy, hence no plugin of Zarr
+import sdpipe.__main__  # noqa: F401 - one thread and little garbage collection; before NumPy, hence no plugin of Zarr
+
 pytest_plugins = ["tests.fixtures"]
 
 FIRST = ("tests/slurm/", "tests/pipeline/", "tests/faults/", "tests/correlators/")

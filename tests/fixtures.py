@@ -29,8 +29,10 @@ from hypothesis import settings
 import sdpipe
 from sdpipe import __main__ as command_line
 from sdpipe.disk.receipts import sha256
+from sdpipe.pipeline import results
 from sdpipe.workers import pool as running
 from sdpipe.workers import pools
+from sdpipe.workers import serial as serial_workers
 from sdpipe.workers.serial import Task
 
 os.environ.update({"MKL_CBWR": "AUTO,STRICT"})  # as in a worker, so that networks are the same to the last bit
@@ -224,6 +226,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def undivided() -> Iterator[None]:
+    """Let no task of this process divide itself: forks of a process this large take more time than they save."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (serial_workers, results):
+            patch.setattr(module, "cores", lambda: 1)
+        yield
 
 
 @contextmanager
