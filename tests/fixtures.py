@@ -75,6 +75,9 @@ bootstrap: 50
 validation: {samples: 120, bootstrap: 4, levels: [0.683, 0.954], families: {o3: {kind: o3}}}
 """
 
+ONE_TARGET = "targets={o3: {kind: o3, threshold: 1.0}}"
+"""Of the tiny config: the figures of four are most of the time of what is made anew."""
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fixtures import ONE_TARGET
+
 if TYPE_CHECKING:
     from tests.fixtures import Outcome, SerialPool
 
@@ -76,7 +78,8 @@ def test_the_run_and_whole_stores_may_be_links(
     assert cli("run", run).status == 0
     assert serial.done == []
     (finished_copy / "training.zarr/smeared/c/1/1/0/0").unlink()
-    assert cli("run", run, "bootstrap=51", "validation.samples=122", "training.replicas=3").status == 0
+    changed = ("bootstrap=51", "validation.samples=122", "training.replicas=3")
+    assert cli("run", run, *changed, ONE_TARGET).status == 0
     assert "generate-Nb16-0001" in serial.done
     assert cli("status", run, "--verify").status == 0
     assert (tmp_path / "stores" / "a.partial").exists()

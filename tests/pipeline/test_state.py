@@ -26,6 +26,7 @@ from sdpipe.pipeline.pieces import Piece
 from sdpipe.pipeline.stages import STAGES
 from sdpipe.pipeline.state import State, verify
 from sdpipe.version import SCHEMA
+from tests.fixtures import ONE_TARGET
 from tests.pipeline.test_pipeline import assert_like_network, assert_same_network, load_network, networks
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def test_what_is_damaged_is_made_anew_and_nothing_else(
     assert cli("run", finished_copy).err.startswith(f"{finished_copy}: everything is done; nothing to do")
 
 
-@pytest.mark.parametrize("more", [[], ["bootstrap=51"]], ids=["damaged", "stale"])
+@pytest.mark.parametrize("more", [[], ["bootstrap=51", ONE_TARGET]], ids=["damaged", "stale"])
 def test_several_directories_in_place_of_files_of_one_piece_give_way(
     cli: Cli, finished_copy: Path, more: list[str]
 ) -> None:

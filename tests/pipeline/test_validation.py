@@ -15,11 +15,7 @@ from sdpipe.disk.layout import Layout
 from sdpipe.pipeline.state import State
 from sdpipe.pipeline.tasks import load_predictor
 from sdpipe.problem.inputs import Inputs
-from tests.fixtures import Finished, Outcome, SerialPool
-
-
-ONE_TARGET = "targets={o3: {kind: o3, threshold: 1.0}}"
-"""Of a finished run: its other targets are neither analysed nor drawn."""
+from tests.fixtures import ONE_TARGET, Finished, Outcome, SerialPool
 
 
 @pytest.fixture(scope="module")
