@@ -18,7 +18,7 @@ from sdpipe.config.schema import to_yaml
 from sdpipe.disk.layout import Layout
 from sdpipe.estimators.networks import Networks
 from sdpipe.learn import trained
-from sdpipe.pipeline.tasks import load_networks, load_predictor
+from sdpipe.pipeline.tasks import load_audience, load_networks, load_predictor
 from sdpipe.problem.inputs import Inputs
 
 BARE_SAMPLES = 10
@@ -57,7 +57,7 @@ def measure(root: Path) -> list[Row]:
 
     def load() -> None:
         trained._network.cache_clear()
-        load_networks(config, layout)
+        load_networks(config, layout, load_audience(layout))
 
     def one_by_one() -> None:
         for member in members:

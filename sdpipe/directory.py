@@ -93,9 +93,9 @@ class RunDirectory:
     @cached_property
     def networks(self) -> list[Network]:
         """Every trained network of the config. Their files are enough: data files need not be there."""
-        from sdpipe.pipeline.tasks import load_networks
+        from sdpipe.pipeline.tasks import load_audience, load_networks
 
-        return load_networks(self.config, self.layout)
+        return load_networks(self.config, self.layout, load_audience(self.layout))
 
     @cached_property
     def _predictor(self) -> Predictor:

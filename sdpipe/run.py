@@ -108,8 +108,8 @@ class Run(RunDirectory):
         if E is not None:
             budget = budget.isel(E=self._rows(E))
         rule = self.predictions[target].attrs["scale_rule"]
-        found = limits(budget, self.validation.load(), rule, powers)
-        return found.assign_attrs(says=worded(against_limit(answer(self, target))))
+        limit = limits(budget, self.validation.load(), rule, powers)
+        return limit.assign_attrs(says=worded(against_limit(answer(self, target))))
 
     def stability(self, target: str, E: float | Sequence[float] | None = None) -> xr.Dataset:
         """Return HLT of one target against lambda, at energies of the run or at the two that are stored.
@@ -475,12 +475,13 @@ def reconstruct(
     config = config_of(suggestion.config, str(data))
     layout = Layout(Path(run or Path("runs") / config.name).absolute())
     state = State(config, layout)
+    names = stages.wanted(config)
     if kept:
         state.inputs.hold(kept)
-        session.check(state, stages.wanted(config))  # nothing is written where anything is refused
+        session.check(state, names)  # nothing is written where anything is refused
         layout.root.mkdir(parents=True, exist_ok=True)
         files.write_bytes(kept.path, kept.content)
-    session.perform(state, stages.wanted(config))
+    session.perform(state, names)
     return Run(layout.root)
 
 

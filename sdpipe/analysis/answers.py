@@ -88,13 +88,22 @@ def check_runs(runs: Sequence[Answers], call: str) -> None:
 
 def only_target(run: Answers, target: str | None) -> str:
     """Return the target, the only one of the run where none is named; raise UserError where there is no such budget."""
-    there = list(run.budget)
-    if target is None and len(there) == 1:
-        return there[0]
-    if target not in there:
+    targets = list(run.budget)
+    if target is None and len(targets) == 1:
+        return targets[0]
+    if target not in targets:
         asked = "name the target" if target is None else f"there is no budget of {target}"
-        raise UserError(f"{run.config.name}: {asked}; those there: {', '.join(there) or 'none'}")
+        raise UserError(f"{run.config.name}: {asked}; those there: {', '.join(targets) or 'none'}")
     return target
+
+
+def each_target(runs: Sequence[Answers], target: str | Sequence[str] | None, call: str) -> list[str | None]:
+    """Return a target for each run; raise UserError where runs are none, or there are more or fewer targets."""
+    check_runs(runs, call)
+    targets = [target] * len(runs) if target is None or isinstance(target, str) else list(target)
+    if len(targets) != len(runs):
+        raise UserError(f"{call}: {len(runs)} runs and {len(targets)} targets; needed: one for each run")
+    return targets
 
 
 def answer(run: Answers, target: str | None = None) -> Answer:

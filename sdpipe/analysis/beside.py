@@ -74,10 +74,10 @@ _COORDINATES = {"sigma": "sigma", "E": "energies", "sigma2": "sigma", "E2": "ene
 
 def _checked(rho: Callable[[Array], ArrayLike]) -> Callable[[Array], Array]:
     def values(omega: Array) -> Array:
-        found = np.broadcast_to(np.asarray(rho(omega), float), omega.shape)
-        if not np.isfinite(found).all():
-            raise UserError(f"rho is not finite at omega = {omega[~np.isfinite(found)][0]:g}")
-        return found
+        checked = np.broadcast_to(np.asarray(rho(omega), float), omega.shape)
+        if not np.isfinite(checked).all():
+            raise UserError(f"rho is not finite at omega = {omega[~np.isfinite(checked)][0]:g}")
+        return checked
 
     return values
 
@@ -127,8 +127,8 @@ def pull(run: Answers, target: str, beside: xr.Dataset) -> xr.Dataset:
     ``freedom`` and ``p_value (sigma)``. Raises UserError where ``beside`` is on another grid.
     """
     one = answer(run, target)
-    there = {"central", "covariance"} <= set(beside)
-    if not there or beside.central.shape != one.central.shape or not np.allclose(beside.E, one.E):
+    whole = {"central", "covariance"} <= set(beside)
+    if not whole or beside.central.shape != one.central.shape or not np.allclose(beside.E, one.E):
         raise UserError("beside: needed: what sdpipe.smeared(rho, run) returns for this run")
     n = one.central.size
     V, off = one.covariance + beside.covariance.values.reshape(n, n), one.central - beside.central.values

@@ -57,31 +57,31 @@ def band(config: Config, budget: Mapping[str, xr.Dataset], target: str) -> xr.Da
     budget, and for a smearing that is negative somewhere.
     """
     names = diagonal(config, target) if target in config.targets else None
-    there = [name for name in (target, *(names or ())) if name in budget]
-    if names is None or len(there) < 3:
+    present = [name for name in (target, *(names or ())) if name in budget]
+    if names is None or len(present) < 3:
         words = "needed: a budget of component [i, j] and of [i, i] and [j, j] of the same matrix"
         raise UserError(f"{config.name}: {target}: no band; {words}; those there: {', '.join(budget) or 'none'}")
     grid = config.observables
     if not nowhere_negative(grid):
         raise UserError(f"{config.name}: smearing {grid.smearing.name} is negative somewhere: there is no such bound")
-    cross, first, second = (budget[name].load() for name in there)
+    cross, first, second = (budget[name].load() for name in present)
     errors = [one.get("calibrated", one.total) for one in (cross, first, second)]
     low = [np.maximum(one.central, 0) for one in (first, second)]
     bound = np.sqrt(low[0] * low[1])
     wider = np.sqrt((low[0] + errors[1]) * (low[1] + errors[2])) - bound
     pull = (np.abs(cross.central) - bound) / np.sqrt(errors[0] ** 2 + wider**2)
     units = {"units": cross.central.attrs.get("units", "1")}
-    made = xr.Dataset({"lower": -bound, "upper": bound, "bound_error": wider, "pull": pull})
-    made = made.transpose("sigma", "E").drop_vars(set(made.coords) - {"sigma", "E"})
+    bounds = xr.Dataset({"lower": -bound, "upper": bound, "bound_error": wider, "pull": pull})
+    bounds = bounds.transpose("sigma", "E").drop_vars(set(bounds.coords) - {"sigma", "E"})
     for name in ("lower", "upper", "bound_error"):
-        made[name].attrs = {**units, "long_name": "bound of Cauchy and Schwarz"}
-    made["pull"].attrs = {"units": "1", "long_name": "|rho_ij| beyond its bound, in errors"}
-    return made.assign_attrs(diagonal=list(names), says=_beyond(made, names))
+        bounds[name].attrs = {**units, "long_name": "bound of Cauchy and Schwarz"}
+    bounds["pull"].attrs = {"units": "1", "long_name": "|rho_ij| beyond its bound, in errors"}
+    return bounds.assign_attrs(diagonal=list(names), says=_beyond(bounds, names))
 
 
-def _beyond(made: xr.Dataset, names: tuple[str, str]) -> list[Flag]:
-    worst = made.pull.isel(made.pull.argmax(["sigma", "E"]))
+def _beyond(bounds: xr.Dataset, names: tuple[str, str]) -> list[Flag]:
+    worst = bounds.pull.isel(bounds.pull.argmax(["sigma", "E"]))
     if float(worst) <= BEYOND:
         return []
-    where = {"sigma": float(worst.sigma), "E": float(worst.E), "unit": unit_of(made)}
+    where = {"sigma": float(worst.sigma), "E": float(worst.E), "unit": unit_of(bounds)}
     return [Flag("beyond_its_bound", {"errors": float(worst), "diagonal": list(names), **where})]

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from sdpipe.analysis import averaging
-from sdpipe.analysis.answers import Answer, Answers, answer, check_runs
+from sdpipe.analysis.answers import Answer, Answers, answer, each_target
 from sdpipe.analysis.averaging import Average, Model
 from sdpipe.arrays import Array
 from sdpipe.correlators.record import first_line
@@ -51,12 +51,10 @@ def gather(
     runs: Sequence[Answers], target: str | Sequence[str] | None, points: Sequence[Point] | None, common: Sequence[str]
 ) -> Ensembles:
     """Return the answers of runs on their common grid; raise UserError, saying which differs, where there is none."""
-    check_runs(runs, "combine")
-    targets = [target] * len(runs) if target is None or isinstance(target, str) else list(target)
+    targets = each_target(runs, target, "combine")
     given = [{}] * len(runs) if points is None else list(points)
-    for what, values in (("targets", targets), ("points", given)):
-        if len(values) != len(runs):
-            raise UserError(f"combine: {len(runs)} runs and {len(values)} {what}; needed: one for each run")
+    if len(given) != len(runs):
+        raise UserError(f"combine: {len(runs)} runs and {len(given)} points; needed: one for each run")
     for point in given:
         if not isinstance(point, Mapping) or not all(isinstance(x, Real) for x in point.values()):
             raise UserError(
@@ -164,8 +162,8 @@ def design_of(data: Ensembles, terms: Sequence[Term]) -> tuple[Array, list[str]]
 def _named(term: str) -> Callable[[Point], float]:
     if term == "exp(-mL)":
         return lambda x: float(np.exp(-x["mL"]))
-    if found := re.fullmatch(r"(a|sigma)([1-9]?)", term):
-        name, power = found[1], int(found[2] or 1)
+    if match := re.fullmatch(r"(a|sigma)([1-9]?)", term):
+        name, power = match[1], int(match[2] or 1)
         return lambda x: x[name] ** power
     raise UserError(f"terms: {term!r} is not allowed; allowed: a, a2, a4, sigma2, sigma4, exp(-mL), or a function")
 

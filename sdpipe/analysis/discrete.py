@@ -33,12 +33,12 @@ def separate_levels(one: Answer) -> tuple[FittedLevels, float] | None:
     smearing = one.run.config.smearing.function
     for count in range(1, int(span / (NEAREST * width)) + 2):
         try:
-            found = fit_levels(one.sigma, one.E, one.central, V, smearing, count)
+            levels = fit_levels(one.sigma, one.E, one.central, V, smearing, count)
         except UserError:  # more parameters than rho_sigma determines
             return None
-        p = float(chi2_p_value(found.chi2, found.freedom))
-        if p >= ENOUGH and (np.diff(found.mass) >= width).all():
-            return found, p
+        p = float(chi2_p_value(levels.chi2, levels.freedom))
+        if p >= ENOUGH and (np.diff(levels.mass) >= width).all():
+            return levels, p
     return None
 
 
@@ -50,10 +50,10 @@ def against_limit(one: Answer) -> list[Flag]:
     """
     if (levels := separate_levels(one)) is None:
         return []
-    found, p = levels
-    facts = {"masses": found.mass.tolist(), "unit": one.unit, "chi2": found.chi2, "freedom": found.freedom, "p": p}
-    if len(found.mass) == 1:
+    fitted, p = levels
+    facts = {"masses": fitted.mass.tolist(), "unit": one.unit, "chi2": fitted.chi2, "freedom": fitted.freedom, "p": p}
+    if len(fitted.mass) == 1:
         return [Flag("one_level", facts)]
-    spacing, widths = float(np.diff(found.mass).min()), [float(one.sigma.min()), float(one.sigma.max())]
+    spacing, widths = float(np.diff(fitted.mass).min()), [float(one.sigma.min()), float(one.sigma.max())]
     code = "levels_apart" if spacing >= RESOLVED * widths[1] else "levels_not_apart"
     return [Flag(code, facts | {"spacing": spacing, "sigma": widths})]

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from sdpipe.analysis.answers import Answer, Answers, answer, check_runs
+from sdpipe.analysis.answers import Answer, Answers, answer, each_target
 from sdpipe.arrays import Array
 from sdpipe.correlators.record import first_line, optional
 from sdpipe.errors import UserError
@@ -168,17 +168,14 @@ def joint(runs: Sequence[Answers], targets: str | Sequence[str] | None = None) -
     >>> float(ratio.central), round(float(ratio.error.sel(source="latt")), 9)
     (1.0, 0.0)
     """
-    check_runs(runs, "joint")
-    named = [targets] * len(runs) if targets is None or isinstance(targets, str) else list(targets)
-    if len(named) != len(runs):
-        raise UserError(f"joint: {len(runs)} runs and {len(named)} targets; needed: one for each run")
+    named = each_target(runs, targets, "joint")
     answers = [answer(run, name) for run, name in zip(runs, named, strict=True)]
     facts = [_facts(one) for one in answers]
-    bins = [found.pop("correlation_bin") for found in facts]
-    for one, found in zip(answers, facts, strict=True):
-        differ = [key for key, value in found.items() if value != facts[0][key]]
+    bins = [fact.pop("correlation_bin") for fact in facts]
+    for one, fact in zip(answers, facts, strict=True):
+        differ = [key for key, value in fact.items() if value != facts[0][key]]
         if differ:
-            words = ", ".join(f"{key} {facts[0][key]} and {found[key]}" for key in differ)
+            words = ", ".join(f"{key} {facts[0][key]} and {fact[key]}" for key in differ)
             raise UserError(
                 f"joint: {answers[0].target} and {one.target} are not of the same samples: {words}; "
                 "set bin, seed and bootstrap alike"

@@ -321,6 +321,6 @@ def _labelled(one: Answer, fitted: FittedLevels, smearing: Smearing) -> xr.Datas
     if smearing.name == "gaussian":
         width = np.sqrt(2 * np.pi) * one.sigma
         for name, values in (("isolated", one.central), ("isolated_error", one.error)):
-            at = np.array([[np.interp(M, one.E, row) for row in values] for M in fitted.mass])
-            result[name] = (("level", "sigma"), width * at, of_amplitude)
+            interpolated = np.array([[np.interp(M, one.E, row) for row in values] for M in fitted.mass])
+            result[name] = (("level", "sigma"), width * interpolated, of_amplitude)
     return result

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -44,14 +43,10 @@ def as_netcdf(result: xr.Dataset, provenance: Mapping[str, str]) -> bytes:
     >>> xr.load_dataset(BytesIO(as_netcdf(budget, {"made_by": "sdpipe"})), engine="h5netcdf").attrs
     {'flags': 'a; b', 'made_by': 'sdpipe'}
     """
-    plain = {key: "; ".join(map(str, value)) if isinstance(value, list) else value for key, value in _said(result)}
+    known = {str(key): x for key, x in result.attrs.items() if isinstance(x, str | int | float | list)}  # by NetCDF
+    plain = {key: "; ".join(map(str, x)) if isinstance(x, list) else x for key, x in known.items()}
     labelled = result.drop_attrs(deep=False).assign_attrs(plain | dict(provenance)).drop_encoding()
     return bytes(labelled.to_netcdf(engine="h5netcdf"))
-
-
-def _said(result: xr.Dataset) -> list[tuple[str, Any]]:
-    """Return what a result says of itself, without what NetCDF has no type for."""
-    return [(str(key), value) for key, value in result.attrs.items() if isinstance(value, str | int | float | list)]
 
 
 def as_hdf5(result: xr.Dataset, provenance: Mapping[str, str]) -> bytes:
@@ -100,8 +95,8 @@ def hepdata(result: xr.Dataset, provenance: Mapping[str, str]) -> str:
         for k in range(result.sizes["E"]):
             errors = {}
             if "error" in result:
-                at = result.error.isel(sigma=j, E=k)
-                errors = {str(source): float(at.sel(source=source)) for source in result.source.values}
+                point = result.error.isel(sigma=j, E=k)
+                errors = {str(source): float(point.sel(source=source)) for source in result.source.values}
             for name, label in (("total", "total"), ("calibrated", "total, calibrated")):
                 if name in result:
                     errors[label] = float(result[name].isel(sigma=j, E=k))

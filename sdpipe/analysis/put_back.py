@@ -20,36 +20,37 @@ def restored(predictions: xr.Dataset, A: Array, M: Array, grid: Observables) -> 
     data. Added are ``state_amplitude`` and ``state_mass (state, boot)``; ``correlator`` and ``implied`` stay those of
     what is left.
     """
-    made, back = predictions.copy(), smeared_states(A, M, grid, grid.smearing)
+    result, back = predictions.copy(), smeared_states(A, M, grid, grid.smearing)
     dims, coords = ("boot", "sigma", "E"), {name: predictions[name] for name in ("boot", "sigma", "E")}
     added = xr.DataArray(back, dims=dims, coords=coords)
     for name, error in (("rho", "scale"), ("estimator_rho", "estimator_error")):
-        if name not in made:
+        if name not in result:
             continue
         rho = predictions[name].astype(float)
         whole = rho + added
-        made[name] = whole.transpose(*predictions[name].dims).astype(predictions[name].dtype)
-        made[name].attrs = predictions[name].attrs
-        if error in made:
+        result[name] = whole.transpose(*predictions[name].dims).astype(predictions[name].dtype)
+        result[name].attrs = predictions[name].attrs
+        if error in result:
             wider = whole.var("boot") - rho.var("boot")
             squared = np.maximum(predictions[error].astype(float) ** 2 + wider, 0)
-            made[error] = np.sqrt(squared).transpose(*predictions[error].dims).assign_attrs(predictions[error].attrs)
-    if "estimator_covariance" in made:
-        samples = [predictions.estimator_rho.sel(estimator=x).transpose(*dims).values for x in made.estimator.values]
+            result[error] = np.sqrt(squared).transpose(*predictions[error].dims).assign_attrs(predictions[error].attrs)
+    if "estimator_covariance" in result:
+        samples = [predictions.estimator_rho.sel(estimator=x).transpose(*dims).values for x in result.estimator.values]
         wider = np.stack([_second(x + back) - _second(x.astype(float)) for x in samples])
         wide = xr.DataArray(wider, dims=("estimator", "sigma", "E", "E2"))
-        made["estimator_covariance"] = (made.estimator_covariance + wide).assign_attrs(made.estimator_covariance.attrs)
+        covariance = result.estimator_covariance
+        result["estimator_covariance"] = (covariance + wide).assign_attrs(covariance.attrs)
     for name in ("lower", "upper"):
-        if name in made:
-            made[name] = (made[name] + added.mean("boot")).assign_attrs(predictions[name].attrs)
-    if "scan_mean" in made:
-        near = added.mean("boot").sel(E=made.E_scan.values, method="nearest").rename(E="E_scan")
-        shifted = made.scan_mean + near.assign_coords(E_scan=made.E_scan)
-        made["scan_mean"] = shifted.transpose(*predictions.scan_mean.dims).assign_attrs(predictions.scan_mean.attrs)
+        if name in result:
+            result[name] = (result[name] + added.mean("boot")).assign_attrs(predictions[name].attrs)
+    if "scan_mean" in result:
+        near = added.mean("boot").sel(E=result.E_scan.values, method="nearest").rename(E="E_scan")
+        shifted = result.scan_mean + near.assign_coords(E_scan=result.E_scan)
+        result["scan_mean"] = shifted.transpose(*predictions.scan_mean.dims).assign_attrs(predictions.scan_mean.attrs)
     for name, values, units in (("state_amplitude", A, "1"), ("state_mass", M, grid.kernel.unit)):
         words = {"units": units, "long_name": f"{name.removeprefix('state_')} of a state taken off and put back"}
-        made[name] = (("state", "boot"), values.T, words)
-    return made
+        result[name] = (("state", "boot"), values.T, words)
+    return result
 
 
 def with_states(smeared: xr.Dataset, prediction: xr.Dataset, grid: Observables, smearing: Smearing) -> xr.Dataset:
@@ -61,16 +62,16 @@ def with_states(smeared: xr.Dataset, prediction: xr.Dataset, grid: Observables, 
         return smeared
     A, M = (prediction[name].transpose("boot", "state").values for name in ("state_amplitude", "state_mass"))
     back = xr.DataArray(smeared_states(A, M, grid, smearing), dims=("boot", "sigma", "E"))
-    made, samples = smeared.copy(), smeared.samples + back
+    result, samples = smeared.copy(), smeared.samples + back
     wider = samples.var("boot") - smeared.samples.var("boot")
-    made["samples"] = samples.transpose(*smeared.samples.dims)
-    made["error"] = np.sqrt(np.maximum(smeared.error**2 + wider, 0))
+    result["samples"] = samples.transpose(*smeared.samples.dims)
+    result["error"] = np.sqrt(np.maximum(smeared.error**2 + wider, 0))
     for name in ("central", "lower", "upper"):
-        if name in made:
-            made[name] = smeared[name] + back.mean("boot")
-    for name in made.data_vars:
-        made[name].attrs = smeared[name].attrs
-    return made
+        if name in result:
+            result[name] = smeared[name] + back.mean("boot")
+    for name in result.data_vars:
+        result[name].attrs = smeared[name].attrs
+    return result
 
 
 def smeared_states(A: Array, M: Array, grid: Observables, smearing: Smearing) -> Array:

@@ -9,7 +9,6 @@ import numpy as np
 from sdpipe.arrays import Array
 from sdpipe.correlators import statistics
 from sdpipe.correlators.correlator import Correlator
-from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
 
 KNOWN_MASS = 0.1
@@ -117,14 +116,6 @@ class Survey:
         with np.errstate(invalid="ignore"):
             known = np.flatnonzero((self.mass > 0) & (self.mass_error < KNOWN_MASS * self.mass))
         return float(self.mass[known[-1]]) if known.size else None
-
-    @property
-    def lowest(self) -> float:
-        """The late mass; raises UserError where there is none."""
-        if self.late_mass is None:
-            words = f"no effective mass is known to {100 * KNOWN_MASS:.0f} %, for kernel {self.kernel.name}"
-            raise UserError(f"{self.correlator.where}: {words}: say smearing.sigma, energies and spectra.unit yourself")
-        return self.late_mass
 
     def doubts(self, E0: tuple[float, float]) -> list[str]:
         """Return what is doubtful where the spectral density is said to begin within ``E0``, in GeV.

@@ -84,7 +84,7 @@ def remove(path: Path) -> None:
             shutil.rmtree(rubbish)
 
 
-def replace(unfinished: Path, path: Path) -> None:
+def put_in_place(unfinished: Path, path: Path) -> None:
     """Rename a whole store into place. A kill halfway leaves the old one aside, which :func:`sweep` puts back."""
     aside = path.with_name(_aside(path.name, OLD))
     if path.exists():
@@ -104,7 +104,11 @@ def sweep(directory: Path, deep: bool = True) -> None:
 
     What has another name than :data:`LEFTOVER` stays.
     """
-    leftovers = [p for p in (directory.rglob("*") if deep else directory.glob("*")) if LEFTOVER.fullmatch(p.name)]
+    leftovers = []
+    for place, directories, names in os.walk(directory):
+        leftovers += [Path(place, name) for name in (*directories, *names) if LEFTOVER.fullmatch(name)]
+        if not deep:
+            break
     # Replaced stores first, which may hold the others.
     for path in sorted(leftovers, key=lambda p: p.suffix == PARTIAL):
         place = path.with_name(LEFTOVER.fullmatch(path.name)["name"])

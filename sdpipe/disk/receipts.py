@@ -24,7 +24,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter
 
 from sdpipe.disk.files import STATE, opened, read, write_text
-from sdpipe.errors import DamageError
+from sdpipe.errors import DamageError, UserError
 
 ANYTHING = TypeAdapter[Any](Any)
 
@@ -128,6 +128,16 @@ class Receipts:
         if receipt is None:
             raise DamageError(path, "damaged (a receipt that is not what was written)")
         return receipt
+
+    def hash_of(self, path: Path, stage: str, piece: str) -> str:
+        """Return the SHA-256 that a receipt has of a file of its piece.
+
+        Raises UserError where there is no receipt, DamageError where it is damaged.
+        """
+        receipt = self.read(stage, piece)
+        if receipt is None:
+            raise UserError(f"{path}: missing; run: sdpipe {stage} {self.root}")
+        return receipt.hashes[path.relative_to(self.root).as_posix()]
 
     def check(self, receipt: Receipt, thorough: bool = False) -> Iterator[DamageError]:
         """Yield each file that does not agree with its receipt."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
-from sdpipe.disk.files import partial, replace
+from sdpipe.disk.files import partial, put_in_place
 from sdpipe.disk.files import read as read_bytes
 from sdpipe.disk.receipts import Stamp, stamp
 from sdpipe.errors import DamageError, UserError, another_schema
@@ -165,7 +165,7 @@ def write_dataset(path: Path, dataset: xr.Dataset, attrs: Mapping[str, Any]) -> 
     with partial(path) as unfinished:
         _write(unfinished, dataset.assign_attrs(dict(attrs)))
         written = {path / file.relative_to(unfinished): stamp(file) for file in files(unfinished)}
-        replace(unfinished, path)
+        put_in_place(unfinished, path)
     return written
 
 

@@ -101,7 +101,7 @@ class ByThreshold:
     observables: Observables
     noise: Noise
     posterior: Posterior
-    made: dict[float, HLT] = field(default_factory=dict)
+    built: dict[float, HLT] = field(default_factory=dict)
 
     @classmethod
     def for_noise(cls, choices: Choice, observables: Observables, noise: Noise) -> ByThreshold:
@@ -120,9 +120,9 @@ class ByThreshold:
     def floored(self, C: Array) -> HLT:
         """Return the HLT of one C (t,), the floor of its noise included."""
         choice = self.choice(C)
-        if choice.E0 not in self.made:
-            self.made[choice.E0] = choice.build(self.observables, self.noise, choice.E0)
-        return self.made[choice.E0].floored(C)
+        if choice.E0 not in self.built:
+            self.built[choice.E0] = choice.build(self.observables, self.noise, choice.E0)
+        return self.built[choice.E0].floored(C)
 
     def around(self, centre: ArrayLike, C: ArrayLike) -> Reconstruction:
         """Return the estimate for each ``centre`` (..., t), with samples C (..., boot, t) around it, as HLT does."""
@@ -180,15 +180,15 @@ def stability(hlts: Sequence[HLT], C: Array, rows: Sequence[int], factor: float 
     """
     import xarray as xr
 
-    rows, at = list(rows), [hlt.floored(C) for hlt in hlts]
-    scans = [hlt.scan(C) for hlt in at]
+    rows, floored = list(rows), [hlt.floored(C) for hlt in hlts]
+    scans = [hlt.scan(C) for hlt in floored]
     dims, first = ("alpha", "sigma", "E_scan", "lambda"), hlts[0].observables
     rule = hlts[0].rule if isinstance(hlts[0].rule, str) else "hand"
 
     def stacked(name: str, unit: float = 1.0) -> Array:
         return np.stack([getattr(scan, name)[:, rows] for scan in scans]) / unit
 
-    chosen = np.stack([(hlt(C).mu / hlt.unit)[:, rows] for hlt in at])
+    chosen = np.stack([(hlt(C).mu / hlt.unit)[:, rows] for hlt in floored])
     unit, units = first.kernel.unit, first.units
     variables = {
         "scan_mean": (dims, stacked("mean", factor), units, "HLT against lambda'"),

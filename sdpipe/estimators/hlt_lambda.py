@@ -67,7 +67,7 @@ class Stability:
     mu: Array
 
 
-def plateau(at: Stability, others: Sequence[Stability]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+def plateau(own: Stability, others: Sequence[Stability]) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Return where in a scan the plateau begins, (sigma, E), and whether there is one; else what is nearest to one.
 
     The rule is that of lsdensities (github.com/LupoA/lsdensities, InverseProblemWrapper; E. Bennett et al.,
@@ -75,25 +75,25 @@ def plateau(at: Stability, others: Sequence[Stability]) -> tuple[NDArray[np.intp
     the one before, and with those of ``others``, scans of other alpha at the same lambda', A/A[0] below
     ``LARGEST_MISFIT``. The systematic error is half the change to 0.1 lambda'.
     """
-    pulls = np.full(at.mean.shape, np.inf)
-    pulls[..., 1:] = np.abs(np.diff(at.mean)) / (at.error[..., 1:] + at.error[..., :-1])
+    pulls = np.full(own.mean.shape, np.inf)
+    pulls[..., 1:] = np.abs(np.diff(own.mean)) / (own.error[..., 1:] + own.error[..., :-1])
     for scan in others:
-        pulls = np.maximum(pulls, np.abs(scan.mean - at.mean) / (scan.error + at.error))
-    pulls[at.misfit > LARGEST_MISFIT] = np.inf
+        pulls = np.maximum(pulls, np.abs(scan.mean - own.mean) / (scan.error + own.error))
+    pulls[own.misfit > LARGEST_MISFIT] = np.inf
     windows = np.lib.stride_tricks.sliding_window_view(pulls, PLATEAU, axis=-1).max(axis=-1)
     found = (windows <= 1).any(axis=-1)
     first = np.where(found, (windows <= 1).argmax(axis=-1), windows.argmin(axis=-1))
     return first, found
 
 
-def balance(at: Stability) -> tuple[list[Array], NDArray[np.bool_]]:
+def balance(scan: Stability) -> tuple[list[Array], NDArray[np.bool_]]:
     """Return lambda' (sigma, E) of each of ``BALANCE``, and whether all are within the scan.
 
     The rule A/A[0] = 10 B is that of Get_optimal_lambda and Get_INVLT in github.com/GGagliardi/_CorrAnalysis_2.0, where
     10 is a number that each analysis chooses, and of C. Alexandrou et al., arXiv:2212.08467. The systematic error is
     D erf(P / sqrt 2) with D the change to A/A[0] = B, a tenth of that, and P = D over the statistical error there.
     """
-    ratio = np.log(at.misfit / at.noise)  # falls with lambda'
+    ratio = np.log(scan.misfit / scan.noise)  # falls with lambda'
     chosen, found = [], np.full(ratio.shape[:-1], True)
     for target in np.log(BALANCE):
         below = ratio < target
@@ -101,7 +101,7 @@ def balance(at: Stability) -> tuple[list[Array], NDArray[np.bool_]]:
         found &= below.any(axis=-1) & ~below[..., 0]
         r0, r1 = (np.take_along_axis(ratio, (i - k)[..., None], -1)[..., 0] for k in (1, 0))
         step = np.clip((r0 - target) / np.where(r0 > r1, r0 - r1, 1), 0, 1)
-        chosen.append(np.exp(np.log(at.lambdas[i - 1]) + step * np.log(at.lambdas[i] / at.lambdas[i - 1])))
+        chosen.append(np.exp(np.log(scan.lambdas[i - 1]) + step * np.log(scan.lambdas[i] / scan.lambdas[i - 1])))
     return chosen, found
 
 

@@ -331,9 +331,9 @@ class HLT:
 
     def _plateau(self, C: Array) -> tuple[Array, ...]:
         """Return mean, errors, mu and found by the plateau, for one C (t,)."""
-        at = self.scan(C)
-        first, found = plateau(at, [other.scan(C) for other in self.others])
-        mu = np.take_along_axis(at.mu, first[..., None], axis=-1)[..., 0]
+        scan = self.scan(C)
+        first, found = plateau(scan, [other.scan(C) for other in self.others])
+        mu = np.take_along_axis(scan.mu, first[..., None], axis=-1)[..., 0]
         return self._controlled(C, mu, found)
 
     def _given(self, C: Array) -> tuple[Array, ...]:

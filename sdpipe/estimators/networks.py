@@ -56,9 +56,9 @@ class Networks:
 
     def _refuse_missing(self) -> None:
         trained = [s for s in (None, *self.audience.observables.sigma) if s in {m.sigma for m in self.members}]
-        there = {(m.sigma, m.ensemble, m.replica) for m in self.members}
+        present = {(m.sigma, m.ensemble, m.replica) for m in self.members}
         wanted = product(trained, self.ensembles, self.replicas)
-        missing = [f"{e} sigma={s} replica {r}" for s, e, r in wanted if (s, e, r) not in there]
+        missing = [f"{e} sigma={s} replica {r}" for s, e, r in wanted if (s, e, r) not in present]
         if missing:
             more = " ..." if len(missing) > 5 else ""
             raise UserError(f"networks missing: {', '.join(missing[:5])}{more}")

@@ -175,10 +175,8 @@ class Positive:
         In samples the same w are zero as in the mean, so that they are linear in C. Raises UserError as a call does.
         """
         C = np.asarray(C, float)
-        found = self.around(C.mean(axis=0), C)
-        return Density(
-            found.mean, found.samples.std(axis=0), found.systematic, found.chi2, found.penalty, found.samples
-        )
+        density = self.around(C.mean(axis=0), C)
+        return replace(density, statistical=density.samples.std(axis=0))
 
     def around(self, centre: ArrayLike, C: ArrayLike) -> Density:
         """Return the answer for each ``centre`` (..., t), with samples C (..., boot, t) around it.
@@ -218,8 +216,8 @@ class Positive:
 
         Raises UserError as a call does.
         """
-        found = [nnls(x.K * x.top, x.y, maxiter=10 * CANDIDATES)[1] ** 2 for x in map(self._cells, self._checked(C))]
-        return np.reshape(found, np.shape(C)[:-1])
+        least = [nnls(x.K * x.top, x.y, maxiter=10 * CANDIDATES)[1] ** 2 for x in map(self._cells, self._checked(C))]
+        return np.reshape(least, np.shape(C)[:-1])
 
     def _checked(self, C: ArrayLike) -> Array:
         C = np.asarray(C, float)
@@ -282,9 +280,9 @@ class Positive:
         statistical = np.diag(solution.noise)
         systematic = np.maximum(np.diag(solution.covariance) - statistical, 0)
         parts = (solution.mean, np.sqrt(statistical), np.sqrt(systematic))
-        made = None if samples is None else (samples @ solution.response.T).reshape(-1, *shape)
+        of_samples = None if samples is None else (samples @ solution.response.T).reshape(-1, *shape)
         chi2, penalty = np.array(solution.chi2), np.array(solution.penalty)
-        return Density(*(part.reshape(shape) for part in parts), chi2, penalty, made)
+        return Density(*(part.reshape(shape) for part in parts), chi2, penalty, of_samples)
 
 
 class MostProbable(Estimator):
@@ -355,13 +353,13 @@ class _Cells:
         """
         K, z = self.seen
         ends = np.log(self.top / profile)
-        found = minimize_scalar(
+        best = minimize_scalar(
             lambda log_alpha: _loss(K * self.sd(np.exp(log_alpha) * profile), z),
             bounds=(ends.min() - SMALLER, ends.max()),
             method="bounded",
             options={"xatol": 0.01},
         )
-        return float(np.exp(found.x))
+        return float(np.exp(best.x))
 
     def to_data(self, x: Array) -> Array:
         """Return L^-T x in units of 1/C."""
@@ -444,9 +442,9 @@ def _length(p: Array, step: Array, linear: float, square: float) -> float:
 
 def _stacked(parts: list[Density], shape: tuple[int, ...]) -> Density:
     """Return all densities in one, of shape (...)."""
-    made = {}
+    stacked = {}
     for name in (f.name for f in fields(Density)):
         values = [getattr(part, name) for part in parts]
         if values[0] is not None:
-            made[name] = np.stack(values).reshape(shape + values[0].shape)
-    return Density(**made)
+            stacked[name] = np.stack(values).reshape(shape + values[0].shape)
+    return Density(**stacked)

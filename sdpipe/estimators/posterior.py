@@ -344,81 +344,81 @@ class Posterior:
         w /= w.sum(axis=(0, 1))
         return _Weighted(s, d, a2, w, log_evidence)
 
-    def _gaussians(self, at: _Weighted) -> Iterator[tuple[int, _Gaussians]]:
+    def _gaussians(self, weighted: _Weighted) -> Iterator[tuple[int, _Gaussians]]:
         """Yield, for each component k, the Gaussian posteriors in units of s at the amplitudes that have a weight."""
-        component, row, alpha = np.nonzero(at.w.transpose(0, 2, 1))
-        a2 = np.broadcast_to(at.a2, at.w.shape)[component, alpha, row][:, None]
+        component, row, alpha = np.nonzero(weighted.w.transpose(0, 2, 1))
+        a2 = np.broadcast_to(weighted.a2, weighted.w.shape)[component, alpha, row][:, None]
         S = self.singular[component]
         damped = a2 / (1 + a2 * S**2)
-        every = (row, at.w[component, alpha, row][:, None], a2, damped, damped * S * at.d[component, row])
-        ends = np.searchsorted(component, np.arange(len(at.w) + 1))
+        every = (row, weighted.w[component, alpha, row][:, None], a2, damped, damped * S * weighted.d[component, row])
+        ends = np.searchsorted(component, np.arange(len(weighted.w) + 1))
         for k, (first, last) in enumerate(pairwise(ends)):
             if last > first:
                 yield k, _Gaussians(*(part[first:last] for part in every))
 
     def _estimate(self, C: Array, response: bool) -> tuple[Array, ...]:
-        at, o = self._weighted(C), self.priors.observables
-        damped, a2, _ = self._collapsed(at)
-        mean = self._mean(at, damped)
-        variance = self._variance(at, damped, a2, mean)
-        mean, sd = at.s[:, None] * mean, at.s[:, None] * np.sqrt(variance)
-        kinds = at.w.sum(axis=1).T @ (self.priors.kind[:, None] == np.arange(self.priors.kinds))
+        weighted, o = self._weighted(C), self.priors.observables
+        damped, a2, _ = self._collapsed(weighted)
+        mean = self._mean(weighted, damped)
+        variance = self._variance(weighted, damped, a2, mean)
+        mean, sd = weighted.s[:, None] * mean, weighted.s[:, None] * np.sqrt(variance)
+        kinds = weighted.w.sum(axis=1).T @ (self.priors.kind[:, None] == np.arange(self.priors.kinds))
         columns, shape = len(o.sigma) * len(o.energies), (len(C), len(o.sigma), len(o.energies))
-        features = self._features(at, self.priors.size(C), mean[:, columns:], sd[:, columns:], kinds)
-        component = at.w.sum(axis=1).T
+        features = self._features(weighted, self.priors.size(C), mean[:, columns:], sd[:, columns:], kinds)
+        component = weighted.w.sum(axis=1).T
         scales = [np.exp(component @ np.log(x)) for x in (self.priors.unit, self.priors.unit * self.priors.E0)]
-        made = (
+        parts = (
             mean[:, :columns].reshape(shape),
             sd[:, :columns].reshape(shape),
             kinds,
             features,
-            at.log_evidence,
+            weighted.log_evidence,
             *scales,
         )
-        return (*made, self._response(at, damped)) if response else made
+        return (*parts, self._response(weighted, damped)) if response else parts
 
-    def _collapsed(self, at: _Weighted) -> tuple[Array, Array, Array]:
+    def _collapsed(self, weighted: _Weighted) -> tuple[Array, Array, Array]:
         """Return sums over alpha of w / (1 + a^2 S^2) times a^2, of w a^2, and of w / (1 + a^2 S^2) summed over t.
 
         Shapes (k, n, t), (k, n, 1) and (k, n).
         """
-        a2 = at.a2[..., None]
+        a2 = weighted.a2[..., None]
         left = 1 / (1 + a2 * self.singular[:, None, None] ** 2)
         each = np.concatenate(
             [a2 * left, np.broadcast_to(a2, (*left.shape[:3], 1)), left.sum(axis=-1, keepdims=True)], axis=-1
         )
         if a2.shape[2] == 1:
-            total = at.w.transpose(0, 2, 1) @ each[:, :, 0]
+            total = weighted.w.transpose(0, 2, 1) @ each[:, :, 0]
         else:
-            total = np.sum(at.w[..., None] * each, axis=1)  # of the one alpha that there is then
+            total = np.sum(weighted.w[..., None] * each, axis=1)  # of the one alpha that there is then
         return total[..., :-2], total[..., -2:-1], total[..., -1]
 
-    def _mean(self, at: _Weighted, damped: Array) -> Array:
+    def _mean(self, weighted: _Weighted, damped: Array) -> Array:
         """Return the mean (n, column) in units of s."""
-        return _summed(at, damped * self.singular[:, None] * at.d, self.cross)
+        return _summed(weighted, damped * self.singular[:, None] * weighted.d, self.cross)
 
-    def _variance(self, at: _Weighted, damped: Array, a2: Array, mean: Array) -> Array:
+    def _variance(self, weighted: _Weighted, damped: Array, a2: Array, mean: Array) -> Array:
         """Return the variance (n, column) in units of s^2, within components and between them."""
         each = np.concatenate([self.cross**2, self.priors.rest_variance[:, None]], axis=1)
-        variance = _summed(at, np.concatenate([damped, a2], axis=-1), each)
-        for k, g in self._gaussians(at):
+        variance = _summed(weighted, np.concatenate([damped, a2], axis=-1), each)
+        for k, g in self._gaussians(weighted):
             deviation = g.coefficients @ self.cross[k]
             deviation -= mean[g.row]
             g.add_to(variance, np.square(deviation, out=deviation))
         return variance
 
-    def _response(self, at: _Weighted, damped: Array) -> Array:
+    def _response(self, weighted: _Weighted, damped: Array) -> Array:
         """Return A (n, t, column) with mean = C A at fixed weights."""
         _, n, columns = self.cross.shape
-        total, gain = np.zeros((len(at.s), n, columns)), damped * self.singular[:, None]
-        for k, w in enumerate(at.w):
+        total, gain = np.zeros((len(weighted.s), n, columns)), damped * self.singular[:, None]
+        for k, w in enumerate(weighted.w):
             rows = np.flatnonzero(w.any(axis=0))
             total[rows] += (self.rotation[k] * gain[k, rows, None]) @ self.cross[k]
         return total
 
-    def _features(self, at: _Weighted, size: Array, mean: Array, sd: Array, kinds: Array) -> Array:
+    def _features(self, weighted: _Weighted, size: Array, mean: Array, sd: Array, kinds: Array) -> Array:
         """Return the features (n, feature) from the size (n,), and mean and standard deviation of the modes."""
-        m, v, component, priors = mean / size[:, None], sd / size[:, None], at.w.sum(axis=1).T, self.priors
+        m, v, component, priors = mean / size[:, None], sd / size[:, None], weighted.w.sum(axis=1).T, self.priors
         alphas = SCALED_AMPLITUDES if priors.scaled else AMPLITUDES if priors.normalised else [1.0]
         if priors.scaled:
             unit, spread = _mean_and_sd(component, np.log(priors.observables.kernel.spacing * priors.unit))
@@ -427,33 +427,33 @@ class Posterior:
         else:
             scales, more = [*_mean_and_sd(component, priors.E0)], []
         numbers = [
-            at.w.sum(axis=0).T @ np.log(alphas),
+            weighted.w.sum(axis=0).T @ np.log(alphas),
             *scales,
-            np.log(size / (at.s * priors.size(self.noise.mean))),
-            (at.log_evidence + len(self.noise.times) / 2) / 20,
+            np.log(size / (weighted.s * priors.size(self.noise.mean))),
+            (weighted.log_evidence + len(self.noise.times) / 2) / 20,
             *more,
         ]
         modes, ratios = _of_modes(m, v)
         return np.hstack([modes, np.log(v), ratios, kinds, np.stack(numbers, axis=1)])
 
     def _implied(self, C: Array) -> tuple[Array, Array]:
-        at, share = self._weighted(C), self.priors.floor**2 / (1 + self.priors.floor**2)
-        damped, _, left = self._collapsed(at)
+        weighted, share = self._weighted(C), self.priors.floor**2 / (1 + self.priors.floor**2)
+        damped, _, left = self._collapsed(weighted)
         clean = self.noise.covariance @ self.rotation * self.singular[:, None] ** 2
         clean -= share * np.sum(self.priors.root**2, axis=1)[:, :, None] * self.rotation
-        return at.s[:, None] * _summed(at, damped * at.d, clean.transpose(0, 2, 1)), left.sum(axis=0)
+        return weighted.s[:, None] * _summed(weighted, damped * weighted.d, clean.transpose(0, 2, 1)), left.sum(axis=0)
 
     def _covariance(self, C: Array) -> Array:
-        at, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]
-        mean, covariance = self._mean(at, self._collapsed(at)[0]), np.zeros((len(C), sigmas, E, E))
-        for k, g in self._gaussians(at):
+        weighted, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]
+        mean, covariance = self._mean(weighted, self._collapsed(weighted)[0]), np.zeros((len(C), sigmas, E, E))
+        for k, g in self._gaussians(weighted):
             deviation = g.coefficients @ self.cross[k] - mean[g.row]
             for i in range(sigmas):
                 block = slice(i * E, (i + 1) * E)
                 X, off = np.sqrt(g.damped)[:, :, None] * self.cross[k, :, block], deviation[:, block]
                 within = X.transpose(0, 2, 1) @ X + g.a2[:, :, None] * self.priors.rest[k, i]
                 g.add_to(covariance[:, i], within + off[:, :, None] * off[:, None, :])
-        return at.s[:, None, None, None] ** 2 * covariance
+        return weighted.s[:, None, None, None] ** 2 * covariance
 
 
 class ClosedForm(Estimator):
@@ -524,14 +524,14 @@ def _weights(prior: Array, singular: Array, d: Array, a2: Array, negligible: flo
     return w, top + np.log(total)
 
 
-def _summed(at: _Weighted, values: Array, columns: Array) -> Array:
+def _summed(weighted: _Weighted, values: Array, columns: Array) -> Array:
     """Return the sum (n, column) over components of values (k, n, t) times columns (k, t, column).
 
     Few components have a weight for a correlator: the others are left out.
     """
     total = np.zeros((values.shape[1], columns.shape[-1]))
-    for k, there in enumerate(at.w.any(axis=1)):
-        rows = np.flatnonzero(there)
+    for k, has_weight in enumerate(weighted.w.any(axis=1)):
+        rows = np.flatnonzero(has_weight)
         if rows.size:
             total[rows] += values[k, rows] @ columns[k]
     return total

@@ -143,10 +143,10 @@ class PriorMoments:
         _refuse_one_time(observables)
         if prior.unit != 1:
             inside = observables.in_units(prior.unit)
-            made = cls.from_prior(replace(prior, unit=1.0), inside, hierarchical, nodes, floor)
+            in_units = cls.from_prior(replace(prior, unit=1.0), inside, hierarchical, nodes, floor)
             larger = prior.unit**observables.kernel.power
-            unit = prior.unit * made.unit
-            return replace(made, observables=observables, unit=unit, root=larger * made.root, rms=larger * made.rms)
+            unit, root, rms = prior.unit * in_units.unit, larger * in_units.root, larger * in_units.rms
+            return replace(in_units, observables=observables, unit=unit, root=root, rms=rms)
         E0, w = _thresholds(prior, nodes)
         quadrature, n = prior.quadrature(observables), len(observables.times)
         series = _chebyshev(prior, quadrature, E0)

@@ -51,10 +51,10 @@ def signed_errors(rho: xr.DataArray, central: str, references: Mapping[str, str]
 
     Raises UserError when an ensemble is missing, when there is one replica only, or a prediction is not finite.
     """
-    there = [str(e) for e in rho.ensemble.values]
-    absent = [e for e in (central, *references.values()) if e not in there]
+    trained = [str(e) for e in rho.ensemble.values]
+    absent = [e for e in (central, *references.values()) if e not in trained]
     if absent:
-        raise UserError(f"budget: there is no ensemble {', '.join(absent)}; those there: {', '.join(there)}")
+        raise UserError(f"budget: there is no ensemble {', '.join(absent)}; those there: {', '.join(trained)}")
     if rho.sizes["replica"] < 2:
         raise UserError("budget: the spread over replicas needs at least 2 of them")
     rho = rho.sel(ensemble=list(dict.fromkeys([central, *references.values()]))).astype(float)

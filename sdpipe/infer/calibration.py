@@ -43,11 +43,11 @@ def calibrating(validation: xr.Dataset, rule: str) -> xr.Dataset:
 
     Raises UserError where the run calibrates no such thing.
     """
-    there = validation.scale_rule.values.tolist()
-    if rule not in there:
-        words = f"this run calibrates what is normalised by: {', '.join(there)}"
+    rules = validation.scale_rule.values.tolist()
+    if rule not in rules:
+        words = f"this run calibrates what is normalised by: {', '.join(rules)}"
         raise UserError(f"scale: {words}; set validation.families to test others, or leave scale at auto")
-    prior = validation.isel(family=there.index(rule))
+    prior = validation.isel(family=rules.index(rule))
     return prior.isel(sample=~prior.tested.values)
 
 

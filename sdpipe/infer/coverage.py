@@ -55,8 +55,8 @@ def predict_draws(
     step = max(1, min(MOST_DRAWS, ROWS // boots))
     slices = [slice(low, low + step) for low in range(0, len(data), step)]
     parts = [(data[part], predictor.noise.draw(data[part], boots, generator), scale[part]) for part in slices]
-    found = list(each(partial(_predicted, predictor, references), parts))
-    return {name: np.concatenate([one[name] for one in found]) for name in found[0]} | {"scale": scale}
+    predicted = list(each(partial(_predicted, predictor, references), parts))
+    return {name: np.concatenate([one[name] for one in predicted]) for name in predicted[0]} | {"scale": scale}
 
 
 def _predicted(
@@ -70,22 +70,22 @@ def _predicted(
 
 
 def _summarised(
-    found: xr.Dataset, predictor: Predictor, references: Mapping[str, str], scale: Array
+    predicted: xr.Dataset, predictor: Predictor, references: Mapping[str, str], scale: Array
 ) -> dict[str, Array]:
     """Return what is kept of the predictions for some draws, samples first."""
-    central, errors = lead_errors(found, predictor.central, references)
-    kept = {"central": central, "error": np.abs(errors), "spread": spread(found) * scale}
-    if "estimator" in found:
-        kept["estimator_central"] = found.estimator_rho.mean("boot").astype(float)
-        kept["estimator_error"] = found.estimator_error
+    central, errors = lead_errors(predicted, predictor.central, references)
+    kept = {"central": central, "error": np.abs(errors), "spread": spread(predicted) * scale}
+    if "estimator" in predicted:
+        kept["estimator_central"] = predicted.estimator_rho.mean("boot").astype(float)
+        kept["estimator_error"] = predicted.estimator_error
     latt = np.abs(errors.sel(source="latt", drop=True))
-    if "rho" not in found:
-        kept["beyond"] = beyond_latt(found, predictor.central, latt)
-    elif "scale" in found:
-        own = found.scale.sel(ensemble=predictor.central).mean(("replica", "boot")).astype(float)
-        kept["beyond"] = beyond_noise(own, latt, found.get("unresolved"))
-    elif "unresolved" in found:
-        kept["beyond"] = found.unresolved
+    if "rho" not in predicted:
+        kept["beyond"] = beyond_latt(predicted, predictor.central, latt)
+    elif "scale" in predicted:
+        own = predicted.scale.sel(ensemble=predictor.central).mean(("replica", "boot")).astype(float)
+        kept["beyond"] = beyond_noise(own, latt, predicted.get("unresolved"))
+    elif "unresolved" in predicted:
+        kept["beyond"] = predicted.unresolved
     order = ("sample", "estimator", "source", "sigma", "E")
     return {name: v.transpose(*(d for d in order if d in v.dims)).values for name, v in kept.items()}
 

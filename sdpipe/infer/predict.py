@@ -155,7 +155,8 @@ class Predictor:
         if self.networks is not None:
             prediction = prediction.merge(self._of_networks(centre, C, unit))
         if self.estimators:
-            prediction = prediction.merge(self._of_estimators(self._estimates(centre, C), unit))
+            estimates = {name: estimator.estimate(centre, C) for name, estimator in self.estimators.items()}
+            prediction = prediction.merge(self._of_estimators(estimates, unit))
         return prediction
 
     def _checked(self, correlators: NDArray) -> Array:
@@ -191,9 +192,6 @@ class Predictor:
             variables["unresolved"] = (unresolved.dims, unresolved.values / np.abs(unit), words)
         return xr.Dataset(variables, {name: predicted[name] for name in ("ensemble", "replica")})
 
-    def _estimates(self, centre: Array, C: Array) -> dict[str, Estimate]:
-        return {name: estimator.estimate(centre, C) for name, estimator in self.estimators.items()}
-
     def _of_estimators(self, estimates: Mapping[str, Estimate], unit: Array) -> xr.Dataset:
         each = list(estimates.values())
         shape = each[0].samples.shape[:-2]
@@ -226,17 +224,18 @@ class Predictor:
         its covariance without that of noise at fixed weights.
         """
         dims, attrs = ("sigma", "E", "E2"), {"units": squared(self._units)}
-        found = xr.Dataset()
+        result = xr.Dataset()
         if self.networks is not None and self.networks.on_features:
             posterior = self.posterior.posterior
             left = posterior.covariance(C) - posterior.resolved(C, posterior(C, response=True))
-            found["resolution"] = (dims, left, attrs | {"long_name": "covariance of what the data cannot resolve"})
+            words = attrs | {"long_name": "covariance of what the data cannot resolve"}
+            result["resolution"] = (dims, left, words)
         if self.estimators:
             each = np.stack([estimator.covariance(C) for estimator in self.estimators.values()])
             words = attrs | {"long_name": "covariance between energies of each estimator"}
-            found["estimator_covariance"] = (("estimator", *dims), each, words)
-            found["estimator"] = np.array(list(self.estimators), object)
-        return found
+            result["estimator_covariance"] = (("estimator", *dims), each, words)
+            result["estimator"] = np.array(list(self.estimators), object)
+        return result
 
     def implied(self, C: Array, noise: Noise | None = None) -> tuple[Array, float]:
         """Return the correlator (t,) of the posterior mean for C (t,), and chi^2 between both.
@@ -303,9 +302,9 @@ class Predictor:
         coords = {"sigma": ("sigma", list(grid.sigma), unit), "E": ("E", list(grid.energies), unit)}
         smeared = xr.Dataset(values, coords | {"estimator": list(each)}, {"smearing": f.name})
         if bounds:
-            found = INTERVALS["bounds"](audience, self.level).bounds(C / factor)
-            smeared = smeared.assign({name: (dims[1:], getattr(found, name)) for name in ("lower", "upper")})
-            smeared = smeared.assign_attrs(chi2_min=found.chi2_min)
+            interval = INTERVALS["bounds"](audience, self.level).bounds(C / factor)
+            smeared = smeared.assign({name: (dims[1:], getattr(interval, name)) for name in ("lower", "upper")})
+            smeared = smeared.assign_attrs(chi2_min=interval.chi2_min)
         return smeared
 
 
@@ -391,14 +390,14 @@ def _unlike(predictor: Predictor, data: Measured) -> list[Flag]:
 
 
 def _with_interval(
-    predictor: Predictor, found: xr.Dataset, name: str, interval: Bounded
+    predictor: Predictor, prediction: xr.Dataset, name: str, interval: Bounded
 ) -> tuple[xr.Dataset, list[Flag]]:
     """Return predictions with the bounds of one interval, and what speaks against the result by these."""
     level, units = predictor.level, predictor.audience.observables.units
     for side in ("lower", "upper"):
         words = {"units": units, "long_name": f"{side} bound for rho >= 0 at level {level:g}, all at once"}
-        found[side] = (("sigma", "E"), getattr(interval, side), words)
+        prediction[side] = (("sigma", "E"), getattr(interval, side), words)
     flags = trust.of_interval(name, interval)
     if predictor.positive:
-        flags += trust.outside(name, interval, lead(found, predictor.central).values)
-    return found, flags
+        flags += trust.outside(name, interval, lead(prediction, predictor.central).values)
+    return prediction, flags

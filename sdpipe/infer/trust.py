@@ -265,10 +265,10 @@ def impossible(checks: Mapping[str, Any], kernel: Kernel) -> list[Flag]:
 
 def other_kernel(posterior: Posterior, C: Array) -> list[Flag]:
     """Return a flag where C (t,) is far more probable with a period than without one, or the other way round."""
-    kernel, found = posterior.priors.observables.kernel, posterior.other_kernel(C)
-    if found is None:
+    kernel, other = posterior.priors.observables.kernel, posterior.other_kernel(C)
+    if other is None:
         return []
-    return [Flag("other_kernel", {"kernel": kernel.name, "other": found[0], "period": kernel.period, "log": found[1]})]
+    return [Flag("other_kernel", {"kernel": kernel.name, "other": other[0], "period": kernel.period, "log": other[1]})]
 
 
 def unanswered(estimator: str, found: NDArray[np.bool_] | None) -> list[Flag]:

@@ -30,18 +30,14 @@ class Fitted:
     ``transform`` is that of the networks' inputs. The losses are mean absolute errors on the validation samples: of the
     linear estimator, of the posterior mean, NaN where there is none, and of predicting the mean of the training
     targets. With inputs ``posterior`` the targets of ``data`` are in units of the posterior's standard deviation.
-    ``typical`` is the median of |C(t_ref)| over the training samples.
     """
 
     data: TrainingSet
-    moments: Moments
     transform: InputTransform
     linear: LinearEstimator
-    linear_transform: InputTransform
     linear_loss: float
     posterior_loss: float
     mean_loss: float
-    typical: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +218,6 @@ def fit(
     on_features = inputs == "posterior"
     linear_transform = InputTransform.fit(moments, "whiten" if on_features else inputs)
     linear = LinearEstimator.fit(moments, linear_transform)
-    reference = np.concatenate([np.abs(part.correlator[:, noise.reference]) for part in samples.all_training()])
 
     seed, ensemble = key
     generator = rng.generator(seed, "validation noise", ensemble)
@@ -248,12 +243,9 @@ def fit(
     )
     return Fitted(
         data=data,
-        moments=moments,
         transform=seen.transform,
         linear=linear,
-        linear_transform=linear_transform,
         linear_loss=float(linear_loss),
         posterior_loss=float(posterior_loss),
         mean_loss=float(mean_loss),
-        typical=float(np.median(reference)),
     )

@@ -174,9 +174,10 @@ def check_covariance(
         raise UserError(f"{source}: the covariance is not symmetric")
     lowest = np.linalg.eigvalsh(correlation)[0]
     if lowest <= (rounding if definite else -max(1e-8 * n, rounding)):
+        needed = "definite" if definite else "semi-definite"
         raise UserError(
-            f"{source}: the covariance is not positive {'' if definite else 'semi-'}definite (lowest eigenvalue of the "
-            f"correlation matrix {lowest:.3g}, of which rounding can make {rounding:.2g}); allowed remedies: "
+            f"{source}: the covariance is not positive {needed} (lowest eigenvalue of the correlation matrix "
+            f"{lowest:.3g}, of which rounding can make {rounding:.2g}); allowed remedies: "
             "covariance: shrink (needs configurations) or diagonal, or fewer times",
             key="covariance",
         )

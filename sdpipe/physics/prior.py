@@ -249,8 +249,8 @@ class Densities:
         rise[second] = -np.expm1(-_power((omega[second] - E0[second]) / width[second], power[second]))
         rho *= jump + (1 - jump) * rise
         for log_mass, spread, height in self.bumps.transpose(2, 1, 0)[..., None]:
-            there = np.flatnonzero(height)
-            rho[there] += height[there] * np.exp(-(((log_omega[there] - log_mass[there]) / spread[there]) ** 2) / 2)
+            rows = np.flatnonzero(height)
+            rho[rows] += height[rows] * np.exp(-(((log_omega[rows] - log_mass[rows]) / spread[rows]) ** 2) / 2)
         rho *= omega >= E0
         return rho
 
@@ -270,11 +270,11 @@ class Densities:
         E0 = self.E0[:, None].astype(float)
         omega = (E0**a + a * E0 ** (a - 1) * np.cumsum(steps, axis=1)) ** (1 / a)
         cut = np.where(g.random(n) < 0.5, log_uniform(g, 0.8, 4, n), np.inf)[:, None]
-        there = omega < np.minimum(cut, highest)
-        there[:, 0] = True
-        scatter = np.broadcast_to(log_uniform(g, 0.5, 30, (n, 1)), omega.shape)[there]
+        below = omega < np.minimum(cut, highest)
+        below[:, 0] = True
+        scatter = np.broadcast_to(log_uniform(g, 0.5, 30, (n, 1)), omega.shape)[below]
         factor = np.zeros(omega.shape)
-        factor[there] = g.standard_gamma(scatter, dtype=np.float32) / scatter
+        factor[below] = g.standard_gamma(scatter, dtype=np.float32) / scatter
         factor[:, 0] *= np.where(g.random(n) < 0.3, log_uniform(g, 1, 10, n), 1)
         return omega, self(omega) * np.gradient(omega, axis=1) * factor
 
@@ -315,10 +315,10 @@ class States(Comb):
     def draw(self, generator: np.random.Generator, count: int) -> Array:
         """Return weights (sample, mass)."""
         g, (low, high) = generator, self.prior.E0
-        there = np.arange(3) < g.integers(1, 4, (count, 1))
+        present = np.arange(3) < g.integers(1, 4, (count, 1))
         masses = log_uniform(g, low, 1.7 * high, (count, 3))
-        amplitudes = log_uniform(g, 0.05, 4, (count, 3)) * there
-        above = np.max(masses * there, axis=1) * (1 + log_uniform(g, 0.03, 2, count))
+        amplitudes = log_uniform(g, 0.05, 4, (count, 3)) * present
+        above = np.max(masses * present, axis=1) * (1 + log_uniform(g, 0.03, 2, count))
         E0 = np.where(g.random(count) < 0.7, above, g.uniform(1.5 * low, 2.3 * high, count))
         densities, kind = Densities.draw(g, self.edge(E0)), g.random(count)
         weights, discrete, smooth = np.zeros((count, MASSES)), kind < 0.38, kind >= 0.43

@@ -283,8 +283,8 @@ class Function(Smearing):
             raise UserError("the smearing function gives complex values; give its real and imaginary part one by one")
         f = np.broadcast_to(f, np.broadcast_shapes(*(a.shape for a in arguments))).astype(float)
         if not np.isfinite(f).all():
-            at = np.broadcast_arrays(*arguments)[1][~np.isfinite(f)].ravel()[0]
-            raise UserError(f"the smearing function gives {f[~np.isfinite(f)][0]} at omega = {at:.6g}")
+            omega_there = np.broadcast_arrays(*arguments)[1][~np.isfinite(f)].ravel()[0]
+            raise UserError(f"the smearing function gives {f[~np.isfinite(f)][0]} at omega = {omega_there:.6g}")
         return f
 
     def tail(self, sigma: float) -> Tail:  # noqa: ARG002

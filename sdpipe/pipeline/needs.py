@@ -1,12 +1,14 @@
-"""What a stage takes in memory, so that one that cannot fit is refused before work and not killed in the middle."""
+"""What a stage needs of a machine: memory, a GPU, a solver; one that lacks them is refused before work begins."""
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpipe.config.schema import Config
-from sdpipe.errors import UserError
+from sdpipe.errors import ConfigError, UserError
 from sdpipe.pipeline.pieces import VALIDATION_BLOCK, every_network
 from sdpipe.problem.problem import families
 from sdpipe.workers import pools
@@ -44,7 +46,7 @@ def peaks(config: Config, stage: str) -> tuple[float, float]:
     return BASE + worker, BASE + driver
 
 
-def check(config: Config, stage: str, kind: Kind | None, logs: Path) -> None:
+def check_memory(config: Config, stage: str, kind: Kind | None, logs: Path) -> None:
     """Raise UserError where a worker of the pool ``kind``, or the driver, has less memory than a stage takes."""
     worker, driver = peaks(config, stage)
     needs = {"this machine": (driver, pools.memory(config, None, logs))}
@@ -57,3 +59,20 @@ def check(config: Config, stage: str, kind: Kind | None, logs: Path) -> None:
                 "lower energies.count, bootstrap, training.replicas, validation.samples or validation.bootstrap, or "
                 "take more memory"
             )
+
+
+def check_equipment(config: Config, names: Sequence[str]) -> None:
+    """Raise ConfigError where one of these stages needs a GPU or a solver for bounds that is not on this machine."""
+    if "train" in names and config.training.device == "cuda" and config.cluster.gpu == "local":
+        import torch
+
+        if not torch.cuda.is_available():
+            fault = f"no CUDA GPU on this machine ({socket.gethostname()}); allowed here: auto, cpu"
+            raise ConfigError((("training", "device"), fault))
+    if "predict" in names and "bounds" in config.methods:
+        from sdpipe.estimators import bounds
+
+        try:
+            bounds.solver()
+        except UserError as error:
+            raise ConfigError((("methods",), str(error))) from None

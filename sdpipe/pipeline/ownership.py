@@ -61,20 +61,21 @@ def edited(layout: Layout) -> list[str]:
     return [words for key in new for words in _differences(old[key], new[key], key)]
 
 
-def claim(layout: Layout, config: Config) -> None:
+def claim(layout: Layout, config: Config) -> list[str]:
     """Make the run directory, or check that it was made from this config, and save the resolved config.
 
     Targets, bootstrap, budget, cluster and the number of replicas may change, and ensembles may be added:
-    what depends on them is made anew. Raises UserError where anything else differs.
+    what depends on them is made anew. Raises UserError where anything else differs. Returns what :func:`edited` does.
     """
     check_owner(layout, config)
-    text = to_yaml(config)
+    text, keys = to_yaml(config), edited(layout)
     for file in (layout.config_copy, layout.config):
         if _read(file) != text:
             write_text(file, text)
     receipt = _claimed(layout)
     if receipt is None or receipt.hashes != {layout.relative(layout.config_copy): sha256(layout.config_copy)}:
         layout.receipts.write(*CLAIM, "", [layout.config_copy], schema=SCHEMA, sdpipe_version=__version__)
+    return keys
 
 
 def owns(layout: Layout, config: Config) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from sdpipe.disk import files, lock
-from sdpipe.errors import ConfigError, DamageError, UserError
+from sdpipe.errors import DamageError
 from sdpipe.pipeline import needs, ownership, stages
 from sdpipe.pipeline.state import State
 from sdpipe.show.console import log
@@ -28,7 +28,8 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
         try:
             watch = stack.enter_context(lock.held(layout.driver, layout.root, take_over, log.info)).check
             layout.sweep()
-            ownership.claim(layout, config)
+            if edited := ownership.claim(layout, config):
+                log.info(f"{layout.config} was edited: {'; '.join(edited)}")
         except OSError as error:  # a finished run on a file system that cannot be written is still to be looked at
             if not ownership.owns(layout, config) or any(stages.to_do(state, name) for name in names):
                 raise lock.failure(layout.root, error) from error
@@ -51,10 +52,7 @@ def opened(state: State, names: list[str], take_over: bool) -> Iterator[stages.C
 
 def perform(state: State, names: list[str], take_over: bool = False) -> list[str]:
     """Do what is left of the stages ``names``; return those that had anything to do. Raises as :func:`opened` does."""
-    edited = ownership.edited(state.layout)  # before this command claims the directory
     with opened(state, names, take_over) as run:
-        if edited:
-            log.info(f"{state.layout.config} was edited: {'; '.join(edited)}")
         worked = [name for name in names if stages.perform(name, run)]
     for name in names:
         if name not in worked:
@@ -67,30 +65,17 @@ def perform(state: State, names: list[str], take_over: bool = False) -> list[str
 def check(state: State, names: list[str]) -> list[str]:
     """Check all that stages ``names`` need, and return the job scripts that Slurm accepted.
 
-    Raises UserError where something in the run directory is a link, an input cannot be used, an earlier stage is not
-    done, there is no solver for bounds or GPU to train on, a stage does not fit into memory, or Slurm refuses a script.
+    Raises UserError where something in the run directory is a link, an input cannot be used, there is no GPU to train
+    on or solver for bounds, an earlier stage is not done, a stage does not fit into memory, or Slurm refuses a script.
     """
     state.layout.refuse_links()
     ownership.check_owner(state.layout, state.config)
     todo = [name for name in names if stages.to_do(state, name)]
     if todo:  # data files that nothing is left to be made of are not looked into
         state.inputs.check(targets=not {"generate", "train"} >= set(names))
-    if "train" in todo:
-        pools.check_device(state.config)
-    if "predict" in todo and "bounds" in state.config.methods:
-        _check_solver()
+    needs.check_equipment(state.config, todo)
     stages.require(state, names[0])
     for name in todo:
-        needs.check(state.config, name, stages.STAGES[name].pool, state.layout.logs)
+        needs.check_memory(state.config, name, stages.STAGES[name].pool, state.layout.logs)
     kinds = dict.fromkeys(kind for name in names if (kind := stages.STAGES[name].pool))
     return pools.check_pools(state.config, list(kinds), state.layout.logs)
-
-
-def _check_solver() -> None:
-    """Raise ConfigError where the bounds that the config asks for have no solver here."""
-    from sdpipe.estimators import bounds
-
-    try:
-        bounds.solver()
-    except UserError as error:
-        raise ConfigError((("methods",), str(error))) from None

@@ -25,7 +25,7 @@ from sdpipe.correlators.correlator import describe
 from sdpipe.disk import files, store
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal
-from sdpipe.errors import DamageError, RunError, UserError
+from sdpipe.errors import DamageError, RunError
 from sdpipe.estimators import MOST_TIMES
 from sdpipe.estimators.posterior import Estimate, Posterior
 from sdpipe.infer import coverage, trust
@@ -381,27 +381,19 @@ def load_audience(layout: Layout) -> Audience:
 
     Raises UserError where it has none, DamageError where it does not agree with it.
     """
-    return read_audience(layout.audience, _recorded(layout, "audience", layout.audience))
+    return read_audience(layout.audience, layout.receipts.hash_of(layout.audience, "train", "audience"))
 
 
-def _recorded(layout: Layout, piece: str, path: Path) -> str:
-    """Return the hash that the receipt of a piece of ``train`` has of its file; raise UserError where it has none."""
-    receipt = layout.receipts.read("train", piece)
-    if receipt is None:
-        raise UserError(f"{path}: missing; run: sdpipe train {layout.root}")
-    return receipt.hashes[layout.relative(path)]
-
-
-def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
-    """Load every network of a run, each checked against its receipt and the audience that it belongs to.
+def load_networks(config: Config, layout: Layout, audience: Audience) -> list[trained.Network]:
+    """Load every network of a run, each checked against its receipt and the ``audience`` that it belongs to.
 
     Raises UserError where one has none, DamageError where it does not agree with it.
     """
-    networks, identity = [], load_audience(layout).identity
+    networks = []
     for network in every_network(config):
         path = layout.networks / f"{network.stem}.pt"
-        loaded = trained.load(path, _recorded(layout, network.stem, path))
-        if loaded.audience != identity:
+        loaded = trained.load(path, layout.receipts.hash_of(path, "train", network.stem))
+        if loaded.audience != audience.identity:
             raise DamageError(path, "of another audience")
         networks.append(loaded)
     return networks
@@ -409,8 +401,9 @@ def load_networks(config: Config, layout: Layout) -> list[trained.Network]:
 
 def load_predictor(config: Config, layout: Layout) -> Predictor:
     """Load the networks of a run, with the estimators beside them."""
-    audience = replace(load_audience(layout), options=options(config))
-    members, budget = load_networks(config, layout), config.budget
+    audience, budget = load_audience(layout), config.budget
+    members = load_networks(config, layout, audience)
+    audience = replace(audience, options=options(config))
     return Predictor(audience, members, budget.central, config.methods, budget.level, config.spectra.positive)
 
 
@@ -418,7 +411,8 @@ def write_history(config: Config, layout: Layout, made_from: str) -> None:
     """Write the training histories of all networks, and their figure."""
     from sdpipe.show import figures, picture
 
-    histories = trained.histories(load_networks(config, layout), load_audience(layout))
+    audience = load_audience(layout)
+    histories = trained.histories(load_networks(config, layout, audience), audience)
     written = store.write_dataset(layout.history, histories, store.attributes(made_from, config.seed))
     drawn = [picture.write(one, layout.figures) for one in figures.history_pictures(histories)]
     finish(layout, Piece("train", "history", made_from), [*written, *drawn])
@@ -532,4 +526,4 @@ def write_validation(problem: Problem, layout: Layout, piece: Piece) -> list[tru
     measured.attrs["central"] = config.budget.central
     attrs = store.attributes(piece.made_from, config.seed)
     finish(layout, piece, store.write_dataset(layout.validation, measured, attrs))
-    return trust.too_few(config.validation.samples)
+    return trust.too_few(draws.sizes["sample"])

@@ -104,10 +104,10 @@ class Problem:
         lattice knows it, and what calibrates on them would say nothing of the data (:meth:`Noise.unlike`).
         """
         first, last = CANDIDATES * start, CANDIDATES * stop
-        made = samples.generate(prior, self.observables, self.config.seed, first, last, stream)
-        unlike = self.noise.unlike(made.correlator).reshape(-1, CANDIDATES)
+        candidates = samples.generate(prior, self.observables, self.config.seed, first, last, stream)
+        unlike = self.noise.unlike(candidates.correlator).reshape(-1, CANDIDATES)
         nearest = CANDIDATES * np.arange(stop - start) + unlike.argmin(axis=1)
-        return made.correlator[nearest], made.smeared[nearest]
+        return candidates.correlator[nearest], candidates.smeared[nearest]
 
 
 def _in_one_unit(config: Config) -> bool:

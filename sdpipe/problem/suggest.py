@@ -94,7 +94,7 @@ class _Data:
         self.source = Source.from_keys(file, self.section)
         self.symmetry = _symmetry(self.record)
         self._refuse_missing()
-        self.there = folding.slices(self.record, self.given_key("lattice", "period"), self._first())
+        self.slices = folding.slices(self.record, self.given_key("lattice", "period"), self._first())
         self.kernel = self._kernel()
 
     def _record(self, record: Record, file: Path) -> Record:
@@ -172,11 +172,11 @@ class _Data:
     def _kernel(self) -> Kernel:
         """Return the kernel, given or found out."""
         name, period = self.given.get("kernel"), self.given_key("lattice", "period")
-        spacing, there = self.given_key("lattice", "spacing") or 1.0, self.there
+        spacing, slices = self.given_key("lattice", "spacing") or 1.0, self.slices
         if period is None and name == "exponential":
-            period = 2 * max(there[-1], 1)
+            period = 2 * max(slices[-1], 1)
         elif period is None and self.symmetry:
-            period, sign = len(there), "" if self.symmetry > 0 else "-"
+            period, sign = len(slices), "" if self.symmetry > 0 else "-"
             name = name or ("periodic" if self.symmetry > 0 else "periodic-odd")
             self.why.append(f"kernel: {name}, lattice.period: {period}, since C({period} - t) = {sign}C(t)")
         elif name is None:
@@ -187,7 +187,7 @@ class _Data:
     def load(self, times: tuple[int, ...] | None, source: Source | None = None) -> Correlator:
         """Return the correlator at these times; by default all that the kernel allows."""
         draws = (self.given.get("bootstrap", 800), self.given.get("seed", 1), TARGET_STREAM)
-        return known.load(source or self.source, self.kernel, times, self.snapshot, self.there[0], draws)
+        return known.load(source or self.source, self.kernel, times, self.snapshot, self.slices[0], draws)
 
     def whole(self) -> Correlator:
         """Return the correlator at all times, with a covariance as there can be of few samples, or of no samples."""
@@ -214,7 +214,7 @@ class _Data:
         lattice = {"period": self.kernel.period, "times": [first, last], "spacing": self.kernel.spacing}
         config = {
             "name": name,
-            "lattice": lattice | ({"first": self.there[0]} if self.record.times is None else {}),
+            "lattice": lattice | ({"first": self.slices[0]} if self.record.times is None else {}),
             "kernel": self.kernel.name,
             "smearing": {"sigma": sigma},
             "energies": self._energies(lowest, sigma),
@@ -334,8 +334,8 @@ class _Data:
 
     def _doubt_kernel(self, posterior: Posterior, seen: Correlator) -> None:
         """Say where the data are far more probable with the other kind of kernel."""
-        if found := posterior.other_kernel(seen.mean):
-            words = f"C(t) is e^{found[1]:.3g} times more probable with {found[0]}, T = {self.kernel.period}"
+        if other := posterior.other_kernel(seen.mean):
+            words = f"C(t) is e^{other[1]:.3g} times more probable with {other[0]}, T = {self.kernel.period}"
             self.why.append(f"kernel: {self.kernel.name} is doubtful, since {words}")
 
     def _prior(self, unit: float) -> dict[str, Any]:

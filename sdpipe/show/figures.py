@@ -100,15 +100,19 @@ def legend_above(ax: Axes, ncols: int, **options: Any) -> None:
     ax.legend(loc="upper center", ncols=ncols, **options)
 
 
+def statistical(budget: xr.Dataset) -> NDArray[np.float64]:
+    """Return the statistical error: that of the data and of the networks in quadrature."""
+    sources = [name for name in ("latt", "net") if name in budget.source]
+    return np.sqrt((budget.error.sel(source=sources) ** 2).sum("source")).values
+
+
 def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
     """Draw central value, statistical and total error at one sigma, bounds for rho >= 0 where there are any, and the
     truth where it is known; in axes below them the same less the central value in units of the total error, without
     bounds and with the calibrated error.
     """
     E, central, total = budget.E.values, budget.central.values, budget.total.values
-    statistical = [name for name in ("latt", "net") if name in budget.source]
-    stat = np.sqrt((budget.error.sel(source=statistical) ** 2).sum("source")).values
-    lower, unit = below(ax), np.where(total > 0, total, np.inf)
+    stat, lower, unit = statistical(budget), below(ax), np.where(total > 0, total, np.inf)
     for axes, centre, scale in ((ax, central, 1.0), (lower, 0 * central, unit)):
         fill(axes, E, centre, total / scale, TOTAL, 1, label="total error")
         fill(axes, E, centre, stat / scale, STATISTICAL, 1, label="statistical error")
@@ -133,13 +137,13 @@ def reconstruction(budget: xr.Dataset, ax: Axes) -> Axes:
     return ax
 
 
-def observable(found: xr.Dataset, ax: Axes) -> Axes:
+def observable(combined: xr.Dataset, ax: Axes) -> Axes:
     """Draw a function of densities, see :meth:`sdpipe.analysis.joint.Joint.of`, at one sigma with both its errors."""
-    E, central = found.E.values, found.central.values
-    fill(ax, E, central, found.total.values, TOTAL, 1, label="total error")
-    fill(ax, E, central, found.error.sel(source="latt").values, STATISTICAL, 1, label="statistical error")
+    E, central = combined.E.values, combined.central.values
+    fill(ax, E, central, combined.total.values, TOTAL, 1, label="total error")
+    fill(ax, E, central, combined.error.sel(source="latt").values, STATISTICAL, 1, label="statistical error")
     ax.plot(E, central, color=CENTRAL, lw=1.2, label="central value")
-    ax.set(xlabel=energy(found), ylabel="O(E)", xlim=(E[0], E[-1]))
+    ax.set(xlabel=energy(combined), ylabel="O(E)", xlim=(E[0], E[-1]))
     beside(ax)
     return ax
 

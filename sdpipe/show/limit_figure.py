@@ -98,6 +98,6 @@ def _words(term: str) -> str:
     """
     if term == "exp(-mL)":
         return "$e^{-mL}$"
-    found = re.fullmatch(r"(a|sigma)([1-9]?)", term)
+    match = re.fullmatch(r"(a|sigma)([1-9]?)", term)
     name = {"a": "a", "sigma": r"\sigma"}
-    return f"${name[found[1]]}^{{{found[2]}}}$".replace("^{}", "") if found else term
+    return f"${name[match[1]]}^{{{match[2]}}}$".replace("^{}", "") if match else term

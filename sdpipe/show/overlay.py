@@ -33,7 +33,8 @@ def overlay(ax: Axes, curve: Curve, label: str, sigma: float | None = None, colo
     >>> ax.get_legend().get_texts()[-1].get_text()
     'a line'
     """
-    colour = colour or COLOURS[1 + _drawn(ax) % (len(COLOURS) - 1)]
+    drawn = len(ax.get_legend_handles_labels()[1])
+    colour = colour or COLOURS[1 + drawn % (len(COLOURS) - 1)]
     x, y = ax.get_xlim(), ax.get_ylim()
     if isinstance(curve, xr.Dataset):
         _dataset(ax, _at(curve, sigma), label, colour)
@@ -56,11 +57,6 @@ def _of_legend(ax: Axes) -> dict[str, Any]:
         "title": legend.get_title().get_text(),
         "title_fontproperties": legend.get_title().get_fontproperties(),
     } | font
-
-
-def _drawn(ax: Axes) -> int:
-    """Return how many entries the legend of these axes has."""
-    return len(ax.get_legend_handles_labels()[1])
 
 
 def _at(curve: xr.Dataset, sigma: float | None) -> xr.Dataset:

@@ -109,8 +109,7 @@ def density(
 def _draw(panels: Sequence[Axes], budget: xr.Dataset, words: Mapping[str, str], colours: Sequence[str]) -> None:
     E, central = budget.E.values, budget.central.values
     total = (budget.calibrated if "calibrated" in budget else budget.total).values
-    statistical = [name for name in ("latt", "net") if name in budget.source]
-    stat = np.sqrt((budget.error.sel(source=statistical) ** 2).sum("source")).values
+    stat = figures.statistical(budget)
     unit = np.where(total > 0, total, np.inf)
     for ax, centre, scale in zip(panels, (central, 0 * central), (np.ones(len(E)), unit), strict=False):
         figures.fill(ax, E, centre, total / scale, colours[2], 1, label=words["total"] or None)

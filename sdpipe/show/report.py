@@ -169,9 +169,10 @@ def _noise(config: Config) -> str:
 def _prior(s: Spectra, unit: str) -> str:
     """Return what the networks were taught with."""
     shares = ", ".join(f"{name} {share / sum(s.mixture.values()):.1%}" for name, share in s.mixture.items() if share)
+    sign = "; none negative" if s.positive else ""
     return (
-        f"{s.Nrho} spectral densities for each Nb = {', '.join(map(str, s.Nb))}: {shares}"
-        f"{'; none negative' if s.positive else ''}; threshold E0 in {amount(_span(*s.E0), unit)}; ε = {s.epsilon:g}"
+        f"{s.Nrho} spectral densities for each Nb = {', '.join(map(str, s.Nb))}: {shares}{sign}; "
+        f"threshold E0 in {amount(_span(*s.E0), unit)}; ε = {s.epsilon:g}"
     )
 
 
@@ -324,13 +325,12 @@ def _known_states(prediction: xr.Dataset) -> list[tuple[str, str]]:
     if "state_mass" not in prediction:
         return []
     A, M = (prediction[name].load() for name in ("state_amplitude", "state_mass"))
-    pairs = [(A.isel(state=k).values, M.isel(state=k).values) for k in range(M.sizes["state"])]
-    words = [f"A = {a.mean():.5g} ± {a.std():.2g}, {_mass(m, M.attrs['units'])}" for a, m in pairs]
+    words = []
+    for k in range(M.sizes["state"]):
+        a, m = A.isel(state=k).values, M.isel(state=k).values
+        mass = f"M = {m.mean():.5g} ± {m.std():.2g} {M.attrs['units']}"
+        words.append(f"A = {a.mean():.5g} ± {a.std():.2g}, {mass}")
     return [("Known states, taken off and put back", "; ".join(words))]
-
-
-def _mass(M: np.ndarray, unit: str) -> str:
-    return f"M = {M.mean():.5g} ± {M.std():.2g} {unit}"
 
 
 def _pictures(data: ReportData, names: Iterable[str]) -> list[Markup]:
@@ -463,7 +463,7 @@ def _training(data: ReportData) -> PageSection:
     """Training histories against the baselines."""
     pictures = _pictures(data, _of_each_sigma("history", data.history.sizes["sigma"]))
     table = parts.table("Networks and their baselines", tables.training_frame(data.history), folded=True)
-    lead = [parts.text(SHIPPED, "note")] if data.config.training.audience == "shipped" else []
+    lead = [parts.text(SHIPPED, "note")] if data.config.origin.served else []
     return PageSection("training", "Training", [*lead, parts.gallery(pictures, CAPTIONS["histories"]), table])
 
 
@@ -479,7 +479,8 @@ def _family(config: Config, name: str) -> str:
         return f"The prior of arXiv:2307.00808 at basis size Nb = {section.Nb}."
     ranges = asdict(section.build(config.ranges))
     unit, plain = config.kernel_function.unit, ("count", "size")
-    words = [f"{k} {_span(*v) if k in plain else amount(_span(*v), unit)}" for k, v in ranges.items()]
+    spans = {name: _span(*ends) for name, ends in ranges.items()}
+    words = [f"{name} {span}" if name in plain else f"{name} {amount(span, unit)}" for name, span in spans.items()]
     return f"{type(section).__doc__} Here {', '.join(words)}."
 
 

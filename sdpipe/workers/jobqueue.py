@@ -247,7 +247,7 @@ def _read_file() -> tuple[dict[str, dict[str, Any]], dict[str, Any], KeyPlaces]:
             faults.append(((key,), "unknown key; allowed: jobqueue, and keys of Dask's configuration"))
             continue
         if holds_keys != isinstance(value, dict):
-            faults.append(((key,), f"must hold {'keys' if holds_keys else 'a value, no keys'}"))
+            faults.append(((key,), "must hold keys" if holds_keys else "must hold a value, no keys"))
     sections = raw.pop("jobqueue", {})
     if not faults:
         faults = [(("jobqueue", n), "must hold keys") for n, keys in sections.items() if not isinstance(keys, dict)]

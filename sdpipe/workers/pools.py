@@ -5,7 +5,6 @@ Dask takes half a second to import, so that only a pool that starts imports it.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from math import ceil
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpipe.config.schema import Cluster, Config
-from sdpipe.errors import ConfigError, RunError
+from sdpipe.errors import RunError
 from sdpipe.workers.serial import Serial, cores, memory_limit
 
 if TYPE_CHECKING:
@@ -149,13 +148,3 @@ def memory(config: Config, kind: Kind | None, logs: Path) -> int:
     from sdpipe.workers.jobqueue import read_section
 
     return read_section(name, kind, logs).memory
-
-
-def check_device(config: Config) -> None:
-    """Raise ConfigError where networks are to be trained on a GPU of this machine, and it has none."""
-    if config.training.device == "cuda" and config.cluster.gpu == "local":
-        import torch
-
-        if not torch.cuda.is_available():
-            fault = f"no CUDA GPU on this machine ({socket.gethostname()}); allowed here: auto, cpu"
-            raise ConfigError((("training", "device"), fault))

@@ -7,7 +7,6 @@ import pytest
 
 from sdpipe.correlators.correlator import Correlator
 from sdpipe.correlators.survey import Survey, effective_mass
-from sdpipe.errors import UserError
 from sdpipe.physics.kernels import Kernel
 
 T, M, SPACING = 32, 0.35, 0.5
@@ -27,7 +26,7 @@ def test_a_single_state_has_its_mass_at_every_time(name: str) -> None:
     known = np.isfinite(survey.mass)
     assert known.sum() >= len(survey.mass) - 2
     assert survey.mass[known] == pytest.approx(M, rel=1e-9)
-    assert survey.lowest == pytest.approx(M, rel=1e-9)
+    assert survey.late_mass == pytest.approx(M, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["periodic", "exponential"])
@@ -58,10 +57,9 @@ def test_a_prior_that_begins_elsewhere_than_the_data_is_doubtful() -> None:
     assert Survey.from_correlator(correlator(kernel, 0.9), kernel).doubts((0.4, 1.3)) == []
 
 
-def test_noise_without_an_effective_mass_is_refused_with_what_to_say() -> None:
+def test_noise_has_no_late_mass() -> None:
     kernel = Kernel("exponential", T, SPACING)
-    with pytest.raises(UserError, match=r"no effective mass is known to 10 %.*say smearing\.sigma, energies"):
-        _ = Survey.from_correlator(correlator(kernel, 0.9), kernel).lowest
+    assert Survey.from_correlator(correlator(kernel, 0.9), kernel).late_mass is None
 
 
 def test_the_error_with_few_configurations_is_that_of_the_jackknife() -> None:

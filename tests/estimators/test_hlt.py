@@ -287,7 +287,7 @@ def test_an_estimate_that_does_not_reproduce_the_data_is_not_found_and_E0_by_evi
     around = hlt.around(C, C[:, None])
     assert np.array_equal(around.mean[0], r.mean)
     assert around.samples.shape == (2, 1, 1, 4)
-    assert len(hlt.made) == 2
+    assert len(hlt.built) == 2
 
 
 @pytest.mark.parametrize("c", [0.05, 20.0])
