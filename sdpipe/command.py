@@ -65,7 +65,7 @@ def _from_file(arguments: argparse.Namespace) -> None:
 
     suggestion = suggest(arguments.config, arguments.overrides)
     config = config_of(suggestion.config, str(arguments.config))
-    tested = survey_text.Tested.of(suggestion.survey.kernel, suggestion.used)
+    tested = survey_text.Tested.from_correlator(suggestion.survey.kernel, suggestion.used)
     if arguments.stage == "check":
         text = survey_text.text(suggestion.survey, tested, suggestion.why)
         following = _typed(arguments, "reconstruct") if tested.explained else MEND
@@ -86,7 +86,9 @@ def _surveys(state: State) -> str:
     config = state.config
     kernel, E0 = config.kernel_function, config.spectra.E0
     surveyed = [(Survey.from_correlator(c, kernel), c) for c in state.inputs.correlators()]
-    return "\n\n".join(survey_text.text(s, survey_text.Tested.of(kernel, c), s.doubts(E0)) for s, c in surveyed)
+    return "\n\n".join(
+        survey_text.text(s, survey_text.Tested.from_correlator(kernel, c), s.doubts(E0)) for s, c in surveyed
+    )
 
 
 def _new(path: Path) -> None:

@@ -37,7 +37,7 @@ class Tested:
     explained: bool
 
     @classmethod
-    def of(cls, kernel: Kernel, used: Correlator) -> Tested:
+    def from_correlator(cls, kernel: Kernel, used: Correlator) -> Tested:
         """Return the goodness of fit, and what is doubtful."""
         noise = Noise(used.times, used.mean, used.covariance, used.where, floor=FLOOR)
         chi2, dof = _goodness_of_fit(kernel, noise, used)
