@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sdpipe
+from sdpipe.show.flags import WORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "notebooks").glob("*.md")])
@@ -123,8 +124,19 @@ def test_the_index_answers_what_new_users_ask_in_one_click() -> None:
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     questions = " ".join(re.findall(r"^\| (.+\?) \| \[[^\]]+\]\([^)]+\) \|$", text, re.MULTILINE))
     asked = ("σ chosen", "total error", "Slurm", "crash", "file formats", "estimator", "HLT", "covariance", "units")
+    asked += ("install", "masses and residues", "for a paper", "one configuration", "quote", "error right", "flag")
     for words in (*asked, "kernel", "cite", "continuum limit"):
         assert words in questions
+
+
+def test_every_flag_of_an_answer_is_on_the_page_of_flags() -> None:
+    """A row of the page quotes words that stand in the sentence of the flag."""
+    text = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    for code, sentence in WORDS.items():
+        assert any(words in sentence for words in quoted), code
+    for words in quoted:
+        assert any(words in sentence for sentence in WORDS.values()), words
 
 
 def test_the_page_of_commands_is_current() -> None:

@@ -28,9 +28,12 @@ APART = 2.0
 UNLIKELY = 0.01
 """p-value below which levels do not describe a density."""
 
-FIRST, WIDENINGS, HALVINGS = 1 / 16, 12, 6
-"""Of steps to the end of an interval of chi^2: the first over sigma or an amplitude, and how often it is doubled until
-the end is passed, and halved."""
+FIRST = 1 / 16
+"""First step to the end of an interval of chi^2, in units of the smallest sigma or of the amplitude."""
+WIDENINGS = 12
+"""How often the step is doubled at most until the end is passed."""
+HALVINGS = 6
+"""How often it is halved then."""
 
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(64)
 """The rule on [-1, 1] that smears the rest."""

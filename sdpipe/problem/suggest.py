@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,9 @@ class _Data:
         if self.source.crossed:
             return {"methods": ["hlt", "posterior", "linear"]}
         if self.given_key("spectra", "positive") and not self.given_key("smearing", "kind"):
+            if find_spec("clarabel") is None:
+                self.why.append("methods: without bounds for rho >= 0, which need pip install 'sdpipe[bounds]'")
+                return {}
             self.why.append("methods: bounds, too, since rho >= 0 is known")
             return {"methods": ["linear", "posterior", "bounds"]}
         return {}
