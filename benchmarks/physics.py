@@ -97,7 +97,7 @@ def of_time(run: sdpipe.run.Run) -> list[Row]:
         "limit, 8 models": lambda: limit_of(data, *design_of(data, ("a2", "a4", "exp(-mL)")), True),
         "limit sigma and a -> 0, 4 models": lambda: limit_of(data, *design_of(data, ("a2", "sigma2")), True),
         "levels that describe it, too": lambda: against_limit(big),
-        "two levels": lambda: fit_levels(sigma, E, density, 2 * V, GAUSSIAN, 2),
+        "two levels": lambda: fit_levels(sigma, E, density, 2 * V, GAUSSIAN, 2).covariance,
         "joint, a ratio of sums": lambda: five.of(lambda a, b, c, d, e: (a[0] + b[0]) / (c[1] + d[0] + e[1])),
     }
     return [Row(f"{what}, processor time", _seconds(call), "s") for what, call in calls.items()]

@@ -80,7 +80,10 @@ class FittedLevels:
         V = _of_parameters(self.problem, self.parameters)[np.ix_(rows, rows)]
         linear = np.sqrt(np.diag(V))
         profiled = [_profiled(self.problem, self.parameters, k, e) for k, e in zip(rows, linear, strict=True)]
-        return V * np.outer(profiled / linear, profiled / linear)
+        size = np.where(linear > 0, linear, 1)
+        correlation = V / np.outer(size, size)
+        np.fill_diagonal(correlation, 1)
+        return correlation * np.outer(profiled, profiled)
 
     @property
     def together(self) -> list[int]:
@@ -211,6 +214,7 @@ def _of_parameters(problem: _Problem, parameters: Array) -> Array:
         axis=1,
     )
     size = np.linalg.norm(J, axis=0)
+    size = np.where(size > 0, size, 1)  # the threshold of a rest without height changes nothing
     return np.linalg.pinv((J / size).T @ (J / size), hermitian=True) / np.outer(size, size)
 
 
@@ -241,7 +245,8 @@ def _profiled(problem: _Problem, parameters: Array, k: int, linear: float) -> fl
         start = fit.x
         return True
 
-    first = min(linear, FIRST * (problem.sigma.min() if k < count else np.abs(parameters[k])))
+    first = FIRST * (problem.sigma.min() if k < count else np.abs(parameters[count:]).max())
+    first = linear if 0 < linear < first else first
     ends = []
     for step, limit in zip((-first, first), limits, strict=True):
         start = np.delete(best, k) if k < count else best

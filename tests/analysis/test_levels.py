@@ -71,6 +71,13 @@ def test_a_level_that_the_density_does_not_determine_has_an_error_of_its_own_siz
     assert np.sqrt(two.covariance[worse, worse]) > SIGMA.min()
 
 
+def test_a_rest_that_is_not_there_changes_no_level() -> None:
+    found = fit_levels(SIGMA, E, density([0.9], [1.3]), covariance(0.01), GAUSSIAN, 1, rest=True)
+    np.testing.assert_allclose([*found.mass, *found.amplitude], [0.9, 1.3], rtol=1e-3)
+    assert np.isfinite(found.covariance).all()
+    assert (np.diag(found.covariance) > 0).all()
+
+
 def test_a_level_below_a_continuum_is_found_with_the_rest() -> None:
     omega = np.linspace(1.4, 8, 4001)
     above = np.trapezoid(0.5 * GAUSSIAN(E[:, None], omega, SIGMA[:, None, None]), omega)
