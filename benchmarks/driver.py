@@ -27,9 +27,12 @@ def nothing(_: int) -> None:
 
 @contextmanager
 def in_one_process(workers: int) -> Iterator[Pool]:
-    """Start workers that are threads of this process, as scheduler and driver are: all cost is processor time of it."""
+    """Start workers that are threads of this process, as scheduler and driver are: all cost is processor time of it.
+
+    They have no limit of memory, of which each would have a part that the whole process passes.
+    """
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    options = {"threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    options = {"threads_per_worker": 1, "processes": False, "dashboard_address": None, "memory_limit": 0}
     with LocalCluster(n_workers=workers, **options) as cluster, Client(cluster) as client:
         yield Pool(client, 1, 1, lambda: None, ready=1)
 
