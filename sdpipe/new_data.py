@@ -137,8 +137,8 @@ def _data(
         c = Correlator.from_xarray(samples)
         _check_times(run, c.times)
         check_size(c.mean, c.times, "samples")
-        known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from, "flags": c.flags}
-        known |= {"facts": c.facts}
+        known = {"mean": c.mean, "covariance": c.covariance, "count": c.estimated_from}
+        known |= {"flags": c.flags, "facts": c.facts}
         known |= {"first": c.facts["first"]} if c.facts.get("first") else {}
         return (
             c.bootstrap(run.config.bootstrap, run.config.seed, NEW_DATA_STREAM),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from sdpipe.correlators.correlator import Correlator, Source
 from sdpipe.correlators.record import Record, Snapshot
 from sdpipe.correlators.survey import Survey, effective_mass
 from sdpipe.errors import UserError
-from sdpipe.estimators import MOST_TIMES
+from sdpipe.estimators import MOST_TIMES, bounds
 from sdpipe.estimators.positive import least_chi2
 from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics import smearing
@@ -205,9 +204,9 @@ class _Data:
         survey = Survey.from_correlator(self.whole(), self.kernel)
         first, last = self._times(survey)
         seen = self.load(tuple(range(first, last + 1)))
+        unit, lowest = self._scales(self._diagonal(seen))
         if self.given_key("spectra", "positive"):
             self._check_positive(seen)
-        unit, lowest = self._scales(self._diagonal(seen))
         sigma = self.given_key("smearing", "sigma") or self._sigma(seen, unit, lowest)
         section = {"kind": "correlator", "path": str(self.source.path), **self.section}
         name = "-".join([self.source.dataset or self.path.stem, *self._of_matrix()])
@@ -247,9 +246,11 @@ class _Data:
         """Return the methods, where they are not those of every config."""
         if self.source.crossed:
             return {"methods": ["hlt", "posterior", "linear"]}
-        if self.given_key("spectra", "positive") and not self.given_key("smearing", "kind"):
-            if find_spec("clarabel") is None:
-                self.why.append("methods: without bounds for rho >= 0, which need pip install 'sdpipe[bounds]'")
+        if self.given_key("spectra", "positive") and self.given_key("smearing", "kind") in (None, "gaussian"):
+            try:
+                bounds.solver()
+            except UserError as error:
+                self.why.append(f"methods: without bounds for rho >= 0, since {error}")
                 return {}
             self.why.append("methods: bounds, too, since rho >= 0 is known")
             return {"methods": ["linear", "posterior", "bounds"]}

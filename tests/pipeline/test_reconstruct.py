@@ -123,6 +123,8 @@ def test_data_of_which_rho_is_known_to_be_positive(cli: Cli, tmp_path: Path) -> 
     assert known.spectra.positive
     assert "signed" not in known.spectra.mixture
     assert "bounds" in known.methods
+    early = cli("reconstruct", tmp_path / "a.npy", "spectra.positive=true", "lattice.times=[0, 12]", "--dry-run")
+    assert "C(0) of this kernel has no limit on the energies in it" in early.fault
     negative = configurations(tmp_path / "b.npy", scale=-1.0)
     assert cli("check", negative).status == 0
     outcome = cli("reconstruct", negative, "spectra.positive=true", "--run", tmp_path / "run")
