@@ -32,8 +32,12 @@ DECISIVE = 7.0
 AMPLITUDES = 2.0 ** np.arange(-4, 10)
 """Amplitudes alpha, in units of the one that gives correlators of the prior the size of C_latt."""
 
-SCALED_AMPLITUDES = 2.0 ** np.arange(-2, 8)
-"""The same where the unit is integrated over: a component then has |L^-1 C| on average what C_latt has."""
+SCALED_AMPLITUDES = 2.0 ** np.arange(-2, 20)
+"""The same where the unit is integrated over: a component then has |L^-1 C| on average what C_latt has.
+
+Noise that is correlated in time is far below its diagonal in some directions. A C(t) that is not like C_latt can be
+10^5 times as large as that there, and has no component that explains it where amplitudes end too early.
+"""
 
 LEAST_NOISE = 3e-3
 """No correlator has a noise scale s below this share of the one that its size would give it."""

@@ -203,3 +203,18 @@ def test_faults_are_named() -> None:
         PriorMoments.over_scales(grid)
     with pytest.raises(UserError, match="omega_max"):
         PriorMoments.over_scales(replace(grid, times=(1, 2)), ChebyshevPrior(16, omega_max=3.0))
+
+
+@pytest.mark.parametrize("family", [PeaksFamily((5, 50), (0.3, 1.4)), FewStatesFamily((0.3, 1.4))])
+def test_data_that_correlated_noise_shows_to_be_unlike_c_latt_have_errors_that_hold(family) -> None:
+    grid = Observables(Kernel("vector", 32), TIMES, (0.44, 0.63), tuple(np.linspace(0.1, 2.5, 20)))
+    noise = synthetic(TIMES, grid.split(o3(1.0).integrals(grid))[0], 1e-3, 0.0, 4.0)
+    generator = np.random.default_rng(11)
+    clean, rho = grid.split(np.stack([family.draw(generator).integrals(grid) for _ in range(100)]))
+    C = noise.draw(clean, 1, generator)[:, 0]
+    posterior = over_scales(grid, noise)
+    estimate, (chi2, dof) = posterior(C), posterior.goodness(C)
+    off = np.abs(estimate.mean - rho)
+    assert np.mean(off < estimate.sd) > 0.6
+    assert np.mean(off < 2 * estimate.sd) > 0.9
+    assert np.median(chi2) < 3 * np.median(dof)
