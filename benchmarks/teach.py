@@ -31,8 +31,9 @@ from sdpipe.config.origins import PLACE
 from sdpipe.config.schema import plain
 from sdpipe.disk import files
 from sdpipe.errors import UserError
-from sdpipe.estimators.local import CUT, Local
+from sdpipe.estimators.local import Local
 from sdpipe.learn import architectures, shipped
+from sdpipe.learn.moments import CUT
 from sdpipe.physics import rng
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import FLOOR, Noise, synthetic

@@ -155,22 +155,22 @@ def _ensembles(config: Config) -> Iterator[Fault]:
 
 def _training(config: Config) -> Iterator[Fault]:
     training, budget, slices = config.training, config.budget, len(config.lattice.slices)
-    if training.inputs == "posterior" and training.protocol == "published":
+    if training.corrects and training.protocol == "published":
         yield ("training", "inputs"), "the published protocol has no posterior; allowed: whiten, standardise"
-    if training.inputs == "local" and config.origin.trains:
-        words = "local: networks that see one energy at a time come with sdpipe (training.audience: shipped)"
-        yield ("training", "inputs"), f"{words}; allowed: whiten, standardise, posterior"
+    if training.inputs == "local" and config.spectra.omega_max is not None:
+        words = f"{config.spectra.omega_max:g} is a unit of energy, and training.inputs: local has none"
+        yield ("spectra", "omega_max"), f"{words}; allowed: null, or training.inputs: posterior"
     if training.head == "scale" and training.protocol == "published":
         yield ("training", "head"), "the published protocol has no error head; allowed: none"
     if training.head == "scale" and budget.calibration == "none":
         words = "none: an error that networks give (training.head: scale) holds only when it is calibrated"
         yield ("budget", "calibration"), f"{words}; allowed: conformal"
-    if isinstance(config.noise, RangeNoise) and training.inputs != "posterior":
+    if isinstance(config.noise, RangeNoise) and not training.corrects:
         words = "range: networks learn to live with every covariance through the posterior"
-        yield ("noise", "kind"), f"{words}; needed: training.inputs: posterior"
+        yield ("noise", "kind"), f"{words}; needed: training.inputs: local or posterior"
     for where, wanted in (
         (("methods",), "posterior" in config.methods),
-        (("training", "inputs"), training.inputs == "posterior"),
+        (("training", "inputs"), training.corrects),
     ):
         if wanted and slices < 2:
             yield where, f"a posterior needs two times or more; lattice.times has {slices}"

@@ -199,8 +199,8 @@ class Training(Section):
     inputs: Literal["whiten", "standardise", "posterior", "local"] = "whiten"
     """What the networks see: C(t) in one of two forms, or the closed-form posterior. `whiten` is C(t) rotated to unit
     covariance, `standardise` is C(t) standardised time by time. `posterior` gives features of the posterior, whose
-    mean the networks then correct in units of its standard deviation. `local` is for the shipped audience, whose
-    networks see one energy at a time."""
+    mean the networks then correct in units of its standard deviation. `local` does so at one sigma and one E at a
+    time, in no unit of energy: each network serves all of them, [as those that come with sdpipe do](universal.md)."""
     head: Literal["none", "scale"] = "none"
     """Whether networks give an error, too."""
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -209,6 +209,11 @@ class Training(Section):
     """Samples in a batch; null is the protocol's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
+
+    @property
+    def corrects(self) -> bool:
+        """Whether networks correct the closed-form posterior, whose features they see."""
+        return self.inputs in ("posterior", "local")
 
 
 class Cluster(Section):
@@ -305,13 +310,13 @@ class Config(Section):
     @property
     def copies(self) -> int:
         """Noisy copies of each sample that are stored: features of the posterior are computed from them."""
-        copies = max(self.noise.copies, int(self.training.inputs == "posterior"))
+        copies = max(self.noise.copies, int(self.training.corrects))
         return copies * (1 + len(self.noise.lattices)) if isinstance(self.noise, RangeNoise) else copies
 
     @property
     def sigma_together(self) -> bool:
-        """Whether each network gives rho_sigma(E) at all sigma together."""
-        return isinstance(self.noise, RangeNoise) or not self.origin.trains
+        """Whether each network serves all sigma."""
+        return isinstance(self.noise, RangeNoise) or self.training.inputs == "local" or not self.origin.trains
 
     @property
     def origin(self) -> Origin:

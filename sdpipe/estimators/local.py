@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from sdpipe.arrays import Array
 from sdpipe.estimators.positive import Density, Positive
 from sdpipe.estimators.posterior import Posterior, PosteriorEstimate
-from sdpipe.estimators.prior_moments import PriorMoments
+from sdpipe.estimators.prior_moments import SCALED_LEVELS, PriorMoments
 from sdpipe.physics.kernels import Observables
 from sdpipe.physics.noise import Noise
 
@@ -29,11 +29,14 @@ SMALLEST = 1e-4
 LARGEST = 30.0
 """No feature is larger."""
 
-CUT = 6.0
-"""Networks see features cut at so many standard deviations from their mean over the training draws."""
+AT_ENERGY = 4 * len(EXPONENTS) + 11
+"""Features that differ from energy to energy."""
 
 OF_POSTERIOR = (-7, -6, -5, -3, -2, -1)
 """Which features of the posterior are here, too: all that do not belong to modes, but for the size of C_latt."""
+
+FEATURES = AT_ENERGY + 5 + (1 + len(SCALED_LEVELS)) + len(OF_POSTERIOR) + 2 * len(EXPONENTS)
+"""How many features there are."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from sdpipe.arrays import Array
 from sdpipe.errors import UserError
-from sdpipe.estimators.local import CUT, Local
+from sdpipe.estimators.local import Local
 from sdpipe.estimators.posterior import ClosedForm
 from sdpipe.learn import architectures
 from sdpipe.learn.audience import Audience
+from sdpipe.learn.moments import CUT
 from sdpipe.learn.trained import Network
 
 PAIRS = 8192

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sdpipe.disk import store
 from sdpipe.learn.feeds import Chunk, TrainingSet
-from sdpipe.learn.moments import InputKind, InputTransform, LinearEstimator, Moments
+from sdpipe.learn.moments import CUT, InputKind, InputTransform, LinearEstimator, Moments
 from sdpipe.physics import rng
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.samples import is_validation
@@ -29,7 +29,7 @@ class Fitted:
 
     ``transform`` is that of the networks' inputs. The losses are mean absolute errors on the validation samples: of the
     linear estimator, of the posterior mean, NaN where there is none, and of predicting the mean of the training
-    targets. With inputs ``posterior`` the targets of ``data`` are in units of the posterior's standard deviation.
+    targets. Where networks correct the posterior the targets of ``data`` are in units of its standard deviation.
     """
 
     data: TrainingSet
@@ -43,7 +43,7 @@ class Fitted:
 @dataclass(frozen=True, eq=False)
 class _Part:
     """Samples of one chunk as they are stored: C (n, t), y (n, E), and where there are any noisy C (n, copy, t), and
-    features (n, copy, feature), mean and sd (n, copy, E) of the posterior for them."""
+    features (n, copy, [E,] feature), mean and sd (n, copy, E) of the posterior for them."""
 
     correlator: NDArray
     target: NDArray
@@ -143,29 +143,36 @@ class _Correlators:
 
 @dataclass(frozen=True)
 class _Features:
-    """Inputs are features of the posterior, standardised; each noisy copy is a sample, and has its own target."""
+    """Inputs are features of the posterior, standardised and cut; each noisy copy is a sample, and has its own target.
+
+    Where features are local, each energy of a copy is a sample.
+    """
 
     transform: InputTransform
+    cut: float
 
     @classmethod
-    def fit(cls, parts: Iterator[_Part]) -> _Features:
+    def fit(cls, parts: Iterator[_Part], cut: float) -> _Features:
         moments = [(f.shape[0], f.sum(axis=0), (f**2).sum(axis=0)) for f in (_rows(p.features) for p in parts)]
         n, first, second = (sum(moment[i] for moment in moments) for i in range(3))
         mean = first / n
         spread = np.sqrt(np.maximum(second / n - mean**2, 0))
-        return cls(InputTransform(mean, np.diag(1 / np.where(spread > 1e-6, spread, 1))))
+        return cls(InputTransform(mean, np.diag(1 / np.where(spread > 1e-6, spread, 1))), cut)
 
     def chunk(self, training: _Part, held: _Part, _white: NDArray) -> Chunk:
-        x = self.transform(_rows(training.features)).astype(np.float32)
+        x, x_val = self._seen(training.features), self._seen(held.features[:, :1])
         return Chunk(
             x=x,
             s=np.ones(len(x), np.float32),
-            y=np.clip(_rows(training.pulls), -LARGEST_PULL, LARGEST_PULL),
-            x_val=self.transform(held.features[:, 0]).astype(np.float32),
-            y_val=held.pulls[:, 0],
+            y=np.clip(training.pulls, -LARGEST_PULL, LARGEST_PULL).reshape(len(x), -1),
+            x_val=x_val,
+            y_val=held.pulls[:, 0].reshape(len(x_val), -1),
             stored=x[:, None],
-            unit=held.sd[:, 0],
+            unit=held.sd[:, 0].reshape(len(x_val), -1),
         )
+
+    def _seen(self, features: NDArray) -> NDArray[np.float32]:
+        return self.transform(_rows(features)).clip(-self.cut, self.cut).astype(np.float32)
 
     def baselines(self, held: _Part, _white: NDArray) -> tuple[NDArray | None, NDArray]:
         # Where each copy has a covariance of its own no noisy C is stored, and the linear estimator has no loss.
@@ -211,29 +218,33 @@ def fit(
 
     Input transform and linear estimator see training samples only; with ``residual``, networks on C(t) correct the
     linear estimator. Validation noise is one fixed draw for each sample, a function of ``key``, the seed and the name
-    of the ensemble, so that it is the same for every replica and sigma; with inputs ``posterior`` it is that of the
-    first stored copy. Where ``posterior`` is given, which returns its mean (n, E) for C (n, t), its loss is noted.
+    of the ensemble, so that it is the same for every replica and sigma; where networks correct the posterior it is that
+    of the first stored copy. Where ``posterior`` is given, which returns its mean (n, E) for C (n, t), its loss is
+    noted.
     """
     moments = Moments.from_samples(lambda: ((p.correlator, p.target) for p in samples.all_training()), noise)
-    on_features = inputs == "posterior"
+    on_features, local = inputs in ("posterior", "local"), inputs == "local"
     linear_transform = InputTransform.fit(moments, "whiten" if on_features else inputs)
     linear = LinearEstimator.fit(moments, linear_transform)
 
     seed, ensemble = key
     generator = rng.generator(seed, "validation noise", ensemble)
     white = generator.standard_normal((sum(samples.held_out), noise.deviates))
-    seen = _Features.fit(samples.all_training()) if on_features else _Correlators(linear_transform, noise, posterior)
+    seen: _Correlators | _Features = _Correlators(linear_transform, noise, posterior)
+    if on_features:
+        seen = _Features.fit(samples.all_training(), CUT if local else np.inf)
     chunks = _Chunks(samples, seen, np.split(white, np.cumsum(samples.held_out)[:-1]))
     linear_loss, posterior_loss, mean_loss = chunks.losses(lambda C: linear(linear_transform(C)), moments.target_mean)
 
-    outputs = moments.target_mean.size
+    points = moments.target_mean.size if local else 1
+    outputs = moments.target_mean.size // points
     weight, offset, scale = np.zeros((seen.transform.mean.size, outputs)), np.zeros(outputs), np.ones(outputs)
     if residual and not on_features:
         weight, offset, scale = linear.weight, linear.offset, linear.residual
     data = TrainingSet(
         read=chunks.read if len(samples) > 1 else [chunks.read(0)].__getitem__,
-        rows=tuple(n * samples.copies for n in samples.rows) if on_features else samples.rows,
-        held_out=samples.held_out,
+        rows=tuple(n * samples.copies * points for n in samples.rows) if on_features else samples.rows,
+        held_out=tuple(n * points for n in samples.held_out),
         copies=1 if on_features else samples.copies,  # on features each copy is a sample of its own
         noise=noise.cholesky.T @ linear_transform.matrix,
         weight=weight,

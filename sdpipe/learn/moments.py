@@ -25,6 +25,9 @@ from sdpipe.physics.noise import Noise
 
 InputKind = Literal["whiten", "standardise", "posterior", "local"]
 
+CUT = 6.0
+"""Networks see local features cut at so many standard deviations from their mean over the training draws."""
+
 MOMENT_ROWS = 65_536
 
 ROUNDING = float(np.finfo(np.float32).eps)

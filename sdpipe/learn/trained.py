@@ -31,8 +31,9 @@ class Network:
     shapes mean (t,), matrix (t, t), weight (t, E), offset (E,), scale (E,). It is that at one ``sigma`` or, where that
     is None, at each sigma of the audience, one after another: E stands for (sigma, E). With inputs ``posterior``,
     features (F,) of the posterior take the place of C, matrix is (F, F), and the estimate is its mean + sd *
-    network(x). With an error head the second half of what the network returns is the logarithm of its error, in units
-    of scale or sd. The losses are mean absolute errors. ``audience`` is the identity of that audience.
+    network(x). With inputs ``local`` they are those at one sigma and one E, and there is one output. With an error
+    head the second half of what the network returns is the logarithm of its error, in units of scale or sd.
+    The losses are mean absolute errors. ``audience`` is the identity of that audience.
     """
 
     ensemble: str
@@ -96,8 +97,8 @@ def histories(networks: list[Network], audience: Audience) -> xr.Dataset:
     """Return train_loss, val_loss (ensemble, sigma, replica, epoch), NaN past the last epoch of a network,
     linear_loss and posterior_loss (ensemble, sigma) and best_epoch (ensemble, sigma, replica).
 
-    Losses are mean absolute errors of rho_sigma(E), on training pairs with inputs ``posterior`` in
-    units of the posterior's standard deviation; those of a network for all sigma are means over these. ``linear_loss``
+    Losses are mean absolute errors of rho_sigma(E), on training pairs, where networks correct the posterior, in
+    units of its standard deviation; those of a network for all sigma are means over these. ``linear_loss``
     and ``posterior_loss`` are those of the best linear estimator and of the posterior mean on the same validation
     samples and noise.
     """
@@ -117,7 +118,7 @@ def histories(networks: list[Network], audience: Audience) -> xr.Dataset:
         linear[row], posterior[row], best[cell] = n.linear_loss, n.posterior_loss, n.best_epoch
     dims = ("ensemble", "sigma", "replica")
     units = audience.observables.units
-    of_networks = "1" if audience.inputs == "posterior" else units
+    of_networks = "1" if audience.on_features else units
     variables = {
         "train_loss": ((*dims, "epoch"), train, of_networks, "mean absolute error on training pairs"),
         "val_loss": ((*dims, "epoch"), val, of_networks, "mean absolute error on validation samples"),

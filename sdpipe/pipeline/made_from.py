@@ -32,7 +32,7 @@ class MadeFrom:
         parts = [plain(getattr(config, n)) for n in ("lattice", "smearing", "energies", "spectra")]
         del parts[0]["first"]  # it counts with the files that it is about
         noise = self._noise if config.copies else None
-        features = config.training.inputs == "posterior"
+        features = config.training.corrects and config.training.inputs
         return digest(SCHEMA, config.seed, config.kernel, *parts, noise, features)
 
     @cached_property

@@ -74,7 +74,12 @@ def _blocks(stage: str, rows: list[tuple[str, Any]], total: int, step: int) -> l
 
 def chunk_samples(config: Config) -> int:
     """Return the samples in a chunk: about 16 MiB, at least four chunks a set, whole batches where there is one."""
-    largest = CHUNK_BYTES // (4 * len(config.smearing.sigma) * config.energies.count)
+    numbers = len(config.smearing.sigma) * config.energies.count
+    if config.training.inputs == "local":
+        from sdpipe.estimators.local import FEATURES  # and SciPy, which commands do without that compute nothing
+
+        numbers *= FEATURES
+    largest = CHUNK_BYTES // (4 * numbers)
     quarter = -(-config.spectra.Nrho // 4)
     unit = BATCH if min(largest, quarter) >= BATCH else RNG_BLOCK
     return unit * max(min(largest // unit, -(-quarter // unit)), 1)

@@ -27,7 +27,8 @@ from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal
 from sdpipe.errors import DamageError, RunError
 from sdpipe.estimators import MOST_TIMES
-from sdpipe.estimators.posterior import Estimate, Posterior
+from sdpipe.estimators.local import FEATURES, Local
+from sdpipe.estimators.posterior import Posterior
 from sdpipe.infer import coverage, trust
 from sdpipe.infer.predict import Measured, Predictor, reconstruct
 from sdpipe.learn import dataset, feeds, memory, shipped, trained, training
@@ -36,6 +37,7 @@ from sdpipe.learn.audience import load as read_audience
 from sdpipe.learn.audience import save as save_audience
 from sdpipe.physics import rng
 from sdpipe.physics.covariances import SHARED
+from sdpipe.physics.noise import Noise
 from sdpipe.physics.samples import generate, is_validation, noisy_copies
 from sdpipe.pipeline.pieces import (
     VALIDATION_BLOCK,
@@ -93,13 +95,14 @@ def training_template(config: Config) -> store.Template:
         variables["noisy"] = store.Variable(
             (*rows, "copy", "t"), (1, chunk, copies, n_t), "float32", units, "correlator with lattice noise"
         )
-    if config.training.inputs == "posterior":
-        n_features = prior_moments(config).features
+    if config.training.corrects:
+        dims, chunks, n_features = (*rows, "copy", "sigma", "E"), (1, chunk, copies, n_sigma, n_E), _features(config)
+        local = config.training.inputs == "local"
+        seen, parts = (dims, chunks) if local else (dims[:-2], chunks[:-2])
         coords["feature"] = ("feature", np.arange(n_features))
-        dims, chunks = (*rows, "copy", "sigma", "E"), (1, chunk, copies, n_sigma, n_E)
         variables |= {
             "features": store.Variable(
-                (*rows, "copy", "feature"), (1, chunk, copies, n_features), "float32", "1", "features of the posterior"
+                (*seen, "feature"), (*parts, n_features), "float32", "1", "features of the posterior"
             ),
             "posterior_mean": store.Variable(
                 dims, chunks, "float32", density, "posterior mean of the noisy correlator"
@@ -107,6 +110,11 @@ def training_template(config: Config) -> store.Template:
             "posterior_sd": store.Variable(dims, chunks, "float32", density, "its standard deviation"),
         }
     return store.Template(coords, variables)
+
+
+def _features(config: Config) -> int:
+    """Return how many features of the posterior networks see."""
+    return FEATURES if config.training.inputs == "local" else prior_moments(config).features
 
 
 def _grid(config: Config) -> dict[str, Any]:
@@ -132,14 +140,20 @@ def generate_block(problem: Problem, root: Path, piece: Piece) -> int:
     elif config.copies:
         copies = (config.copies, config.seed, block.of, block.start)
         arrays["noisy"] = noisy_copies(drawn.correlator, problem.noise, *copies)
-        if config.training.inputs == "posterior":
-            arrays |= _posterior_arrays(problem.posterior(arrays["noisy"]))
+        if config.training.corrects:
+            arrays |= _posterior_arrays(problem, 0, problem.noise, arrays["noisy"])
     written = store.write_block(layout.training, block.region, arrays)
     finish(layout, piece, written, **VERSIONS)
     return block.stop - block.start
 
 
-def _posterior_arrays(estimate: Estimate) -> dict[str, Array]:
+def _posterior_arrays(problem: Problem, lattice: int, noise: Noise, noisy: Array) -> dict[str, Array]:
+    """Return what networks see of noisy C (..., t) on a lattice, with mean and standard deviation of the posterior."""
+    if problem.config.training.inputs == "local":
+        seen = Local.for_noise(problem.config.lattices[lattice], noise)(noisy, noisy[..., None, :])
+        at_copy = np.s_[..., 0, :, :]
+        return {"features": seen.features[*at_copy, :], "posterior_mean": seen.mean[at_copy], "posterior_sd": seen.sd}
+    estimate = Posterior.for_noise(problem.moments[lattice], noise)(noisy)
     return {"features": estimate.features, "posterior_mean": estimate.mean, "posterior_sd": estimate.sd}
 
 
@@ -156,7 +170,7 @@ def _through_covariances(problem: Problem, block: Block) -> dict[str, Array]:
         for rows, number, noise in problem.covariances[i].of_samples(*where):
             z = rng.normals(rng.generator(config.seed, "noise copies", block.of, number), (SHARED, 1, noise.deviates))
             noisy = noise.added(on_lattice[i][rows], z[: rows.stop - rows.start])
-            arrays = _posterior_arrays(Posterior.for_noise(problem.moments[i], noise)(noisy))
+            arrays = _posterior_arrays(problem, i, noise, noisy)
             parts.append({"covariance": np.full((len(noisy), 1), number), **arrays})
         copies.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
     return {name: np.concatenate([one[name] for one in copies], axis=1) for name in copies[0]}
@@ -180,9 +194,9 @@ def _need(config: Config, samples: int) -> memory.Need:
     """Return what training on a set of so many samples takes."""
     protocol, copies = _protocol(config), config.copies
     outputs = config.energies.count * (len(config.smearing.sigma) if config.sigma_together else 1)
-    if config.training.inputs == "posterior":  # mean and standard deviation of each copy beside its target
-        features = prior_moments(config).features
-        return memory.need(samples * copies, features, 3 * outputs, 1, protocol.batch)
+    if config.training.corrects:  # mean and standard deviation of each copy beside its target
+        points = outputs if config.training.inputs == "local" else 1
+        return memory.need(samples * copies * points, _features(config), 3 * outputs // points, 1, protocol.batch)
     return memory.need(samples, len(config.lattice.slices), outputs, copies or protocol.copies, protocol.batch)
 
 
@@ -492,8 +506,7 @@ def validation_template(config: Config) -> store.Template:
         shape = (1, VALIDATION_BLOCK, len(config.estimators), n_sigma, n_E)
         for name, words in (("central", "estimate of each estimator"), ("error", "its error")):
             variables[f"estimator_{name}"] = store.Variable(each, shape, "float32", units, words)
-    corrects = config.training.inputs in ("posterior", "local") or config.training.head == "scale"
-    if corrects or not config.origin.networks:
+    if config.training.corrects or config.training.head == "scale" or not config.origin.networks:
         variables["beyond"] = per_energy("error of the source that is not the audience's")
     return store.Template(coords, variables)
 

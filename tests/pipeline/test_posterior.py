@@ -10,6 +10,7 @@ import pytest
 
 import sdpipe
 from sdpipe.config.load import load_config
+from sdpipe.estimators.local import FEATURES, Local
 from sdpipe.problem.inputs import Inputs
 from sdpipe.problem.problem import families
 from sdpipe.run import Run
@@ -35,6 +36,44 @@ def run(in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture(scope="module")
 def with_head(in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
     return made(in_process, tmp_path_factory.mktemp("head"), "training.head=scale")
+
+
+@pytest.fixture(scope="module")
+def local(in_process: Callable[..., Outcome], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    directory = tmp_path_factory.mktemp("local")
+    few = "ensembles={Nmax: {Nb: 16, Nrho: 256, network: mlpXS}, Nref_b: {Nb: 8, Nrho: 256, network: mlpXS}}"
+    budget = "budget={central: Nmax, references: {b: Nref_b}}"
+    training = "training={inputs: local, head: scale, replicas: 2, epochs: 4}"
+    return made(in_process, directory, few, budget, "spectra.Nrho=256", training)
+
+
+def test_the_training_set_holds_what_networks_see_at_each_energy(local: Run) -> None:
+    problem, part = Inputs(local.config).problem, local.training.isel(Nb=0, sample=slice(5)).load()
+    noisy = part.noisy.values
+    seen = Local.for_noise(problem.observables, problem.noise)(noisy, noisy[..., None, :])
+    assert part.features.dims == ("sample", "copy", "sigma", "E", "feature")
+    assert part.sizes["feature"] == FEATURES
+    for name, expected in (("features", seen.features), ("posterior_mean", seen.mean)):
+        np.testing.assert_allclose(part[name], expected[:, :, 0], rtol=1e-2, atol=2e-2, err_msg=name)
+    np.testing.assert_allclose(part.posterior_sd, seen.sd, rtol=1e-4)
+
+
+def test_one_network_serves_every_sigma_and_energy_and_gives_an_error(local: Run) -> None:
+    assert {n.sigma for n in local.networks} == {None}
+    assert {n.parameters["output.weight"].shape[-1] for n in local.networks} == {2}
+    found = local.predictions["o3"].load()
+    off = np.abs(found.rho.sel(ensemble="Nmax") - found.estimator_rho.sel(estimator="posterior"))
+    sd = found.estimator_error.sel(estimator="posterior")
+    assert 0 < float((off / sd).mean()) < 2
+    assert bool((found.scale > 0).all())
+    assert (local.history.val_loss.min("epoch") < 1.5 * local.history.posterior_loss).all()
+
+
+def test_judging_networks_of_one_energy_gives_their_budget(local: Run) -> None:
+    budget = sdpipe.judge(local, local.predictions["o3"].correlator, scale=1.0)
+    stored = local.budget["o3"].load()
+    for name in ("central", "total", "error"):
+        np.testing.assert_allclose(budget[name], stored[name], rtol=1e-4, atol=1e-9, err_msg=name)
 
 
 def test_the_training_set_holds_what_the_posterior_says_of_each_noisy_copy(run: Run) -> None:
