@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
-from scipy.linalg.lapack import dgeqrf, dpotrf, dtrtrs
+from scipy.linalg.lapack import dgeqrf, dtrtrs
 from scipy.optimize import minimize_scalar, nnls
 
 from sdpipe.arrays import Array
@@ -59,6 +59,9 @@ Data that no rho >= 0 is near to have no end: then those x are zero that are zer
 
 HURRIED = 50
 """Most steps for :meth:`Positive.hurried`."""
+
+JOINING = 16
+"""So many x join in at once in the fit of the data alone."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,13 +155,18 @@ class Positive:
         omega = np.geomspace(lowest, highest, CANDIDATES)
         columns = o.columns(omega).T
         n = len(o.times)
-        return cls(observables, noise, exponent, omega, columns[:n], columns[n:])
+        return cls(observables, noise, exponent, omega, np.ascontiguousarray(columns[:n]), columns[n:])
 
     @cached_property
     def inverse(self) -> Array:
         """1/|b_T(t, omega)|, shape (t, omega), infinite where it is no number above 0."""
         with np.errstate(divide="ignore", over="ignore"):
             return 1 / np.abs(self.kernels)
+
+    @cached_property
+    def bending(self) -> Array:
+        """t^2 |b_T(t, omega)|, the second derivative of the kernel but for what the rest of its period adds."""
+        return np.abs(self.kernels) * np.square(self.observables.in_lattice_units.times)[:, None]
 
     def __call__(self, C: ArrayLike) -> Density:
         """Return the answer for independent correlators C (..., t).
@@ -242,7 +250,7 @@ class Positive:
         width = WIDEST[0] * self.omega
         lives = (self.omega > min(o.energies) - 5 * max(o.sigma)) & (self.omega < max(o.energies) + 5 * max(o.sigma))
         width[lives] = np.minimum(width[lives], WIDEST[1] * min(o.sigma))
-        moved = top * np.max(np.abs(self.kernels) * (np.square(o.times) / error)[:, None], axis=0)
+        moved = top * np.max(self.bending / error[:, None], axis=0)
         width = np.minimum(width, np.sqrt(8 * SHIFT / np.maximum(moved, 1e-300)))
         number = np.concatenate([[0], np.cumsum(np.diff(self.omega) * (1 / width[1:] + 1 / width[:-1]) / 2)])
         chosen = np.unique(np.searchsorted(number, np.arange(number[-1])))
@@ -265,20 +273,14 @@ class Positive:
         gain = _solved_by(R, overlap.T).T
         response = cells.to_data(U @ (gain / S).T).T
         left = cells.y - cells.K @ (sd * x)
-        return _Solution(
-            cells.s * (f @ x[inside]),
-            response,
-            cells.s**2 * (gain / S) @ (gain / S).T,
-            cells.s**2 * (f @ f.T - overlap @ gain.T),
-            float(left @ left),
-            float(x @ x),
-            inside,
-        )
+        noise = cells.s * gain / S
+        parts = (cells.s * f, cells.s * overlap, cells.s * gain)
+        return _Solution(parts[0] @ x[inside], response, noise, *parts, float(left @ left), float(x @ x), inside)
 
     def _density(self, solution: _Solution, samples: Array | None = None) -> Density:
         shape = (len(self.observables.sigma), len(self.observables.energies))
-        statistical = np.diag(solution.noise)
-        systematic = np.maximum(np.diag(solution.covariance) - statistical, 0)
+        statistical = np.sum(solution.noise**2, axis=1)
+        systematic = np.maximum(solution.variance - statistical, 0)
         parts = (solution.mean, np.sqrt(statistical), np.sqrt(systematic))
         of_samples = None if samples is None else (samples @ solution.response.T).reshape(-1, *shape)
         chi2, penalty = np.array(solution.chi2), np.array(solution.penalty)
@@ -306,18 +308,31 @@ class MostProbable(Estimator):
 
 @dataclass(frozen=True, eq=False)
 class _Solution:
-    """Mean (column,), its response (column, t) to C, covariances of its noise and of all, chi^2, penalty.
+    """Mean (column,), its response (column, t) to C, the noise N (column, r) in it, chi^2, penalty.
 
-    ``inside`` (i,) says which weights are not zero.
+    Its covariance is f f^T - ``overlap`` ``gain``^T, that of noise alone N N^T; f (column, weight), both others
+    (column, r). ``inside`` (i,) says which weights are not zero.
     """
 
     mean: Array
     response: Array
     noise: Array
-    covariance: Array
+    f: Array
+    overlap: Array
+    gain: Array
     chi2: float
     penalty: float
     inside: NDArray[np.bool_]
+
+    @property
+    def covariance(self) -> Array:
+        """Covariance (column, column), both errors in one."""
+        return self.f @ self.f.T - self.overlap @ self.gain.T
+
+    @property
+    def variance(self) -> Array:
+        """Its diagonal (column,)."""
+        return np.einsum("ci,ci->c", self.f, self.f) - np.einsum("cr,cr->c", self.overlap, self.gain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,7 +353,7 @@ class _Cells:
 
     def sd(self, size: Array) -> Array:
         """Return the standard deviations (i,) of a prior of that size, alpha (d omega omega^-q)^(1/2)."""
-        return 1 / np.sqrt(size**-2.0 + self.top**-2)
+        return 1 / np.sqrt(1 / np.square(size) + 1 / np.square(self.top))
 
     @cached_property
     def seen(self) -> tuple[Array, Array]:
@@ -354,7 +369,7 @@ class _Cells:
         K, z = self.seen
         ends = np.log(self.top / profile)
         best = minimize_scalar(
-            lambda log_alpha: _loss(K * self.sd(np.exp(log_alpha) * profile), z),
+            lambda log_alpha: _loss(K, self.sd(np.exp(log_alpha) * profile), z),
             bounds=(ends.min() - SMALLER, ends.max()),
             method="bounded",
             options={"xatol": 0.01},
@@ -371,15 +386,15 @@ def _directions(B: Array) -> tuple[Array, Array]:
 
     They are those of R of B^T = Q R, which is much smaller.
     """
-    U, S, _ = np.linalg.svd(np.linalg.qr(B.T, mode="r").T)
+    R, *_ = dgeqrf(B.T)
+    U, S, _ = np.linalg.svd(np.triu(R[: len(B)]).T)
     return U[:, S > UNSEEN], S[S > UNSEEN]
 
 
-def _loss(B: Array, z: Array) -> float:
-    """Return log det(1 + B B^T) + z (1 + B B^T)^-1 z."""
-    L, _ = dpotrf(B @ B.T + np.eye(len(z)), lower=1)
-    v, _ = dtrtrs(L, z, lower=1)
-    return float(v @ v + 2 * np.log(np.diag(L)).sum())
+def _loss(K: Array, sd: Array, z: Array) -> float:
+    """Return log det(1 + B B^T) + z (1 + B B^T)^-1 z with B = K sd."""
+    covariance = (K * sd**2) @ K.T + np.eye(len(z))
+    return float(np.linalg.slogdet(covariance)[1] + z @ np.linalg.solve(covariance, z))
 
 
 def _nonnegative(
@@ -391,32 +406,34 @@ def _nonnegative(
     - z u / S, of Newton's method with the exact minimum along each step: the function is quadratic between points where
     an x becomes 0.
     """
-    right = z / S
-    u, R = _step(S, V if start is None else V[start], right)
+    right, diagonal = z / S, np.diag(1 / S)
+
+    def step(inside: NDArray) -> tuple[Array, Array]:
+        return _step(np.vstack([V[inside], diagonal]), right)
+
+    u, R = step(slice(None) if start is None else start)
     p = V @ u
     for _ in range(steps):
         inside = p > 0
-        new, R = _step(S, V[inside], right)
+        new, R = step(np.flatnonzero(inside))
         ahead = V @ new
         if np.array_equal(ahead > 0, inside):
-            return np.maximum(ahead, 0), R
-        length = _length(p, ahead - p, (u / S**2 - right) @ (new - u), np.sum(((new - u) / S) ** 2))
-        u = u + length * (new - u)
-        p = p + length * (ahead - p)
-    inside = nnls(S[:, None] * V.T, z, maxiter=10 * CANDIDATES)[0] > 0
-    u, R = _step(S, V[inside], right)
-    return np.where(inside, np.maximum(V @ u, 0), 0), R
+            return np.maximum(ahead, 0), np.triu(R)
+        change = new - u
+        length = _length(p, ahead, (u / S**2 - right) @ change, np.sum((change / S) ** 2))
+        u, p = (new, ahead) if length == 1 else (u + length * change, p + length * (ahead - p))
+    inside = _nearest(S[:, None] * V.T, z, np.flatnonzero(p > 0))
+    u, R = step(inside)
+    x = np.zeros(len(V))
+    x[inside] = np.maximum(V[inside] @ u, 0)
+    return x, np.triu(R)
 
 
-def _step(S: Array, V: Array, right: Array) -> tuple[Array, Array]:
-    """Return u of (S^-2 + V^T V) u = right, refined once, and R."""
-    R, *_ = dgeqrf(np.vstack([V, np.diag(1 / S)]))
-    R = np.triu(R[: len(S)])
-    u = np.zeros(len(S))
-    for _ in range(2):
-        left = right - u / S**2 - V.T @ (V @ u)
-        u = u + _solved_by(R, left)
-    return u, R
+def _step(B: Array, right: Array) -> tuple[Array, Array]:
+    """Return u of B^T B u = right, refined once, and R of B = Q R, with something else below its diagonal."""
+    R = dgeqrf(B)[0][: len(right)]
+    u = _solved_by(R, right)
+    return u + _solved_by(R, right - B.T @ (B @ u)), R
 
 
 def _solved_by(R: Array, right: Array) -> Array:
@@ -425,8 +442,10 @@ def _solved_by(R: Array, right: Array) -> Array:
     return dtrtrs(R, half)[0]
 
 
-def _length(p: Array, step: Array, linear: float, square: float) -> float:
-    """Return x in [0, 1] at the minimum of |max(0, p + x step)|^2 / 2 + linear x + square x^2 / 2."""
+def _length(p: Array, ahead: Array, linear: float, square: float) -> float:
+    """Return x in [0, 1] at the minimum of |max(0, p + x (ahead - p))|^2 / 2 + linear x + square x^2 / 2."""
+    some = np.flatnonzero((p > 0) | (ahead > 0))
+    p, step = p[some], ahead[some] - p[some]
 
     def slope(x: float) -> float:
         return float(np.maximum(p + x * step, 0) @ step + linear + x * square)
@@ -438,6 +457,21 @@ def _length(p: Array, step: Array, linear: float, square: float) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
     return low or high
+
+
+def _nearest(A: Array, z: Array, near: Array) -> Array:
+    """Return which x are above 0 where |z - A x| has its minimum for x >= 0, from a guess which are ``near`` it.
+
+    Those of the largest gradient join in as long as that makes |z - A x| smaller.
+    """
+    found, least, gradient = near, np.inf, z @ A
+    while True:
+        some = np.union1d(found, np.argsort(gradient)[-JOINING:])
+        x, distance = nnls(A[:, some], z, maxiter=10 * CANDIDATES)
+        if distance >= least:
+            return found
+        found, least = some[x > 0], distance
+        gradient = (z - A[:, found] @ x[x > 0]) @ A
 
 
 def _stacked(parts: list[Density], shape: tuple[int, ...]) -> Density:

@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 
 from sdpipe.errors import UserError
 from sdpipe.estimators.bounds import Bounds
-from sdpipe.estimators.positive import STEPS, Positive, _nonnegative
+from sdpipe.estimators.positive import STEPS, Positive, _nearest, _nonnegative
 from sdpipe.estimators.posterior import Posterior, PriorMoments
 from sdpipe.physics.families import SignChangingFamily
 from sdpipe.physics.kernels import Kernel, Observables
@@ -38,6 +38,16 @@ def test_newton_finds_the_minimum_of_lawson_and_hanson(seed: int) -> None:
     np.testing.assert_allclose(x, expected, atol=1e-6 * expected.max())
     inside = Vt.T[x > 0]
     np.testing.assert_allclose(R.T @ R, inside.T @ inside + np.diag(S**-2.0), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("guess", [0, 5, 200])
+def test_the_fit_of_the_data_alone_is_that_of_all_weights_from_any_guess(guess: int) -> None:
+    generator = np.random.default_rng(guess)
+    omega = np.geomspace(0.01, 10, 200)
+    A = np.exp(-np.arange(1, 13)[:, None] * omega) * np.sqrt(np.gradient(omega))
+    for y in (A @ (generator.random(200) < 0.03) + 1e-4 * generator.standard_normal(12), -A.sum(axis=1)):
+        found = _nearest(A, y, generator.permutation(200)[:guess])
+        np.testing.assert_array_equal(found, np.flatnonzero(nnls(A, y)[0]))
 
 
 def test_it_is_nearer_to_states_than_a_prior_that_knows_no_sign() -> None:
