@@ -147,7 +147,7 @@ def families(config: Config) -> dict[str, densities.FamilySection]:
     """Return every validation family of a run, first the prior of the central ensemble, once for each way of sizing.
 
     Where the config names none, the others are the Chebyshev prior at every trained Nb and at twice the largest, then
-    every family off the prior.
+    every family off the prior, but for densities that change their sign where rho >= 0 is taken for granted.
     """
     central = config.central_Nb
     prior = {name: densities.MixtureFamilySection(kind="mixture", Nb=central) for name in config.priors.values()}
@@ -156,20 +156,18 @@ def families(config: Config) -> dict[str, densities.FamilySection]:
     chebyshev = {"chebyshev": central} | {
         f"chebyshev-Nb{Nb}": Nb for Nb in (*config.spectra.Nb, 2 * max(config.spectra.Nb)) if Nb != central
     }
-    return (
-        prior
-        | {
-            n: densities.ChebyshevFamilySection(kind="chebyshev", Nb=Nb)
-            for n, Nb in chebyshev.items()
-            if n not in prior
-        }
-        | {
-            "o3": densities.O3FamilySection(kind="o3"),
-            "resonance": densities.ResonanceFamilySection(kind="resonance"),
-            "peaks": densities.PeaksFamilySection(kind="peaks"),
-            "delta_tanh": densities.DeltaTanhFamilySection(kind="delta_tanh"),
-            "finite_volume": densities.FiniteVolumeFamilySection(kind="finite_volume"),
-            "sign_changing": densities.SignChangingFamilySection(kind="sign_changing"),
-            "few_states": densities.FewStatesFamilySection(kind="few_states"),
-        }
-    )
+    of_chebyshev = {
+        n: densities.ChebyshevFamilySection(kind="chebyshev", Nb=Nb) for n, Nb in chebyshev.items() if n not in prior
+    }
+    off_prior: dict[str, densities.FamilySection] = {
+        "o3": densities.O3FamilySection(kind="o3"),
+        "resonance": densities.ResonanceFamilySection(kind="resonance"),
+        "peaks": densities.PeaksFamilySection(kind="peaks"),
+        "delta_tanh": densities.DeltaTanhFamilySection(kind="delta_tanh"),
+        "finite_volume": densities.FiniteVolumeFamilySection(kind="finite_volume"),
+        "sign_changing": densities.SignChangingFamilySection(kind="sign_changing"),
+        "few_states": densities.FewStatesFamilySection(kind="few_states"),
+    }
+    if config.spectra.positive:
+        del off_prior["sign_changing"]
+    return prior | of_chebyshev | off_prior
