@@ -187,7 +187,7 @@ def _positive(suite: Suite) -> Answer:
 
 def _networks(suite: Suite) -> Answer:
     """The shipped networks: their error, that of the noise in it, and what the posterior leaves open."""
-    kept, g = shipped.read(PLACE / "audience.pt", manifest()["sha256"]), np.random.default_rng(SEED)
+    kept, g = shipped.read(PLACE / "audience.npz", manifest()["sha256"]), np.random.default_rng(SEED)
     found = []
     for n, c in zip(suite.noises, suite.C, strict=True):
         noise = Noise(n.times, n.mean, n.covariance, n.source, floor=FLOOR)

@@ -69,7 +69,7 @@ def measure(root: Path) -> list[Row]:
     budget, page = (pieces(made)[-1] for pieces in (of_budgets, of_report))
     notes = {
         "generate": shares("generate", lambda: generate_block(problem, layout.root, block)),
-        "validate": shares("validate", lambda: validate_block(problem, layout.root, draws, 1)),
+        "validate": shares("validate", lambda: validate_block(problem, layout.root, draws)),
         "analyze": shares("analyze", lambda: analyze_target(config, layout, budget)),
         "report": shares("report", lambda: write_report(config, layout, page, [])),
     }

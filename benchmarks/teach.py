@@ -6,7 +6,7 @@ Draws are of lattices, noises and units of energy drawn anew: 16 spectral densit
 covariance of its own that is relative to its own C(t). What networks see of them (:mod:`sdpipe.estimators.local`) and
 (rho - mean)/sd are kept in DIRECTORY, in parts of 25 lattices, so that an interrupted call goes on; then every network
 of the audience is trained, with the Laplace likelihood of its estimate and its error as the loss. ``--ship`` writes
-``sdpipe/data/audience.pt`` and ``audience.json``.
+``sdpipe/data/audience.npz`` and ``audience.json``.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def train(points: Points, architecture: str, seed: int) -> dict[str, Any]:
         train_loss.append(total / batches)
         val_loss.append(float(loss(held, points.z_held)))
     return {
-        "parameters": {name: value.detach()[0] for name, value in parameters.items()},
+        "parameters": {name: value.detach()[0].numpy() for name, value in parameters.items()},
         "train_loss": train_loss,
         "val_loss": val_loss,
         "mean_absolute": float(torch.abs(points.z_held - architectures.split(held)[0][0, :, 0]).mean()),
@@ -262,7 +262,7 @@ def main() -> None:
     draw_all(arguments.directory, arguments.lattices, arguments.workers)
     networks = audience(arguments.directory)
     if arguments.ship:
-        content = manifest(shipped.write(networks, PLACE / "audience.pt"), arguments.lattices)
+        content = manifest(shipped.write(networks, PLACE / "audience.npz"), arguments.lattices)
         files.write_text(PLACE / "audience.json", json.dumps(content, indent=1) + "\n")
 
 

@@ -2,5 +2,5 @@
 
 __version__ = "0.1.0"
 
-SCHEMA = 6
+SCHEMA = 7
 """Version of the layout of every store and network; a reader refuses any other."""

@@ -391,13 +391,13 @@ def test_a_store_that_has_lost_a_chunk(cli: Cli, finished: Finished, finished_co
 
 
 def test_a_missing_network_is_named(cli: Cli, finished_copy: Path, snapshot: Snapshot) -> None:
-    (finished_copy / "networks" / "Nmax-sigma1-replica001.pt").unlink()
+    (finished_copy / "networks" / "Nmax-sigma1-replica001.npz").unlink()
     fault = refused_in(cli, snapshot, finished_copy, "predict", finished_copy)
     assert f"networks: not done: Nmax-sigma1-replica001 (damaged); run: sdpipe train {finished_copy}" in fault
 
 
 def test_a_damaged_network_is_named(cli: Cli, finished_copy: Path) -> None:
-    path = finished_copy / "networks" / "Nmax-sigma1-replica001.pt"
+    path = finished_copy / "networks" / "Nmax-sigma1-replica001.npz"
     path.write_bytes(path.read_bytes()[:-100])
     assert "Nmax-sigma1-replica001 (damaged)" in cli("predict", finished_copy, "bootstrap=60").fault
     assert f"error: {path}: damaged" in cli("status", finished_copy, "--verify").err

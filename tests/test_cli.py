@@ -213,8 +213,8 @@ def test_a_wheel_brings_the_template_and_the_audience(shell: Cli, tmp_path: Path
     outcome = shell("-c", code, "new", "my.yaml", cwd=tmp_path)
     assert outcome.status == 0, outcome.err
     assert load_config(tmp_path / "my.yaml").name == "lattice-data"
-    shipped = (REPOSITORY / "sdpipe" / "data" / "audience.pt").read_bytes()
-    assert (tmp_path / "there" / "sdpipe" / "data" / "audience.pt").read_bytes() == shipped
+    shipped = (REPOSITORY / "sdpipe" / "data" / "audience.npz").read_bytes()
+    assert (tmp_path / "there" / "sdpipe" / "data" / "audience.npz").read_bytes() == shipped
     assert (tmp_path / "there" / "sdpipe" / "py.typed").exists()
 
 
@@ -345,8 +345,9 @@ def test_status_imports_nothing_heavy(shell: Cli, finished: Finished) -> None:
     assert imported(outcome).isdisjoint(HEAVY)
 
 
-def test_what_no_network_computes_imports_no_torch(shell: Cli, finished_copy: Path) -> None:
-    shutil.rmtree(finished_copy / "budget.zarr/o3")
+def test_what_trains_no_network_imports_no_torch(shell: Cli, finished_copy: Path) -> None:
+    for made in ("predictions.zarr/o3", "budget.zarr/o3"):
+        shutil.rmtree(finished_copy / made)
     outcome = shell("-c", PROBE, "run", finished_copy, cwd=finished_copy.parent)
     assert outcome.status == 0, outcome.err
     assert (finished_copy / "budget.zarr/o3").is_dir()

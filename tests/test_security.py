@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
-import torch
 
 import sdpipe
 from sdpipe.config.load import load_config
@@ -46,10 +46,13 @@ def test_no_secret_is_left_in_a_run(finished: Finished) -> None:
 
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
-    sign, path = tmp_path / "sign", tmp_path / "a.pt"
-    torch.save({"schema": 1, "weights": Bomb(sign)}, path)
-    with pytest.raises(DamageError, match="not a readable checkpoint"):
-        trained.load(path, sha256(path))
+    sign, path = tmp_path / "sign", tmp_path / "a.npz"
+    pickled = np.array([Bomb(sign)], object)
+    for name in ("about", "weights"):
+        with path.open("wb") as file:
+            np.savez(file, **{"about": np.array(b'{"weights": {"array": "weights"}}'), name: pickled})
+        with pytest.raises(DamageError, match="not a readable checkpoint"):
+            trained.load(path, sha256(path))
     assert not sign.exists()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 PLACE = Path(str(resources.files("sdpipe"))) / "data"
-"""The shipped audience: ``audience.json``, its config and the hash of its networks, and ``audience.pt``, these."""
+"""The shipped audience: ``audience.json``, its config and the hash of its networks, and ``audience.npz``, these."""
 
 SMEARINGS = ("gaussian",)
 """Smearings that the shipped networks know."""

@@ -7,7 +7,6 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-import torch
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -20,8 +19,8 @@ from sdpipe.learn.audience import Audience
 from sdpipe.learn.moments import CUT
 from sdpipe.learn.trained import Network
 
-PAIRS = 8192
-"""Pairs (network, input) in one forward pass: bounds the memory."""
+PAIRS = 2048
+"""Pairs (network, input) in one forward pass: few enough that a layer stays in the cache."""
 
 
 class Networks:
@@ -142,25 +141,24 @@ def _per_sigma(outputs: NDArray, network: Network, shape: tuple[int, ...]) -> ND
 def _forward(group: list[Network], inputs: NDArray, head: bool, cut: float) -> tuple[NDArray, NDArray | None]:
     """Return estimates and errors (network, boot, E) of networks of one architecture, these None without a head."""
 
-    def tensor(arrays: list[NDArray]) -> torch.Tensor:
-        return torch.as_tensor(np.stack(arrays), dtype=torch.float32)
+    def single(arrays: list[NDArray]) -> NDArray[np.float32]:
+        return np.stack(arrays).astype(np.float32)
 
     keys = [(m.mean.tobytes(), m.matrix.tobytes()) for m in group]
     transforms = dict(zip(keys, group, strict=True))  # those of all networks that were trained on one set are the same
     parameters = architectures.stack([m.parameters for m in group])
-    weight = tensor([m.weight for m in group])
-    offset = tensor([m.offset for m in group])[:, None]
-    scale = tensor([m.scale for m in group])[:, None]
+    weight = single([m.weight for m in group])
+    offset = single([m.offset for m in group])[:, None]
+    scale = single([m.scale for m in group])[:, None]
     rows = max(1, PAIRS // len(group))
     values, errors = [], []
-    with torch.inference_mode():
-        for low in range(0, len(inputs), rows):
-            batch = inputs[low : low + rows]
-            seen = {key: ((batch - m.mean) @ m.matrix).clip(-cut, cut) for key, m in transforms.items()}
-            x = tensor([seen[key] for key in keys])
-            outputs = architectures.forward(parameters, x)
-            if head:
-                outputs, log_error = architectures.split(outputs)
-                errors.append(scale * torch.exp(log_error))
-            values.append(torch.baddbmm(offset, x, weight) + scale * outputs)
-    return torch.cat(values, dim=1).numpy(), torch.cat(errors, dim=1).numpy() if head else None
+    for low in range(0, len(inputs), rows):
+        batch = inputs[low : low + rows]
+        seen = {key: ((batch - m.mean) @ m.matrix).clip(-cut, cut) for key, m in transforms.items()}
+        x = single([seen[key] for key in keys])
+        outputs = architectures.forward(parameters, x)
+        if head:
+            outputs, log_error = architectures.split(outputs)
+            errors.append(scale * np.exp(log_error))
+        values.append(offset + x @ weight + scale * outputs)
+    return np.concatenate(values, axis=1), np.concatenate(errors, axis=1) if head else None

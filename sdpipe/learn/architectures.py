@@ -1,16 +1,22 @@
 """The networks, several replicas side by side as one batched model: arc, of two convolutions, and mlp, of none.
 
-Every tensor carries the replica as its first axis and every layer is one batched matrix product, so
+Every array carries the replica as its first axis and every layer is one batched matrix product, so
 replicas share the arithmetic and nothing else: replica r of a stack computes what it computes alone.
+
+Arrays are tensors of PyTorch where networks are trained, and of NumPy where they predict, which imports no PyTorch.
 """
 
 from __future__ import annotations
 
 from math import prod
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FEATURE_MAPS: dict[str, tuple[int, int]] = {"arcS": (16, 32), "arcM": (32, 64), "arcL": (64, 128)}
 """Feature maps of the two convolutions (kernel 3, stride 2, padding 1), arXiv:2307.00808, Tab. 1."""
@@ -30,7 +36,10 @@ INITIAL_SCALE = 0.05
 LARGEST_LOG = 6.0
 """The logarithm of an error that a network gives lies within this of that of its unit."""
 
-Parameters = dict[str, Tensor]
+Parameters = dict[str, "Tensor"]
+Weights = dict[str, NDArray[np.float32]]
+"""The parameters of a trained network."""
+Values = TypeVar("Values", "Tensor", NDArray)
 
 
 def _convolved(length: int) -> int:
@@ -83,6 +92,8 @@ def initialise(network: str, inputs: int, outputs: int, seed: int) -> Parameters
     >>> initialise("arcS", 16, 47, seed=1)["dense.weight"].shape
     torch.Size([128, 256])
     """
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
 
     def scale(name: str, rows: int) -> float:
@@ -98,43 +109,69 @@ def initialise(network: str, inputs: int, outputs: int, seed: int) -> Parameters
     }
 
 
-def stack(replicas: list[Parameters]) -> Parameters:
+def _library(values: Values) -> ModuleType:
+    """Return the library that an array is of, NumPy or PyTorch."""
+    if isinstance(values, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def stack(replicas: list[dict[str, Values]]) -> dict[str, Values]:
     """Stack single replicas along a new first axis."""
-    return {name: torch.stack([r[name] for r in replicas]) for name in replicas[0]}
+    return {name: _library(values).stack([r[name] for r in replicas]) for name, values in replicas[0].items()}
 
 
-def _convolve(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _affine(p: dict[str, Values], name: str, h: Values) -> Values:
+    weight, bias = p[f"{name}.weight"], p[f"{name}.bias"]
+    if _library(h) is not np:
+        return _library(h).baddbmm(bias, h, weight)
+    h = h @ weight
+    h += bias
+    return h
+
+
+def _rectified(h: Values) -> Values:
+    """Return the leaky ReLU of an array, in NumPy in its place."""
+    if _library(h) is not np:
+        return _library(h).nn.functional.leaky_relu(h, NEGATIVE_SLOPE)
+    return np.maximum(h, NEGATIVE_SLOPE * h, out=h)
+
+
+def _convolve(p: dict[str, Values], name: str, h: Values) -> Values:
     """Convolve (replica, batch, position, map) with kernel 3, stride 2, padding 1."""
-    replicas, batch, length, _ = h.shape
-    last = 2 * _convolved(length) - 1
-    padded = F.pad(h, (0, 0, 1, 1))
-    taps = torch.cat([padded[:, :, k : k + last : 2] for k in range(3)], dim=-1)
-    return torch.baddbmm(bias, taps.flatten(1, 2), weight).view(replicas, batch, _convolved(length), -1)
+    replicas, batch, length, maps = h.shape
+    last, joined = 2 * _convolved(length) - 1, _library(h).concatenate
+    edge = _library(h).zeros_like(h[:, :, :1])
+    padded = joined([edge, h, edge], axis=2)
+    taps = joined([padded[:, :, k : k + last : 2] for k in range(3)], axis=-1)
+    return _affine(p, name, taps.reshape(replicas, -1, 3 * maps)).reshape(replicas, batch, _convolved(length), -1)
 
 
-def forward(p: Parameters, x: Tensor) -> Tensor:
+def forward(p: dict[str, Values], x: Values) -> Values:
     """Return the outputs (replica, batch, E) for inputs x (replica, batch, t).
 
     >>> both = stack([initialise("arcS", 16, 47, seed) for seed in (1, 2)])
-    >>> forward(both, torch.zeros(2, 100, 16, dtype=torch.float64)).shape
-    torch.Size([2, 100, 47])
+    >>> forward({name: values.numpy() for name, values in both.items()}, np.zeros((2, 100, 16))).shape
+    (2, 100, 47)
     """
     if "conv1.weight" in p:
-        h = F.leaky_relu(_convolve(x.unsqueeze(-1), p["conv1.weight"], p["conv1.bias"]), NEGATIVE_SLOPE)
-        h = F.leaky_relu(_convolve(h, p["conv2.weight"], p["conv2.bias"]), NEGATIVE_SLOPE)
-        hidden, h = ["dense"], h.flatten(2)
+        h = _rectified(_convolve(p, "conv1", x[..., None]))
+        h = _rectified(_convolve(p, "conv2", h))
+        hidden, h = ["dense"], h.reshape(*x.shape[:2], -1)
     else:
         hidden, h = [name.removesuffix(".weight") for name in p if name.startswith("hidden") and "weight" in name], x
     for name in hidden:
-        h = F.leaky_relu(torch.baddbmm(p[f"{name}.bias"], h, p[f"{name}.weight"]), NEGATIVE_SLOPE)
-    return torch.baddbmm(p["output.bias"], h, p["output.weight"])
+        h = _rectified(_affine(p, name, h))
+    return _affine(p, "output", h)
 
 
-def split(outputs: Tensor) -> tuple[Tensor, Tensor]:
+def split(outputs: Values) -> tuple[Values, Values]:
     """Return the estimate (..., E) of a network with an error head, and the logarithm of its error, out of (..., 2 E).
 
-    >>> split(torch.zeros(1, 2, 8))[1].shape
-    torch.Size([1, 2, 4])
+    >>> split(np.zeros((1, 2, 8)))[1].shape
+    (1, 2, 4)
     """
-    value, log_error = outputs.chunk(2, dim=-1)
-    return value, LARGEST_LOG * torch.tanh(log_error / LARGEST_LOG)
+    half = outputs.shape[-1] // 2
+    return outputs[..., :half], LARGEST_LOG * _library(outputs).tanh(outputs[..., half:] / LARGEST_LOG)

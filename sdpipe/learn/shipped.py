@@ -7,14 +7,13 @@ the noise and the unit of energy enter through these alone (:mod:`sdpipe.estimat
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from sdpipe.disk.bundle import packed, unpacked
 from sdpipe.disk.files import write_bytes
 from sdpipe.errors import DamageError
 from sdpipe.learn.audience import Audience
@@ -42,15 +41,12 @@ def write(networks: Sequence[dict[str, Any]], path: Path) -> str:
 
     Weights are in half precision. The bytes are a function of the networks alone.
     """
-    content = []
-    for network in networks:
-        kept = {name: network[name] for name in STORED_FIELDS}
-        kept |= {name: torch.as_tensor(kept[name]) for name in ("mean", "matrix")}
-        content.append(kept | {"parameters": {k: v.half() for k, v in network["parameters"].items()}})
-    buffer = io.BytesIO()
-    torch.save({"schema": SCHEMA, "networks": content}, buffer)
-    write_bytes(path, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    kept = [{name: network[name] for name in (*STORED_FIELDS, "parameters")} for network in networks]
+    for network in kept:
+        network["parameters"] = {name: values.astype(np.float16) for name, values in network["parameters"].items()}
+    content = packed({"schema": SCHEMA, "networks": kept})
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read(path: Path, sha256: str) -> list[dict[str, Any]]:
@@ -61,18 +57,16 @@ def read(path: Path, sha256: str) -> list[dict[str, Any]]:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise DamageError(path, "damaged (its SHA-256 is not the recorded one); install sdpipe again")
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)["networks"]
+    return unpacked(data)["networks"]
 
 
 def serve(kept: dict[str, Any], audience: Audience, made_from: str) -> Network:
     """Return a network for the lattice of this audience, of what was kept of one."""
     features = len(kept["mean"])
     return Network(
-        **{name: kept[name] for name in STORED_FIELDS if name not in ("mean", "matrix")},
+        **{name: kept[name] for name in STORED_FIELDS},
         sigma=None,
-        parameters={name: values.float() for name, values in kept["parameters"].items()},
-        mean=kept["mean"].numpy(),
-        matrix=kept["matrix"].numpy(),
+        parameters={name: values.astype(np.float32) for name, values in kept["parameters"].items()},
         weight=np.zeros((features, 1)),
         offset=np.zeros(1),
         scale=np.ones(1),

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 import xarray as xr
 
 from sdpipe.arrays import Array
+from sdpipe.disk.bundle import packed, unpacked
 from sdpipe.disk.files import read_recorded, write_bytes
 from sdpipe.errors import DamageError, another_schema
-from sdpipe.learn.architectures import Parameters
+from sdpipe.learn.architectures import Weights
 from sdpipe.learn.audience import Audience
 from sdpipe.version import SCHEMA, __version__
 
@@ -40,7 +39,7 @@ class Network:
     replica: int
     sigma: float | None
     architecture: str
-    parameters: Parameters
+    parameters: Weights
     mean: Array
     matrix: Array
     weight: Array
@@ -59,11 +58,9 @@ class Network:
 def save(path: Path, network: Network) -> str:
     """Write a checkpoint in one step and return the SHA-256 of its bytes."""
     values = {f.name: getattr(network, f.name) for f in fields(network)}
-    content = {k: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for k, v in values.items()}
-    buffer = io.BytesIO()
-    torch.save({"schema": SCHEMA, "sdpipe_version": __version__, **content}, buffer)
-    write_bytes(path, buffer.getvalue())
-    return hashlib.sha256(buffer.getvalue()).hexdigest()
+    content = packed({"schema": SCHEMA, "sdpipe_version": __version__, **values})
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load(path: Path, sha256: str) -> Network:
@@ -79,18 +76,15 @@ def load(path: Path, sha256: str) -> Network:
 def _network(path: Path, data: bytes) -> Network:
     """Return what the bytes of a checkpoint hold: once in a process, since every block of draws needs all networks."""
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes lead it to
+        content = unpacked(data)
+    except Exception as error:  # unpacking raises whatever the bytes lead it to
         raise DamageError(path, f"not a readable checkpoint ({type(error).__name__})") from None
-    if not isinstance(content, dict):
-        raise DamageError(path, "not a checkpoint")
     if content.get("schema") != SCHEMA:
         raise another_schema(path, content)
     names = {f.name for f in fields(Network)}
     if content.keys() - {"schema", "sdpipe_version"} != names:
         raise DamageError(path, "not a checkpoint of a network")
-    content["parameters"] = {k: v.float() for k, v in content["parameters"].items()}
-    return Network(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in content.items() if k in names})
+    return Network(**{name: content[name] for name in names})
 
 
 def histories(networks: list[Network], audience: Audience) -> xr.Dataset:

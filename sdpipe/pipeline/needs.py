@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sdpipe.workers.pool import Kind
 
 BASE = 450_000_000
-"""Bytes of a process before it computes anything."""
+"""Bytes of a process before it computes anything, with PyTorch, which training alone imports."""
 
 
 def peaks(config: Config, stage: str) -> tuple[float, float]:

@@ -145,6 +145,8 @@ def train(run: Command, undone: list[PieceState]) -> None:
         tasks.serve_shipped(run.problem, run.layout, [each.piece for each in undone if each.piece.work])
         tasks.write_history(run.config, run.layout, run.state.identities.audience)
         return
+    from sdpipe.pipeline.training_tasks import train_stack  # and PyTorch, which networks of others do without
+
     plan_of = {plan.name: plan for plan in _stacks(run.state, missing)}
     stacks.note(run.layout, plan_of.values())
     diverged, devices = dict[str, str](), set[str]()
@@ -163,7 +165,7 @@ def train(run: Command, undone: list[PieceState]) -> None:
 
     todo = {name: (run.problem, run.layout.root, plan) for name, plan in plan_of.items()}
     total, share = len(pieces.every_network(run.config)), attrgetter("threads", "sharers")
-    for name, result, progress in _map(run, "train", tasks.train_stack, todo, (len(missing), total), show, share):
+    for name, result, progress in _map(run, "train", train_stack, todo, (len(missing), total), show, share):
         diverged |= result["diverged"]
         for network in plan_of[name].networks:
             progress.drop(network.label(run.config).removeprefix("train-"))
@@ -202,7 +204,7 @@ def validate(run: Command, undone: list[PieceState]) -> None:
     _prepare_store(run, undone, run.layout.draws, tasks.validation_template)
     blocks, total = [each.piece for each in undone if each.piece.work], len(pieces.validation_blocks(run.config))
     todo = {b.name: (run.problem, run.layout.root, b) for b in blocks}
-    counts, share = (len(blocks), total), attrgetter("threads", "forks")
+    counts, share = (len(blocks), total), lambda pool: (pool.forks,)
     for name, _, progress in _map(run, "validate", tasks.validate_block, todo, counts, share=share):
         progress.advance(name)
     names = {each.piece.name: each.piece for each in undone}

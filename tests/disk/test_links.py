@@ -35,7 +35,7 @@ def moved(path: Path, to: Path) -> Path:
         ".sdpipe",
         ".sdpipe/receipts",
         ".sdpipe/sessions.txt",
-        "networks/Nmax-sigma0-replica000.pt",
+        "networks/Nmax-sigma0-replica000.npz",
         "training.zarr/smeared",
         "predictions.zarr/o3",
         "budget.zarr/o3/central/c",

@@ -120,7 +120,7 @@ def test_a_state_that_cannot_be_read_is_told(finished_copy: Path, command: str) 
 
 
 def test_files_that_cannot_be_read_are_all_listed(finished_copy: Path) -> None:
-    names = ["training.zarr/zarr.json", "history.zarr/val_loss/c/0/0/0/0", "networks/Nmax-sigma0-replica000.pt"]
+    names = ["training.zarr/zarr.json", "history.zarr/val_loss/c/0/0/0/0", "networks/Nmax-sigma0-replica000.npz"]
     for name in names:
         (finished_copy / name).chmod(0)
     done = without_rights("status", finished_copy, "--verify")
@@ -131,7 +131,7 @@ def test_files_that_cannot_be_read_are_all_listed(finished_copy: Path) -> None:
 
 
 def test_what_is_damaged_in_the_run_of_somebody_else_is_listed(finished_copy: Path) -> None:
-    file = finished_copy / "networks/Nmax-sigma0-replica000.pt"
+    file = finished_copy / "networks/Nmax-sigma0-replica000.npz"
     file.write_bytes(file.read_bytes()[:-1])
     if os.getuid() == 0:
         os.chown(file.parent, 65534, 65534)

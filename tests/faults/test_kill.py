@@ -59,9 +59,9 @@ def content(root: Path) -> dict[str, object]:
     for store in root.glob("*.zarr"):
         files = {f"{store.name}/{name}": hash_ for name, hash_ in hashes(store).items()}
         found |= {name: hash_ for name, hash_ in files.items() if not name.endswith("zarr.json")}  # it holds a time
-    for path in (root / "networks").glob("*.pt"):
+    for path in (root / "networks").glob("*.npz"):
         n = trained.load(path, sha256(path))
-        arrays = {"matrix": n.matrix, "weight": n.weight} | {k: v.numpy() for k, v in n.parameters.items()}
+        arrays = {"matrix": n.matrix, "weight": n.weight} | n.parameters
         digests = {k: hashlib.sha256(array.tobytes()).hexdigest() for k, array in arrays.items()}
         found[path.name] = (digests, n.train_loss, n.val_loss, n.best_epoch)
     return found
@@ -75,9 +75,9 @@ def assert_nothing_lost(now: dict[str, object], then: dict[str, object], begun: 
     """
     assert now.keys() == then.keys()
     for name, value in then.items():
-        if name.startswith("training.zarr") or (begun and name.endswith(".pt")):
+        if name.startswith("training.zarr") or (begun and name.endswith(".npz")):
             assert now[name] == value, name
-        elif name.endswith(".pt"):
+        elif name.endswith(".npz"):
             assert now[name][2] == pytest.approx(value[2], rel=1e-2), name
 
 
@@ -130,7 +130,7 @@ def test_a_kill_at_any_moment_loses_nothing(
     _, err = process.communicate()
     assert "Traceback" not in err, err
     assert cli("status", root).status == 0
-    begun = Layout(root).stacks.exists() or any(root.glob("networks/*.pt"))
+    begun = Layout(root).stacks.exists() or any(root.glob("networks/*.npz"))
     again = shell("-m", "sdpipe", "run", root, cwd=tmp_path) if number % 10 == 0 else cli("run", root)
     assert again.status == 0, again.err
     assert cli("status", root, "--verify").status == 0

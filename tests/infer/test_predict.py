@@ -4,7 +4,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-import torch
 
 from sdpipe.errors import UserError
 from sdpipe.estimators import networks
@@ -42,8 +41,8 @@ def predictor_of(members: list[Network], central: str = "Nmax") -> Predictor:
 def by_hand(n: Network, correlators: np.ndarray) -> np.ndarray:
     """offset + x @ weight + scale * network(x) with x = (C - mean) @ matrix, in float64."""
     x = (correlators - n.mean) @ n.matrix
-    p = {k: v.double()[None] for k, v in n.parameters.items()}
-    return n.offset + x @ n.weight + n.scale * architectures.forward(p, torch.as_tensor(x)[None])[0].numpy()
+    p = {k: v[None].astype(float) for k, v in n.parameters.items()}
+    return n.offset + x @ n.weight + n.scale * architectures.forward(p, x[None])[0]
 
 
 def test_every_network_gives_its_own_estimate(members, correlators):

@@ -1,9 +1,10 @@
-"""The arc networks against PyTorch's own layers, and a stack against its members one by one."""
+"""Networks against PyTorch's own layers and between PyTorch and NumPy, and a stack against its members one by one."""
 
 import math
 from itertools import pairwise
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,20 @@ def test_forward_is_that_of_torch_layers_for_any_number_of_times_and_energies(na
     torch.testing.assert_close(
         architectures.forward(architectures.stack([p]), x[None])[0], expected, rtol=1e-12, atol=1e-13
     )
+
+
+@pytest.mark.parametrize("name", get_args(NetworkName))
+def test_arrays_of_numpy_go_the_same_way_as_tensors(name):
+    stacked = architectures.stack([with_biases(name, 12, 10, seed) for seed in range(3)])
+    stacked["output.weight"] = draw(*stacked["output.weight"].shape)
+    x = draw(3, 7, 12)
+    by_torch = architectures.split(architectures.forward(stacked, x))
+    given = x.numpy().copy()
+    by_numpy = architectures.split(architectures.forward({k: v.numpy() for k, v in stacked.items()}, given))
+    for ours, theirs in zip(by_numpy, by_torch, strict=True):
+        assert isinstance(ours, np.ndarray)
+        torch.testing.assert_close(torch.as_tensor(ours), theirs, rtol=1e-12, atol=1e-13)
+    assert np.array_equal(given, x.numpy())
 
 
 def test_gradients_are_those_of_torch_layers():

@@ -14,7 +14,7 @@ import torch
 from sdpipe.config.load import load_config
 from sdpipe.disk.receipts import sha256
 from sdpipe.learn import memory, trained
-from sdpipe.pipeline import tasks
+from sdpipe.pipeline import training_tasks
 
 if TYPE_CHECKING:
     from tests.fixtures import Finished, Outcome, SerialPool
@@ -52,7 +52,7 @@ def test_workers_that_share_a_gpu_share_its_memory(monkeypatch: pytest.MonkeyPat
 
 
 def networks(root: Path) -> dict[str, trained.Network]:
-    return {path.stem: trained.load(path, sha256(path)) for path in sorted((root / "networks").glob("*.pt"))}
+    return {path.stem: trained.load(path, sha256(path)) for path in sorted((root / "networks").glob("*.npz"))}
 
 
 def train_anew(cli: Callable[..., Outcome], root: Path) -> tuple[str, dict[str, trained.Network]]:
@@ -66,7 +66,7 @@ def train_anew(cli: Callable[..., Outcome], root: Path) -> tuple[str, dict[str, 
 def test_a_stack_too_large_for_memory_trains_in_parts_to_the_same_networks_and_says_so(
     cli: Callable[..., Outcome], serial: SerialPool, finished: Finished, finished_copy: Path
 ) -> None:
-    need = tasks._need(load_config(finished_copy), 1200)
+    need = training_tasks._need(load_config(finished_copy), 1200)
     serial.memory = int((need.data + 1.5 * need.member) / memory.MEMORY_SHARE)
     said, parts = train_anew(cli, finished_copy)
     assert "train-Nmax-0.44-r0+7: 8 networks do not fit" in said

@@ -20,7 +20,7 @@ from sdpipe.physics.spectra import ChebyshevPrior, delta_tanh
 
 @pytest.fixture(scope="module")
 def kept() -> list[dict]:
-    return networks.read(PLACE / "audience.pt", manifest()["sha256"])
+    return networks.read(PLACE / "audience.npz", manifest()["sha256"])
 
 
 def served(kept: list[dict], grid: Observables, noise: Noise) -> Networks:
@@ -30,7 +30,7 @@ def served(kept: list[dict], grid: Observables, noise: Noise) -> Networks:
 
 
 def test_the_file_is_small_and_of_the_config_beside_it(kept: list[dict]) -> None:
-    assert (PLACE / "audience.pt").stat().st_size <= 6_000_000
+    assert (PLACE / "audience.npz").stat().st_size <= 6_000_000
     ensembles, replicas = shipped()["ensembles"], shipped()["training"]["replicas"]
     assert [(k["ensemble"], k["replica"]) for k in kept] == [(e, r) for e in ensembles for r in range(replicas)]
     for k in kept:
@@ -76,8 +76,8 @@ def test_any_sigma_and_energy_is_served(kept: list[dict]) -> None:
 
 
 def test_another_byte_in_the_file_is_damage(tmp_path: Path) -> None:
-    data = bytearray((PLACE / "audience.pt").read_bytes())
+    data = bytearray((PLACE / "audience.npz").read_bytes())
     data[len(data) // 2] ^= 1
-    (tmp_path / "audience.pt").write_bytes(data)
+    (tmp_path / "audience.npz").write_bytes(data)
     with pytest.raises(DamageError, match="install sdpipe again"):
-        networks.read(tmp_path / "audience.pt", manifest()["sha256"])
+        networks.read(tmp_path / "audience.npz", manifest()["sha256"])

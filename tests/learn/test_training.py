@@ -259,7 +259,7 @@ def test_a_network_that_diverges_is_named_and_not_kept(cli, tiny_config, tmp_pat
     assert line.startswith("error: training diverged: train-Nmax-0.44-r0 ")
     assert words in line
     assert "train-Nmax-0.44-r1" in line
-    assert not list(root.glob("networks/*.pt"))
+    assert not list(root.glob("networks/*.npz"))
     assert "networks: not done" in cli("predict", root).fault
 
 

@@ -14,7 +14,7 @@ import torch
 from sdpipe.config.load import load_config
 from sdpipe.disk.layout import Layout
 from sdpipe.learn import memory
-from sdpipe.pipeline import stacks, tasks
+from sdpipe.pipeline import stacks, training_tasks
 from sdpipe.pipeline.pieces import every_network
 from sdpipe.pipeline.state import State
 from tests.pipeline.test_pipeline import assert_like_network, assert_same_network, networks
@@ -69,7 +69,7 @@ def test_networks_do_not_depend_on_who_is_beside_them_but_for_rounding(wide: Pat
 
 def test_a_lost_network_is_trained_alone_and_the_others_stay(cli: Cli, serial: SerialPool, wide: Path) -> None:
     before, lost = networks(wide), "Nref_b-sigma1-replica000"
-    (wide / "networks" / f"{lost}.pt").unlink()
+    (wide / "networks" / f"{lost}.npz").unlink()
     serial.done.clear()
     assert cli("train", wide).status == 0
     assert serial.done == ["train-Nref_b-0.63-r0"]
@@ -115,7 +115,7 @@ def test_a_network_that_is_lost_before_its_stack_is_done_is_trained_again_with_i
     state = State(load_config(wide), Layout(wide))
     stacks.note(state.layout, stacks.plan(state.identities, state.layout, every_network(state.config), workers=1))
     lost = "Nref_rho-sigma0-replica001"
-    (wide / "networks" / f"{lost}.pt").unlink()
+    (wide / "networks" / f"{lost}.npz").unlink()
     serial.done.clear()
     assert cli("train", wide).status == 0
     assert serial.done == WIDE[1:]
@@ -138,10 +138,10 @@ def test_a_note_of_stacks_that_is_damaged_is_named_and_the_training_is_cut_anew(
 
 
 def test_a_wide_stack_that_does_not_fit_is_cut_and_says_so(cli: Cli, serial: SerialPool, wide: Path) -> None:
-    need = tasks._need(load_config(wide), 1200)
+    need = training_tasks._need(load_config(wide), 1200)
     serial.memory = int((2 * need.data + 4.5 * need.member) / memory.MEMORY_SHARE)
     before = networks(wide)
-    for path in (wide / "networks").glob("*.pt"):
+    for path in (wide / "networks").glob("*.npz"):
         path.unlink()
     outcome = cli("train", wide)
     assert outcome.status == 0, outcome.err

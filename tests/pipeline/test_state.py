@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.disk import files, store
+from sdpipe.disk.bundle import packed
 from sdpipe.disk.layout import Layout
 from sdpipe.disk.receipts import seal, unseal
 from sdpipe.errors import DamageError, UserError
@@ -65,7 +65,7 @@ def values(root: Path, snapshot: Snapshot) -> dict[str, str]:
     """Return all files but those that hold times: metadata of stores, receipts, the report, logs."""
     timed = ("logs", ".sdpipe/receipts", ".sdpipe/sessions", "report.html")
     content = {name: data for name, data in snapshot(root).items() if not name.startswith(timed)}
-    return {name: data for name, data in content.items() if not name.endswith(("zarr.json", ".pt"))}
+    return {name: data for name, data in content.items() if not name.endswith(("zarr.json", ".npz"))}
 
 
 def test_a_sound_run_has_no_damage(cli: Cli, finished: Finished) -> None:
@@ -81,7 +81,7 @@ def test_damage_is_listed_for_scripts(cli: Cli, finished_copy: Path) -> None:
 
     assert damaged() is None
     assert damaged("--verify") == []
-    network = finished_copy / "networks/Nmax-sigma0-replica000.pt"
+    network = finished_copy / "networks/Nmax-sigma0-replica000.npz"
     flip(network, 1000)
     assert damaged("--verify") == [{"file": str(network), "what": "damaged (not what its receipt says)"}]
 
@@ -120,8 +120,8 @@ def test_a_flipped_bit_in_any_file_with_a_receipt_is_found_and_named(finished_co
         ("training.zarr/correlator/zarr.json", "a directory", None, False),
         ("history.zarr/val_loss/c/0/0/0/0", "flipped", None, True),
         ("history.zarr/zarr.json", "lost", None, False),
-        ("networks/Nref_b-sigma1-replica001.pt", "flipped", "train-Nref_b-0.63-r1", True),
-        ("networks/Nref_b-sigma0-replica000.pt", "lost", "train-Nref_b-0.44-r0", False),
+        ("networks/Nref_b-sigma1-replica001.npz", "flipped", "train-Nref_b-0.63-r1", True),
+        ("networks/Nref_b-sigma0-replica000.npz", "lost", "train-Nref_b-0.44-r0", False),
         ("predictions.zarr/zarr.json", "flipped", None, True),
         ("predictions.zarr/o3/rho/c/0/0/0/0/0", "a directory", "predict-o3", False),
         ("predictions.zarr/peaks/ensemble/c/0", "lost", "predict-peaks", False),
@@ -235,7 +235,7 @@ def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
 ) -> None:
     chunk = finished_copy / "training.zarr/smeared/c/1/1/0/0"
     flip(chunk, 1000, quietly=True)
-    (finished_copy / "networks/Nmax-sigma0-replica000.pt").unlink()
+    (finished_copy / "networks/Nmax-sigma0-replica000.npz").unlink()
     outcome = cli("train", finished_copy)
     assert outcome.status == 2
     assert f"error: {chunk}: damaged (wrong checksum)" in outcome.err
@@ -247,7 +247,7 @@ def test_damage_is_found_on_reading_and_the_same_command_then_mends_it(
 def test_a_network_without_a_receipt_is_not_used(cli: Cli, finished_copy: Path) -> None:
     (finished_copy / ".sdpipe/receipts/train/Nmax-sigma0-replica000.json").unlink()
     assert "not done: Nmax-sigma0-replica000 (missing)" in cli("predict", finished_copy, "bootstrap=60").fault
-    with pytest.raises(UserError, match=r"Nmax-sigma0-replica000\.pt: missing; run: sdpipe train"):
+    with pytest.raises(UserError, match=r"Nmax-sigma0-replica000\.npz: missing; run: sdpipe train"):
         _ = sdpipe.open_run(finished_copy).networks
 
 
@@ -348,7 +348,7 @@ def test_a_fault_of_the_command_line_is_not_one_of_the_config_of_a_run(cli: Cli,
     assert cli("status", finished_copy).status == 0
 
 
-@pytest.mark.parametrize("name", [".sdpipe/driver.json", ".sdpipe/sessions.txt", "networks/x.pt", "logs/x"])
+@pytest.mark.parametrize("name", [".sdpipe/driver.json", ".sdpipe/sessions.txt", "networks/x.npz", "logs/x"])
 def test_a_pipe_in_a_run_is_refused_and_does_not_hang(cli: Cli, finished_copy: Path, name: str) -> None:
     place = finished_copy / name
     place.parent.mkdir(exist_ok=True)
@@ -385,8 +385,8 @@ def test_python_reads_no_damage(finished_copy: Path) -> None:
     flip(finished_copy / "history.zarr/train_loss/zarr.json", 50)
     with pytest.raises(DamageError, match=r"history\.zarr/train_loss/zarr\.json: damaged"):
         _ = run.history
-    flip(finished_copy / "networks/Nmax-sigma0-replica000.pt", 70000, quietly=True)
-    with pytest.raises(DamageError, match=r"replica000\.pt: damaged"):
+    flip(finished_copy / "networks/Nmax-sigma0-replica000.npz", 70000, quietly=True)
+    with pytest.raises(DamageError, match=r"replica000\.npz: damaged"):
         _ = run.networks
 
 
@@ -433,8 +433,8 @@ def test_progress_that_vanishes_or_is_damaged_is_left_out(cli: Cli, finished_cop
 
 
 def test_a_checkpoint_of_another_make_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.pt"
-    torch.save([1], path)
+    path = tmp_path / "a.npz"
+    path.write_bytes(packed({"schema": SCHEMA}))
     with pytest.raises(DamageError, match="not a checkpoint"):
         load_network(path)
 

@@ -109,7 +109,7 @@ def test_what_was_never_made_is_unfinished_or_missing(look, finished_copy: Path)
 
 @pytest.mark.parametrize(
     "lost",
-    ["networks/Nmax-sigma0-replica000.pt", "budget.zarr/o3/central/c/0/0", "history.zarr/zarr.json"],
+    ["networks/Nmax-sigma0-replica000.npz", "budget.zarr/o3/central/c/0/0", "history.zarr/zarr.json"],
 )
 def test_the_report_is_not_done_where_what_it_shows_is_not(
     cli: Cli, look, serial: SerialPool, finished_copy: Path, lost: str

@@ -212,7 +212,7 @@ def test_the_report_says_where_the_run_comes_from(page: Page, run: Run) -> None:
         assert store.read_attributes(path)["config_hash"] in page.text
     assert [s["stage"] for s in run.layout.sessions()] == list(STAGES)
     assert all(f"{s['seconds']:.1f}" in page.text for s in run.layout.sessions()[:-1])
-    for network in run.layout.networks.glob("*.pt"):
+    for network in run.layout.networks.glob("*.npz"):
         assert hashlib.sha256(network.read_bytes()).hexdigest()[:16] in page.text
 
 
