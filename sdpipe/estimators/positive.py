@@ -23,8 +23,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import solve_triangular
-from scipy.linalg.lapack import dgeqrf, dtrtrs
+from scipy.linalg.lapack import dgeqrf, dpotrf, dtrtrs
 from scipy.optimize import minimize_scalar, nnls
 
 from sdpipe.arrays import Array
@@ -253,10 +252,10 @@ class Positive:
         moved = top * np.max(self.bending / error[:, None], axis=0)
         width = np.minimum(width, np.sqrt(8 * SHIFT / np.maximum(moved, 1e-300)))
         number = np.concatenate([[0], np.cumsum(np.diff(self.omega) * (1 / width[1:] + 1 / width[:-1]) / 2)])
-        chosen = np.unique(np.searchsorted(number, np.arange(number[-1])))
+        chosen = np.flatnonzero(np.diff(np.floor(number), prepend=-1))
         edges = self.omega[chosen]
         edges = np.concatenate([edges[:1], (edges[1:] + edges[:-1]) / 2, edges[-1:]])
-        whitened = [solve_triangular(L, x, lower=True) for x in (self.kernels[:, chosen], c)]
+        whitened = [dtrtrs(L, x, lower=1)[0] for x in (self.kernels[:, chosen], c)]
         return _Cells(float(s), chosen, self.omega[chosen], np.diff(edges), top[chosen], *whitened, L / unit)
 
     def _solved(self, cells: _Cells, start: NDArray[np.bool_] | None = None) -> _Solution:
@@ -265,11 +264,11 @@ class Positive:
         sd = cells.sd(cells.best_alpha(profile) * profile)
         B = cells.K * sd
         U, S = _directions(B)
-        V = B.T @ (U / S)
-        x, R = _nonnegative(S, V, U.T @ cells.y, self.steps, start)
+        Vt = (U / S).T @ B
+        x, R = _nonnegative(S, Vt, U.T @ cells.y, self.steps, start)
         inside = x > 0
         f = self.smearing[:, cells.chosen[inside]] * sd[inside]
-        overlap = f @ V[inside]
+        overlap = f @ Vt[:, inside].T
         gain = _solved_by(R, overlap.T).T
         response = cells.to_data(U @ (gain / S).T).T
         left = cells.y - cells.K @ (sd * x)
@@ -368,8 +367,9 @@ class _Cells:
         """
         K, z = self.seen
         ends = np.log(self.top / profile)
+        own, least = profile**-2, self.top**-2
         best = minimize_scalar(
-            lambda log_alpha: _loss(K, self.sd(np.exp(log_alpha) * profile), z),
+            lambda log_alpha: _loss(K, 1 / (np.exp(-2 * log_alpha) * own + least), z),
             bounds=(ends.min() - SMALLER, ends.max()),
             method="bounded",
             options={"xatol": 0.01},
@@ -378,7 +378,7 @@ class _Cells:
 
     def to_data(self, x: Array) -> Array:
         """Return L^-T x in units of 1/C."""
-        return solve_triangular(self.L, x, lower=True, trans=1)
+        return dtrtrs(self.L, x, lower=1, trans=1)[0]
 
 
 def _directions(B: Array) -> tuple[Array, Array]:
@@ -391,14 +391,15 @@ def _directions(B: Array) -> tuple[Array, Array]:
     return U[:, S > UNSEEN], S[S > UNSEEN]
 
 
-def _loss(K: Array, sd: Array, z: Array) -> float:
-    """Return log det(1 + B B^T) + z (1 + B B^T)^-1 z with B = K sd."""
-    covariance = (K * sd**2) @ K.T + np.eye(len(z))
-    return float(np.linalg.slogdet(covariance)[1] + z @ np.linalg.solve(covariance, z))
+def _loss(K: Array, variance: Array, z: Array) -> float:
+    """Return log det(1 + G) + z (1 + G)^-1 z with G = K variance K^T."""
+    L, _ = dpotrf((K * variance) @ K.T + np.eye(len(z)), lower=1)
+    v, _ = dtrtrs(L, z, lower=1)
+    return float(v @ v + 2 * np.log(L.diagonal()).sum())
 
 
 def _nonnegative(
-    S: Array, V: Array, z: Array, steps: int, start: NDArray[np.bool_] | None = None
+    S: Array, Vt: Array, z: Array, steps: int, start: NDArray[np.bool_] | None = None
 ) -> tuple[Array, Array]:
     """Return x = max(0, V u) with u / S^2 + V^T x = z / S, and R of R^T R = S^-2 + the V^T V of those that are not 0.
 
@@ -409,23 +410,23 @@ def _nonnegative(
     right, diagonal = z / S, np.diag(1 / S)
 
     def step(inside: NDArray) -> tuple[Array, Array]:
-        return _step(np.vstack([V[inside], diagonal]), right)
+        return _step(np.concatenate([Vt[:, inside], diagonal], axis=1).T, right)
 
     u, R = step(slice(None) if start is None else start)
-    p = V @ u
+    p = u @ Vt
     for _ in range(steps):
         inside = p > 0
         new, R = step(np.flatnonzero(inside))
-        ahead = V @ new
-        if np.array_equal(ahead > 0, inside):
+        ahead = new @ Vt
+        if ((ahead > 0) == inside).all():
             return np.maximum(ahead, 0), np.triu(R)
         change = new - u
         length = _length(p, ahead, (u / S**2 - right) @ change, np.sum((change / S) ** 2))
         u, p = (new, ahead) if length == 1 else (u + length * change, p + length * (ahead - p))
-    inside = _nearest(S[:, None] * V.T, z, np.flatnonzero(p > 0))
+    inside = _nearest(S[:, None] * Vt, z, np.flatnonzero(p > 0))
     u, R = step(inside)
-    x = np.zeros(len(V))
-    x[inside] = np.maximum(V[inside] @ u, 0)
+    x = np.zeros(Vt.shape[1])
+    x[inside] = np.maximum(u @ Vt[:, inside], 0)
     return x, np.triu(R)
 
 
@@ -443,20 +444,22 @@ def _solved_by(R: Array, right: Array) -> Array:
 
 
 def _length(p: Array, ahead: Array, linear: float, square: float) -> float:
-    """Return x in [0, 1] at the minimum of |max(0, p + x (ahead - p))|^2 / 2 + linear x + square x^2 / 2."""
-    some = np.flatnonzero((p > 0) | (ahead > 0))
-    p, step = p[some], ahead[some] - p[some]
+    """Return x in [0, 1] at the minimum of |max(0, p + x (ahead - p))|^2 / 2 + linear x + square x^2 / 2.
 
-    def slope(x: float) -> float:
-        return float(np.maximum(p + x * step, 0) @ step + linear + x * square)
-
-    if slope(1.0) <= 0:
+    Between the x at which one of these becomes zero its slope is a + b x.
+    """
+    inside, step = p > 0, ahead - p
+    if np.maximum(ahead, 0) @ step + linear + square <= 0:
         return 1.0
-    low, high = 0.0, 1.0
-    while high - low > 1e-3 * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return low or high
+    crossing = np.flatnonzero(inside != (ahead > 0))
+    zero = -p[crossing] / step[crossing]
+    order = np.argsort(zero)
+    p_then, step_then = p[crossing[order]], step[crossing[order]]
+    enters = np.sign(step_then)
+    a = np.maximum(p, 0) @ step + linear + np.cumsum(np.concatenate([[0], enters * p_then * step_then]))
+    b = inside @ step**2 + square + np.cumsum(np.concatenate([[0], enters * step_then**2]))
+    k = np.argmax(a + b * np.concatenate([zero[order], [1]]) > 0)
+    return float(min(max(-a[k] / b[k], 0), 1))
 
 
 def _nearest(A: Array, z: Array, near: Array) -> Array:

@@ -33,7 +33,7 @@ def test_newton_finds_the_minimum_of_lawson_and_hanson(seed: int) -> None:
     B = 10.0 ** (1 + seed) * np.exp(-np.arange(1, 13)[:, None] * omega) * np.sqrt(np.gradient(omega))
     y = B @ (generator.random(200) < 0.03) + generator.standard_normal(12)
     U, S, Vt = np.linalg.svd(B, full_matrices=False)
-    x, R = _nonnegative(S, Vt.T, U.T @ y, STEPS)
+    x, R = _nonnegative(S, Vt, U.T @ y, STEPS)
     expected, _ = nnls(np.vstack([B, np.eye(200)]), np.append(y, np.zeros(200)), maxiter=10_000)
     np.testing.assert_allclose(x, expected, atol=1e-6 * expected.max())
     inside = Vt.T[x > 0]
