@@ -23,7 +23,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg.lapack import dgeqrf, dpotrf, dtrtrs
+from scipy.linalg.lapack import dgeqrf, dpotrf, dpotrs, dtrtrs
 from scipy.optimize import minimize_scalar, nnls
 
 from sdpipe.arrays import Array
@@ -58,6 +58,9 @@ Data that no rho >= 0 is near to have no end: then those x are zero that are zer
 
 HURRIED = 50
 """Most steps for :meth:`Positive.hurried`."""
+
+DEPENDENT = 1e-4
+"""From this share of its square on that a column has beside those before it Cholesky's R is as good as that of Q R."""
 
 JOINING = 16
 """So many x join in at once in the fit of the data alone."""
@@ -407,40 +410,38 @@ def _nonnegative(
     - z u / S, of Newton's method with the exact minimum along each step: the function is quadratic between points where
     an x becomes 0.
     """
-    right, diagonal = z / S, np.diag(1 / S)
-
-    def step(inside: NDArray) -> tuple[Array, Array]:
-        return _step(np.concatenate([Vt[:, inside], diagonal], axis=1).T, right)
-
-    u, R = step(slice(None) if start is None else start)
+    right, weight = z / S, S**-2
+    u = right / (1 + weight) if start is None else _step(weight, Vt[:, start], right)[0]
     p = u @ Vt
     for _ in range(steps):
         inside = p > 0
-        new, R = step(np.flatnonzero(inside))
+        new, R = _step(weight, Vt[:, np.flatnonzero(inside)], right)
         ahead = new @ Vt
         if ((ahead > 0) == inside).all():
-            return np.maximum(ahead, 0), np.triu(R)
+            return np.maximum(ahead, 0), R
         change = new - u
-        length = _length(p, ahead, (u / S**2 - right) @ change, np.sum((change / S) ** 2))
+        length = _length(p, ahead, (weight * u - right) @ change, weight @ change**2)
         u, p = (new, ahead) if length == 1 else (u + length * change, p + length * (ahead - p))
     inside = _nearest(S[:, None] * Vt, z, np.flatnonzero(p > 0))
-    u, R = step(inside)
+    u, R = _step(weight, Vt[:, inside], right)
     x = np.zeros(Vt.shape[1])
     x[inside] = np.maximum(u @ Vt[:, inside], 0)
-    return x, np.triu(R)
+    return x, R
 
 
-def _step(B: Array, right: Array) -> tuple[Array, Array]:
-    """Return u of B^T B u = right, refined once, and R of B = Q R, with something else below its diagonal."""
-    R = dgeqrf(B)[0][: len(right)]
+def _step(weight: Array, Vt: Array, right: Array) -> tuple[Array, Array]:
+    """Return u of (weight + V^T V) u = right, refined once, and R of R^T R = weight + V^T V."""
+    moments = Vt @ Vt.T + np.diag(weight)
+    R, fault = dpotrf(moments)
+    if fault or (R.diagonal() ** 2 < DEPENDENT * moments.diagonal()).any():
+        R = np.triu(dgeqrf(np.vstack([Vt.T, np.diag(np.sqrt(weight))]))[0][: len(right)])
     u = _solved_by(R, right)
-    return u + _solved_by(R, right - B.T @ (B @ u)), R
+    return u + _solved_by(R, right - weight * u - Vt @ (u @ Vt)), R
 
 
 def _solved_by(R: Array, right: Array) -> Array:
     """Return the solution of R^T R x = right; LAPACK itself, since the checks of SciPy and NumPy take much longer."""
-    half, _ = dtrtrs(R, right, trans=1)
-    return dtrtrs(R, half)[0]
+    return dpotrs(R, right)[0]
 
 
 def _length(p: Array, ahead: Array, linear: float, square: float) -> float:
