@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import h5py
@@ -19,7 +20,7 @@ import yaml
 
 import sdpipe
 from sdpipe.disk.receipts import sha256
-from sdpipe.pipeline import tasks
+from sdpipe.pipeline import tasks, training_tasks
 from tests.pipeline.test_pipeline import LONG, assert_same_network, chunks, networks
 
 if TYPE_CHECKING:
@@ -63,30 +64,30 @@ def data(write_hdf5: Callable[..., Path], configurations: np.ndarray) -> Path:
 @pytest.fixture
 def move_at(
     data: Path, write_hdf5: Callable[..., Path], configurations: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], None]:
+) -> Callable[[ModuleType, str], None]:
     """Let another file be moved to the place of ``data`` when a task begins."""
     other = write_hdf5("other.h5", {"x": 2 * configurations[::-1, ::-1] + 0.01, "y": configurations})
 
-    def move_at(name: str) -> None:
-        task = getattr(tasks, name)
+    def move_at(module: ModuleType, name: str) -> None:
+        task = getattr(module, name)
 
         def after_a_move(*arguments: object) -> object:
             if other.exists():
                 other.rename(data)
             return task(*arguments)
 
-        monkeypatch.setattr(tasks, name, after_a_move)
+        monkeypatch.setattr(module, name, after_a_move)
 
     return move_at
 
 
 def test_a_target_whose_file_is_replaced_meanwhile_is_of_what_was_read(
-    cli: Cli, finished: Finished, finished_copy: Path, tmp_path: Path, data: Path, move_at: Callable[[str], None]
+    cli: Cli, finished: Finished, finished_copy: Path, tmp_path: Path, data: Path, move_at: Callable[[ModuleType, str], None]
 ) -> None:
     target, read = f"targets.mine={{kind: correlator, path: {data}, dataset: x}}", sha256(data)
     root, undisturbed = finished_copy, Path(shutil.copytree(finished.root, tmp_path / "undisturbed"))
     assert cli("run", undisturbed, target).status == 0
-    move_at("predict_target")
+    move_at(tasks, "predict_target")
     assert cli("run", root, target).status == 0
     assert sha256(data) != read
     made = chunks(root / "predictions.zarr/mine")
@@ -107,7 +108,7 @@ def test_a_target_whose_file_is_replaced_meanwhile_is_of_what_was_read(
 
 
 def test_networks_whose_noise_is_replaced_meanwhile_are_of_what_was_read(
-    cli: Cli, tiny_config: Path, tmp_path: Path, data: Path, move_at: Callable[[str], None]
+    cli: Cli, tiny_config: Path, tmp_path: Path, data: Path, move_at: Callable[[ModuleType, str], None]
 ) -> None:
     noise = f"noise={{kind: correlator, path: {data}, dataset: x}}"
     roots = [tmp_path / name for name in ("undisturbed", "disturbed")]
@@ -115,7 +116,7 @@ def test_networks_whose_noise_is_replaced_meanwhile_are_of_what_was_read(
     for root in roots:
         assert cli("generate", tiny_config, *short, "--run", root).status == 0
     assert cli("train", roots[0]).status == 0
-    move_at("train_stack")
+    move_at(training_tasks, "train_stack")
     assert cli("train", roots[1]).status == 0
     a, b = map(networks, roots)
     assert len(a) == 2
