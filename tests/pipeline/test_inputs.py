@@ -82,7 +82,12 @@ def move_at(
 
 
 def test_a_target_whose_file_is_replaced_meanwhile_is_of_what_was_read(
-    cli: Cli, finished: Finished, finished_copy: Path, tmp_path: Path, data: Path, move_at: Callable[[ModuleType, str], None]
+    cli: Cli,
+    finished: Finished,
+    finished_copy: Path,
+    tmp_path: Path,
+    data: Path,
+    move_at: Callable[[ModuleType, str], None],
 ) -> None:
     target, read = f"targets.mine={{kind: correlator, path: {data}, dataset: x}}", sha256(data)
     root, undisturbed = finished_copy, Path(shutil.copytree(finished.root, tmp_path / "undisturbed"))
