@@ -119,8 +119,7 @@ class Local:
         C, samples = np.asarray(C, float), np.asarray(samples, float)
         estimate = self.posterior(C, response=True)
         mean, _ = self.posterior.bootstrap(C, estimate, samples)
-        chi2, _ = self.posterior.goodness(C)
-        return Seen(mean, estimate.sd, self.features(C, samples, estimate, mean, chi2), estimate)
+        return Seen(mean, estimate.sd, self.features(C, samples, estimate, mean, estimate.chi2), estimate)
 
     def features(self, C: Array, samples: Array, estimate: PosteriorEstimate, mean: Array, chi2: Array) -> Array:
         """Return the features alone, where ``estimate``, its ``mean`` of samples and ``chi2`` are known."""

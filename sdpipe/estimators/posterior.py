@@ -67,6 +67,8 @@ class PosteriorEstimate:
         Logarithm of the probability density of L^-1 C / s, but for its factor (2 pi)^(-t/2), shape (...).
     unit, threshold
         exp<log u> and exp<log E0> in GeV, u the unit of energy: the scales that the data have. Shape (...).
+    chi2, dof
+        As :meth:`Posterior.goodness` returns them, shape (...); None without the response.
     features
         What a network sees of it, shape (..., feature), the same for C and c C with any c > 0 where alpha is
         integrated over. With the size g of C, m and v the mean and standard deviation of the modes of rho_sigma(E),
@@ -91,6 +93,8 @@ class PosteriorEstimate:
     log_evidence: Array
     unit: Array
     threshold: Array
+    chi2: Array | None = None
+    dof: Array | None = None
     response: Array | None = None
 
 
@@ -219,7 +223,7 @@ class Posterior:
         does.
         """
         flat, shape = self._flattened(C)
-        return self._fitted(flat)[0].reshape(*shape, -1)
+        return np.concatenate([near._fitted(block)[0] for block, near in self._blocks(flat)]).reshape(*shape, -1)
 
     def other_kernel(self, C: Array) -> tuple[str, float] | None:
         """Return the kernel of ``OTHER`` and by how much the log evidence of C (t,) is larger with it.
@@ -270,18 +274,9 @@ class Posterior:
         call does.
         """
         flat, shape = self._flattened(C)
-        implied, dof = self._fitted(flat)
-        s = self._noise_scale(flat)
-        floor = (self.priors.floor * flat / s[:, None])[:, :, None] * np.eye(flat.shape[1])
-        left = (flat - implied) / s[:, None]
-        chi2 = np.einsum("nt,nt->n", left, np.linalg.solve(self.noise.covariance + floor**2, left[..., None])[..., 0])
-        return chi2.reshape(shape), dof.reshape(shape)
-
-    def _fitted(self, C: Array) -> tuple[Array, Array]:
-        """Return the implied correlators (n, t) of C (n, t), and how many directions of each they leave (n,)."""
-        parts = [near._implied(block) for block, near in self._blocks(C)]
-        implied, dof = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return implied, dof
+        parts = [near._fitted(block)[1:] for block, near in self._blocks(flat)]
+        chi2, dof = (np.concatenate(arrays).reshape(shape) for arrays in zip(*parts, strict=True))
+        return chi2, dof
 
     def _blocks(self, C: Array) -> Iterator[tuple[Array, Posterior]]:
         """Yield blocks of correlators (n, t), each with the posterior that holds the components with a weight there."""
@@ -362,7 +357,7 @@ class Posterior:
 
     def _estimate(self, C: Array, response: bool) -> tuple[Array, ...]:
         weighted, o = self._weighted(C), self.priors.observables
-        damped, a2, _ = self._collapsed(weighted)
+        damped, a2, left = self._collapsed(weighted)
         mean = self._mean(weighted, damped)
         variance = self._variance(weighted, damped, a2, mean)
         mean, sd = weighted.s[:, None] * mean, weighted.s[:, None] * np.sqrt(variance)
@@ -379,7 +374,10 @@ class Posterior:
             weighted.log_evidence,
             *scales,
         )
-        return (*parts, self._response(weighted, damped)) if response else parts
+        if not response:
+            return parts
+        chi2 = self._chi2(C, weighted, self._implied(weighted, damped))
+        return *parts, chi2, left.sum(axis=0), self._response(weighted, damped)
 
     def _collapsed(self, weighted: _Weighted) -> tuple[Array, Array, Array]:
         """Return sums over alpha of w / (1 + a^2 S^2) times a^2, of w a^2, and of w / (1 + a^2 S^2) summed over t.
@@ -440,12 +438,25 @@ class Posterior:
         modes, ratios = _of_modes(m, v)
         return np.hstack([modes, np.log(v), ratios, kinds, np.stack(numbers, axis=1)])
 
-    def _implied(self, C: Array) -> tuple[Array, Array]:
-        weighted, share = self._weighted(C), self.priors.floor**2 / (1 + self.priors.floor**2)
+    def _fitted(self, C: Array) -> tuple[Array, Array, Array]:
+        """Return the implied correlators (n, t) of C (n, t), chi^2 about them and its degrees of freedom (n,)."""
+        weighted = self._weighted(C)
         damped, _, left = self._collapsed(weighted)
+        implied = self._implied(weighted, damped)
+        return implied, self._chi2(C, weighted, implied), left.sum(axis=0)
+
+    def _implied(self, weighted: _Weighted, damped: Array) -> Array:
+        """Return the implied correlators (n, t)."""
+        share = self.priors.floor**2 / (1 + self.priors.floor**2)
         clean = self.noise.covariance @ self.rotation * self.singular[:, None] ** 2
         clean -= share * np.sum(self.priors.root**2, axis=1)[:, :, None] * self.rotation
-        return weighted.s[:, None] * _summed(weighted, damped * weighted.d, clean.transpose(0, 2, 1)), left.sum(axis=0)
+        return weighted.s[:, None] * _summed(weighted, damped * weighted.d, clean.transpose(0, 2, 1))
+
+    def _chi2(self, C: Array, weighted: _Weighted, implied: Array) -> Array:
+        """Return chi^2 (n,) of C (n, t) about the ``implied`` ones."""
+        s = weighted.s[:, None]
+        floor, left = (self.priors.floor * C / s)[:, :, None] * np.eye(C.shape[1]), (C - implied) / s
+        return np.einsum("nt,nt->n", left, np.linalg.solve(self.noise.covariance + floor**2, left[..., None])[..., 0])
 
     def _covariance(self, C: Array) -> Array:
         weighted, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]
@@ -472,24 +483,29 @@ class ClosedForm(Estimator):
         else:
             moments = PriorMoments.from_prior(audience.prior, grid, floor=floor)
         self.posterior = Posterior.for_noise(moments, audience.noise)
-        self._last: tuple[Array, Array, PosteriorEstimate, Array, Array] | None = None
-        self._fitted: tuple[Array, tuple[Array, Array]] | None = None
+        self._known: tuple[Array, PosteriorEstimate] | None = None
+        self._last: tuple[PosteriorEstimate, Array, Array, Array] | None = None
+
+    def of(self, C: Array) -> PosteriorEstimate:
+        """Return the posterior of C (..., t) with its response.
+
+        That of the last call is kept, since networks, the estimator and what checks the data ask for the same.
+        """
+        if self._known is None or self._known[0] is not C:
+            self._known = (C, self.posterior(C, response=True))
+        return self._known[1]
 
     def with_features(self, C: Array, samples: Array) -> tuple[PosteriorEstimate, Array, Array]:
-        """Return the posterior of C (..., t), and mean and features of its bootstrap ``samples`` (..., boot, t).
-
-        Those of the last call are kept, since networks and the estimator ask for the same.
-        """
-        if self._last is None or self._last[0] is not C or self._last[1] is not samples:
-            estimate = self.posterior(C, response=True)
-            self._last = (C, samples, estimate, *self.posterior.bootstrap(C, estimate, samples))
-        return self._last[2:]
+        """Return :meth:`of` C (..., t), and mean and features of its bootstrap ``samples`` (..., boot, t)."""
+        estimate = self.of(C)
+        if self._last is None or self._last[0] is not estimate or self._last[1] is not samples:
+            self._last = (estimate, samples, *self.posterior.bootstrap(C, estimate, samples))
+        return estimate, *self._last[2:]
 
     def goodness(self, C: Array) -> tuple[Array, Array]:
-        """Return :meth:`Posterior.goodness` of C (..., t), which is kept as :meth:`with_features` is."""
-        if self._fitted is None or self._fitted[0] is not C:
-            self._fitted = (C, self.posterior.goodness(C))
-        return self._fitted[1]
+        """Return chi^2 and degrees of freedom :meth:`of` C (..., t)."""
+        estimate = self.of(C)
+        return estimate.chi2, estimate.dof
 
     def estimate(self, C: ArrayLike, samples: ArrayLike | None = None) -> Estimate:
         """Return mean and standard deviation; the weights of the components are those of C for every sample."""

@@ -257,9 +257,10 @@ class Predictor:
         Mahalanobis.
         """
         if self.audience.scaled and 2 <= len(self.noise.times) <= MOST_TIMES:
-            own = replace(self.posterior.posterior, noise=noise) if noise else self.posterior
-            chi2, dof = own.goodness(C)
-            distance = -2 * self.posterior.posterior.log_evidence(C)
+            estimate = self.posterior.of(C)
+            distance, chi2, dof = -2 * estimate.log_evidence, estimate.chi2, estimate.dof
+            if noise:
+                chi2, dof = replace(self.posterior.posterior, noise=noise).goodness(C)
         else:
             distance = self.prior.distance(C)
             kernel, low = self.audience.observables.kernel, self.audience.threshold

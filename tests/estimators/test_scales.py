@@ -213,7 +213,8 @@ def test_data_that_correlated_noise_shows_to_be_unlike_c_latt_have_errors_that_h
     clean, rho = grid.split(np.stack([family.draw(generator).integrals(grid) for _ in range(100)]))
     C = noise.draw(clean, 1, generator)[:, 0]
     posterior = over_scales(grid, noise)
-    estimate, (chi2, dof) = posterior(C), posterior.goodness(C)
+    estimate, (chi2, dof) = posterior(C, response=True), posterior.goodness(C)
+    np.testing.assert_allclose([estimate.chi2, estimate.dof], [chi2, dof], rtol=1e-12)
     off = np.abs(estimate.mean - rho)
     assert np.mean(off < estimate.sd) > 0.6
     assert np.mean(off < 2 * estimate.sd) > 0.9
