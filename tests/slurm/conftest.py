@@ -111,10 +111,6 @@ class Slurm:
         for pid in self._processes_of([job]):
             os.kill(pid, number)
 
-    def age(self, job: str) -> float:
-        """Return the seconds since the last process of a job started."""
-        return time.time() - max(psutil.Process(pid).create_time() for pid in self._processes_of([job]))
-
     def stop_controller(self) -> None:
         """End slurmctld; ``slurm.command("slurmctld")`` starts it again."""
         controller = psutil.Process(int((self.directory / "slurmctld.pid").read_text()))
