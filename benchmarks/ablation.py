@@ -52,6 +52,8 @@ def _variants() -> dict[str, list[str]]:
     positive = json.dumps({k: v for k, v in mixture.items() if k != "signed"})
     known = [f"spectra.mixture={positive}", "spectra.positive=true"]
     found["positive"] = [*known, "training.inputs=posterior", "training.head=none"]
+    few = ["ensembles={Nmax: {Nb: 64, Nrho: 4096, network: mlpXS}}", "spectra.Nrho=4096", "training.epochs=4"]
+    found["mixture local scale"] = [*few, "training.inputs=local", "training.head=scale"]
     return found
 
 
@@ -112,7 +114,13 @@ def measure(directory: Path, names: Sequence[str] = ()) -> list[Row]:
     for name, overrides in ((n, v) for n, v in _variants().items() if not names or n in names):
         layout = Layout(root / name.replace(" ", "-"))
         only = ["ensembles={Nmax: {Nb: 64, Nrho: 20000, network: mlpM}}", "budget.references={}", "spectra.Nb=[64]"]
-        only += ["training.replicas=2", f"validation.samples={SAMPLES}", "methods=[posterior]"]
+        only += [
+            "spectra.Nrho=20000",
+            "training.replicas=2",
+            "training.epochs=8",
+            f"validation.samples={SAMPLES}",
+            "methods=[posterior]",
+        ]
         path = root / f"{layout.root.name}.yaml"
         files.write_text(path, to_yaml(load_config(CONFIG, [*only, *overrides])))
         seconds = {stage: run_stage(stage, path, layout) for stage in ("generate", "train", "validate")}

@@ -3,7 +3,7 @@
     python -m benchmarks universal
 
 For each lattice two runs are validated on the same draws with known truth: one of the shipped audience, which trains
-nothing, and one of networks of the same prior that were trained for that lattice and its noise (one ensemble, 100,000
+nothing, and one of networks of the same prior that were trained for that lattice and its noise (one ensemble, 4,096
 samples, two replicas). Rows are the ratio of their mean absolute errors on the prior, coverage on the prior, the least
 over its Chebyshev component at several Nb and over the held-out families, and the seconds of training.
 """
@@ -44,8 +44,8 @@ def _overrides(name: str) -> list[str]:
     kernel, period, times, spacing, (r1, delta, tau) = LATTICES[name]
     lattice = f"{{period: {period}, times: {list(times)}, spacing: {spacing}}}"
     noise = f"{{kind: synthetic, r1: {r1}, delta: {delta}, tau: {tau}}}"
-    only = "ensembles={Nmax: {Nb: 64, Nrho: 100000, network: mlpM}}"
-    alone = [only, "budget.references={}", "spectra.Nb=[64]", "spectra.Nrho=100000", "training.replicas=2"]
+    only = "ensembles={Nmax: {Nb: 64, Nrho: 4096, network: mlpXS}}"
+    alone = [only, "budget.references={}", "spectra.Nb=[64]", "spectra.Nrho=4096", "training.replicas=2"]
     alone += ["validation={samples: 1600, bootstrap: 5, levels: [0.683, 0.954]}", "methods=[posterior]"]
     return [f"lattice={lattice}", f"kernel={kernel}", f"noise={noise}", "targets={o3: {kind: o3}}", *alone]
 

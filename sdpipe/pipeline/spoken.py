@@ -5,7 +5,7 @@ from __future__ import annotations
 SAYS = {
     "generate": (
         "draw mock spectral densities; write training.zarr",
-        "sdpipe generate configs/quickstart.yaml spectra.Nrho=50000 --run runs/mine",
+        "sdpipe generate configs/quickstart.yaml spectra.Nrho=5000 --run runs/mine",
     ),
     "train": (
         "train the networks; write networks/ and history.zarr",

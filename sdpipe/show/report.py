@@ -147,7 +147,7 @@ def terms() -> tuple[tuple[str, str], ...]:
         ("flagged %", "share of draws that one of these two flags"),
         ("normalisation", "factor on the correlator before the networks see it; results are divided by it"),
         ("arcS, arcM, arcL", "networks of 16 and 32, 32 and 64, 64 and 128 feature maps: arXiv:2307.00808, Tab. 1"),
-        ("mlpS, mlpM, mlpL", "networks of 2 x 128, 3 x 256, 3 x 512 hidden units"),
+        ("mlpXXS, mlpXS, mlpS, mlpM, mlpL", "networks of 2 x 32, 2 x 64, 2 x 128, 3 x 256, 3 x 512 hidden units"),
     )
 
 
