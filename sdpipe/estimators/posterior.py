@@ -32,12 +32,18 @@ DECISIVE = 7.0
 AMPLITUDES = 2.0 ** np.arange(-4, 10)
 """Amplitudes alpha, in units of the one that gives correlators of the prior the size of C_latt."""
 
-SCALED_AMPLITUDES = 2.0 ** np.arange(-2, 20)
+SCALED_AMPLITUDES = 2.0 ** np.arange(-2, 26)
 """The same where the unit is integrated over: a component then has |L^-1 C| on average what C_latt has.
 
 Noise that is correlated in time is far below its diagonal in some directions. A C(t) that is not like C_latt can be
-10^5 times as large as that there, and has no component that explains it where amplitudes end too early.
+10^7 times as large as that there, and has no component that explains it where amplitudes end too early.
 """
+
+REACH = float(np.log(len(SCALED_AMPLITUDES) / 10))
+"""The log evidence, which networks see, is that for an alpha known to a factor 2^10, however far amplitudes reach."""
+
+LARGEST_FLOOR = 30.0
+"""In chi^2 the floor is at most that of the data times this: what else the components allow, no data need."""
 
 LEAST_NOISE = 3e-3
 """No correlator has a noise scale s below this share of the one that its size would give it."""
@@ -265,10 +271,12 @@ class Posterior:
     def goodness(self, C: ArrayLike) -> tuple[Array, Array]:
         """Return chi^2 (...) of C (..., t) about :meth:`implied`, and its degrees of freedom (...).
 
-        The covariance is that of C, s^2 Cov_latt + (floor C)^2. Along each direction the posterior mean takes the
-        share a^2 S^2 / (1 + a^2 S^2) of the data; over draws of a component the mean of chi^2 is what it leaves,
+        The covariance is s^2 (Cov_latt + a^2 F), with F the part of R^T R that is the floor's, bounded by
+        (LARGEST_FLOOR floor C)^2: data far from all components then have a large chi^2. Along each direction the
+        posterior mean takes the share a^2 S^2 / (1 + a^2 S^2) of the data; over draws of a component the mean of chi^2
+        is what it leaves,
 
-            dof = sum_k 1 / (1 + a^2 S_k^2),
+            dof = sum_k [1 + a^2 (U^T L^-1 F L^-T U)_kk] / (1 + a^2 S_k^2),
 
         which is not whole and never zero, and chi^2 has nearly the distribution of that name. Raises UserError as a
         call does.
@@ -332,8 +340,9 @@ class Posterior:
         """Return the weights of every component and amplitude for C (n, t)."""
         s = self._noise_scale(C)
         d = C / s[:, None] @ self.rotation
+        reach = 0.0
         if self.priors.scaled:
-            own = self._own_size(np.linalg.norm(self.singular, axis=1))
+            own, reach = self._own_size(np.linalg.norm(self.singular, axis=1)), REACH
             a2 = (SCALED_AMPLITUDES[:, None] * own[:, None, None]) ** 2
         elif self.priors.normalised:
             a2 = (AMPLITUDES[:, None] * self.priors.size(self.noise.mean))[None] ** 2
@@ -341,7 +350,7 @@ class Posterior:
             a2 = (1 / s[None, None]) ** 2
         w, log_evidence = _weights(self.priors.weight, self.singular, d, a2, NEGLIGIBLE)
         w /= w.sum(axis=(0, 1))
-        return _Weighted(s, d, a2, w, log_evidence)
+        return _Weighted(s, d, a2, w, log_evidence + reach)
 
     def _gaussians(self, weighted: _Weighted) -> Iterator[tuple[int, _Gaussians]]:
         """Yield, for each component k, the Gaussian posteriors in units of s at the amplitudes that have a weight."""
@@ -357,7 +366,7 @@ class Posterior:
 
     def _estimate(self, C: Array, response: bool) -> tuple[Array, ...]:
         weighted, o = self._weighted(C), self.priors.observables
-        damped, a2, left = self._collapsed(weighted)
+        damped, a2, _ = self._collapsed(weighted)
         mean = self._mean(weighted, damped)
         variance = self._variance(weighted, damped, a2, mean)
         mean, sd = weighted.s[:, None] * mean, weighted.s[:, None] * np.sqrt(variance)
@@ -376,8 +385,8 @@ class Posterior:
         )
         if not response:
             return parts
-        chi2 = self._chi2(C, weighted, self._implied(weighted, damped))
-        return *parts, chi2, left.sum(axis=0), self._response(weighted, damped)
+        goodness = self._goodness(C, C - self._implied(weighted, damped), weighted)
+        return *parts, *goodness, self._response(weighted, damped)
 
     def _collapsed(self, weighted: _Weighted) -> tuple[Array, Array, Array]:
         """Return sums over alpha of w / (1 + a^2 S^2) times a^2, of w a^2, and of w / (1 + a^2 S^2) summed over t.
@@ -441,22 +450,29 @@ class Posterior:
     def _fitted(self, C: Array) -> tuple[Array, Array, Array]:
         """Return the implied correlators (n, t) of C (n, t), chi^2 about them and its degrees of freedom (n,)."""
         weighted = self._weighted(C)
-        damped, _, left = self._collapsed(weighted)
-        implied = self._implied(weighted, damped)
-        return implied, self._chi2(C, weighted, implied), left.sum(axis=0)
+        implied = self._implied(weighted, self._collapsed(weighted)[0])
+        return implied, *self._goodness(C, C - implied, weighted)
 
     def _implied(self, weighted: _Weighted, damped: Array) -> Array:
         """Return the implied correlators (n, t)."""
-        share = self.priors.floor**2 / (1 + self.priors.floor**2)
         clean = self.noise.covariance @ self.rotation * self.singular[:, None] ** 2
-        clean -= share * np.sum(self.priors.root**2, axis=1)[:, :, None] * self.rotation
+        clean -= self._floor[:, :, None] * self.rotation
         return weighted.s[:, None] * _summed(weighted, damped * weighted.d, clean.transpose(0, 2, 1))
 
-    def _chi2(self, C: Array, weighted: _Weighted, implied: Array) -> Array:
-        """Return chi^2 (n,) of C (n, t) about the ``implied`` ones."""
+    @cached_property
+    def _floor(self) -> Array:
+        """The diagonal (k, t) of F, what the floor adds to <C C^T>."""
+        return self.priors.floor**2 / (1 + self.priors.floor**2) * np.sum(self.priors.root**2, axis=1)
+
+    def _goodness(self, C: Array, off: Array, weighted: _Weighted) -> tuple[Array, Array]:
+        """Return chi^2 (n,) of C (n, t), which is ``off`` (n, t) the implied one, and its degrees of freedom (n,)."""
+        damped, a2, left = self._collapsed(weighted)
         s = weighted.s[:, None]
-        floor, left = (self.priors.floor * C / s)[:, :, None] * np.eye(C.shape[1]), (C - implied) / s
-        return np.einsum("nt,nt->n", left, np.linalg.solve(self.noise.covariance + floor**2, left[..., None])[..., 0])
+        most, off = (LARGEST_FLOOR * self.priors.floor * C / s) ** 2, off / s
+        floor = np.minimum(np.sum(a2 * self._floor[:, None], axis=0), most)[:, :, None] * np.eye(off.shape[1])
+        chi2 = np.einsum("nt,nt->n", off, np.linalg.solve(self.noise.covariance + floor, off[..., None])[..., 0])
+        along = np.einsum("kt,ktj->kj", self._floor, self.rotation**2)
+        return chi2, left.sum(axis=0) + np.einsum("knj,kj->n", damped, along)
 
     def _covariance(self, C: Array) -> Array:
         weighted, (sigmas, E) = self._weighted(C), self.priors.rest.shape[1:3]
