@@ -29,9 +29,9 @@ QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.yaml"
 STAGES = ("generate", "train", "predict", "validate", "analyze", "report")
 
 PARTS = {
-    "generate": (("samples.py", "generate"), ("posterior.py", "__call__"), ("store.py", "write_block")),
-    "validate": (("predict.py", "estimates"), ("posterior.py", "__call__"), ("budget.py", "signed_errors")),
-    "analyze": (("figure.py", "savefig"), ("store.py", "load"), ("store.py", "write_dataset")),
+    "generate": (("samples.py", "generate"), ("positive.py", "for_priors"), ("posterior.py", "__call__")),
+    "validate": (("networks.py", "of_inputs"), ("positive.py", "for_priors"), ("posterior.py", "__call__")),
+    "analyze": (("forks.py", "forked"), ("store.py", "load"), ("store.py", "write_dataset")),
     "report": (("results.py", "pictures_of_run"), ("page.py", "compose")),
 }
 """File and name of functions none of which calls another one of them."""
@@ -70,8 +70,8 @@ def measure(root: Path) -> list[Row]:
     notes = {
         "generate": shares("generate", lambda: generate_block(problem, layout.root, block)),
         "validate": shares("validate", lambda: validate_block(problem, layout.root, draws)),
-        "analyze": shares("analyze", lambda: analyze_target(config, layout, budget)),
-        "report": shares("report", lambda: write_report(config, layout, page, [])),
+        "analyze": shares("analyze", lambda: analyze_target(config, layout.root, budget)),
+        "report": shares("report", lambda: write_report(config, layout, [page], [])),
     }
     return [
         Row(f"quickstart: {stage}", wall[stage], "s",
