@@ -159,7 +159,7 @@ def _training(config: Config) -> Iterator[Fault]:
         yield ("training", "inputs"), "the published protocol has no posterior; allowed: whiten, standardise"
     if training.inputs == "local" and config.spectra.omega_max is not None:
         words = f"{config.spectra.omega_max:g} is a unit of energy, and training.inputs: local has none"
-        yield ("spectra", "omega_max"), f"{words}; allowed: null, or training.inputs: posterior"
+        yield ("spectra", "omega_max"), f"{words}; allowed: null, or training.inputs: posterior, whiten or standardise"
     if training.head == "scale" and training.protocol == "published":
         yield ("training", "head"), "the published protocol has no error head; allowed: none"
     if training.head == "scale" and budget.calibration == "none":

@@ -193,7 +193,7 @@ class Training(Section):
     prior and training in place of yours, see [universal.md](universal.md); with `none` the `methods` answer alone, for
     every kernel and smearing."""
     replicas: Annotated[int, Field(ge=2, le=1000)] = 5
-    """Networks of each ensemble and sigma, with other initial weights, data order and noise."""
+    """Networks of each ensemble and sigma, or of all sigma, with other initial weights, data order and noise."""
     protocol: Literal["default", "published"] = "default"
     """Ours, or that of arXiv:2307.00808."""
     inputs: Literal["whiten", "standardise", "posterior", "local"] = "whiten"
@@ -206,7 +206,7 @@ class Training(Section):
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """Passes through the samples, at most; null is the protocol's."""
     batch: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """Samples in a batch; null is the protocol's."""
+    """Pairs in a batch; null is the protocol's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
 

@@ -15,7 +15,7 @@ class SmearingSection(Section):
     kind: str
     """Which smearing."""
     sigma: Annotated[list[Energy], Field(min_length=1, max_length=100), AfterValidator(distinct)]
-    """Widths in GeV, none below 1e-3 of the largest or 1e-4 of `energies.max`; networks are trained for each."""
+    """Widths in GeV, none below 1e-3 of the largest or 1e-4 of `energies.max`; networks are trained for each or all."""
 
     @property
     def parameters(self) -> dict[str, Any]:

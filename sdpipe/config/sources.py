@@ -96,7 +96,7 @@ class CorrelatorTarget(CorrelatorSection):
 
 class NoiseSection(Section):
     copies: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Noisy copies of each sample to store; 0 draws the noise while training, or stores one for inputs `posterior`."""
+    """Noisy copies of each sample to store; 0 draws the noise in training, or stores one if inputs need it."""
     covariance: Treatment = "full"
     """The covariance as it is; for few samples shrunk to a smooth one (Ledoit and Wolf); its diagonal only."""
     floor: Annotated[float, Field(ge=0, le=0.1)] = FLOOR

@@ -112,13 +112,15 @@ def histories(networks: list[Network], audience: Audience) -> xr.Dataset:
         linear[row], posterior[row], best[cell] = n.linear_loss, n.posterior_loss, n.best_epoch
     dims = ("ensemble", "sigma", "replica")
     units = audience.observables.units
-    of_networks = "1" if audience.on_features else units
+    of_networks, pairs = "1" if audience.on_features else units, "mean absolute error on training pairs"
+    if audience.on_features:
+        pairs += ", in standard deviations of the posterior"
     variables = {
-        "train_loss": ((*dims, "epoch"), train, of_networks, "mean absolute error on training pairs"),
-        "val_loss": ((*dims, "epoch"), val, of_networks, "mean absolute error on validation samples"),
+        "train_loss": ((*dims, "epoch"), train, of_networks, pairs),
+        "val_loss": ((*dims, "epoch"), val, units, "mean absolute error on validation samples"),
         "linear_loss": (dims[:2], linear, units, "the same for the best linear estimator"),
         "posterior_loss": (dims[:2], posterior, units, "the same for the posterior mean"),
-        "best_epoch": (dims, best, "1", "epoch whose weights were kept"),
+        "best_epoch": (dims, best, "1", "epoch whose weights were kept, counted from 0"),
     }
     return xr.Dataset(
         {name: (d, values, {"units": u, "long_name": words}) for name, (d, values, u, words) in variables.items()},

@@ -334,11 +334,12 @@ def _bytes(state: State, _undone: list[PieceState]) -> list[str]:
 
 def _networks(state: State, undone: list[PieceState]) -> list[str]:
     from sdpipe.learn.architectures import parameter_count
+    from sdpipe.pipeline.tasks import network_shape
 
     config, missing = state.config, [f.piece.work for f in undone if f.piece.work]
     lines = [f"  in {len(_stacks(state, missing))} tasks"] if missing else []
     for name, e in config.ensembles.items():
-        weights = parameter_count(e.network, len(config.lattice.slices), config.energies.count)
+        weights = parameter_count(e.network, *network_shape(config))
         lines.append(f"  {name}: Nb {e.Nb}, Nrho {e.Nrho}, {e.network} with {weights} parameters")
     return lines
 

@@ -111,6 +111,14 @@ def features(config: Config) -> int:
     return FEATURES if config.training.inputs == "local" else prior_moments(config).features
 
 
+def network_shape(config: Config) -> tuple[int, int]:
+    """Return how many numbers a network of this config sees, and how many it returns."""
+    training, sigmas = config.training, len(config.smearing.sigma) if config.sigma_together else 1
+    outputs = 1 if training.inputs == "local" else config.energies.count * sigmas
+    inputs = features(config) if training.corrects else len(config.lattice.slices)
+    return inputs, 2 * outputs if training.head == "scale" else outputs
+
+
 def _grid(config: Config) -> dict[str, Any]:
     unit = {"units": config.kernel_function.unit}
     return {

@@ -120,7 +120,7 @@ def test_an_error_that_is_common_does_not_shrink_with_more_ensembles(run: Run) -
     limit = sdpipe.combine([run] * 4, "o3", (), points=points)
     budget = run.budget["o3"]
     unresolved = np.sqrt(np.maximum(budget.calibrated**2 - run_noise(run) ** 2, 0))
-    np.testing.assert_allclose(limit.error.sel(source="unresolved"), unresolved, rtol=1e-6)
+    np.testing.assert_allclose(limit.error.sel(source="unresolved"), unresolved, rtol=1e-5)  # of 32-bit numbers
     np.testing.assert_allclose(limit.independent_total, budget.calibrated / 2, rtol=1e-6)
 
 

@@ -11,6 +11,8 @@ import pytest
 import sdpipe
 from sdpipe.config.load import load_config
 from sdpipe.estimators.local import FEATURES, Local
+from sdpipe.learn.architectures import parameter_count
+from sdpipe.pipeline.tasks import network_shape
 from sdpipe.problem.inputs import Inputs
 from sdpipe.problem.problem import families
 from sdpipe.run import Run
@@ -67,6 +69,14 @@ def test_one_network_serves_every_sigma_and_energy_and_gives_an_error(local: Run
     assert 0 < float((off / sd).mean()) < 2
     assert bool((found.scale > 0).all())
     assert (local.history.val_loss.min("epoch") < 1.5 * local.history.posterior_loss).all()
+
+
+@pytest.mark.parametrize("which", ["run", "with_head", "local"])
+def test_a_plan_counts_the_parameters_of_networks(which: str, request: pytest.FixtureRequest) -> None:
+    trained = request.getfixturevalue(which)
+    network = next(n for n in trained.networks if n.ensemble == "Nmax")
+    count = parameter_count(network.architecture, *network_shape(trained.config))
+    assert count == sum(values.size for values in network.parameters.values())
 
 
 def test_judging_networks_of_one_energy_gives_their_budget(local: Run) -> None:

@@ -87,4 +87,4 @@ def test_only_networks_on_the_posterior_learn_to_live_with_every_covariance(
     assert outcome.status == 2
     (fault,) = outcome.faults
     assert "noise.kind" in fault
-    assert "training.inputs: posterior" in fault
+    assert "training.inputs: local or posterior" in fault
