@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import get_args
 
 import numpy as np
 
 from sdpipe.config.densities import ChebyshevFamilySection, ChebyshevMock, FamilySection, MixtureFamilySection
 from sdpipe.config.origins import KNOWN_KERNELS, SMEARINGS
-from sdpipe.config.schema import Config
+from sdpipe.config.schema import Config, NetworkName
 from sdpipe.config.sources import CorrelatorTarget, RangeNoise
 from sdpipe.errors import UserError
 from sdpipe.estimators import ESTIMATORS, INTERVALS, MOST_TIMES
@@ -49,12 +50,18 @@ def faults(config: Config) -> list[Fault]:
     return list(chain.from_iterable(rule(config) for rule in RULES))
 
 
+def _cutoff(config: Config) -> str:
+    """Return what ends spectra, and what that needs where networks know no unit of energy."""
+    local = config.training.inputs == "local" and config.origin.trains
+    return "a finite spectra.omega_max" + ", and training.inputs: posterior, whiten or standardise" * local
+
+
 def _times(config: Config) -> Iterator[Fault]:
     lattice, kernel = config.lattice, config.kernel
     divergent = [t for t in (0, lattice.period) if t in lattice.times and (t == 0 or kernel != "exponential")]
     if divergent and config.spectra.omega_max is None:
         words = f"C(t) diverges at t = {divergent[0]} for kernel {kernel}: keep to 1..{lattice.period // 2}"
-        yield ("lattice", "times"), f"{words}, or give a finite spectra.omega_max"
+        yield ("lattice", "times"), f"{words}, or give {_cutoff(config)}"
     if kernel == "periodic-odd" and 2 * lattice.times[0] <= lattice.period <= 2 * lattice.times[1]:
         words = f"C(T/2) is zero for kernel {kernel}: keep to 1..{(lattice.period - 1) // 2}"
         yield ("lattice", "times"), words
@@ -105,7 +112,7 @@ def _smearing(config: Config) -> Iterator[Fault]:
     f, tails = grid.smearing, [grid.smearing.tail(s) for s in grid.sigma]
     if spectra.omega_max is None and not all(tail.converges for tail in tails):
         words = f"{name} falls too slowly: its integral over a density that does not fall diverges"
-        yield ("smearing", "kind"), f"{words}; needed: a finite spectra.omega_max"
+        yield ("smearing", "kind"), f"{words}; needed: {_cutoff(config)}"
     if spectra.unit != 1 and not f.scaleless:
         yield ("spectra", "unit"), f"smearing {name} is for energies in GeV; allowed: 1"
     if name == "tau" and config.energies.min == 0:
@@ -147,6 +154,10 @@ def _ensembles(config: Config) -> Iterator[Fault]:
     for name, ensemble in config.ensembles.items():
         if name in (*ESTIMATORS, *INTERVALS):
             yield ("ensembles", name), f"{name} is the name of a method; choose another"
+        if config.training.inputs == "local" and not ensemble.network.startswith("mlp"):
+            allowed = ", ".join(network for network in get_args(NetworkName) if network.startswith("mlp"))
+            words = f"{ensemble.network} has convolutions over C(t), and local features have no order"
+            yield ("ensembles", name, "network"), f"{words}; allowed: {allowed}"
         if ensemble.Nb not in spectra.Nb:
             yield ("ensembles", name, "Nb"), f"{ensemble.Nb} is not in spectra.Nb; allowed: {spectra.Nb}"
         if ensemble.Nrho > spectra.Nrho:

@@ -104,6 +104,18 @@ def test_a_posterior_needs_two_times_and_no_more_than_it_can_hold(
     assert len(faults_of(tiny_config, *overrides, "training.inputs=posterior")) == 2
 
 
+def test_local_features_are_for_networks_without_convolutions_and_for_spectra_without_an_end(tiny_config: Path) -> None:
+    local = ("training.inputs=local", *(f"ensembles.{name}.network=mlpXS" for name in ("Nmax", "Nref_b", "Nref_rho")))
+    load_config(tiny_config, [*local])
+    (fault,) = faults_of(tiny_config, *local, "ensembles.Nref_b.network=arcS")
+    assert "ensembles.Nref_b.network: arcS has convolutions over C(t)" in fault
+    assert fault.endswith("allowed: mlpXXS, mlpXS, mlpS, mlpM, mlpL")
+    (fault,) = faults_of(tiny_config, *local, "spectra.omega_max=5")
+    assert "spectra.omega_max: 5 is a unit of energy, and training.inputs: local has none" in fault
+    (fault,) = faults_of(tiny_config, *local, "lattice.times=[0, 7]")
+    assert fault.endswith("give a finite spectra.omega_max, and training.inputs: posterior, whiten or standardise")
+
+
 def test_an_ensemble_cannot_have_the_name_of_a_method(write_config: Write) -> None:
     path = write_config(("Nref_b:   {", "posterior: {Nb: 8, Nrho: 400, network: arcS}\n  Nref_b:   {"))
     assert "ensembles.posterior: posterior is the name of a method" in faults_of(path)[0]
