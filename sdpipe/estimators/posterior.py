@@ -366,7 +366,7 @@ class Posterior:
 
     def _estimate(self, C: Array, response: bool) -> tuple[Array, ...]:
         weighted, o = self._weighted(C), self.priors.observables
-        damped, a2, _ = self._collapsed(weighted)
+        damped, a2, _ = collapsed = self._collapsed(weighted)
         mean = self._mean(weighted, damped)
         variance = self._variance(weighted, damped, a2, mean)
         mean, sd = weighted.s[:, None] * mean, weighted.s[:, None] * np.sqrt(variance)
@@ -385,7 +385,7 @@ class Posterior:
         )
         if not response:
             return parts
-        goodness = self._goodness(C, C - self._implied(weighted, damped), weighted)
+        goodness = self._goodness(C, self._implied(weighted, damped), weighted, collapsed)
         return *parts, *goodness, self._response(weighted, damped)
 
     def _collapsed(self, weighted: _Weighted) -> tuple[Array, Array, Array]:
@@ -450,8 +450,9 @@ class Posterior:
     def _fitted(self, C: Array) -> tuple[Array, Array, Array]:
         """Return the implied correlators (n, t) of C (n, t), chi^2 about them and its degrees of freedom (n,)."""
         weighted = self._weighted(C)
-        implied = self._implied(weighted, self._collapsed(weighted)[0])
-        return implied, *self._goodness(C, C - implied, weighted)
+        collapsed = self._collapsed(weighted)
+        implied = self._implied(weighted, collapsed[0])
+        return implied, *self._goodness(C, implied, weighted, collapsed)
 
     def _implied(self, weighted: _Weighted, damped: Array) -> Array:
         """Return the implied correlators (n, t)."""
@@ -464,11 +465,12 @@ class Posterior:
         """The diagonal (k, t) of F, what the floor adds to <C C^T>."""
         return self.priors.floor**2 / (1 + self.priors.floor**2) * np.sum(self.priors.root**2, axis=1)
 
-    def _goodness(self, C: Array, off: Array, weighted: _Weighted) -> tuple[Array, Array]:
-        """Return chi^2 (n,) of C (n, t), which is ``off`` (n, t) the implied one, and its degrees of freedom (n,)."""
-        damped, a2, left = self._collapsed(weighted)
-        s = weighted.s[:, None]
-        most, off = (LARGEST_FLOOR * self.priors.floor * C / s) ** 2, off / s
+    def _goodness(
+        self, C: Array, implied: Array, weighted: _Weighted, collapsed: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array]:
+        """Return chi^2 (n,) of C (n, t) about the ``implied`` ones (n, t), and its degrees of freedom (n,)."""
+        (damped, a2, left), s = collapsed, weighted.s[:, None]
+        most, off = (LARGEST_FLOOR * self.priors.floor * C / s) ** 2, (C - implied) / s
         floor = np.minimum(np.sum(a2 * self._floor[:, None], axis=0), most)[:, :, None] * np.eye(off.shape[1])
         chi2 = np.einsum("nt,nt->n", off, np.linalg.solve(self.noise.covariance + floor, off[..., None])[..., 0])
         along = np.einsum("kt,ktj->kj", self._floor, self.rotation**2)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sdpipe.arrays import Array
 from sdpipe.disk.files import read_recorded, write_bytes
 from sdpipe.errors import DamageError, another_schema
-from sdpipe.learn.moments import InputKind, InputTransform, LinearEstimator, Moments
+from sdpipe.learn.moments import FEATURES, InputKind, InputTransform, LinearEstimator, Moments
 from sdpipe.physics import smearing
 from sdpipe.physics.kernels import Kernel, Observables
 from sdpipe.physics.noise import Noise
@@ -152,7 +152,7 @@ class Audience:
     @property
     def on_features(self) -> bool:
         """Whether networks correct the closed-form posterior, whose features they see."""
-        return self.inputs in ("posterior", "local")
+        return self.inputs in FEATURES
 
     @property
     def scaled(self) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sdpipe.disk import store
 from sdpipe.learn.feeds import Chunk, TrainingSet
-from sdpipe.learn.moments import CUT, InputKind, InputTransform, LinearEstimator, Moments
+from sdpipe.learn.moments import CUT, FEATURES, InputKind, InputTransform, LinearEstimator, Moments
 from sdpipe.physics import rng
 from sdpipe.physics.noise import Noise
 from sdpipe.physics.samples import is_validation
@@ -223,7 +223,7 @@ def fit(
     noted.
     """
     moments = Moments.from_samples(lambda: ((p.correlator, p.target) for p in samples.all_training()), noise)
-    on_features, local = inputs in ("posterior", "local"), inputs == "local"
+    on_features, local = inputs in FEATURES, inputs == "local"
     linear_transform = InputTransform.fit(moments, "whiten" if on_features else inputs)
     linear = LinearEstimator.fit(moments, linear_transform)
 

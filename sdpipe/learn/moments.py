@@ -25,6 +25,9 @@ from sdpipe.physics.noise import Noise
 
 InputKind = Literal["whiten", "standardise", "posterior", "local"]
 
+FEATURES = ("posterior", "local")
+"""Inputs that are features of the closed-form posterior, which the networks correct."""
+
 CUT = 6.0
 """Networks see local features cut at so many standard deviations from their mean over the training draws."""
 
